@@ -1,0 +1,1 @@
+"""Audio-Interaction Live: a streaming audio-in, text-out model served live."""

@@ -1,0 +1,78 @@
+"""Constants of the model's audio front end and frozen settings of the engine."""
+
+from dataclasses import dataclass
+
+from backend.errors import SettingsError
+
+SAMPLE_RATE_HZ = 16_000
+HOP_SAMPLES = 160
+WINDOW_SAMPLES = 400
+NUM_MEL_BINS = 128
+MEL_FRAMES_PER_CHUNK = 40
+MEL_FRAMES_PER_FEATURE = 4
+FEATURES_PER_CHUNK = MEL_FRAMES_PER_CHUNK // MEL_FRAMES_PER_FEATURE
+CHUNK_SAMPLES = MEL_FRAMES_PER_CHUNK * HOP_SAMPLES
+CHUNK_SECONDS = CHUNK_SAMPLES / SAMPLE_RATE_HZ
+
+# Previous token, AUDIO_BEGIN, the features, ASSISTANT.
+LISTENING_POSITIONS = 1 + 1 + FEATURES_PER_CHUNK + 1
+
+RELEASED_SYSTEM_PROMPT = (
+    "You are a helpful assistant. When there is no user text, if the audio contains a question, "
+    "please answer it. If it is a sound effect, determine based on the sound whether help is "
+    "needed."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How tokens are drawn. Temperature 0 is greedy; defaults are the model card's.
+
+    Raises:
+        SettingsError: a value is out of range.
+    """
+
+    temperature: float = 0.3
+    top_k: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 2:
+            raise SettingsError(f"temperature must be between 0 and 2, not {self.temperature}")
+        if not 1 <= self.top_k <= 1000:
+            raise SettingsError(f"top-k must be between 1 and 1000, not {self.top_k}")
+
+
+GREEDY = SamplingConfig(temperature=0.0, top_k=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What one conversation may choose; None takes the checkpoint's default.
+
+    Raises:
+        SettingsError: a value is out of range.
+    """
+
+    sampling: SamplingConfig | None = None
+    system_prompt: str | None = None
+    seed: int = 0
+    max_reply_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise SettingsError(f"seed must be between 0 and 2^63 - 1, not {self.seed}")
+        if not 1 <= self.max_reply_tokens <= 4096:
+            raise SettingsError(
+                f"the longest reply must be between 1 and 4096 tokens, not {self.max_reply_tokens}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Size of the engine: sessions side by side, and the context each may use."""
+
+    num_slots: int = 8
+    max_positions: int | None = None
+    """Positions of one session's context; None takes the checkpoint's own limit."""
+    max_pending_chunks: int = 50
+    """Chunks a session may be ahead of the model before its feeder has to wait."""

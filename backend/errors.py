@@ -1,0 +1,29 @@
+"""Errors a user can meet, each with a sentence they can act on."""
+
+
+class AudioInteractionError(Exception):
+    """Base of every error whose message is meant for the user."""
+
+
+class CheckpointError(AudioInteractionError):
+    """A checkpoint is missing, incomplete, corrupt or of another shape than it says."""
+
+
+class AudioInputError(AudioInteractionError):
+    """Audio that cannot be used: unreadable, empty, not finite, of the wrong length or type."""
+
+
+class SettingsError(AudioInteractionError):
+    """A session setting is out of range."""
+
+
+class SessionLimitError(AudioInteractionError):
+    """Every slot of the engine is taken."""
+
+
+class SessionClosedError(AudioInteractionError):
+    """The session was closed, or its engine was."""
+
+
+class ProtocolError(AudioInteractionError):
+    """A token arrived in a state in which the protocol has no place for it."""

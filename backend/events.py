@@ -1,0 +1,76 @@
+"""What happened in a session, as typed facts. Every front end translates these."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from backend.protocol import Emotion
+
+
+class TurnStatus(StrEnum):
+    """How a turn ended."""
+
+    COMPLETED = "completed"
+    """The model said TEXT_END."""
+    CANCELLED = "cancelled"
+    """The listener stopped it."""
+    INCOMPLETE = "incomplete"
+    """It reached the longest reply allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The model heard a chunk and decided. `chunk` counts from 0 in its session."""
+
+    chunk: int
+    speak: bool
+    speak_probability: float
+    """Softmax over the two decision logits at temperature 1."""
+    milliseconds: float
+    """Wall time of the step that heard the chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """A reply begins. `turn` counts from 0; `chunk` is the one that was answered."""
+
+    turn: int
+    chunk: int
+    emotion: Emotion | None
+    """None where the model named none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More text of a reply: whole characters, never part of one."""
+
+    turn: int
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDone:
+    """A reply ended. `text` is the join of its deltas."""
+
+    turn: int
+    chunk: int
+    text: str
+    emotion: Emotion | None
+    status: TurnStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRolled:
+    """The context was full: the oldest part was let go so that the session lives on."""
+
+    positions_before: int
+    positions_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFailed:
+    """The session cannot go on; `message` is a sentence for its user."""
+
+    message: str
+
+
+Event = Decision | TurnStarted | TextDelta | TurnDone | ContextRolled | SessionFailed

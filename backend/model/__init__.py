@@ -1,0 +1,1 @@
+"""The model: audio tower, language model, checkpoint loading."""
