@@ -1,0 +1,113 @@
+"""The recordings: manifests, the split into training and held-out, and loading."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from backend.training.domain import (
+    DIGIT_WORDS,
+    Reply,
+    Slot,
+    digit_reply,
+    order_reply,
+    parse_order,
+)
+
+SAMPLE_RATE = 16_000
+
+HELD_OUT_SPEAKER = "george"
+HELD_OUT_FOLD = 4
+HELD_OUT_SHARE = 0.15
+
+
+class Kind(StrEnum):
+    """What a recording holds."""
+
+    ORDER = "order"
+    DIGIT = "digit"
+    WAKE_WORD = "wake word"
+    SOUND = "sound"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One labelled file, relative to the data folder."""
+
+    kind: Kind
+    file: str
+    label: str
+    """The digit's word, the wake word or the sound; empty for an order."""
+    speaker: str | None = None
+    fold: int | None = None
+    order: dict[Slot, str] = field(default_factory=dict)
+    digit: int | None = None
+
+    @property
+    def reply(self) -> Reply | None:
+        """The one right answer; None where the model stays silent."""
+        if self.kind is Kind.ORDER:
+            return order_reply(self.order)
+        return None if self.digit is None else digit_reply(self.digit)
+
+
+def is_held_out(recording: Recording) -> bool:
+    """Whether training must not touch a recording; depends on its own labels and name only.
+
+    Digits are split by speaker, sounds by fold, the rest by a hash of the file's name.
+    """
+    match recording.kind:
+        case Kind.DIGIT:
+            return recording.speaker == HELD_OUT_SPEAKER
+        case Kind.SOUND:
+            return recording.fold == HELD_OUT_FOLD
+        case Kind.ORDER | Kind.WAKE_WORD:
+            name = Path(recording.file).name.encode()
+            fraction = int.from_bytes(hashlib.sha256(name).digest()[:4], "big") / 2**32
+            return fraction < HELD_OUT_SHARE
+
+
+def _entries(manifest: Path) -> Iterator[dict]:
+    with manifest.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def read_manifests(data: Path) -> list[Recording]:
+    """All labelled recordings under `data`, in the manifests' order."""
+    recordings = [
+        Recording(Kind.ORDER, entry["file"], "", order=parse_order(entry["slots"]))
+        for entry in _entries(data / "coffee_orders.jsonl")
+    ]
+    recordings += [
+        Recording(
+            Kind.DIGIT,
+            entry["file"],
+            DIGIT_WORDS[entry["digit"]],
+            speaker=entry["speaker"],
+            digit=entry["digit"],
+        )
+        for entry in _entries(data / "digits.jsonl")
+    ]
+    recordings += [
+        Recording(Kind.WAKE_WORD, entry["file"], entry["word"])
+        for entry in _entries(data / "wake_words.jsonl")
+    ]
+    recordings += [
+        Recording(Kind.SOUND, entry["file"], entry["sound"], fold=entry["fold"])
+        for entry in _entries(data / "sounds.jsonl")
+    ]
+    return recordings
+
+
+def load_audio(path: Path) -> np.ndarray:
+    """A file as mono float32 samples at 16 kHz, [samples]."""
+    audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = audio.mean(axis=1)
+    return soxr.resample(mono, rate, SAMPLE_RATE) if rate != SAMPLE_RATE else mono
