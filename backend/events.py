@@ -73,4 +73,17 @@ class SessionFailed:
     message: str
 
 
-Event = Decision | TurnStarted | TextDelta | TurnDone | ContextRolled | SessionFailed
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """Everything that was fed has been heard and said; no event follows."""
+
+
+Event = (
+    Decision
+    | TurnStarted
+    | TextDelta
+    | TurnDone
+    | ContextRolled
+    | SessionFailed
+    | SessionEnded
+)

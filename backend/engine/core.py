@@ -1,0 +1,247 @@
+"""The engine's core: synchronous, one step at a time, no threads.
+
+A step is: form the batch, make room in full contexts, hear the chunks that wait, say the next
+token of every reply.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.config import EngineConfig, SessionSettings
+from backend.engine.context import HeardChunk, chunks_to_keep
+from backend.engine.model_runner import Heard, ModelRunner, StepRow
+from backend.engine.scheduler import Batch, Scheduler
+from backend.engine.session import Detokenizer, Session, Turn
+from backend.errors import SettingsError
+from backend.events import (
+    ContextRolled,
+    Decision,
+    Event,
+    SessionEnded,
+    SessionFailed,
+    TextDelta,
+    TurnDone,
+    TurnStarted,
+    TurnStatus,
+)
+from backend.model.checkpoint import Checkpoint
+from backend.protocol import Effect, advance, kind_of, listening_tokens, online_prefix
+
+SessionEvent = tuple[Session, Event]
+
+
+class EngineCore:
+    """Sessions, their slots and the model that serves them. Not thread-safe.
+
+    Args:
+        checkpoint: the model.
+        config: number of slots and size of a context.
+        clock: seconds, for the cost of a chunk.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: EngineConfig,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.max_positions = min(
+            config.max_positions or checkpoint.max_positions, checkpoint.max_positions
+        )
+        self._runner = ModelRunner(checkpoint, config.num_slots, self.max_positions)
+        self._scheduler = Scheduler(config.num_slots, self.max_positions)
+        self._clock = clock
+        self._session_ids = itertools.count()
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The open sessions."""
+        return self._scheduler.sessions
+
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self._scheduler.has_work()
+
+    def open(self, settings: SessionSettings) -> Session:
+        """Start a conversation.
+
+        Raises:
+            SessionLimitError: every slot is taken.
+            SettingsError: the system prompt takes up more than a quarter of the context.
+        """
+        slot = self._scheduler.free_slot()
+        prefix = self._prefix(settings)
+        session = Session(
+            session_id=next(self._session_ids),
+            slot=slot,
+            settings=settings,
+            sampling=settings.sampling or self.checkpoint.sampling,
+            # So that a roll always finds room for the reply in progress.
+            max_reply_tokens=min(settings.max_reply_tokens, self.max_positions // 4),
+            prefix=prefix,
+            generator=np.random.Generator(np.random.Philox(settings.seed)),
+        )
+        self._runner.reset_audio(slot)
+        self._fill_cache(session)
+        self._scheduler.add(session)
+        return session
+
+    def close(self, session: Session) -> None:
+        """End a conversation and free its slot."""
+        self._scheduler.remove(session)
+
+    def hear(self, session: Session, chunk: npt.NDArray[np.float32]) -> None:
+        """Queue a chunk `[6400]` of the session's audio."""
+        session.pending_chunks.append(chunk)
+
+    def finish(self, session: Session) -> None:
+        """Note that no more chunks come; the session ends when all is heard and said."""
+        session.is_finished = True
+
+    def interrupt(self, session: Session) -> None:
+        """Let the reply in progress, if there is one, end at its next token."""
+        session.is_interrupted = session.is_speaking
+
+    def request_reply(self, session: Session) -> None:
+        """Have the next decision be to speak."""
+        session.is_reply_requested = True
+
+    def step(self) -> Iterator[SessionEvent]:
+        """Let every session that can take a step take it; yields what happens, in order."""
+        batch = self._scheduler.schedule()
+        yield from self._make_room(batch)
+        yield from self._listen(batch)
+        yield from self._speak(batch)
+        yield from self._end(batch)
+
+    def fail_active(self) -> Iterator[SessionEvent]:
+        """After a step that broke: end every conversation that was in it."""
+        batch = self._scheduler.schedule()
+        for session in batch.listening + batch.speaking:
+            yield session, _fail(session, "the model failed on this conversation; start a new one")
+
+    def _prefix(self, settings: SessionSettings) -> list[int]:
+        prompt = settings.system_prompt
+        if prompt is None:
+            prompt = self.checkpoint.system_prompt
+        prompt_tokens = self.checkpoint.tokenizer.encode(prompt, add_special_tokens=False).ids
+        prefix = online_prefix(self.checkpoint.control_tokens, prompt_tokens)
+        if len(prefix) > self.max_positions // 4:
+            raise SettingsError(
+                f"the system prompt is too long: {len(prompt_tokens)} tokens, at most "
+                f"{self.max_positions // 4 - (len(prefix) - len(prompt_tokens))} fit"
+            )
+        return prefix
+
+    def _fill_cache(self, session: Session) -> None:
+        """Compute the session's context from its first position; the last token stays out."""
+        control = self.checkpoint.control_tokens
+        tokens = list(session.prefix)
+        for chunk in session.context:
+            # The chunk's input without the token before it, which is there already.
+            tokens += listening_tokens(control, tokens[-1])[1:]
+            tokens += chunk.tokens
+        self._runner.prefill(session.slot, tokens[:-1], session.chunk_features())
+        session.num_positions = len(tokens) - 1
+
+    def _make_room(self, batch: Batch) -> Iterator[SessionEvent]:
+        for session in batch.rolling:
+            before = session.num_positions
+            room = self.max_positions // 2 - len(session.prefix)
+            kept = chunks_to_keep(session.context, max(room, session.context[-1].num_positions))
+            session.context = [session.context[index] for index in kept]
+            self._fill_cache(session)
+            yield session, ContextRolled(before, session.num_positions)
+
+    def _listen(self, batch: Batch) -> Iterator[SessionEvent]:
+        sessions = batch.listening
+        if not sessions:
+            return
+        began = self._clock()
+        rows = [_row(session) for session in sessions]
+        heard = self._runner.listen(rows, [session.pending_chunks[0] for session in sessions])
+        milliseconds = (self._clock() - began) * 1000
+        for session, outcome in zip(sessions, heard, strict=True):
+            session.pending_chunks.popleft()
+            if math.isnan(outcome.speak_probability):
+                yield session, _fail(session, "the model's numbers broke down; start a new one")
+                continue
+            yield session, self._decide(session, outcome, milliseconds)
+
+    def _decide(self, session: Session, outcome: Heard, milliseconds: float) -> Decision:
+        control = self.checkpoint.control_tokens
+        token = control.text_begin if session.is_reply_requested else outcome.token
+        session.is_reply_requested = False
+        chunk = session.num_chunks_heard
+        session.num_chunks_heard += 1
+        session.num_positions += len(listening_tokens(control, session.last_token))
+        session.context.append(HeardChunk(outcome.features, [token]))
+        session.state, effect = advance(session.state, kind_of(token, control))
+        if effect is Effect.OPEN_TURN:
+            detokenizer = Detokenizer(self.checkpoint.tokenizer)
+            session.turn = Turn(session.num_turns, chunk, detokenizer)
+            session.num_turns += 1
+        return Decision(
+            chunk, effect is Effect.OPEN_TURN, outcome.speak_probability, milliseconds
+        )
+
+    def _speak(self, batch: Batch) -> Iterator[SessionEvent]:
+        sessions = batch.speaking
+        if not sessions:
+            return
+        tokens = self._runner.speak([_row(session) for session in sessions])
+        for session, token in zip(sessions, tokens, strict=True):
+            for event in self._say(session, token):
+                yield session, event
+
+    def _say(self, session: Session, sampled: int) -> Iterator[Event]:
+        control = self.checkpoint.control_tokens
+        turn = session.turn
+        assert turn is not None, "a speaking session has a turn"
+        status = TurnStatus.COMPLETED
+        token = sampled
+        if session.is_interrupted:
+            token, status = control.text_end, TurnStatus.CANCELLED
+        elif turn.num_tokens >= session.max_reply_tokens:
+            token, status = control.text_end, TurnStatus.INCOMPLETE
+        session.num_positions += 1
+        session.context[-1].tokens.append(token)
+        turn.num_tokens += 1
+        session.state, effect = advance(session.state, kind_of(token, control))
+        if effect is Effect.NAME_EMOTION:
+            turn.emotion = control.emotion_of(token)
+        if not turn.is_announced:
+            turn.is_announced = True
+            yield TurnStarted(turn.number, turn.chunk, turn.emotion)
+        if effect is Effect.ADD_TEXT and (delta := turn.detokenizer.add(token)):
+            turn.pieces.append(delta)
+            yield TextDelta(turn.number, delta)
+        if effect is Effect.CLOSE_TURN:
+            session.turn, session.is_interrupted = None, False
+            yield TurnDone(turn.number, turn.chunk, "".join(turn.pieces), turn.emotion, status)
+
+    def _end(self, batch: Batch) -> Iterator[SessionEvent]:
+        for session in batch.ending:
+            session.is_ended = True
+            yield session, SessionEnded()
+
+
+def _fail(session: Session, message: str) -> SessionFailed:
+    session.is_ended = True
+    return SessionFailed(message)
+
+
+def _row(session: Session) -> StepRow:
+    return StepRow(
+        slot=session.slot,
+        position=session.num_positions,
+        token=session.last_token,
+        sampling=session.sampling,
+        uniform=session.draw_uniform(),
+    )

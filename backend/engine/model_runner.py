@@ -1,0 +1,185 @@
+"""Forward passes: the only part of the engine that touches tensors."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from backend.config import FEATURES_PER_CHUNK, LISTENING_POSITIONS, SamplingConfig
+from backend.engine.sampler import sample
+from backend.features import StreamingLogMel
+from backend.model.checkpoint import Checkpoint
+from backend.model.kv_cache import (
+    ATTENTION_NAME,
+    SlotCache,
+    StepShape,
+    packed_mask,
+    register_packed_attention,
+)
+from backend.protocol import listening_tokens
+
+PREFILL_POSITIONS = 512
+"""Longest piece of a context that is computed at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One session's part in a step."""
+
+    slot: int
+    position: int
+    """Where the step's first token goes."""
+    token: int
+    """The newest token, which is not in the cache yet."""
+    sampling: SamplingConfig
+    uniform: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a listening step found out about one chunk."""
+
+    token: int
+    speak_probability: float
+    features: Tensor
+    """`[10, width]`."""
+
+
+class ModelRunner:
+    """Runs listening steps, speaking steps and prefills over the slots of one cache."""
+
+    def __init__(self, checkpoint: Checkpoint, num_slots: int, max_positions: int) -> None:
+        self.device = checkpoint.device
+        self._control = checkpoint.control_tokens
+        self._tower = checkpoint.audio_tower
+        self._language_model = checkpoint.language_model
+        register_packed_attention()
+        self._language_model.set_attn_implementation(ATTENTION_NAME)
+        config = self._language_model.config
+        self._num_groups = config.num_attention_heads // config.num_key_value_heads
+        self._sliding_window = checkpoint.sliding_window
+        self._dtype = checkpoint.dtype
+        self._cache = SlotCache(
+            config, num_slots, max_positions, LISTENING_POSITIONS, self._dtype, self.device
+        )
+        self._max_positions = max_positions
+        self._log_mel = StreamingLogMel(num_slots).to(self.device)
+        self._step_offsets = torch.arange(LISTENING_POSITIONS, device=self.device)
+        # A decision compares two logits, so only two rows of the head are needed for it.
+        self._decision_tokens = [self._control.keep_silence, self._control.text_begin]
+        self._decision_head = self._language_model.lm_head.weight[self._decision_tokens].float()
+
+    def reset_audio(self, slot: int) -> None:
+        """Forget the audio that `slot` has heard."""
+        self._log_mel.reset(slot)
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Sequence[int], features: Iterable[Tensor]) -> None:
+        """Write a context from its first position on.
+
+        Args:
+            slot: the session's row.
+            tokens: the sequence, with PAD where features go.
+            features: the `[10, width]` features of its chunks, in order.
+        """
+        ids = torch.tensor(tokens, device=self.device)
+        embeddings = self._embed(ids)
+        stacked = list(features)
+        if stacked:
+            embeddings[ids == self._control.pad] = torch.cat(stacked).to(embeddings.dtype)
+        rows = slice(slot, slot + 1)
+        for start in range(0, len(tokens), PREFILL_POSITIONS):
+            end = min(start + PREFILL_POSITIONS, len(tokens))
+            positions = torch.arange(start, end, device=self.device)[None]
+            self._forward(rows, embeddings[None, start:end], positions, end - 1)
+
+    @torch.inference_mode()
+    def listen(
+        self, rows: Sequence[StepRow], chunks: Sequence[npt.NDArray[np.float32]]
+    ) -> list[Heard]:
+        """Hear a chunk `[6400]` in each of several sessions, and decide."""
+        slots = torch.tensor([row.slot for row in rows], device=self.device)
+        audio = torch.from_numpy(np.stack(chunks)).to(self.device)
+        features = self._tower(self._log_mel(audio, slots)).to(self._dtype)
+        ids = torch.tensor(
+            [listening_tokens(self._control, row.token) for row in rows], device=self.device
+        )
+        embeddings = self._embed(ids)
+        embeddings[:, 2 : 2 + FEATURES_PER_CHUNK] = features
+        hidden = self._step(rows, embeddings)
+        logits = hidden.float() @ self._decision_head.T
+        chosen = self._draw(rows, logits)
+        probabilities = logits.softmax(dim=-1)[:, 1]
+        # The step's one copy to the host.
+        outcome = torch.stack([chosen.float(), probabilities], dim=1).tolist()
+        return [
+            Heard(self._decision_tokens[int(choice)], probability, features[row].clone())
+            for row, (choice, probability) in enumerate(outcome)
+        ]
+
+    @torch.inference_mode()
+    def speak(self, rows: Sequence[StepRow]) -> list[int]:
+        """Draw the next token of each of several replies."""
+        ids = torch.tensor([[row.token] for row in rows], device=self.device)
+        hidden = self._step(rows, self._embed(ids))
+        tokens: list[int] = self._draw(rows, self._language_model.lm_head(hidden)).tolist()
+        return tokens
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        embeddings: Tensor = self._language_model.model.embed_tokens(ids)
+        return embeddings
+
+    def _step(self, rows: Sequence[StepRow], embeddings: Tensor) -> Tensor:
+        """Run `[rows, steps, width]` embeddings; returns the last position's hidden state.
+
+        The pass covers the contiguous range of slots that holds all rows; slots between them that
+        have no part in it compute on zeros and write to the scratch positions.
+        """
+        slots = [row.slot for row in rows]
+        first, steps = min(slots), embeddings.shape[1]
+        num_slots = max(slots) + 1 - first
+        starts = torch.full((num_slots,), self._max_positions)
+        members = torch.tensor(slots) - first
+        starts[members] = torch.tensor([row.position for row in rows])
+        members = members.to(self.device)
+        padded = embeddings.new_zeros((num_slots, *embeddings.shape[1:]))
+        padded[members] = embeddings
+        positions = starts.to(self.device)[:, None] + self._step_offsets[:steps]
+        last_position = max(row.position for row in rows) + steps - 1
+        hidden = self._forward(
+            slice(first, first + num_slots), padded, positions, last_position
+        )
+        return hidden[members, -1]
+
+    def _forward(
+        self, slots: slice, embeddings: Tensor, positions: Tensor, last_position: int
+    ) -> Tensor:
+        key_length = self._cache.key_length_for(last_position)
+        self._cache.begin_step(StepShape(slots, positions, key_length))
+        mask = packed_mask(
+            positions, key_length, self._sliding_window, self._num_groups, self._dtype
+        )
+        output = self._language_model.model(
+            inputs_embeds=embeddings,
+            attention_mask={"full_attention": mask},
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _draw(self, rows: Sequence[StepRow], logits: Tensor) -> Tensor:
+        is_greedy = [row.sampling.temperature == 0 for row in rows]
+        top_k = [1 if g else r.sampling.top_k for g, r in zip(is_greedy, rows, strict=True)]
+        numbers = torch.tensor(
+            [
+                [1.0 if g else r.sampling.temperature, k, r.uniform]
+                for g, k, r in zip(is_greedy, top_k, rows, strict=True)
+            ]
+        ).to(self.device)
+        temperature, per_row_top_k, uniform = numbers.unbind(dim=1)
+        return sample(logits, temperature, per_row_top_k.long(), max(top_k), uniform)

@@ -1,0 +1,106 @@
+"""One conversation: where it stands, what it has heard, what it is about to say. No torch."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from backend.config import SamplingConfig, SessionSettings
+from backend.engine.context import HeardChunk
+from backend.protocol import Emotion, TurnState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+
+class Detokenizer:
+    """Text of one reply, token by token, never half a character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def add(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is unfinished.
+
+        Ids beyond the tokenizer's (the vocabulary is padded) have no text.
+        """
+        if self._tokenizer.id_to_token(token) is None:
+            return ""
+        return self._stream.step(self._tokenizer, token) or ""
+
+
+@dataclass(slots=True)
+class Turn:
+    """A reply in progress."""
+
+    number: int
+    chunk: int
+    detokenizer: Detokenizer
+    emotion: Emotion | None = None
+    is_announced: bool = False
+    num_tokens: int = 0
+    pieces: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Session:
+    """State of one conversation in the engine."""
+
+    session_id: int
+    slot: int
+    settings: SessionSettings
+    sampling: SamplingConfig
+    max_reply_tokens: int
+    prefix: list[int]
+    generator: np.random.Generator
+    state: TurnState = TurnState.LISTENING
+    num_positions: int = 0
+    """Positions in the cache; the last token of the sequence is not among them yet."""
+    context: list[HeardChunk] = field(default_factory=list)
+    pending_chunks: deque[npt.NDArray[np.float32]] = field(default_factory=deque)
+    turn: Turn | None = None
+    num_chunks_heard: int = 0
+    num_turns: int = 0
+    is_interrupted: bool = False
+    is_reply_requested: bool = False
+    is_finished: bool = False
+    """No more chunks will come."""
+    is_ended: bool = False
+    """It takes part in no further step: all is said, or it failed."""
+
+    @property
+    def last_token(self) -> int:
+        """The newest token of the sequence: the next step feeds it."""
+        return self.context[-1].tokens[-1] if self.context else self.prefix[-1]
+
+    @property
+    def is_speaking(self) -> bool:
+        """Whether the next step draws a token of a reply."""
+        return self.state is not TurnState.LISTENING and not self.is_ended
+
+    @property
+    def can_listen(self) -> bool:
+        """Whether the next step hears a chunk."""
+        is_listening = self.state is TurnState.LISTENING and not self.is_ended
+        return is_listening and bool(self.pending_chunks)
+
+    @property
+    def can_end(self) -> bool:
+        """Whether everything that was to come has been heard and said, and nobody was told."""
+        is_done = self.state is TurnState.LISTENING and not self.pending_chunks
+        return self.is_finished and is_done and not self.is_ended
+
+    def chunk_features(self) -> "Iterator[Tensor]":
+        """The features of every chunk in the context, in order."""
+        return (chunk.features for chunk in self.context)
+
+    def draw_uniform(self) -> float:
+        """The session's next random number in [0, 1)."""
+        return float(self.generator.random())
