@@ -1,0 +1,477 @@
+"""Load a checkpoint in the release layout: from this repository, a folder or the Hub."""
+
+import json
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import Qwen2ForCausalLM
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
+    Qwen2_5OmniAudioEncoderConfig,
+)
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import SinusoidsPositionEmbedding
+
+from backend.config import GREEDY, NUM_MEL_BINS, RELEASED_SYSTEM_PROMPT, SamplingConfig
+from backend.errors import CheckpointError, SettingsError
+from backend.model.audio_tower import AudioTower
+from backend.model.language_model import (
+    LanguageModelConfig,
+    empty_language_model,
+    litgpt_layout,
+)
+from backend.protocol import ControlTokens
+
+EMBEDDED = "embedded"
+EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "checkpoint"
+
+LANGUAGE_MODEL_CONFIG = "model_config.yaml"
+SHARD_INDEX = "model.safetensors.index.json"
+SINGLE_SHARD = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+AUDIO_TOWER_CONFIG = "qwen25OmniConfig/config.json"
+AUDIO_TOWERS = (
+    "audiointeraction_ChunkwisedEncoder.pth",
+    "MiniOmni3_ChunkwisedEncoder.pth",
+)
+HUB_FILES = [
+    "model*.safetensors",
+    SHARD_INDEX,
+    LANGUAGE_MODEL_CONFIG,
+    TOKENIZER,
+    CONFIG,
+    GENERATION_CONFIG,
+    AUDIO_TOWER_CONFIG,
+    *AUDIO_TOWERS,
+]
+
+_UNUSED_TOWER_PARAMETER = "audio_bos_eos_token.weight"
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that is loaded from a checkpoint."""
+
+    name: str
+    """`embedded`, a folder's name or a Hub id."""
+    language_model: Qwen2ForCausalLM
+    audio_tower: AudioTower
+    tokenizer: Tokenizer
+    control_tokens: ControlTokens
+    sampling: SamplingConfig
+    system_prompt: str
+    max_positions: int
+    sliding_window: int | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.language_model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' number format."""
+        return self.language_model.dtype
+
+
+def load_checkpoint(source: str, *, device: str = "auto", dtype: str | None = None) -> Checkpoint:
+    """Load a checkpoint in the release layout.
+
+    Args:
+        source: `embedded`, a folder, or a Hub id such as `zhifeixie/AudioInteraction`.
+        device: `auto` (a CUDA GPU where there is one, else the CPU) or what torch calls it.
+        dtype: `float32`, `bfloat16` or `float16`; None is bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, corrupt or of an unsupported kind.
+        SettingsError: there is no such device or dtype.
+    """
+    placed_on = resolve_device(device)
+    number_format = resolve_dtype(dtype, placed_on)
+    folder, name = locate(source)
+    config = _language_model_config(folder)
+    control_tokens, system_prompt = _interaction_settings(folder, config.padded_vocab_size)
+    sampling = _sampling(folder)
+    tokenizer = _tokenizer(folder, config.padded_vocab_size)
+    # The tower comes first: its file is read whole, while there is most room.
+    tower = _audio_tower(folder, config.n_embd, placed_on, number_format)
+    language_model = _language_model(folder, config, placed_on, number_format)
+    return Checkpoint(
+        name=name,
+        language_model=language_model,
+        audio_tower=tower,
+        tokenizer=tokenizer,
+        control_tokens=control_tokens,
+        sampling=sampling,
+        system_prompt=system_prompt,
+        max_positions=config.block_size,
+        sliding_window=config.sliding_window_size,
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that `device` names; `auto` prefers a CUDA GPU.
+
+    Raises:
+        SettingsError: there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(1, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(f"there is no device {device!r} on this machine") from error
+    return resolved
+
+
+def resolve_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """The number format that `dtype` names, or the device's default.
+
+    Raises:
+        SettingsError: there is no such format.
+    """
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype not in _DTYPES:
+        raise SettingsError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
+    return _DTYPES[dtype]
+
+
+def locate(source: str) -> tuple[Path, str]:
+    """The folder that holds `source`, downloaded if it is a Hub id, and the checkpoint's name.
+
+    Raises:
+        CheckpointError: there is no such folder and it cannot be downloaded.
+    """
+    if source == EMBEDDED:
+        if not EMBEDDED_FOLDER.is_dir():
+            raise CheckpointError(
+                f"the embedded checkpoint is missing: no folder {EMBEDDED_FOLDER}"
+            )
+        return EMBEDDED_FOLDER, EMBEDDED
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder, folder.resolve().name
+    if folder.exists():
+        raise CheckpointError(f"{source} is a file; a checkpoint is a folder or a Hub id")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
+        raise CheckpointError(f"there is no checkpoint folder {source}")
+    try:
+        return Path(snapshot_download(source, allow_patterns=HUB_FILES)), source
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{source} is no folder here and could not be downloaded from the Hub: {reason}"
+        ) from error
+
+
+# Configuration files
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
+    try:
+        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+    except (yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is corrupt: {reason}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a mapping, not {type(content).__name__}")
+    return content
+
+
+def _section(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    section = content.get(name, {})
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{path}: {name} must hold a mapping, not {section!r}")
+    return section
+
+
+def _language_model_config(folder: Path) -> LanguageModelConfig:
+    path = folder / LANGUAGE_MODEL_CONFIG
+    content = _read_mapping(path)
+    try:
+        return LanguageModelConfig.from_litgpt(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _interaction_settings(folder: Path, vocab_size: int) -> tuple[ControlTokens, str]:
+    path = folder / CONFIG
+    stated = _section(_read_mapping(path), "audio_interaction", path) if path.exists() else {}
+    control_tokens = _control_tokens(_section(stated, "control_tokens", path), vocab_size, path)
+    system_prompt = stated.get("system_prompt", RELEASED_SYSTEM_PROMPT)
+    if not isinstance(system_prompt, str):
+        raise CheckpointError(f"{path}: system_prompt must be text, not {system_prompt!r}")
+    return control_tokens, system_prompt
+
+
+def _control_tokens(stated: dict[str, Any], vocab_size: int, path: Path) -> ControlTokens:
+    names = [field.name for field in fields(ControlTokens)]
+    for name, token in stated.items():
+        if name not in names:
+            raise CheckpointError(f"{path}: there is no control token {name!r}")
+        if not isinstance(token, int) or isinstance(token, bool):
+            raise CheckpointError(f"{path}: control token {name} must be an id, not {token!r}")
+    control_tokens = ControlTokens(**stated)
+    owner: dict[int, str] = {}
+    for name in names:
+        token = getattr(control_tokens, name)
+        if not 0 <= token < vocab_size:
+            raise CheckpointError(
+                f"{path}: control token {name} is {token}, outside the vocabulary of {vocab_size}"
+            )
+        if token in owner:
+            raise CheckpointError(
+                f"{path}: control tokens {owner[token]} and {name} share the id {token}"
+            )
+        owner[token] = name
+    return control_tokens
+
+
+def _sampling(folder: Path) -> SamplingConfig:
+    path = folder / GENERATION_CONFIG
+    stated = _read_mapping(path) if path.exists() else {}
+    if stated.get("do_sample") is False:
+        return GREEDY
+    default = SamplingConfig()
+    temperature = stated.get("temperature", default.temperature)
+    top_k = stated.get("top_k", default.top_k)
+    if not isinstance(temperature, int | float):
+        raise CheckpointError(f"{path}: temperature must be a number, not {temperature!r}")
+    if not isinstance(top_k, int):
+        raise CheckpointError(f"{path}: top_k must be a whole number, not {top_k!r}")
+    try:
+        return SamplingConfig(temperature=temperature, top_k=top_k)
+    except SettingsError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    path = folder / TOKENIZER
+    text = _read_text(path)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing more specific
+        raise CheckpointError(f"{path} is corrupt: {error}") from error
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= vocab_size:
+        raise CheckpointError(
+            f"{path}: token id {highest} is outside the language model's vocabulary of {vocab_size}"
+        )
+    return tokenizer
+
+
+# Audio tower
+
+
+def _audio_tower(folder: Path, width: int, device: torch.device, dtype: torch.dtype) -> AudioTower:
+    config = _audio_tower_config(folder / AUDIO_TOWER_CONFIG, width)
+    tower = empty_audio_tower(config, device=device, dtype=dtype)
+    path = _audio_tower_file(folder)
+    tensors = _read_audio_tower(path)
+    parameters = dict(tower.encoder.named_parameters())
+    optional = {_UNUSED_TOWER_PARAMETER}
+    _require_same_names(path, tensors.keys() - optional, parameters.keys() - optional)
+    for name, tensor in tensors.items():
+        if name in optional:
+            continue
+        _require_float(path, name, tensor.dtype)
+        _require_shape(path, name, tensor.shape, parameters[name].shape)
+        _fill(parameters[name], tensor)
+    return tower.requires_grad_(False)
+
+
+def empty_audio_tower(
+    config: Qwen2_5OmniAudioEncoderConfig, *, device: torch.device, dtype: torch.dtype
+) -> AudioTower:
+    """A tower on `device` whose weights are allocated and not yet filled, in eval mode."""
+    with torch.device("meta"):
+        tower = AudioTower(config)
+    tower = tower.to(dtype).to_empty(device=device)
+    # The position table is in no checkpoint; `to_empty` has left none.
+    tower.encoder.positional_embedding = SinusoidsPositionEmbedding(
+        config.max_source_positions, config.d_model
+    ).to(device)
+    with torch.no_grad():
+        # Part of the library's module and never read here, so it may be absent from a file.
+        tower.encoder.get_parameter(_UNUSED_TOWER_PARAMETER).zero_()
+    return tower.eval()
+
+
+def _audio_tower_config(path: Path, width: int) -> Qwen2_5OmniAudioEncoderConfig:
+    stated = _section(_section(_read_mapping(path), "thinker_config", path), "audio_config", path)
+    if not stated:
+        raise CheckpointError(f"{path}: thinker_config.audio_config is missing")
+    try:
+        config = Qwen2_5OmniAudioEncoderConfig(**stated)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: audio_config cannot be used: {reason}") from error
+    supported = {"num_mel_bins": NUM_MEL_BINS, "activation_function": "gelu", "output_dim": width}
+    for name, value in supported.items():
+        if getattr(config, name) != value:
+            raise CheckpointError(
+                f"{path}: audio_config.{name} is {getattr(config, name)!r}, "
+                f"but this model needs {value!r}"
+            )
+    if config.d_model % (2 * config.encoder_attention_heads):
+        raise CheckpointError(
+            f"{path}: audio_config.d_model {config.d_model} does not divide into "
+            f"{config.encoder_attention_heads} heads of even size"
+        )
+    return config
+
+
+def _audio_tower_file(folder: Path) -> Path:
+    for name in AUDIO_TOWERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder / AUDIO_TOWERS[0]} is missing (as is {AUDIO_TOWERS[1]})")
+
+
+def _read_audio_tower(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it ends early"
+        raise CheckpointError(f"{path} is corrupt: {reason}") from error
+    if not isinstance(content, Mapping) or not all(
+        isinstance(tensor, Tensor) for tensor in content.values()
+    ):
+        raise CheckpointError(f"{path} must hold a state dict of tensors")
+    return dict(content)
+
+
+# Language model
+
+
+def _language_model(
+    folder: Path, config: LanguageModelConfig, device: torch.device, dtype: torch.dtype
+) -> Qwen2ForCausalLM:
+    shards = _shard_of_each_tensor(folder)
+    layout = litgpt_layout(config.n_layer)
+    _require_same_names(folder, shards.keys(), layout.keys())
+    with torch.device("meta"):
+        shapes = dict(Qwen2ForCausalLM(config.to_transformers()).named_parameters())
+    for name, parts in layout.items():
+        _check_tensor(shards[name], name, _stacked_shape([shapes[part] for part in parts]))
+    model = empty_language_model(config, device=device, dtype=dtype)
+    parameters = dict(model.named_parameters())
+    for name, parts in layout.items():
+        # Pages of a mapped shard stay in memory for as long as it is open: so one opening a tensor.
+        with _open_shard(shards[name]) as shard:
+            rows = shard.get_slice(name)
+            start = 0
+            for part in parts:
+                parameter = parameters[part]
+                _fill(parameter, rows[start : start + len(parameter)])
+                start += len(parameter)
+    return model.requires_grad_(False)
+
+
+def _shard_of_each_tensor(folder: Path) -> dict[str, Path]:
+    """Where each tensor lies, as the shards themselves say and as the index agrees."""
+    index_path = folder / SHARD_INDEX
+    if not index_path.exists():
+        return dict.fromkeys(_tensor_names(folder / SINGLE_SHARD), folder / SINGLE_SHARD)
+    weight_map = _section(_read_mapping(index_path), "weight_map", index_path)
+    shards: dict[str, Path] = {}
+    for file_name in sorted({str(file_name) for file_name in weight_map.values()}):
+        if Path(file_name).name != file_name or not (folder / file_name).is_file():
+            raise CheckpointError(f"{index_path} names {file_name}, which is missing")
+        for name in _tensor_names(folder / file_name):
+            if name in shards:
+                raise CheckpointError(
+                    f"tensor {name} is twice in {folder}: in {shards[name].name} and {file_name}"
+                )
+            shards[name] = folder / file_name
+    for name, file_name in weight_map.items():
+        if name not in shards or shards[name].name != file_name:
+            raise CheckpointError(
+                f"{folder / file_name} lacks tensor {name}, which the index names"
+            )
+    return shards
+
+
+def _open_shard(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or corrupt: {error}") from error
+
+
+def _tensor_names(path: Path) -> list[str]:
+    with _open_shard(path) as shard:
+        return list(shard.keys())
+
+
+def _check_tensor(path: Path, name: str, expected: torch.Size) -> None:
+    with _open_shard(path) as shard:
+        stated = shard.get_slice(name)
+        if stated.get_dtype() not in ("F32", "BF16", "F16"):
+            raise CheckpointError(
+                f"{path}: tensor {name} is {stated.get_dtype()}, not a floating-point format"
+            )
+        _require_shape(path, name, stated.get_shape(), expected)
+
+
+def _stacked_shape(parts: list[nn.Parameter]) -> torch.Size:
+    return torch.Size([sum(len(part) for part in parts), *parts[0].shape[1:]])
+
+
+# What every tensor must satisfy
+
+
+def _require_same_names(path: Path, found: Iterable[str], expected: Iterable[str]) -> None:
+    found, expected = set(found), set(expected)
+    if missing := sorted(expected - found):
+        raise CheckpointError(f"{path} lacks tensor {missing[0]}{_and_more(missing)}")
+    if unknown := sorted(found - expected):
+        raise CheckpointError(f"{path} holds an unknown tensor {unknown[0]}{_and_more(unknown)}")
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _require_float(path: Path, name: str, dtype: torch.dtype) -> None:
+    if dtype not in _FLOATS:
+        raise CheckpointError(f"{path}: tensor {name} is {dtype}, not a floating-point format")
+
+
+def _require_shape(path: Path, name: str, found: Iterable[int], expected: torch.Size) -> None:
+    if list(found) != list(expected):
+        raise CheckpointError(
+            f"{path}: tensor {name} has shape {list(found)}, expected {list(expected)}"
+        )
+
+
+@torch.no_grad()
+def _fill(parameter: nn.Parameter, values: Tensor) -> None:
+    parameter.copy_(values)
