@@ -78,12 +78,4 @@ class SessionEnded:
     """Everything that was fed has been heard and said; no event follows."""
 
 
-Event = (
-    Decision
-    | TurnStarted
-    | TextDelta
-    | TurnDone
-    | ContextRolled
-    | SessionFailed
-    | SessionEnded
-)
+Event = Decision | TurnStarted | TextDelta | TurnDone | ContextRolled | SessionFailed | SessionEnded

@@ -8,13 +8,14 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.config import EngineConfig, SessionSettings
 from backend.engine.context import HeardChunk, chunks_to_keep
-from backend.engine.model_runner import Heard, ModelRunner, StepRow
+from backend.engine.model_runner import Choice, ModelRunner, StepRow
 from backend.engine.scheduler import Batch, Scheduler
 from backend.engine.session import Detokenizer, Session, Turn
 from backend.errors import SettingsError
@@ -31,6 +32,9 @@ from backend.events import (
 )
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Effect, advance, kind_of, listening_tokens, online_prefix
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SessionEvent = tuple[Session, Event]
 
@@ -164,32 +168,38 @@ class EngineCore:
         if not sessions:
             return
         began = self._clock()
-        rows = [_row(session) for session in sessions]
-        heard = self._runner.listen(rows, [session.pending_chunks[0] for session in sessions])
+        features = self._runner.encode(
+            [session.slot for session in sessions],
+            [session.pending_chunks[0] for session in sessions],
+        )
+        choices = self._runner.decide([_row(session) for session in sessions], features)
         milliseconds = (self._clock() - began) * 1000
-        for session, outcome in zip(sessions, heard, strict=True):
+        for row, (session, choice) in enumerate(zip(sessions, choices, strict=True)):
             session.pending_chunks.popleft()
-            if math.isnan(outcome.speak_probability):
+            if math.isnan(choice.speak_probability):
+                # A NaN would outlive its session: the mask does not stop it.
+                self._runner.wipe(session.slot)
                 yield session, _fail(session, "the model's numbers broke down; start a new one")
                 continue
-            yield session, self._decide(session, outcome, milliseconds)
+            # A copy, so that the context does not hold on to the whole batch.
+            yield session, self._decide(session, choice, features[row].clone(), milliseconds)
 
-    def _decide(self, session: Session, outcome: Heard, milliseconds: float) -> Decision:
+    def _decide(
+        self, session: Session, choice: Choice, features: "Tensor", milliseconds: float
+    ) -> Decision:
         control = self.checkpoint.control_tokens
-        token = control.text_begin if session.is_reply_requested else outcome.token
+        token = control.text_begin if session.is_reply_requested else choice.token
         session.is_reply_requested = False
         chunk = session.num_chunks_heard
         session.num_chunks_heard += 1
         session.num_positions += len(listening_tokens(control, session.last_token))
-        session.context.append(HeardChunk(outcome.features, [token]))
+        session.context.append(HeardChunk(features, [token]))
         session.state, effect = advance(session.state, kind_of(token, control))
         if effect is Effect.OPEN_TURN:
             detokenizer = Detokenizer(self.checkpoint.tokenizer)
             session.turn = Turn(session.num_turns, chunk, detokenizer)
             session.num_turns += 1
-        return Decision(
-            chunk, effect is Effect.OPEN_TURN, outcome.speak_probability, milliseconds
-        )
+        return Decision(chunk, effect is Effect.OPEN_TURN, choice.speak_probability, milliseconds)
 
     def _speak(self, batch: Batch) -> Iterator[SessionEvent]:
         sessions = batch.speaking

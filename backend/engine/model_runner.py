@@ -39,13 +39,11 @@ class StepRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What a listening step found out about one chunk."""
+class Choice:
+    """A decision: KEEP_SILENCE or TEXT_BEGIN, and how likely the latter was."""
 
     token: int
     speak_probability: float
-    features: Tensor
-    """`[10, width]`."""
 
 
 class ModelRunner:
@@ -77,6 +75,12 @@ class ModelRunner:
         self._log_mel.reset(slot)
 
     @torch.inference_mode()
+    def wipe(self, slot: int) -> None:
+        """Zero all that `slot` holds, after numbers in it broke down."""
+        self._cache.wipe(slot)
+        self._log_mel.reset(slot)
+
+    @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], features: Iterable[Tensor]) -> None:
         """Write a context from its first position on.
 
@@ -97,13 +101,16 @@ class ModelRunner:
             self._forward(rows, embeddings[None, start:end], positions, end - 1)
 
     @torch.inference_mode()
-    def listen(
-        self, rows: Sequence[StepRow], chunks: Sequence[npt.NDArray[np.float32]]
-    ) -> list[Heard]:
-        """Hear a chunk `[6400]` in each of several sessions, and decide."""
-        slots = torch.tensor([row.slot for row in rows], device=self.device)
+    def encode(self, slots: Sequence[int], chunks: Sequence[npt.NDArray[np.float32]]) -> Tensor:
+        """Features `[rows, 10, width]` of the newest chunk `[6400]` of several sessions."""
         audio = torch.from_numpy(np.stack(chunks)).to(self.device)
-        features = self._tower(self._log_mel(audio, slots)).to(self._dtype)
+        slot_ids = torch.tensor(slots, device=self.device)
+        features: Tensor = self._tower(self._log_mel(audio, slot_ids)).to(self._dtype)
+        return features
+
+    @torch.inference_mode()
+    def decide(self, rows: Sequence[StepRow], features: Tensor) -> list[Choice]:
+        """Let several sessions hear their newest chunk's features, and decide."""
         ids = torch.tensor(
             [listening_tokens(self._control, row.token) for row in rows], device=self.device
         )
@@ -116,8 +123,8 @@ class ModelRunner:
         # The step's one copy to the host.
         outcome = torch.stack([chosen.float(), probabilities], dim=1).tolist()
         return [
-            Heard(self._decision_tokens[int(choice)], probability, features[row].clone())
-            for row, (choice, probability) in enumerate(outcome)
+            Choice(self._decision_tokens[int(choice)], probability)
+            for choice, probability in outcome
         ]
 
     @torch.inference_mode()
@@ -149,9 +156,7 @@ class ModelRunner:
         padded[members] = embeddings
         positions = starts.to(self.device)[:, None] + self._step_offsets[:steps]
         last_position = max(row.position for row in rows) + steps - 1
-        hidden = self._forward(
-            slice(first, first + num_slots), padded, positions, last_position
-        )
+        hidden = self._forward(slice(first, first + num_slots), padded, positions, last_position)
         return hidden[members, -1]
 
     def _forward(

@@ -78,6 +78,11 @@ class SlotCache(Cache):
         values.transpose(1, 2)[row_ids, step.positions] = value_states.transpose(1, 2)
         return keys[:, :, : step.key_length], values[:, :, : step.key_length]
 
+    def wipe(self, slot: int) -> None:
+        """Zero a slot. Only numbers that are not finite need it: a mask does not stop them."""
+        for stored in (*self.keys, *self.values):
+            stored[slot].zero_()
+
     def key_length_for(self, last_position: int) -> int:
         """How many indices to read so that `last_position` is among them: a few fixed lengths."""
         rounded = (last_position // KEY_LENGTH_STEP + 1) * KEY_LENGTH_STEP

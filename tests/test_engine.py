@@ -1,0 +1,351 @@
+"""The engine's core against the reference, and against itself in other company."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from backend.config import (
+    CHUNK_SAMPLES,
+    GREEDY,
+    EngineConfig,
+    SamplingConfig,
+    SessionSettings,
+)
+from backend.engine.core import EngineCore
+from backend.engine.session import Session
+from backend.errors import SessionLimitError, SettingsError
+from backend.events import (
+    ContextRolled,
+    Decision,
+    Event,
+    SessionEnded,
+    SessionFailed,
+    TextDelta,
+    TurnDone,
+    TurnStarted,
+    TurnStatus,
+)
+from backend.model.checkpoint import Checkpoint
+from backend.protocol import listening_tokens
+
+DRAWN = SessionSettings(sampling=SamplingConfig(temperature=1.5, top_k=50), seed=11)
+CALM = SessionSettings(sampling=GREEDY)
+
+
+def chunks_of(audio: np.ndarray) -> list[np.ndarray]:
+    return list(audio[: len(audio) // CHUNK_SAMPLES * CHUNK_SAMPLES].reshape(-1, CHUNK_SAMPLES))
+
+
+def noise_chunks(count: int, seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    levels = 10 ** generator.uniform(-3, -0.5, (count, 1))
+    return list((generator.standard_normal((count, CHUNK_SAMPLES)) * levels).astype(np.float32))
+
+
+def run(core: EngineCore) -> dict[int, list[Event]]:
+    """Step until nothing is left to do; events by session id."""
+    events: dict[int, list[Event]] = {}
+    while core.has_work():
+        for session, event in core.step():
+            events.setdefault(session.session_id, []).append(event)
+    return events
+
+
+def hear_all(core: EngineCore, session: Session, chunks: Sequence[np.ndarray]) -> None:
+    for chunk in chunks:
+        core.hear(session, chunk)
+
+
+def outcome(session: Session) -> list[int]:
+    """All tokens the session sampled that are still in its context."""
+    return [token for chunk in session.context for token in chunk.tokens]
+
+
+def alone(
+    checkpoint: Checkpoint, chunks: Sequence[np.ndarray], settings: SessionSettings
+) -> tuple[list[int], list[float]]:
+    core = EngineCore(checkpoint, EngineConfig(num_slots=1))
+    session = core.open(settings)
+    hear_all(core, session, chunks)
+    events = run(core)[session.session_id]
+    return outcome(session), probabilities(events)
+
+
+def probabilities(events: Sequence[Event]) -> list[float]:
+    return [event.speak_probability for event in events if isinstance(event, Decision)]
+
+
+@pytest.fixture
+def core(golden_checkpoint: Checkpoint) -> EngineCore:
+    return EngineCore(golden_checkpoint, EngineConfig(num_slots=4))
+
+
+def test_it_samples_the_reference_tokens(
+    core: EngineCore, golden_clip: Mapping[str, np.ndarray]
+) -> None:
+    session = core.open(CALM)
+    assert session.prefix == golden_clip["prefix_ids"].tolist()
+    hear_all(core, session, chunks_of(golden_clip["audio"]))
+    run(core)
+    assert outcome(session) == golden_clip["online_keep_tokens"].tolist()
+
+
+def test_it_samples_the_offline_tokens_from_the_offline_features(
+    core: EngineCore, golden_clip: Mapping[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = torch.from_numpy(
+        np.concatenate([golden_clip["feat_offline"], golden_clip["feat_silence_1s"]])
+    )
+    following = iter(features)
+    monkeypatch.setattr(core._runner, "encode", lambda slots, chunks: next(following)[None])
+    session = core.open(CALM)
+    hear_all(core, session, [np.zeros(CHUNK_SAMPLES, np.float32)] * len(features))
+    run(core)
+    assert outcome(session) == golden_clip["fp32_tokens"].tolist()
+
+
+@torch.inference_mode()
+def test_streaming_equals_one_pass_over_the_whole_sequence(
+    golden_checkpoint: Checkpoint, core: EngineCore, golden_clip: Mapping[str, np.ndarray]
+) -> None:
+    session = core.open(CALM)
+    hear_all(core, session, chunks_of(golden_clip["audio"]))
+    events = run(core)[session.session_id]
+    logits = whole_pass(golden_checkpoint, session)
+    control = golden_checkpoint.control_tokens
+    pair = logits[:, [control.keep_silence, control.text_begin]].softmax(dim=-1)[:, 1]
+    expected = pair[decision_positions(session)]
+    assert probabilities(events) == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def whole_pass(checkpoint: Checkpoint, session: Session) -> torch.Tensor:
+    """Logits `[positions, vocabulary]` of the session's context in one causal pass."""
+    control = checkpoint.control_tokens
+    model = checkpoint.language_model
+    tokens = list(session.prefix)
+    for chunk in session.context:
+        tokens += listening_tokens(control, tokens[-1])[1:] + chunk.tokens
+    ids = torch.tensor(tokens[:-1])
+    embeddings = model.model.embed_tokens(ids)
+    embeddings[ids == control.pad] = torch.cat([chunk.features for chunk in session.context])
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        hidden = model.model(inputs_embeds=embeddings[None], use_cache=False).last_hidden_state[0]
+    finally:
+        model.set_attn_implementation(implementation)
+    return model.lm_head(hidden)
+
+
+def decision_positions(session: Session) -> list[int]:
+    positions, length = [], len(session.prefix)
+    for chunk in session.context:
+        length += chunk.num_positions
+        positions.append(length - len(chunk.tokens) - 1)
+    return positions
+
+
+@pytest.mark.parametrize("slot", range(4))
+@pytest.mark.parametrize("settings", [CALM, DRAWN], ids=["greedy", "drawn"])
+def test_a_session_in_company_equals_itself_alone(
+    core: EngineCore, golden_checkpoint: Checkpoint, slot: int, settings: SessionSettings
+) -> None:
+    mine = noise_chunks(12, seed=slot)
+    expected_tokens, expected_probabilities = alone(golden_checkpoint, mine, settings)
+    sessions = [
+        core.open(settings if i == slot else dataclasses.replace(DRAWN, seed=i)) for i in range(4)
+    ]
+    for i, session in enumerate(sessions):
+        hear_all(core, session, mine if i == slot else noise_chunks(5 + 4 * i, seed=50 + i))
+    events = run(core)[sessions[slot].session_id]
+    assert outcome(sessions[slot]) == expected_tokens
+    assert probabilities(events) == pytest.approx(expected_probabilities, abs=1e-5)
+
+
+def test_sessions_out_of_step_equal_themselves_alone(
+    core: EngineCore, golden_checkpoint: Checkpoint
+) -> None:
+    sessions = [core.open(dataclasses.replace(DRAWN, seed=i)) for i in range(4)]
+    audio = [noise_chunks(10, seed=i) for i in range(4)]
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 10))
+    given = [0] * 4
+    for i in order:
+        core.hear(sessions[i], audio[i][given[i]])
+        given[i] += 1
+        list(core.step())
+    run(core)
+    for i, session in enumerate(sessions):
+        settings = dataclasses.replace(DRAWN, seed=i)
+        assert outcome(session) == alone(golden_checkpoint, audio[i], settings)[0]
+
+
+def test_a_reused_slot_remembers_nothing(core: EngineCore, golden_checkpoint: Checkpoint) -> None:
+    for seed in range(4):
+        before = core.open(DRAWN)
+        hear_all(core, before, noise_chunks(30, seed=90 + seed))
+    run(core)
+    for session in core.sessions:
+        core.close(session)
+    mine = noise_chunks(12, seed=7)
+    session = core.open(DRAWN)
+    hear_all(core, session, mine)
+    run(core)
+    assert outcome(session) == alone(golden_checkpoint, mine, DRAWN)[0]
+
+
+def test_the_seed_decides_what_is_drawn(golden_checkpoint: Checkpoint) -> None:
+    chunks = noise_chunks(15, seed=3)
+    first, again = (alone(golden_checkpoint, chunks, DRAWN)[0] for _ in range(2))
+    other = alone(golden_checkpoint, chunks, dataclasses.replace(DRAWN, seed=12))[0]
+    assert first == again
+    assert first != other
+
+
+@torch.inference_mode()
+def test_a_full_context_rolls_and_the_session_lives_on(golden_checkpoint: Checkpoint) -> None:
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1, max_positions=512))
+    session = core.open(CALM)
+    rolls = 0
+    for chunk in noise_chunks(150, seed=5):
+        core.hear(session, chunk)
+        while core.has_work():
+            for _, event in core.step():
+                rolls += isinstance(event, ContextRolled)
+                last = event
+        assert session.num_positions <= 512
+        assert isinstance(last, Decision | TurnDone)
+    assert rolls >= 3
+    assert session.num_chunks_heard == 150
+    assert len(session.context) <= 512 // 13
+    # What is left is exactly what a fresh pass over it would compute.
+    logits = whole_pass(golden_checkpoint, session)
+    control = golden_checkpoint.control_tokens
+    core.hear(session, np.zeros(CHUNK_SAMPLES, np.float32))
+    decision = next(event for _, event in core.step() if isinstance(event, Decision))
+    logits = whole_pass(golden_checkpoint, session)
+    pair = logits[decision_positions(session)[-1], [control.keep_silence, control.text_begin]]
+    assert decision.speak_probability == pytest.approx(pair.softmax(-1)[1].item(), abs=1e-5)
+
+
+def test_a_context_may_roll_in_the_middle_of_a_reply(golden_checkpoint: Checkpoint) -> None:
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1, max_positions=400))
+    session = core.open(dataclasses.replace(DRAWN, max_reply_tokens=100))
+    rolled_while_speaking = False
+    for chunk in noise_chunks(60, seed=1):
+        core.request_reply(session)
+        core.hear(session, chunk)
+        while core.has_work():
+            was_speaking = session.is_speaking
+            for _, event in core.step():
+                rolled_while_speaking |= was_speaking and isinstance(event, ContextRolled)
+        assert session.num_positions <= 400
+    assert rolled_while_speaking
+    assert session.num_turns == 60
+
+
+def test_chunks_that_come_during_a_reply_are_heard_after_it(core: EngineCore) -> None:
+    session = core.open(CALM)
+    core.request_reply(session)
+    hear_all(core, session, noise_chunks(6, seed=2))
+    events = run(core)[session.session_id]
+    assert [event.chunk for event in events if isinstance(event, Decision)] == list(range(6))
+    kinds = [type(event) for event in events]
+    assert kinds.index(TurnDone) < [i for i, kind in enumerate(kinds) if kind is Decision][1]
+
+
+def reply(core: EngineCore, settings: SessionSettings) -> tuple[Session, list[Event]]:
+    session = core.open(settings)
+    core.request_reply(session)
+    core.hear(session, noise_chunks(1, seed=4)[0])
+    return session, [event for _, event in core.step()]
+
+
+def test_a_requested_reply_is_given(core: EngineCore) -> None:
+    _, events = reply(core, CALM)
+    assert isinstance(events[0], Decision)
+    assert events[0].speak
+
+
+def test_an_interrupted_reply_ends_at_once_and_listening_goes_on(core: EngineCore) -> None:
+    session, _ = reply(core, DRAWN)
+    core.interrupt(session)
+    done = [event for _, event in core.step() if isinstance(event, TurnDone)]
+    assert [turn.status for turn in done] == [TurnStatus.CANCELLED]
+    core.hear(session, noise_chunks(1, seed=8)[0])
+    assert any(isinstance(event, Decision) for _, event in core.step())
+
+
+def test_interrupting_silence_does_not_touch_the_next_reply(core: EngineCore) -> None:
+    session = core.open(CALM)
+    core.interrupt(session)
+    core.request_reply(session)
+    core.hear(session, noise_chunks(1, seed=4)[0])
+    done = [e for e in run(core)[session.session_id] if isinstance(e, TurnDone)]
+    assert TurnStatus.CANCELLED not in [turn.status for turn in done]
+
+
+def test_the_longest_reply_is_a_limit(core: EngineCore) -> None:
+    session, _ = reply(core, dataclasses.replace(DRAWN, max_reply_tokens=3))
+    done = [e for e in run(core)[session.session_id] if isinstance(e, TurnDone)]
+    assert [turn.status for turn in done] == [TurnStatus.INCOMPLETE]
+    assert len(session.context[0].tokens) == 1 + 3 + 1
+
+
+def test_text_is_the_join_of_its_deltas(core: EngineCore) -> None:
+    session = core.open(DRAWN)
+    for chunk in noise_chunks(10, seed=6):
+        core.hear(session, chunk)
+    core.request_reply(session)
+    core.finish(session)
+    events = run(core)[session.session_id]
+    for turn in [event for event in events if isinstance(event, TurnDone)]:
+        deltas = [e.delta for e in events if isinstance(e, TextDelta) and e.turn == turn.turn]
+        assert "".join(deltas) == turn.text
+    started = [e.turn for e in events if isinstance(e, TurnStarted)]
+    done = [e.turn for e in events if isinstance(e, TurnDone)]
+    assert started == done == list(range(session.num_turns))
+    assert isinstance(events[-1], SessionEnded)
+
+
+def test_a_session_whose_numbers_break_down_fails_alone(
+    core: EngineCore, golden_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy, broken = core.open(CALM), core.open(CALM)
+    encode = core._runner.encode
+
+    def encode_badly(slots: Sequence[int], chunks: Sequence[np.ndarray]) -> torch.Tensor:
+        features = encode(slots, chunks).clone()
+        if broken.slot in slots:
+            features[list(slots).index(broken.slot)] = torch.nan
+        return features
+
+    monkeypatch.setattr(core._runner, "encode", encode_badly)
+    mine = noise_chunks(4, seed=1)
+    hear_all(core, healthy, mine)
+    hear_all(core, broken, noise_chunks(4, seed=2))
+    events = run(core)
+    assert [type(e) for e in events[broken.session_id]] == [SessionFailed]
+    assert outcome(healthy) == alone(golden_checkpoint, mine, CALM)[0]
+    # And its slot is clean for the next one.
+    monkeypatch.undo()
+    core.close(broken)
+    following = core.open(CALM)
+    hear_all(core, following, mine)
+    run(core)
+    assert outcome(following) == outcome(healthy)
+
+
+def test_every_slot_taken_is_said(core: EngineCore) -> None:
+    for _ in range(4):
+        core.open(CALM)
+    with pytest.raises(SessionLimitError, match="all 4 places"):
+        core.open(CALM)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(core: EngineCore) -> None:
+    with pytest.raises(SettingsError, match="too long"):
+        core.open(SessionSettings(system_prompt="word " * 5000))
+    assert core.sessions == []

@@ -1,0 +1,215 @@
+"""The engine's thread: async callers, back-pressure, failures that stay where they happen."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from backend.config import CHUNK_SAMPLES, GREEDY, EngineConfig, SessionSettings
+from backend.engine import Engine, EngineSession
+from backend.errors import AudioInputError, SessionClosedError, SessionLimitError, SettingsError
+from backend.events import Decision, Event, SessionFailed
+from backend.model.checkpoint import Checkpoint
+
+CALM = SessionSettings(sampling=GREEDY)
+
+
+def noise(seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return (generator.standard_normal(CHUNK_SAMPLES) * 0.1).astype(np.float32)
+
+
+@pytest.fixture
+def engine(golden_checkpoint: Checkpoint) -> Iterator[Engine]:
+    with Engine(golden_checkpoint, EngineConfig(num_slots=2, max_pending_chunks=3)) as engine:
+        yield engine
+
+
+async def collect(session: EngineSession) -> list[Event]:
+    return [event async for event in session.events()]
+
+
+async def converse(engine: Engine, seeds: range) -> list[Event]:
+    session = await engine.open_session(CALM)
+    listening = asyncio.create_task(collect(session))
+    for seed in seeds:
+        await session.feed(noise(seed))
+    session.finish()
+    events = await listening
+    await session.close()
+    return events
+
+
+def decisions(events: list[Event]) -> dict[int, float]:
+    return {e.chunk: e.speak_probability for e in events if isinstance(e, Decision)}
+
+
+def test_conversations_side_by_side_do_not_mix(engine: Engine) -> None:
+    async def scenario() -> None:
+        one = await converse(engine, range(8))
+        other = await converse(engine, range(20, 26))
+        both = await asyncio.gather(converse(engine, range(8)), converse(engine, range(20, 26)))
+        assert decisions(both[0]) == pytest.approx(decisions(one), abs=1e-5)
+        assert decisions(both[1]) == pytest.approx(decisions(other), abs=1e-5)
+        assert len(decisions(one)) == 8
+        assert engine.num_sessions == 0
+
+    asyncio.run(scenario())
+
+
+def test_events_end_for_a_session_that_heard_nothing(engine: Engine) -> None:
+    async def scenario() -> None:
+        session = await engine.open_session()
+        session.finish()
+        assert await collect(session) == []
+        await session.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        np.zeros(CHUNK_SAMPLES - 1, np.float32),
+        np.zeros(CHUNK_SAMPLES),
+        np.zeros((1, CHUNK_SAMPLES), np.float32),
+        np.full(CHUNK_SAMPLES, np.nan, np.float32),
+        np.full(CHUNK_SAMPLES, np.inf, np.float32),
+    ],
+    ids=["short", "float64", "two axes", "nan", "inf"],
+)
+def test_audio_that_cannot_be_used_is_refused(engine: Engine, chunk: np.ndarray) -> None:
+    async def scenario() -> None:
+        session = await engine.open_session()
+        with pytest.raises(AudioInputError):
+            await session.feed(chunk)
+        assert await session.feed(noise(0)) == 0
+        await session.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_feeder_far_ahead_of_the_model_waits(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    step = engine.core.step
+    monkeypatch.setattr(engine.core, "step", lambda: gate.wait(30) and step())
+
+    async def scenario() -> None:
+        session = await engine.open_session(CALM)
+        for seed in range(3):
+            await session.feed(noise(seed))
+        waiting = asyncio.create_task(session.feed(noise(3)))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(waiting), 0.1)
+        gate.set()
+        assert await waiting == 3
+        session.finish()
+        assert list(decisions(await collect(session))) == [0, 1, 2, 3]
+        await session.close()
+
+    asyncio.run(scenario())
+
+
+def test_closing_wakes_a_feeder_and_a_listener(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    step = engine.core.step
+    monkeypatch.setattr(engine.core, "step", lambda: gate.wait(30) and step())
+
+    async def scenario() -> None:
+        session = await engine.open_session(CALM)
+        for seed in range(3):
+            await session.feed(noise(seed))
+        waiting = asyncio.create_task(session.feed(noise(3)))
+        listening = asyncio.create_task(collect(session))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(session.close())
+        with pytest.raises(SessionClosedError):
+            await waiting
+        await listening
+        gate.set()
+        await closing
+        await session.close()
+        with pytest.raises(SessionClosedError):
+            session.interrupt()
+
+    asyncio.run(scenario())
+
+
+def test_a_step_that_breaks_ends_only_who_was_in_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    async def scenario() -> None:
+        idle = await engine.open_session(CALM)
+        unlucky = await engine.open_session(CALM)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.core._runner, "encode", broken)
+            await unlucky.feed(noise(0))
+            events = await collect(unlucky)
+        assert [type(event) for event in events] == [SessionFailed]
+        await idle.feed(noise(1))
+        idle.finish()
+        assert len(decisions(await collect(idle))) == 1
+        await unlucky.close()
+        await idle.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_session_frees_its_slot(engine: Engine) -> None:
+    async def scenario() -> None:
+        sessions = [await engine.open_session() for _ in range(2)]
+        with pytest.raises(SessionLimitError):
+            await engine.open_session()
+        await sessions[0].close()
+        reopened = await engine.open_session()
+        await reopened.close()
+        await sessions[1].close()
+
+    asyncio.run(scenario())
+
+
+def test_an_opener_that_gives_up_leaves_no_session(engine: Engine) -> None:
+    async def scenario() -> None:
+        gate = threading.Event()
+        engine.command(lambda: gate.wait(30) and None)
+        opening = asyncio.create_task(engine.open_session())
+        await asyncio.sleep(0)
+        opening.cancel()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        sessions = [await engine.open_session() for _ in range(2)]
+        for session in sessions:
+            await session.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_error_of_opening_reaches_the_opener(engine: Engine) -> None:
+    async def scenario() -> None:
+        with pytest.raises(SettingsError):
+            await engine.open_session(SessionSettings(system_prompt="word " * 5000))
+
+    asyncio.run(scenario())
+
+
+def test_stopping_the_engine_ends_conversations(golden_checkpoint: Checkpoint) -> None:
+    async def scenario() -> None:
+        engine = Engine(golden_checkpoint, EngineConfig(num_slots=1))
+        engine.start()
+        session = await engine.open_session()
+        await asyncio.to_thread(engine.close)
+        events = await collect(session)
+        assert [type(event) for event in events] == [SessionFailed]
+
+    asyncio.run(scenario())
