@@ -1,5 +1,7 @@
 """The chunk-wise audio tower: 40 mel frames in, ten vectors of the language model's width out."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,7 +51,7 @@ class AudioTower(nn.Module):
         features: Tensor = encoder.proj(encoder.ln_post(pooled))
         return features
 
-    def _attend(self, attention: nn.Module, hidden: Tensor) -> Tensor:
+    def _attend(self, attention: Any, hidden: Tensor) -> Tensor:
         query, key, value = (
             projection(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)

@@ -1,0 +1,53 @@
+# Every target does its own set-up, on Debian, Ubuntu and macOS with Python 3.11 or newer.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip install --disable-pip-version-check --quiet
+ARGS ?=
+
+.PHONY: run test lint bench train evaluate local clean
+
+run: $(VENV)/run.stamp
+	$(PYTHON) app.py $(ARGS)
+
+test: lint $(VENV)/chromium.stamp
+	$(PYTHON) -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+bench: $(VENV)/run.stamp
+	$(PYTHON) -m backend.bench $(ARGS)
+
+train evaluate: $(VENV)/train.stamp
+	@test -n "$(DATA)" || { echo "Say where the recordings are: make $@ DATA=folder" >&2; exit 2; }
+	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
+
+local: $(VENV)/run.stamp
+	$(PIP) -r requirements-local.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+
+$(PYTHON):
+	.ci/create-venv $(VENV)
+
+# torch comes first and alone: pip then picks the build that suits the machine.
+$(VENV)/run.stamp: requirements.txt | $(PYTHON)
+	$(PIP) torch==2.13.0
+	$(PIP) -r requirements.txt
+	touch $@
+
+$(VENV)/train.stamp: requirements-train.txt $(VENV)/run.stamp
+	$(PIP) -r requirements-train.txt
+	touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt requirements-train.txt $(VENV)/run.stamp
+	$(PIP) -r requirements-dev.txt
+	touch $@
+
+$(VENV)/chromium.stamp: $(VENV)/dev.stamp
+	.ci/install-chromium $(PYTHON)
+	touch $@
