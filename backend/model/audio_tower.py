@@ -8,7 +8,10 @@ from torch.nn import functional as F
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
     Qwen2_5OmniAudioEncoderConfig,
 )
-from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
+    Qwen2_5OmniAudioAttention,
+    Qwen2_5OmniAudioEncoder,
+)
 
 from backend.config import MEL_FRAMES_PER_CHUNK, NUM_MEL_BINS
 
