@@ -1,0 +1,14 @@
+"""The wire: the OpenAI Realtime API over a WebSocket, and its full-duplex dialect."""
+
+from backend.realtime.connection import Connection, ConnectionOptions
+from backend.realtime.errors import CloseCode, ConnectionEnd, WireError
+from backend.realtime.translator import Dialect
+
+__all__ = [
+    "CloseCode",
+    "Connection",
+    "ConnectionEnd",
+    "ConnectionOptions",
+    "Dialect",
+    "WireError",
+]

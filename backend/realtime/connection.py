@@ -1,0 +1,242 @@
+"""One client's connection: what it sends goes to a session, what happens there goes back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.config import SessionSettings
+from backend.errors import AudioInteractionError, SessionLimitError
+from backend.events import Event, SessionFailed
+from backend.realtime.client_events import (
+    AppendAudio,
+    CancelResponse,
+    ClearAudio,
+    CommitAudio,
+    CreateResponse,
+    SessionUpdate,
+    parse_client_event,
+)
+from backend.realtime.errors import (
+    CloseCode,
+    ConnectionEnd,
+    ErrorType,
+    WireError,
+    as_wire_error,
+)
+from backend.realtime.input_audio import InputAudioBuffer, TimedChunk, decode_audio
+from backend.realtime.server_events import (
+    WireEvent,
+    duplex_capabilities,
+    error_event,
+    new_id,
+    session_object,
+    wire_event,
+)
+from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
+from backend.realtime.translator import Clock, Dialect, Translator
+
+Send = Callable[[WireEvent], Awaitable[None]]
+
+
+class EngineSession(Protocol):
+    """What a connection needs of an engine's session."""
+
+    async def feed(self, chunk: npt.NDArray[np.float32]) -> int:
+        """Hand over the next chunk; waits while the model is too far behind."""
+
+    def interrupt(self) -> None:
+        """Stop the reply in progress."""
+
+    def request_reply(self) -> None:
+        """Have the next chunk answered."""
+
+    def events(self) -> AsyncIterator[Event]:
+        """What happens, as it happens."""
+
+    async def close(self) -> None:
+        """Free the slot at once."""
+
+
+class SessionOpener(Protocol):
+    """What a connection needs of an engine."""
+
+    async def open_session(self, settings: SessionSettings | None = None) -> EngineSession:
+        """Start a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """What a client's address asks for, and the checkpoint's name."""
+
+    model: str
+    dialect: Dialect = Dialect.REALTIME
+    input_rate_hz: int = GA_RATE_HZ
+
+
+class Connection:
+    """Serves one client from its first message to its last.
+
+    Args:
+        engine: opens the session.
+        defaults: the configuration before the client changes it.
+        send: delivers one event to the client, in order.
+        clock: seconds, for the latencies that are reported.
+    """
+
+    def __init__(
+        self,
+        engine: SessionOpener,
+        options: ConnectionOptions,
+        defaults: SessionConfig,
+        send: Send,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._engine = engine
+        self._options = options
+        self._config = defaults
+        self._deliver = send
+        self._session_id = new_id("sess")
+        self._input = InputAudioBuffer(defaults.input_rate_hz)
+        self._translator = Translator(options.dialect, self._session_id, clock)
+        self._sending = asyncio.Lock()
+        self._has_started = asyncio.Event()
+        self._session: EngineSession
+
+    async def run(self, messages: AsyncIterator[str | bytes]) -> None:
+        """Serve until `messages` ends; the slot is free when this returns or raises.
+
+        Raises:
+            ConnectionEnd: alone or in a group, when there is no slot or the session failed.
+        """
+        self._session = await self._open_session()
+        try:
+            await self._send([self._session_event("session.created")])
+            async with asyncio.TaskGroup() as tasks:
+                emitting = tasks.create_task(self._emit())
+                await self._receive(messages)
+                emitting.cancel()
+        finally:
+            await self._session.close()
+
+    async def _receive(self, messages: AsyncIterator[str | bytes]) -> None:
+        async for message in messages:
+            try:
+                await self._obey(message)
+            except AudioInteractionError as error:
+                await self._send([error_event(as_wire_error(error))])
+
+    async def _emit(self) -> None:
+        # Until audio comes, a session may be replaced by one with other settings.
+        await self._has_started.wait()
+        async for event in self._session.events():
+            if isinstance(event, SessionFailed):
+                failure = WireError(event.message, "session_failed", error_type=ErrorType.SERVER)
+                raise ConnectionEnd(failure, CloseCode.SESSION_FAILED)
+            await self._send(self._translator.translate(event))
+
+    async def _obey(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            raise WireError("events are JSON in text messages, not binary", "binary_message")
+        event = parse_client_event(message)
+        try:
+            match event:
+                case SessionUpdate():
+                    await self._update_session(event)
+                case AppendAudio():
+                    await self._append_audio(event)
+                case CommitAudio():
+                    await self._commit_audio()
+                case ClearAudio():
+                    self._input.clear()
+                    await self._send([wire_event("input_audio_buffer.cleared")])
+                case CreateResponse():
+                    await self._create_response(event)
+                case CancelResponse():
+                    self._cancel_response()
+        except AudioInteractionError as error:
+            named = as_wire_error(error)
+            named.event_id = event.event_id
+            raise named from error
+
+    async def _update_session(self, event: SessionUpdate) -> None:
+        config = self._config.merged(event.session)
+        if config.settings() != self._config.settings():
+            await self._replace_session(config.settings())
+        if config.input_rate_hz != self._config.input_rate_hz:
+            self._input.set_rate(config.input_rate_hz)
+        self._config = config
+        await self._send([self._session_event("session.updated")])
+
+    async def _replace_session(self, settings: SessionSettings) -> None:
+        if self._has_started.is_set():
+            raise WireError(
+                "instructions, sampling, seed and the longest reply are fixed once audio was sent",
+                "session_already_started",
+                "session",
+            )
+        await self._session.close()
+        self._session = await self._open_session(settings)
+
+    async def _append_audio(self, event: AppendAudio) -> None:
+        pcm = decode_audio(event.audio)
+        if pcm:
+            self._translator.audio_arrived()
+        for chunk in self._input.append(pcm):
+            await self._feed(chunk)
+
+    async def _commit_audio(self) -> None:
+        if not self._translator.has_uncommitted_audio:
+            raise WireError(
+                "there is no audio to commit since the last item",
+                "input_audio_buffer_commit_empty",
+            )
+        await self._send(self._translator.commit())
+        for chunk in self._input.flush():
+            await self._feed(chunk)
+
+    async def _create_response(self, event: CreateResponse) -> None:
+        if self._translator.is_replying:
+            raise WireError(
+                "a response is in progress; cancel it or wait for its end",
+                "conversation_already_has_active_response",
+            )
+        self._translator.response_requested(event.response.metadata if event.response else None)
+        self._session.request_reply()
+        # A reply follows a chunk: a client that has stopped sending would wait for ever.
+        for chunk in list(self._input.flush()) or [self._input.silence()]:
+            await self._feed(chunk)
+
+    def _cancel_response(self) -> None:
+        if not self._translator.is_replying:
+            raise WireError("there is no response to cancel", "response_cancel_not_active")
+        self._session.interrupt()
+
+    async def _feed(self, chunk: TimedChunk) -> None:
+        self._has_started.set()
+        self._translator.chunk_fed(chunk.seconds)
+        await self._session.feed(chunk.samples)
+
+    async def _open_session(self, settings: SessionSettings | None = None) -> EngineSession:
+        try:
+            return await self._engine.open_session(settings or self._config.settings())
+        except SessionLimitError as error:
+            full = WireError(str(error), "session_limit_reached", error_type=ErrorType.SERVER)
+            raise ConnectionEnd(full, CloseCode.FULL) from error
+
+    def _session_event(self, event_type: str) -> WireEvent:
+        session = session_object(self._config, self._session_id, self._options.model)
+        if self._options.dialect is Dialect.DUPLEX:
+            session["capabilities"] = duplex_capabilities()
+        return wire_event(event_type, session=session)
+
+    async def _send(self, events: Iterable[WireEvent]) -> None:
+        """Both loops send; what belongs together stays together."""
+        ready = list(events)
+        async with self._sending:
+            for event in ready:
+                await self._deliver(event)

@@ -1,0 +1,70 @@
+"""What goes wrong on the wire, named so that a client can act on it."""
+
+from enum import IntEnum, StrEnum
+
+from backend.errors import AudioInputError, AudioInteractionError, SettingsError
+
+
+class ErrorType(StrEnum):
+    """Whose fault it is."""
+
+    INVALID_REQUEST = "invalid_request_error"
+    SERVER = "server_error"
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes that the server uses."""
+
+    POLICY = 1008
+    """The address asks for something that cannot be."""
+    SESSION_FAILED = 1011
+    FULL = 1013
+    """Every session is taken: try again later."""
+
+
+class WireError(AudioInteractionError):
+    """One message cannot be honoured; the connection goes on.
+
+    Args:
+        message: a sentence for the client's developer.
+        code: short name of the error.
+        param: dotted path of the field that is wrong, where it is one.
+        event_id: the client's id of its event, where it gave one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: str,
+        param: str | None = None,
+        event_id: str | None = None,
+        error_type: ErrorType = ErrorType.INVALID_REQUEST,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.event_id = event_id
+        self.error_type = error_type
+
+
+class ConnectionEnd(Exception):
+    """The connection cannot go on: `error` is sent, then the socket closes with `close_code`."""
+
+    def __init__(self, error: WireError, close_code: CloseCode) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.close_code = close_code
+
+
+def as_wire_error(error: AudioInteractionError) -> WireError:
+    """The wire's name for an error of the engine or its input."""
+    match error:
+        case WireError():
+            return error
+        case AudioInputError():
+            return WireError(str(error), "invalid_audio", "audio")
+        case SettingsError():
+            return WireError(str(error), "invalid_value", "session")
+        case _:
+            return WireError(str(error), "session_failed", error_type=ErrorType.SERVER)

@@ -1,0 +1,174 @@
+"""The HTTP and WebSocket application: the wire, the page's files, samples and health."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import Headers, QueryParams
+
+from backend.engine import Engine
+from backend.realtime import (
+    CloseCode,
+    Connection,
+    ConnectionEnd,
+    ConnectionOptions,
+    Dialect,
+    WireError,
+)
+from backend.realtime.server_events import WireEvent, error_event
+from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
+from webui.gradio_app import STATIC_FOLDER, mount_page
+
+logger = logging.getLogger(__name__)
+
+SAMPLES_FOLDER = Path(__file__).parents[1] / "assets" / "samples"
+MAX_WEBSOCKET_BYTES = 16 * 1024 * 1024
+"""Larger messages are not even read: the socket closes with 1009."""
+SEND_TIMEOUT_SECONDS = 10.0
+"""A client that takes no message for this long is gone."""
+
+_SUBPROTOCOL = "realtime"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def create_app(engine: Engine) -> FastAPI:
+    """The application over a running engine."""
+    app = FastAPI(title="Audio-Interaction Live", docs_url=None, redoc_url=None)
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "checkpoint": engine.checkpoint.name,
+            "device": str(engine.checkpoint.device),
+            "sessions": engine.num_sessions,
+            "session_limit": engine.config.num_slots,
+        }
+
+    @app.websocket("/v1/realtime")
+    async def realtime(websocket: WebSocket) -> None:
+        await _serve_realtime(engine, websocket)
+
+    app.mount("/live", StaticFiles(directory=STATIC_FOLDER), name="live")
+    app.mount("/samples", StaticFiles(directory=SAMPLES_FOLDER), name="samples")
+    return mount_page(app)
+
+
+def serve(engine: Engine, host: str, port: int) -> None:
+    """Serve until interrupted; port 0 takes a free one."""
+    config = uvicorn.Config(
+        create_app(engine),
+        host=host,
+        port=port,
+        log_level="warning",
+        ws_max_size=MAX_WEBSOCKET_BYTES,
+    )
+    uvicorn.Server(config).run()
+
+
+def is_same_origin(headers: Headers) -> bool:
+    """Whether a request comes from our own page, or from no page at all.
+
+    A page from elsewhere must not talk to a visitor's local server. Browsers always send
+    `Origin` with a WebSocket and let no page change it or add headers, so a proxy's
+    `X-Forwarded-Host` can be believed here.
+    """
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    parts = urlsplit(origin)
+    hosts = [headers.get("host", ""), *headers.get("x-forwarded-host", "").split(",")]
+    return any(
+        _address(parts.scheme, host.strip()) == _address(parts.scheme, parts.netloc)
+        for host in hosts
+        if host.strip()
+    )
+
+
+def _address(scheme: str, netloc: str) -> tuple[str | None, int | None]:
+    try:
+        parts = urlsplit(f"//{netloc}")
+        return parts.hostname, parts.port or _DEFAULT_PORTS.get(scheme)
+    except ValueError:
+        return None, None
+
+
+async def _serve_realtime(engine: Engine, websocket: WebSocket) -> None:
+    if not is_same_origin(websocket.headers):
+        await websocket.close(CloseCode.POLICY)
+        return
+    offered = websocket.scope.get("subprotocols", [])
+    await websocket.accept(_SUBPROTOCOL if _SUBPROTOCOL in offered else None)
+    try:
+        connection = _connection(engine, websocket)
+        await connection.run(_messages(websocket))
+    except* ConnectionEnd as ends:
+        await _end(websocket, _first(ends))
+    except* (WebSocketDisconnect, TimeoutError):
+        logger.info("a client went away")
+
+
+def _connection(engine: Engine, websocket: WebSocket) -> Connection:
+    async def send(event: WireEvent) -> None:
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            await websocket.send_text(json.dumps(event, ensure_ascii=False))
+
+    checkpoint = engine.checkpoint
+    options = _connection_options(websocket.query_params, checkpoint.name)
+    try:
+        defaults = SessionConfig(
+            instructions=checkpoint.system_prompt,
+            sampling=checkpoint.sampling,
+            input_rate_hz=options.input_rate_hz,
+        )
+    except WireError as error:
+        raise ConnectionEnd(error, CloseCode.POLICY) from error
+    return Connection(engine, options, defaults, send)
+
+
+def _connection_options(query: QueryParams, model: str) -> ConnectionOptions:
+    """What the address asks for.
+
+    Raises:
+        ConnectionEnd: `input_rate` is not a number.
+    """
+    dialect = Dialect.DUPLEX if query.get("duplex") == "1" else Dialect.REALTIME
+    given_rate = query.get("input_rate", str(GA_RATE_HZ))
+    if not (given_rate.isascii() and given_rate.isdigit()):
+        error = WireError(
+            f"input_rate must be a number of Hz, not {given_rate[:32]!r}",
+            "invalid_value",
+            "input_rate",
+        )
+        raise ConnectionEnd(error, CloseCode.POLICY)
+    return ConnectionOptions(model, dialect, int(given_rate))
+
+
+async def _messages(websocket: WebSocket) -> AsyncIterator[str | bytes]:
+    """The client's messages until it goes."""
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        text = message.get("text")
+        yield message["bytes"] if text is None else text
+
+
+async def _end(websocket: WebSocket, end: ConnectionEnd) -> None:
+    """Say why, then close; the client may have gone already."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await websocket.send_text(json.dumps(error_event(end.error)))
+        await websocket.close(end.close_code, end.error.code)
+
+
+def _first(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:
+    end = ends.exceptions[0]
+    return _first(end) if isinstance(end, BaseExceptionGroup) else end

@@ -1,0 +1,163 @@
+"""An engine without a model: it answers what it hears by a script, in the real one's shape.
+
+Run it to work on the page: `python -m tests.scripted`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.config import SamplingConfig, SessionSettings
+from backend.errors import SessionLimitError
+from backend.events import (
+    Decision,
+    Event,
+    SessionEnded,
+    SessionFailed,
+    TextDelta,
+    TurnDone,
+    TurnStarted,
+    TurnStatus,
+)
+from backend.protocol import Emotion
+
+LOUD = 0.01
+"""Root mean square above which a chunk is sound."""
+
+BREAK = "break"
+"""A scripted reply that fails the session instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedReply:
+    """What is said when a sound has ended."""
+
+    text: str
+    emotion: Emotion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedCheckpoint:
+    """What a server wants to know of a checkpoint."""
+
+    name: str = "scripted"
+    system_prompt: str = "Answer by the script."
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedConfig:
+    """What a server wants to know of an engine's size."""
+
+    num_slots: int
+
+
+class ScriptedSession:
+    """Replies in turn: each time a quiet chunk follows a loud one, or when asked to."""
+
+    def __init__(self, engine: "ScriptedEngine", settings: SessionSettings) -> None:
+        self.settings = settings
+        self.chunks: list[npt.NDArray[np.float32]] = []
+        self._engine = engine
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._chunks: asyncio.Queue[npt.NDArray[np.float32]] = asyncio.Queue()
+        self._is_requested = False
+        self._is_interrupted = False
+        self._hearing = asyncio.create_task(self._hear())
+
+    async def feed(self, chunk: npt.NDArray[np.float32]) -> int:
+        self.chunks.append(chunk)
+        self._chunks.put_nowait(chunk)
+        return len(self.chunks) - 1
+
+    def interrupt(self) -> None:
+        self._is_interrupted = True
+
+    def request_reply(self) -> None:
+        self._is_requested = True
+
+    async def events(self) -> AsyncIterator[Event]:
+        while not isinstance(event := await self._events.get(), SessionEnded):
+            yield event
+
+    async def close(self) -> None:
+        self._hearing.cancel()
+        self._events.put_nowait(SessionEnded())
+        self._engine.sessions.discard(self)
+
+    async def _hear(self) -> None:
+        was_loud, number, turn = False, 0, 0
+        while True:
+            chunk = await self._chunks.get()
+            is_loud = float(np.sqrt(np.mean(chunk**2))) > LOUD
+            speaks = self._is_requested or (was_loud and not is_loud)
+            probability = 0.97 if speaks else 0.2 if is_loud else 0.02
+            self._events.put_nowait(Decision(number, speaks, probability, 3.0))
+            if speaks:
+                self._is_requested = False
+                await self._say(turn, number, self._engine.replies[turn % self._engine.num_replies])
+                turn += 1
+            was_loud, number = is_loud, number + 1
+
+    async def _say(self, turn: int, chunk: int, reply: ScriptedReply) -> None:
+        if reply.text == BREAK:
+            self._events.put_nowait(SessionFailed("the script broke"))
+            return
+        self._is_interrupted = False
+        self._events.put_nowait(TurnStarted(turn, chunk, reply.emotion))
+        said = []
+        for word in reply.text.split(" "):
+            await asyncio.sleep(self._engine.seconds_per_word)
+            if self._is_interrupted:
+                break
+            said.append(word)
+            self._events.put_nowait(TextDelta(turn, word if len(said) == 1 else f" {word}"))
+        status = TurnStatus.CANCELLED if self._is_interrupted else TurnStatus.COMPLETED
+        self._events.put_nowait(TurnDone(turn, chunk, " ".join(said), reply.emotion, status))
+
+
+class ScriptedEngine:
+    """Sessions that all follow one script."""
+
+    def __init__(
+        self,
+        replies: Sequence[ScriptedReply],
+        num_slots: int = 8,
+        seconds_per_word: float = 0.0,
+    ) -> None:
+        self.replies = replies
+        self.num_replies = len(replies)
+        self.checkpoint = ScriptedCheckpoint()
+        self.config = ScriptedConfig(num_slots)
+        self.seconds_per_word = seconds_per_word
+        self.sessions: set[ScriptedSession] = set()
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self.sessions)
+
+    async def open_session(self, settings: SessionSettings | None = None) -> ScriptedSession:
+        if self.num_sessions >= self.config.num_slots:
+            raise SessionLimitError("every session is taken; try again in a moment")
+        session = ScriptedSession(self, settings or SessionSettings())
+        self.sessions.add(session)
+        return session
+
+
+DEMO_REPLIES = (
+    ScriptedReply("Coming up: large dark roast americano.", Emotion.HAPPY),
+    ScriptedReply("You said seven.", Emotion.NORMAL),
+    ScriptedReply("I hear a dog barking!", Emotion.URGENT),
+    ScriptedReply("Oh, really?", Emotion.SURPRISE),
+    ScriptedReply("That is sad to hear.", Emotion.SAD),
+    ScriptedReply("Do not shout at me.", Emotion.ANGRY),
+)
+
+if __name__ == "__main__":
+    from backend.server import serve
+
+    serve(ScriptedEngine(DEMO_REPLIES, seconds_per_word=0.15), "127.0.0.1", 7860)  # type: ignore[arg-type]

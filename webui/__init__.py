@@ -1,0 +1,1 @@
+"""The pages. They talk to the backend over the socket only."""

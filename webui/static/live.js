@@ -1,0 +1,170 @@
+// One visitor's conversation: from the buttons to the socket and back to the panel.
+
+import { FRAME_SAMPLES } from './audio-format.js';
+import { AudioInput } from './audio-input.js';
+import { Conversation } from './conversation.js';
+import { explainClose, explainError, requireSecureAddress } from './problems.js';
+import { fetchSample } from './samples.js';
+import { RealtimeSocket } from './socket.js';
+
+const State = Object.freeze({
+  IDLE: 'idle',
+  CONNECTING: 'connecting',
+  LISTENING: 'listening',
+  SPEAKING: 'speaking',
+});
+
+// A short reply is written faster than anyone could see that it was being said.
+const SHORTEST_SPEAKING_MS = 900;
+const FRAMES_PER_PACE = 20;
+
+export class Live {
+  constructor(panel, hint) {
+    this.panel = panel;
+    this.hint = hint;
+    this.state = State.IDLE;
+    this.input = null;
+    this.socket = null;
+    this.conversation = null;
+    this.speakingUntil = 0;
+    this.enter(State.IDLE);
+    panel.showHint(hint);
+  }
+
+  get isRunning() {
+    return this.state !== State.IDLE;
+  }
+
+  async startOrStop() {
+    if (this.isRunning) this.stop();
+    else await this.start({ withMicrophone: true });
+  }
+
+  async toggleMicrophone() {
+    const { input } = this;
+    if (input === null) return;
+    try {
+      if (input.hasMicrophone) input.setMuted(!input.isMuted);
+      else await input.openMicrophone();
+    } catch (error) {
+      this.panel.showProblem(explainError(error));
+    }
+    this.panel.showMicrophone(input.hasMicrophone, input.isMuted);
+  }
+
+  async playSample(sample, button) {
+    if (!this.isRunning) await this.start({ withMicrophone: false });
+    const { input } = this;
+    if (input === null) return;
+    button.setAttribute('aria-pressed', 'true');
+    try {
+      await input.play(await fetchSample(sample));
+    } catch (error) {
+      if (input === this.input) this.panel.showProblem(explainError(error));
+    } finally {
+      button.removeAttribute('aria-pressed');
+    }
+  }
+
+  async start({ withMicrophone }) {
+    this.panel.showProblem(null);
+    this.enter(State.CONNECTING);
+    try {
+      requireSecureAddress();
+      await this.openInput(withMicrophone);
+    } catch (error) {
+      this.stop(explainError(error));
+      return;
+    }
+    if (this.state !== State.CONNECTING) return; // stopped while the browser was asking
+    this.conversation = new Conversation();
+    this.panel.turns.clear();
+    this.panel.strip.show(this.conversation);
+    this.panel.showHint(this.hint);
+    this.socket = new RealtimeSocket({
+      onEvent: (event) => this.receive(event),
+      onClosed: (code) => this.stop(explainClose(code)),
+    });
+  }
+
+  async openInput(withMicrophone) {
+    const input = await AudioInput.open((frame) => this.sendFrame(frame));
+    this.input = input;
+    if (withMicrophone) await input.openMicrophone();
+    if (!this.isRunning) await input.close();
+    this.panel.showMicrophone(input.hasMicrophone, input.isMuted);
+  }
+
+  stop(problem = null) {
+    this.socket?.close();
+    this.input?.close();
+    this.socket = null;
+    this.input = null;
+    this.enter(State.IDLE);
+    this.panel.showBehind(0);
+    this.panel.showProblem(problem);
+  }
+
+  sendFrame(frame) {
+    if (this.socket === null || this.state === State.CONNECTING) return;
+    if (!this.socket.isOpen) return;
+    const now = performance.now();
+    this.socket.sendAudio(frame.pcm);
+    this.conversation.frameSent(frame, FRAME_SAMPLES, now);
+    if (this.state === State.SPEAKING && this.conversation.currentTurn === null) {
+      if (now > this.speakingUntil) this.enter(State.LISTENING);
+    }
+    if (this.state === State.LISTENING) this.panel.showLevel(frame.level);
+    this.panel.showBehind(this.conversation.secondsBehind);
+    this.panel.strip.draw();
+  }
+
+  receive(event) {
+    const now = performance.now();
+    this.conversation.receive(event, now);
+    switch (event.type) {
+      case 'session.created':
+        this.enter(State.LISTENING);
+        this.panel.announce('Listening.');
+        break;
+      case 'response.listen':
+        this.showPace();
+        break;
+      case 'response.speak':
+        this.speakingUntil = now + SHORTEST_SPEAKING_MS;
+        this.enter(State.SPEAKING);
+        this.showReply();
+        break;
+      case 'response.output_text.delta':
+        this.showReply();
+        break;
+      case 'response.done':
+        this.showReply();
+        this.announceReply();
+        break;
+    }
+  }
+
+  showReply() {
+    this.panel.showReply(this.conversation.turns.at(-1), this.conversation.medianFirstTextMs());
+  }
+
+  announceReply() {
+    const { emotion, text } = this.conversation.turns.at(-1);
+    this.panel.announce(emotion === null ? text : `${emotion}: ${text}`);
+  }
+
+  showPace() {
+    const recent = this.conversation.decisions.slice(-FRAMES_PER_PACE).filter(Boolean);
+    const total = recent.reduce((sum, decision) => sum + decision.milliseconds, 0);
+    this.panel.showPace(total / recent.length);
+  }
+
+  enter(state) {
+    this.state = state;
+    const turn = this.conversation?.turns.at(-1);
+    const emotion = this.isRunning && state !== State.CONNECTING ? turn?.emotion : null;
+    this.panel.showState(state, emotion ?? null);
+    this.panel.showRunning(this.isRunning);
+  }
+}

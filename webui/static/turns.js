@@ -1,0 +1,55 @@
+// The conversation as a list, newest at the end.
+
+const STATUS_WORDS = { cancelled: 'stopped', incomplete: 'cut at the longest reply' };
+
+function clockTime(seconds) {
+  const whole = Math.floor(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, '0')}`;
+}
+
+function element(name, text = '') {
+  const made = document.createElement(name);
+  made.textContent = text;
+  return made;
+}
+
+export class Turns {
+  constructor(list, empty) {
+    this.list = list;
+    this.empty = empty;
+    this.items = new Map();
+  }
+
+  clear() {
+    this.items.clear();
+    this.list.replaceChildren();
+    this.empty.hidden = false;
+  }
+
+  show(turn) {
+    this.empty.hidden = true;
+    const item = this.items.get(turn) ?? this.add(turn);
+    item.text.textContent = turn.text;
+    const words = [STATUS_WORDS[turn.status]];
+    if (turn.firstTextMs !== null) words.push(`${Math.round(turn.firstTextMs)} ms`);
+    item.time.textContent = words.filter(Boolean).join(' · ');
+    this.list.scrollTop = this.list.scrollHeight;
+  }
+
+  add(turn) {
+    const row = element('li');
+    const meta = element('p');
+    meta.className = 'meta';
+    if (turn.emotion) row.dataset.emotion = turn.emotion;
+    const time = element('span');
+    time.title = 'from the end of the chunk to the first text on this page';
+    meta.append(element('i'), element('span', clockTime(turn.seconds)));
+    if (turn.emotion) meta.append(element('b', turn.emotion));
+    meta.append(time);
+    const text = element('p');
+    row.append(meta, text);
+    this.list.append(row);
+    this.items.set(turn, { text, time });
+    return this.items.get(turn);
+  }
+}
