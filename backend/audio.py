@@ -108,17 +108,20 @@ def stream_audio(path: str | Path) -> Iterator[Samples]:
     Any format that libsndfile or FFmpeg reads, at any rate; channels are averaged.
 
     Raises:
-        AudioInputError: it cannot be read, holds no audio or only silence.
+        AudioInputError: it cannot be read, holds no audio, only silence or broken samples.
     """
     path = Path(path)
     num_samples = 0
     for block in _decode(path):
         num_samples += len(block)
-        if (np.abs(block) >= SILENCE_PEAK).any():
+        if not (np.abs(block) < SILENCE_PEAK).all():
             break
     else:
         raise AudioInputError(f"{path} holds only silence" if num_samples else f"{path} is empty")
-    yield from _decode(path)
+    for block in _decode(path):
+        if not np.isfinite(block).all():
+            raise AudioInputError(f"{path} holds values that are not finite numbers")
+        yield block
 
 
 def _decode(path: Path) -> Iterator[Samples]:

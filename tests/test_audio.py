@@ -172,6 +172,8 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     soundfile.write(empty, np.empty(0), SAMPLE_RATE_HZ)
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+    broken = tmp_path / "broken.wav"
+    soundfile.write(broken, np.full(100, np.nan), SAMPLE_RATE_HZ, subtype="FLOAT")
     for path, message in [
         (tmp_path / "missing.wav", "cannot be read: No such file"),
         (tmp_path, "cannot be read: Is a directory"),
@@ -179,6 +181,7 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
         (nothing, "cannot be read as audio"),
         (empty, "is empty"),
         (silent, "holds only silence"),
+        (broken, "holds values that are not finite"),
     ]:
         with pytest.raises(AudioInputError, match=message) as caught:
             read_audio(path)
