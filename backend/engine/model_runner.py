@@ -98,7 +98,7 @@ class ModelRunner:
         for start in range(0, len(tokens), PREFILL_POSITIONS):
             end = min(start + PREFILL_POSITIONS, len(tokens))
             positions = torch.arange(start, end, device=self.device)[None]
-            self._forward(rows, embeddings[None, start:end], positions, end - 1)
+            self._forward(rows, embeddings[None, start:end], positions, start, end - 1)
 
     @torch.inference_mode()
     def encode(self, slots: Sequence[int], chunks: Sequence[npt.NDArray[np.float32]]) -> Tensor:
@@ -155,18 +155,26 @@ class ModelRunner:
         padded = embeddings.new_zeros((num_slots, *embeddings.shape[1:]))
         padded[members] = embeddings
         positions = starts.to(self.device)[:, None] + self._step_offsets[:steps]
-        last_position = max(row.position for row in rows) + steps - 1
-        hidden = self._forward(slice(first, first + num_slots), padded, positions, last_position)
+        hidden = self._forward(
+            slice(first, first + num_slots),
+            padded,
+            positions,
+            first_position=min(row.position for row in rows),
+            last_position=max(row.position for row in rows) + steps - 1,
+        )
         return hidden[members, -1]
 
     def _forward(
-        self, slots: slice, embeddings: Tensor, positions: Tensor, last_position: int
+        self,
+        slots: slice,
+        embeddings: Tensor,
+        positions: Tensor,
+        first_position: int,
+        last_position: int,
     ) -> Tensor:
-        key_length = self._cache.key_length_for(last_position)
-        self._cache.begin_step(StepShape(slots, positions, key_length))
-        mask = packed_mask(
-            positions, key_length, self._sliding_window, self._num_groups, self._dtype
-        )
+        keys = self._cache.keys_for(first_position, last_position, self._sliding_window)
+        self._cache.begin_step(StepShape(slots, positions, keys))
+        mask = packed_mask(positions, keys, self._sliding_window, self._num_groups, self._dtype)
         output = self._language_model.model(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": mask},

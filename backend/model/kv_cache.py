@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, Cache, Qwen2Config
 
 ATTENTION_NAME = "packed_gqa"
-KEY_LENGTH_STEP = 128
+KEY_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class StepShape:
     """The rows of the pass: contiguous, so that the cache is read without a copy."""
     positions: Tensor
     """`[rows, steps]`, where each row's new keys and values go."""
-    key_length: int
-    """Indices below this are read."""
+    keys: slice
+    """The indices that are read."""
 
 
 class SlotCache(Cache):
@@ -76,22 +76,25 @@ class SlotCache(Cache):
         row_ids = self._row_ids[: keys.shape[0]]
         keys.transpose(1, 2)[row_ids, step.positions] = key_states.transpose(1, 2)
         values.transpose(1, 2)[row_ids, step.positions] = value_states.transpose(1, 2)
-        return keys[:, :, : step.key_length], values[:, :, : step.key_length]
+        return keys[:, :, step.keys], values[:, :, step.keys]
 
     def wipe(self, slot: int) -> None:
         """Zero a slot. Only numbers that are not finite need it: a mask does not stop them."""
         for stored in (*self.keys, *self.values):
             stored[slot].zero_()
 
-    def key_length_for(self, last_position: int) -> int:
-        """How many indices to read so that `last_position` is among them: a few fixed lengths."""
-        rounded = (last_position // KEY_LENGTH_STEP + 1) * KEY_LENGTH_STEP
-        return min(rounded, self.max_positions)
+    def keys_for(
+        self, first_position: int, last_position: int, sliding_window: int | None
+    ) -> slice:
+        """Which indices queries from `first_position` to `last_position` see: a few fixed edges."""
+        start = 0 if sliding_window is None else max(0, first_position - sliding_window + 1)
+        stop = (last_position // KEY_STEP + 1) * KEY_STEP
+        return slice(start // KEY_STEP * KEY_STEP, min(stop, self.max_positions))
 
 
 def packed_mask(
     positions: Tensor,
-    key_length: int,
+    keys: slice,
     sliding_window: int | None,
     num_groups: int,
     dtype: torch.dtype,
@@ -100,16 +103,16 @@ def packed_mask(
 
     Args:
         positions: `[rows, steps]` positions of the queries.
-        key_length: number of keys read.
+        keys: the indices that are read.
         sliding_window: how many positions back a query sees, itself included; None for all.
         num_groups: query heads per key/value head.
         dtype: of the queries.
 
     Returns:
-        `[rows, 1, groups * steps, key_length]`, 0 where a query sees a key.
+        `[rows, 1, groups * steps, keys]`, 0 where a query sees a key.
     """
     query = positions[:, :, None]
-    key = torch.arange(key_length, device=positions.device)
+    key = torch.arange(keys.start, keys.stop, device=positions.device)
     visible = key <= query
     if sliding_window is not None:
         visible &= key > query - sliding_window
@@ -135,7 +138,7 @@ def packed_gqa_attention(
     Args:
         module: the attention layer.
         query: `[rows, heads, steps, head_size]`.
-        key: `[rows, kv_heads, key_length, head_size]`, likewise `value`.
+        key: `[rows, kv_heads, keys, head_size]`, likewise `value`.
         attention_mask: from `packed_mask`.
         scaling: of the scores.
 
