@@ -1,0 +1,131 @@
+"""Imports point one way, the pure parts are pure, and importing does no work."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+# From the inside out: a module imports from its own layer and from those before it.
+LAYERS = [
+    ["backend.config", "backend.errors", "backend.events", "backend.protocol"],
+    ["backend.audio", "backend.features", "backend.model"],
+    ["backend.engine"],
+    ["backend.realtime", "backend.recorder", "backend.speech"],
+    ["backend.bench", "backend.cli", "backend.server", "webui"],
+    ["app"],
+]
+# Offline work: it may use everything but the front ends, and none of them uses it.
+TRAINING = "backend.training"
+FRONT_ENDS = ["app", "backend.bench", "backend.cli", "backend.server", "backend.realtime", "webui"]
+
+PURE = [
+    "backend.config",
+    "backend.errors",
+    "backend.events",
+    "backend.protocol",
+    "backend.engine.context",
+    "backend.engine.scheduler",
+]
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the application, by name."""
+    files = [REPOSITORY / "app.py"]
+    for package in ("backend", "webui"):
+        files += sorted((REPOSITORY / package).rglob("*.py"))
+    return {
+        ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in files
+    }
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The names that a file imports anywhere, also inside functions."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute here"
+            assert node.module is not None
+            yield node.module
+
+
+def is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def layer_of(name: str) -> int | None:
+    for number, layer in enumerate(LAYERS):
+        if any(is_in(name, package) for package in layer):
+            return number
+    return None
+
+
+def test_imports_point_one_way() -> None:
+    for name, file in modules().items():
+        layer = layer_of(name)
+        for other in imported(file):
+            other_layer = layer_of(other)
+            if layer is not None and other_layer is not None:
+                assert other_layer <= layer, f"{name} must not import {other}"
+
+
+def test_training_stands_apart() -> None:
+    for name, file in modules().items():
+        for other in imported(file):
+            if is_in(name, TRAINING):
+                assert not any(is_in(other, end) for end in FRONT_ENDS), f"{name} imports {other}"
+            elif name != "backend.bench":
+                assert not is_in(other, TRAINING), f"{name} imports {other}"
+
+
+def test_the_page_knows_the_backend_by_its_socket_only() -> None:
+    for name, file in modules().items():
+        if is_in(name, "webui"):
+            assert not any(is_in(other, "backend") for other in imported(file)), name
+
+
+def test_every_module_has_a_layer() -> None:
+    for name in modules():
+        assert name == "backend" or is_in(name, TRAINING) or layer_of(name) is not None, name
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_import_no_torch(name: str) -> None:
+    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+    for node in tree.body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [str(node.module)]
+        assert not any(is_in(other, "torch") for other in names)
+
+
+def test_importing_does_no_work() -> None:
+    """Nothing is printed, no thread runs and no network is touched when everything is imported."""
+    names = [name for name in modules() if not is_in(name, TRAINING)]
+    script = f"""
+import importlib, socket, threading
+
+def refuse(*_):
+    raise AssertionError("a connection was opened")
+
+socket.socket.connect = refuse
+for name in {names!r}:
+    importlib.import_module(name)
+assert threading.active_count() == 1, threading.enumerate()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

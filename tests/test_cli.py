@@ -1,0 +1,261 @@
+"""`python app.py listen`: real recordings through the engine, and what it says about bad ones."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import GOLDEN
+
+import app
+from backend.cli import TRAILING_SILENCE_CHUNKS
+from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
+from backend.model.checkpoint import Checkpoint
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def bark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference's recording, which its small checkpoint answers."""
+    path = tmp_path_factory.mktemp("recordings") / "bark.wav"
+    with np.load(GOLDEN / "count_bark_01.npz") as clip:
+        soundfile.write(path, clip["audio"], SAMPLE_RATE_HZ, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture
+def listen(golden_checkpoint_dir: Path, capsys: pytest.CaptureFixture[str]) -> "Listen":
+    return Listen(golden_checkpoint_dir, capsys)
+
+
+class Listen:
+    """Runs the command in this process."""
+
+    def __init__(self, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._checkpoint = checkpoint
+        self._capsys = capsys
+        self.errors = ""
+
+    def __call__(self, *arguments: str | Path, exit_code: int = 0) -> str:
+        """What the command prints."""
+        given = ["listen", "--checkpoint", str(self._checkpoint), *map(str, arguments)]
+        assert app.main(given) == exit_code
+        output, self.errors = self._capsys.readouterr()
+        return output
+
+    def events(self, *arguments: str | Path, exit_code: int = 0) -> list[dict[str, Any]]:
+        """The objects that the command prints with `--json`, greedily."""
+        output = self("--json", "--greedy", *arguments, exit_code=exit_code)
+        return [json.loads(line) for line in output.splitlines()]
+
+
+def of_kind(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [event for event in events if event["event"] == kind]
+
+
+def num_chunks(path: Path) -> int:
+    return -(-len(soundfile.read(path)[0]) // CHUNK_SAMPLES) + TRAILING_SILENCE_CHUNKS
+
+
+def test_the_json_lines_have_exactly_their_keys(listen: Listen, bark: Path) -> None:
+    events = listen.events(bark)
+    keys = {
+        "decision": "event file chunk seconds speak speak_probability milliseconds",
+        "turn_started": "event file turn chunk seconds emotion",
+        "text_delta": "event file turn delta",
+        "turn_done": "event file turn text emotion chunk",
+    }
+    assert {event["event"] for event in events} == set(keys)
+    for event in events:
+        assert list(event) == keys[event["event"]].split()
+        assert event["file"] == str(bark)
+
+
+def test_every_chunk_is_decided_on(listen: Listen, bark: Path) -> None:
+    decisions = of_kind(listen.events(bark), "decision")
+    assert [decision["chunk"] for decision in decisions] == list(range(num_chunks(bark)))
+    seconds = [decision["seconds"] for decision in decisions]
+    np.testing.assert_allclose(seconds, 0.4 * np.arange(1, len(seconds) + 1))
+    for decision in decisions:
+        assert decision["speak"] == (decision["speak_probability"] > 0.5)
+        assert decision["milliseconds"] > 0
+
+
+def test_the_replies_are_the_reference_s(
+    listen: Listen, bark: Path, golden_checkpoint: Checkpoint
+) -> None:
+    events = listen.events(bark)
+    with np.load(GOLDEN / "count_bark_01.npz") as clip:
+        chunks, tokens = clip["online_keep_chunk"], clip["online_keep_tokens"]
+    first_turn = int(np.flatnonzero(tokens == golden_checkpoint.control_tokens.text_begin)[0])
+    done = of_kind(events, "turn_done")
+    assert done[0]["chunk"] == chunks[first_turn]
+    end = first_turn + int(
+        np.flatnonzero(tokens[first_turn:] == golden_checkpoint.control_tokens.text_end)[0]
+    )
+    reply = golden_checkpoint.tokenizer.decode(tokens[first_turn + 1 : end].tolist())
+    assert done[0]["text"] == reply
+
+
+def test_a_turn_s_events_agree(listen: Listen, bark: Path) -> None:
+    events = listen.events(bark)
+    started, done = of_kind(events, "turn_started"), of_kind(events, "turn_done")
+    assert [turn["turn"] for turn in started] == list(range(len(started)))
+    assert len(started) == len(done) > 0
+    decisions = of_kind(events, "decision")
+    for begin, end in zip(started, done, strict=True):
+        deltas = [
+            event["delta"]
+            for event in of_kind(events, "text_delta")
+            if event["turn"] == begin["turn"]
+        ]
+        assert "".join(deltas) == end["text"]
+        assert begin["emotion"] == end["emotion"]
+        assert begin["chunk"] == end["chunk"]
+        assert decisions[begin["chunk"]]["speak"]
+        assert decisions[begin["chunk"]]["seconds"] == begin["seconds"]
+
+
+def test_each_file_is_a_session_of_its_own(listen: Listen, bark: Path) -> None:
+    once = of_kind(listen.events(bark), "turn_done")
+    twice = of_kind(listen.events(bark, bark), "turn_done")
+    assert twice == once + once
+
+
+def test_continuous_is_one_session_over_all_files(
+    listen: Listen, bark: Path, tmp_path: Path
+) -> None:
+    second = tmp_path / "again.wav"
+    second.write_bytes(bark.read_bytes())
+    events = listen.events("--continuous", bark, second)
+    decisions = of_kind(events, "decision")
+    each = num_chunks(bark)
+    assert [decision["chunk"] for decision in decisions] == list(range(2 * each))
+    assert [decision["file"] for decision in decisions] == [str(bark)] * each + [str(second)] * each
+    assert decisions[each]["seconds"] == 0.4
+    turns = [turn["turn"] for turn in of_kind(events, "turn_done")]
+    assert turns == list(range(len(turns)))
+
+
+def test_a_list_of_files(
+    listen: Listen, bark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "beside.wav").write_bytes(bark.read_bytes())
+    (tmp_path / "here.wav").write_bytes(bark.read_bytes())
+    (tmp_path / "lists" / "list.json").write_text(json.dumps(["beside.wav", "here.wav", str(bark)]))
+    events = listen.events("lists/list.json")
+    files = list(dict.fromkeys(event["file"] for event in events))
+    assert files == ["beside.wav", "here.wav", str(bark)]
+
+
+def test_bad_files_are_named_and_the_others_go_on(
+    listen: Listen, bark: Path, tmp_path: Path
+) -> None:
+    silent, text = tmp_path / "silent.wav", tmp_path / "text.mp3"
+    soundfile.write(silent, np.zeros(9_000), SAMPLE_RATE_HZ)
+    text.write_text("no audio")
+    list_of_numbers, no_json = tmp_path / "numbers.json", tmp_path / "broken.json"
+    list_of_numbers.write_text("[1, 2]")
+    no_json.write_text("[")
+    given = [tmp_path / "missing.ogg", silent, text, list_of_numbers, no_json, bark]
+    events = listen.events(*given, exit_code=app.EXIT_UNUSABLE_FILE)
+    assert {event["file"] for event in events} == {str(bark)}
+    lines = listen.errors.splitlines()
+    assert [str(path) in line for path, line in zip(given, lines, strict=False)] == [True] * 5
+    assert len(lines) == 5
+
+
+def test_in_a_continuous_session_a_bad_file_is_passed_over(
+    listen: Listen, bark: Path, tmp_path: Path
+) -> None:
+    arguments: list[str | Path] = ["--continuous", bark, tmp_path / "missing.ogg", bark]
+    decisions = of_kind(listen.events(*arguments, exit_code=1), "decision")
+    assert len(decisions) == 2 * num_chunks(bark)
+
+
+def test_for_people_there_are_times_emotions_and_text(listen: Listen, bark: Path) -> None:
+    done = of_kind(listen.events(bark), "turn_done")
+    lines = listen("--greedy", bark).splitlines()
+    assert lines[0] == str(bark)
+    assert lines[1].endswith(done[0]["text"].rstrip())
+    assert " s  " in lines[1]
+
+
+def test_draws_repeat_with_their_seed(listen: Listen, bark: Path) -> None:
+    def texts(seed: int) -> list[str]:
+        output = listen("--json", "--temperature", "2", "--top-k", "50", "--seed", str(seed), bark)
+        events = [json.loads(line) for line in output.splitlines()]
+        return [event["text"] for event in of_kind(events, "turn_done")]
+
+    assert texts(1) == texts(1)
+    assert len({str(texts(seed)) for seed in range(4)}) > 1
+
+
+def test_realtime_takes_as_long_as_the_audio(listen: Listen, tmp_path: Path) -> None:
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 3_000), SAMPLE_RATE_HZ)
+    began = time.monotonic()
+    listen("--realtime", path)
+    assert time.monotonic() - began >= 0.4 * num_chunks(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature", "9"], "temperature must be between 0 and 2, not 9.0"),
+        (["--top-k", "0"], "top-k must be between 1 and 1000, not 0"),
+        (["--seed", "-1"], "seed must be between"),
+        (["--device", "abacus"], "there is no device 'abacus'"),
+        (["--dtype", "int4"], "dtype must be one of"),
+        (["--checkpoint", "./nowhere"], "there is no checkpoint folder ./nowhere"),
+        (["--system-prompt", "word " * 5_000], "the system prompt is too long"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(
+    listen: Listen, bark: Path, arguments: list[str], message: str
+) -> None:
+    assert listen(bark, *arguments, exit_code=app.EXIT_ERROR) == ""
+    [line] = listen.errors.splitlines()
+    assert message in line
+
+
+def test_a_broken_checkpoint_is_no_traceback(bark: Path, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "app.py", "listen", "--checkpoint", str(tmp_path), str(bark)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == f"app.py: {tmp_path / 'model_config.yaml'} is missing\n"
+
+
+def test_ctrl_c_ends_quietly(listen: Listen, bark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("backend.model.checkpoint.load_checkpoint", interrupt)
+    assert listen(bark, exit_code=app.EXIT_INTERRUPTED) == ""
+    assert listen.errors == ""
+
+
+def test_without_a_command_the_page_is_served() -> None:
+    parsed = app.parse(["--port", "8000", "--checkpoint", "somewhere"])
+    assert (parsed.command, parsed.port, parsed.checkpoint) == ("serve", 8000, "somewhere")
+    assert app.parse([]).port == 7860
+
+
+def test_listening_needs_no_web_server() -> None:
+    script = (
+        "import sys, backend.cli; sys.exit('gradio' in sys.modules or 'fastapi' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True)
