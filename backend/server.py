@@ -62,16 +62,20 @@ def create_app(engine: Engine) -> FastAPI:
     return mount_page(app)
 
 
-def serve(engine: Engine, host: str, port: int) -> None:
-    """Serve until interrupted; port 0 takes a free one."""
-    config = uvicorn.Config(
+def server_config(engine: Engine, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn serves the application; port 0 takes a free one."""
+    return uvicorn.Config(
         create_app(engine),
         host=host,
         port=port,
         log_level="warning",
         ws_max_size=MAX_WEBSOCKET_BYTES,
     )
-    uvicorn.Server(config).run()
+
+
+def serve(engine: Engine, host: str, port: int) -> None:
+    """Serve until interrupted."""
+    uvicorn.Server(server_config(engine, host, port)).run()
 
 
 def is_same_origin(headers: Headers) -> bool:

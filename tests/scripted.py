@@ -33,7 +33,7 @@ BREAK = "break"
 
 @dataclass(frozen=True, slots=True)
 class ScriptedReply:
-    """What is said when a sound has ended."""
+    """What is said when a sound has ended; `{prompt}` stands for the session's prompt."""
 
     text: str
     emotion: Emotion | None = None
@@ -109,8 +109,8 @@ class ScriptedSession:
             return
         self._is_interrupted = False
         self._events.put_nowait(TurnStarted(turn, chunk, reply.emotion))
-        said = []
-        for word in reply.text.split(" "):
+        said: list[str] = []
+        for word in reply.text.format(prompt=self.settings.system_prompt).split(" "):
             await asyncio.sleep(self._engine.seconds_per_word)
             if self._is_interrupted:
                 break

@@ -12,8 +12,8 @@ _TITLE = "Audio-Interaction Live"
 _START = "import(new URL('live/main.js', document.baseURI).href).then((m) => m.mount(element));"
 # The panel is the whole page: Gradio's frame around it goes.
 _FRAME_CSS = """
-.gradio-container { padding: 0 !important; }
-.gradio-container main.fillable { max-width: none !important; padding: 0 !important; }
+.gradio-container .main.fillable { max-width: none; padding: 0; }
+#live, #live .html-container { padding: 0; overflow: visible; }
 """
 
 
@@ -53,7 +53,10 @@ def mount_page(app: FastAPI) -> FastAPI:
 
 def _theme() -> gr.themes.Base:
     """System fonts: nothing is fetched from elsewhere."""
-    return gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    return gr.themes.Base(**fonts).set(
+        body_background_fill="#f7f7f5", body_background_fill_dark="#141517"
+    )
 
 
 def _read(name: str) -> str:

@@ -7,7 +7,7 @@ const LABEL_HEIGHT = 18;
 const CHANCE_SHARE = 0.34; // of the height
 const GAP = 10;
 const SPEAK_ABOVE = 0.5;
-const GAIN = 3; // speech rarely peaks above a third of full scale
+const LOUDNESS_EXPONENT = 0.6; // quiet speech stays visible beside loud speech
 
 export class Strip {
   constructor(canvas) {
@@ -35,7 +35,10 @@ export class Strip {
     this.chanceTop = height * (1 - CHANCE_SHARE);
     this.middle = (LABEL_HEIGHT + this.chanceTop - GAP) / 2;
     this.drawThreshold();
-    if (this.conversation === null) return;
+    if (this.conversation === null) {
+      this.drawEmpty();
+      return;
+    }
     this.start = this.conversation.seconds - width / PIXELS_PER_SECOND;
     this.drawReplies();
     this.drawSound();
@@ -56,10 +59,16 @@ export class Strip {
     this.context.setLineDash([2, 4]);
     this.line(0, y, this.width, y);
     this.context.setLineDash([]);
-    this.context.fillStyle = this.colour('soft');
-    this.context.fillText('speaks above', 0, y - 5);
     this.context.strokeStyle = this.colour('line');
     this.line(0, this.bottom, this.width, this.bottom);
+  }
+
+  drawEmpty() {
+    this.context.strokeStyle = this.colour('line');
+    this.line(0, this.middle, this.width, this.middle);
+    this.context.fillStyle = this.colour('soft');
+    this.context.fillText('Sound', 0, this.middle - 8);
+    this.context.fillText('Chance that it speaks', 0, this.chanceTop + 4);
   }
 
   drawReplies() {
@@ -84,7 +93,7 @@ export class Strip {
     const first = Math.max(0, Math.floor(this.start / FRAME_SECONDS));
     this.context.fillStyle = this.colour('wave');
     for (let i = first; i < frames.length; i += 1) {
-      const height = Math.max(0.75, halfHeight * Math.min(1, GAIN * frames[i].peak));
+      const height = Math.max(0.75, halfHeight * frames[i].peak ** LOUDNESS_EXPONENT);
       this.context.fillRect(this.x(i * FRAME_SECONDS), this.middle - height, 1.2, 2 * height);
     }
   }

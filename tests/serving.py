@@ -1,0 +1,37 @@
+"""A real server on a free port, for tests that talk to it as clients do."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import uvicorn
+
+from backend.engine import Engine
+from backend.server import server_config
+from tests.scripted import ScriptedEngine
+
+START_SECONDS = 30.0
+
+
+@contextmanager
+def serving(engine: Engine | ScriptedEngine) -> Iterator[str]:
+    """Serve `engine` while the block runs; gives `host:port`."""
+    server = uvicorn.Server(server_config(cast(Engine, engine), "127.0.0.1", 0))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{_port(server)}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _port(server: uvicorn.Server) -> int:
+    deadline = time.monotonic() + START_SECONDS
+    while not server.started:
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.01)
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return port
