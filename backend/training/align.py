@@ -1,0 +1,210 @@
+"""What was said when: wordings, words and phones of the clips, by pocketsphinx's acoustic model."""
+
+import multiprocessing
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from pocketsphinx import Decoder
+from tqdm import tqdm
+
+from backend.training.domain import OPENINGS, SLOT_VALUES, Order, Slot, order_grammar
+
+FRAMES_PER_SECOND = 100
+PHONES = tuple(
+    phone
+    for row in (
+        "SIL AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L",
+        "M N NG OW OY P R S SH T TH UH UW V W Y Z ZH",
+    )
+    for phone in row.split()
+)
+ADDED_WORDS = {
+    "macchiato": "M AA K IY AA T OW",
+    "snowboy": "S N OW B OY",
+    "jarvis": "JH AA R V IH S",
+    "americano": "AH M EH R IH K AA N OW",
+    "alexa": "AH L EH K S AH",
+}
+
+
+class ClipKind(StrEnum):
+    """What is spoken in a clip."""
+
+    ORDER = "order"
+    DIGIT = "digit"
+    WAKE_WORD = "wake word"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A spoken word; `start` and `end` in frames of 10 ms from the clip's beginning."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A phrase of an order: words `first` to `stop` (exclusive). No slot: opening, with, and."""
+
+    slot: Slot | None
+    text: str
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A clip to be aligned; `text` None where only the order is known."""
+
+    key: str
+    kind: ClipKind
+    human: bool
+    held_out: bool
+    audio: np.ndarray
+    """int16, [samples]"""
+    speech_end: int
+    """Frame of 10 ms after which nothing loud follows."""
+    text: str | None
+    order: dict[Slot, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """An aligned utterance."""
+
+    key: str
+    kind: ClipKind
+    human: bool
+    held_out: bool
+    audio: np.ndarray
+    """int16, [samples]"""
+    words: tuple[Word, ...]
+    phones: np.ndarray
+    """uint8 indices into PHONES, [frames of 10 ms]"""
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The words said."""
+        return " ".join(word.text for word in self.words)
+
+
+def _phrase_table() -> list[tuple[Slot | None, str]]:
+    phrases: list[tuple[Slot | None, str]] = [(None, opening) for opening in OPENINGS]
+    phrases += [(None, "with"), (None, "and")]
+    phrases += [(slot, value) for slot, values in SLOT_VALUES.items() for value in values]
+    return sorted(phrases, key=lambda phrase: -len(phrase[1]))
+
+
+def spans_of(text: str) -> tuple[Span, ...]:
+    """The phrases of an order's wording, longest match first; empty where it does not parse."""
+    spans: list[Span] = []
+    rest, first = text, 0
+    table = _phrase_table()
+    while rest:
+        for slot, phrase in table:
+            if rest == phrase or rest.startswith(phrase + " "):
+                stop = first + len(phrase.split())
+                spans.append(Span(slot, phrase, first, stop))
+                rest, first = rest[len(phrase) :].lstrip(), stop
+                break
+        else:
+            return ()
+    return tuple(spans)
+
+
+class Aligner:
+    """Finds the wording of an order and the times of its words and phones."""
+
+    def __init__(self) -> None:
+        self.decoder = Decoder(
+            lm=None, loglevel="FATAL", bestpath=False, beam=1e-80, wbeam=1e-60, pbeam=1e-80
+        )
+        for word, phones in ADDED_WORDS.items():
+            if not self.decoder.lookup_word(word):
+                self.decoder.add_word(word, phones, True)
+
+    def _search(self, audio: np.ndarray) -> None:
+        self.decoder.start_utt()
+        self.decoder.process_raw(audio.tobytes(), no_search=False, full_utt=True)
+        self.decoder.end_utt()
+
+    def _decode(self, audio: np.ndarray) -> str | None:
+        self._search(audio)
+        hypothesis = self.decoder.hyp()
+        return hypothesis.hypstr if hypothesis else None
+
+    def wording(self, audio: np.ndarray, order: Order) -> str | None:
+        """The wording of `order` that fits the audio best; None where none fits."""
+        self.decoder.add_jsgf_string("order", order_grammar(order))
+        self.decoder.activate_search("order")
+        return self._decode(audio)
+
+    def align(self, utterance: Utterance) -> Clip | None:
+        """Words and phones of an utterance; None where the acoustic model does not follow."""
+        audio = utterance.audio
+        text = utterance.text or self.wording(audio, utterance.order)
+        if not text or not all(self.decoder.lookup_word(word) for word in text.split()):
+            return None
+        self.decoder.set_align_text(text)
+        if self._decode(audio) is None:
+            return None
+        self.decoder.set_alignment()
+        self._search(audio)  # its result is the alignment alone; there is no hypothesis to ask for
+        alignment = self.decoder.get_alignment()
+        if alignment is None:
+            return None
+        phones = np.zeros(-(-audio.size * FRAMES_PER_SECOND // 16_000), np.uint8)
+        words = []
+        for entry in alignment.words():
+            # Iterating over the phones moves the entry: read the word first.
+            name, start = entry.name, entry.start
+            end = min(start + entry.duration, max(start + 1, utterance.speech_end))
+            if re.match(r"[a-z]", name):
+                words.append(Word(re.sub(r"\(\d+\)$", "", name), start, end))
+            for phone, phone_start, duration in [(p.name, p.start, p.duration) for p in entry]:
+                if phone in PHONES:
+                    phones[phone_start : phone_start + duration] = PHONES.index(phone)
+        spans = spans_of(text) if utterance.kind is ClipKind.ORDER else ()
+        if [word.text for word in words] != text.split():
+            return None
+        if utterance.kind is ClipKind.ORDER and not spans:
+            return None
+        return Clip(
+            key=utterance.key,
+            kind=utterance.kind,
+            human=utterance.human,
+            held_out=utterance.held_out,
+            audio=audio,
+            words=tuple(words),
+            phones=phones,
+            spans=spans,
+        )
+
+
+_aligner: Aligner | None = None
+
+
+def _start_worker() -> None:
+    global _aligner  # one acoustic model per process: it takes a second to load
+    _aligner = Aligner()
+
+
+def _align(utterance: Utterance) -> Clip | None:
+    assert _aligner is not None
+    return _aligner.align(utterance)
+
+
+def align_all(utterances: list[Utterance], workers: int) -> Iterator[Clip]:
+    """Every utterance that could be aligned, in order."""
+    with multiprocessing.Pool(workers, _start_worker) as pool:
+        clips = pool.imap(_align, utterances, chunksize=16)
+        for clip in tqdm(clips, total=len(utterances), desc="alignment"):
+            if clip is not None:
+                yield clip

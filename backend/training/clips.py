@@ -1,0 +1,83 @@
+"""The aligned clips of a training run, human and synthetic, made once and kept on disk."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from backend.training.align import FRAMES_PER_SECOND, Clip, ClipKind, Utterance, align_all
+from backend.training.data import Kind, is_held_out, load_audio, read_manifests
+from backend.training.voices import plan, synthesise_all, trim_silence
+
+MARGIN_SECONDS = 0.25
+SPEECH_TAIL_FRAMES = 5
+NUM_SYNTHETIC_ORDERS = 3000
+NUM_SYNTHETIC_SENTENCES = 3000
+
+
+def _frames(audio: np.ndarray) -> int:
+    return audio.size * FRAMES_PER_SECOND // 16_000
+
+
+def human_utterances(data: Path) -> list[Utterance]:
+    """All recorded speech, trimmed to the speech and a margin; held-out recordings are marked."""
+    utterances = []
+    for recording in read_manifests(data):
+        if recording.kind is Kind.SOUND:
+            continue
+        audio = trim_silence(load_audio(data / recording.file), MARGIN_SECONDS, threshold=0.02)
+        margin_frames = int(MARGIN_SECONDS * FRAMES_PER_SECOND)
+        utterances.append(
+            Utterance(
+                key=recording.file,
+                kind=ClipKind(recording.kind.value),
+                human=True,
+                held_out=is_held_out(recording),
+                audio=(audio * 32767).astype(np.int16),
+                speech_end=_frames(audio) - margin_frames + SPEECH_TAIL_FRAMES,
+                text=recording.label or None,
+                order=recording.order,
+            )
+        )
+    return utterances
+
+
+def synthetic_utterances(work: Path, seed: int, workers: int) -> list[Utterance]:
+    """Synthetic digits, orders and other sentences."""
+    cache = work / "voices.pkl"
+    if not cache.exists():
+        jobs = plan(NUM_SYNTHETIC_ORDERS, NUM_SYNTHETIC_SENTENCES, seed)
+        _write(synthesise_all(jobs, workers), cache)
+    return [
+        Utterance(
+            key=f"{job.voice}/{index}",
+            kind=ClipKind(job.line.kind),
+            human=False,
+            held_out=False,
+            audio=audio,
+            speech_end=_frames(audio),
+            text=job.line.text,
+            order={},
+        )
+        for index, (job, audio) in enumerate(_read(cache))
+    ]
+
+
+def _write(value: object, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
+    partial.replace(path)
+
+
+def _read(path: Path) -> list:
+    return pickle.loads(path.read_bytes())
+
+
+def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[Clip]:
+    """Every clip that could be aligned; the first call takes minutes, later ones read a file."""
+    work.mkdir(parents=True, exist_ok=True)
+    cache = work / "clips.pkl"
+    if not cache.exists():
+        utterances = human_utterances(data) + synthetic_utterances(work, seed, workers)
+        _write(list(align_all(utterances, workers)), cache)
+    return _read(cache)

@@ -1,0 +1,373 @@
+"""Random streams of utterances, silence and noise, as batches with everything there is to learn."""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from backend.config import (
+    CHUNK_SAMPLES,
+    FEATURES_PER_CHUNK,
+    MEL_FRAMES_PER_CHUNK,
+    MEL_FRAMES_PER_FEATURE,
+    NUM_MEL_BINS,
+    RELEASED_SYSTEM_PROMPT,
+)
+from backend.features import LogMel
+from backend.training.align import Clip, ClipKind
+from backend.training.augment import random_noise, rms
+from backend.training.data import (
+    SAMPLE_RATE,
+    Kind,
+    is_held_out,
+    load_audio,
+    read_manifests,
+)
+from backend.training.domain import SYSTEM_PROMPT, Reply, vocabulary
+from backend.training.features import stream_log_mel
+from backend.training.tokens import IGNORED, Sequence, Vocabulary, stream_sequence
+from backend.training.utterances import (
+    FRAME_SAMPLES,
+    Spoken,
+    Utterances,
+    spoken_differently,
+    tightly,
+)
+from backend.training.voices import load_word_lists
+
+REPLY_DELAY_FRAMES = 20
+"""A reply begins with the first chunk that ends at least this long after the last word."""
+UNDECIDED_FRAMES = 8
+KITCHEN_TRAINING_SHARE = 0.8
+NOISE_SECONDS = 16
+NUM_NOISES = 80
+NUM_BABBLES = 16
+
+
+class WordIds:
+    """Targets of the word head: 0 is the blank, the last stands for any unknown word."""
+
+    def __init__(self) -> None:
+        self.words = vocabulary()
+        self._ids = {word: index + 1 for index, word in enumerate(self.words)}
+        self.size = len(self.words) + 2
+
+    def __getitem__(self, word: str) -> int:
+        return self._ids.get(word, self.size - 1)
+
+    def text_of(self, ids: list[int]) -> list[str]:
+        """Words for `ids`, `?` for the unknown."""
+        return [self.words[index - 1] if index <= len(self.words) else "?" for index in ids]
+
+
+@dataclass(slots=True)
+class Stream:
+    """A stream and its labels; chunks of 0.4 s, features of 40 ms, frames of 10 ms."""
+
+    audio: np.ndarray
+    """float32, [chunks * 6400]"""
+    words: np.ndarray
+    """int64, [features]: WordIds, 0 blank, IGNORED"""
+    phones: np.ndarray
+    """int64, [features]: PHONES, 0 silence, IGNORED"""
+    replies: dict[int, Reply] = field(default_factory=dict)
+    undecided: set[int] = field(default_factory=set)
+    transcripts: list[tuple[int, int, list[int]]] = field(default_factory=list)
+    """first feature, feature after the last, the words between"""
+
+    @classmethod
+    def silent(cls, num_chunks: int) -> "Stream":
+        """Nothing, for `num_chunks`."""
+        num_features = num_chunks * FEATURES_PER_CHUNK
+        return cls(
+            np.zeros(num_chunks * CHUNK_SAMPLES, np.float32),
+            np.zeros(num_features, np.int64),
+            np.zeros(num_features, np.int64),
+        )
+
+    @property
+    def num_chunks(self) -> int:
+        """Length in chunks."""
+        return self.audio.size // CHUNK_SAMPLES
+
+
+def reply_chunk(end_frame: float) -> int:
+    """The chunk after which an utterance is answered that ends at `end_frame`."""
+    return math.ceil((end_frame + REPLY_DELAY_FRAMES) / MEL_FRAMES_PER_CHUNK) - 1
+
+
+def place(stream: Stream, spoken: Spoken, start: int, word_ids: WordIds) -> None:
+    """Add an utterance to a stream from frame `start` on, with its labels."""
+    first = start * FRAME_SAMPLES
+    stream.audio[first : first + spoken.audio.size] += spoken.audio
+    num_features = stream.words.size
+    stop = min(num_features, -(-(start + spoken.audio.size // FRAME_SAMPLES) // 4))
+    inside = slice(start // MEL_FRAMES_PER_FEATURE, stop)
+    if spoken.phones is None:
+        stream.phones[inside] = IGNORED
+    else:
+        # A feature's middle frame names its phone.
+        middles = np.arange(num_features) * MEL_FRAMES_PER_FEATURE + 2 - start
+        known = (middles >= 0) & (middles < len(spoken.phones))
+        stream.phones[known] = spoken.phones[middles[known]]
+    if spoken.words is None:
+        stream.words[inside] = IGNORED
+    elif spoken.words:
+        ids = [word_ids[word.text] for word in spoken.words]
+        ends = [int(start + word.end) // MEL_FRAMES_PER_FEATURE for word in spoken.words]
+        for end in ends:
+            for beside in (end, end + 3):
+                if beside < num_features and stream.words[beside] == 0:
+                    stream.words[beside] = IGNORED
+        for word_id, end in zip(ids, ends, strict=True):
+            stream.words[end + 1 : end + 3] = word_id
+        stream.transcripts.append((inside.start, min(num_features, stop + 12), ids))
+    end_frame = start + spoken.end
+    if spoken.reply is not None:
+        chunk = reply_chunk(end_frame)
+        assert chunk < stream.num_chunks, "an utterance needs room for its reply"
+        stream.replies[chunk] = spoken.reply
+        if chunk * MEL_FRAMES_PER_CHUNK > end_frame + UNDECIDED_FRAMES:
+            stream.undecided.add(chunk - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sounds:
+    """What is heard beside speech: float32 at an RMS of 1, [samples] each."""
+
+    events: list[np.ndarray]
+    """Sounds to be ignored, at a peak of 0.5."""
+    noises: list[np.ndarray]
+    kitchen: np.ndarray
+    babbles: list[np.ndarray]
+
+
+def load_sounds(data: Path, clips: list[Clip], seed: int) -> Sounds:
+    """Training folds of the sounds, the kitchen's first part, synthetic noises and babble."""
+    rng = random.Random(seed)
+    events = []
+    for recording in read_manifests(data):
+        if recording.kind is Kind.SOUND and not is_held_out(recording):
+            audio = load_audio(data / recording.file)
+            events.append(audio * (0.5 / max(1e-6, np.abs(audio).max())))
+    kitchen = load_audio(data / "noise" / "kitchen.ogg")
+    kitchen = kitchen[: int(kitchen.size * KITCHEN_TRAINING_SHARE)]
+    length = NOISE_SECONDS * SAMPLE_RATE
+    voices = [clip for clip in clips if clip.kind is not ClipKind.DIGIT]
+    babbles = []
+    for _ in range(NUM_BABBLES):
+        babble = np.zeros(length, np.float32)
+        for _ in range(rng.randint(25, 45)):
+            audio = rng.choice(voices).audio[:length].astype(np.float32) / 32767
+            start = rng.randint(0, length - audio.size)
+            babble[start : start + audio.size] += audio * rng.uniform(0.3, 1.0)
+        babbles.append(babble / rms(babble))
+    noises = [random_noise(length, rng) for _ in range(NUM_NOISES)]
+    return Sounds(events, noises, kitchen / rms(kitchen), babbles)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Streams of equal length; B streams, C chunks, L positions."""
+
+    log_mel: Tensor
+    """[B, C, 128, 40]"""
+    ids: Tensor
+    """[B, L]"""
+    labels: Tensor
+    """[B, L]: targets for the token at the same place"""
+    audio_positions: Tensor
+    """[B, 10 C]"""
+    words: Tensor
+    """[B, 10 C]"""
+    phones: Tensor
+    """[B, 10 C]"""
+    transcripts: list[tuple[int, int, int, list[int]]]
+    """stream, first feature, feature after the last, words"""
+
+
+class StreamMaker:
+    """Draws streams and turns them into batches."""
+
+    def __init__(
+        self, clips: list[Clip], sounds: Sounds, vocabulary: Vocabulary, seed: int
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.vocabulary = vocabulary
+        self.sounds = sounds
+        self.word_ids = WordIds()
+        training = [clip for clip in clips if not clip.held_out]
+        self.utterances = Utterances(training, sounds.events, self.rng)
+        self.log_mel = LogMel()
+        self.sentences = load_word_lists().sentences
+
+    def stream(self, num_chunks: int) -> Stream:
+        """A random stream of `num_chunks`."""
+        rng = self.rng
+        stream = Stream.silent(num_chunks)
+        num_frames = num_chunks * MEL_FRAMES_PER_CHUNK
+        files = rng.random() < 0.35  # digital silence around the utterances, noise inside
+        position = rng.randint(0, 4) if rng.random() < 0.3 else rng.randint(5, 120)
+        level = 10 ** (rng.uniform(-30.0, 6.0) / 20)
+        attempts = 0
+        while attempts < 8 and position < num_frames - MEL_FRAMES_PER_CHUNK:
+            spoken = spoken_differently(self.utterances.draw(), rng)
+            if rng.random() < 0.5:
+                spoken = tightly(spoken, rng)
+            frames = spoken.audio.size // FRAME_SAMPLES + 1
+            room = MEL_FRAMES_PER_CHUNK + REPLY_DELAY_FRAMES if spoken.reply else 0
+            if position + max(frames, spoken.end + room) > num_frames:
+                attempts += 1
+                continue
+            gain = level * 10 ** (rng.uniform(-5.0, 5.0) / 20)
+            audio = spoken.audio * gain
+            if files and rng.random() < 0.7:
+                audio = audio + self._background(audio.size) * self._noise_level(audio, 8.0, 45.0)
+            place(
+                stream,
+                Spoken(audio.astype(np.float32), spoken.words, spoken.phones, spoken.reply),
+                position,
+                self.word_ids,
+            )
+            gap = rng.randint(45, 90) if rng.random() < 0.65 else rng.randint(80, 250)
+            position += frames + gap
+        if not files and rng.random() < 0.85:
+            heard = stream.audio[np.abs(stream.audio) > 1e-3 * level]
+            if heard.size > SAMPLE_RATE // 10:
+                noise_level = self._noise_level(heard, 3.0, 40.0)
+            else:
+                noise_level = 10 ** (rng.uniform(-75.0, -20.0) / 20)
+            stream.audio += self._background(stream.audio.size) * noise_level
+        return stream
+
+    def _noise_level(self, speech: np.ndarray, lowest_db: float, highest_db: float) -> float:
+        return rms(speech) * 10 ** (-self.rng.uniform(lowest_db, highest_db) / 20)
+
+    def _background(self, num_samples: int) -> np.ndarray:
+        """Noise at an RMS of about 1, [num_samples]."""
+        rng = self.rng
+        draw = rng.random()
+        if draw < 0.55:
+            noise = rng.choice(self.sounds.noises)
+        elif draw < 0.8:
+            noise = self.sounds.kitchen
+        elif draw < 0.9:
+            noise = rng.choice(self.sounds.babbles)
+        else:
+            noise = rng.choice(self.sounds.events)
+            noise = noise / rms(noise)
+        start = rng.randrange(noise.size)
+        return np.resize(np.roll(noise, -start)[: min(noise.size, num_samples)], num_samples)
+
+    def _prompt(self) -> str | None:
+        """The system prompt of a stream, or None for one from the middle of a session."""
+        draw = self.rng.random()
+        if draw < 0.30:
+            return None
+        if draw < 0.88:
+            return SYSTEM_PROMPT
+        if draw < 0.92:
+            return RELEASED_SYSTEM_PROMPT
+        return self.rng.choice(self.sentences).replace("{", "").replace("}", "").capitalize() + "."
+
+    def batch(self, num_streams: int, num_chunks: int) -> Batch:
+        """A batch of new streams."""
+        rng = self.rng
+        streams = [self.stream(num_chunks) for _ in range(num_streams)]
+        sequences: list[Sequence] = []
+        maxima = []
+        for stream in streams:
+            prompt = self._prompt()
+            sequences.append(
+                stream_sequence(
+                    self.vocabulary, prompt, stream.replies, stream.undecided, num_chunks
+                )
+            )
+            # Deep inside a session something loud may have been heard before.
+            heard_before = prompt is None and rng.random() < 0.5
+            maxima.append(rng.uniform(-1.0, 2.5) if heard_before else -math.inf)
+        audio = np.stack([stream.audio for stream in streams]).clip(-1.0, 1.0)
+        audio = np.round(audio * 32767) / 32767  # recordings have 16 bits
+        log_mel = stream_log_mel(
+            self.log_mel, torch.from_numpy(audio.astype(np.float32)), torch.tensor(maxima)
+        )
+        length = max(len(sequence.ids) for sequence in sequences)
+        ids = torch.full((num_streams, length), self.vocabulary.control.pad)
+        labels = torch.full((num_streams, length), IGNORED)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+            labels[row, : len(sequence.labels)] = torch.tensor(sequence.labels)
+        return Batch(
+            log_mel=self._perturbed(log_mel),
+            ids=ids,
+            labels=labels,
+            audio_positions=torch.tensor([sequence.audio_positions for sequence in sequences]),
+            words=torch.from_numpy(np.stack([stream.words for stream in streams])),
+            phones=torch.from_numpy(np.stack([stream.phones for stream in streams])),
+            transcripts=[
+                (row, *transcript)
+                for row, stream in enumerate(streams)
+                for transcript in stream.transcripts
+            ],
+        )
+
+    def _perturbed(self, log_mel: Tensor) -> Tensor:
+        """Warped along frequency as by another vocal tract, and masked, stream by stream."""
+        rng = self.rng
+        for stream in log_mel:
+            if rng.random() < 0.5:
+                warped = torch.arange(NUM_MEL_BINS) * rng.uniform(0.92, 1.08)
+                warped = warped.clamp(0, NUM_MEL_BINS - 1)
+                below = warped.floor().long()
+                above = (below + 1).clamp_max(NUM_MEL_BINS - 1)
+                share = (warped - below)[:, None]
+                stream.copy_(stream[:, below] * (1 - share) + stream[:, above] * share)
+            if rng.random() < 0.4:
+                for _ in range(2):
+                    width = rng.randint(0, 12)
+                    first = rng.randint(0, NUM_MEL_BINS - width)
+                    stream[:, first : first + width] = stream.mean()
+            if rng.random() < 0.3:
+                for _ in range(max(1, len(stream) // 8)):
+                    chunk, width = rng.randrange(len(stream)), rng.randint(0, 8)
+                    first = rng.randint(0, MEL_FRAMES_PER_CHUNK - width)
+                    stream[chunk, :, first : first + width] = stream.amin()
+        return log_mel
+
+
+@dataclass(frozen=True, slots=True)
+class BatchShape:
+    """How many streams of how many chunks."""
+
+    num_streams: int
+    num_chunks: int
+
+
+class BatchStream(IterableDataset[Batch]):
+    """An endless supply of batches of one shape, made in a worker process."""
+
+    def __init__(
+        self,
+        clips: list[Clip],
+        sounds: Sounds,
+        vocabulary: Vocabulary,
+        shapes: list[BatchShape],
+        seed: int,
+    ) -> None:
+        self.clips, self.sounds, self.vocabulary = clips, sounds, vocabulary
+        self.shapes, self.seed = shapes, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.set_num_threads(1)
+        worker = torch.utils.data.get_worker_info()
+        seed = self.seed * 64 + (worker.id if worker else 0)
+        maker = StreamMaker(self.clips, self.sounds, self.vocabulary, seed)
+        while True:
+            shape = maker.rng.choice(self.shapes)
+            yield maker.batch(shape.num_streams, shape.num_chunks)

@@ -1,0 +1,119 @@
+"""The embedded vocabulary: byte-level BPE over the replies, then the control tokens."""
+
+import random
+from dataclasses import dataclass, fields
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from backend.config import FEATURES_PER_CHUNK
+from backend.protocol import ControlTokens, listening_tokens, online_prefix
+from backend.training.domain import (
+    DIGIT_WORDS,
+    SYSTEM_PROMPT,
+    WAKE_WORDS,
+    Reply,
+    digit_reply,
+    order_reply,
+    random_order,
+)
+
+NUM_TEXT_TOKENS = 462
+IGNORED = -100
+AUDIO_OFFSET = 2
+"""Where in a listening step the first feature stands: after the previous token and AUDIO_BEGIN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Text tokens first, then the control tokens."""
+
+    tokenizer: Tokenizer
+    control: ControlTokens
+    size: int
+
+
+def train_vocabulary(seed: int) -> Vocabulary:
+    """A tokenizer that writes the words of the replies with one token each."""
+    rng = random.Random(seed)
+    lines = [digit_reply(digit).text for digit in range(len(DIGIT_WORDS))] * 40
+    lines += [f"Did you say {word}?" for word in WAKE_WORDS] * 40
+    lines += [order_reply(random_order(rng)).text for _ in range(4000)]
+    lines += [SYSTEM_PROMPT] * 100
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(
+            vocab_size=NUM_TEXT_TOKENS,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return vocabulary_of(tokenizer)
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """`tokenizer`'s text tokens, followed by the control tokens in a fixed order."""
+    first = tokenizer.get_vocab_size()
+    names = [field.name for field in fields(ControlTokens)]
+    control = ControlTokens(**{name: first + index for index, name in enumerate(names)})
+    return Vocabulary(tokenizer, control, first + len(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One stream as the decoder sees it."""
+
+    ids: list[int]
+    labels: list[int]
+    """Targets for the token at the same place; IGNORED where none is learnt."""
+    audio_positions: list[int]
+    """Where the features stand, ten a chunk."""
+
+
+def reply_tokens(vocabulary: Vocabulary, reply: Reply) -> list[int]:
+    """A whole turn: TEXT_BEGIN, emotion, text, TEXT_END."""
+    control = vocabulary.control
+    text = vocabulary.tokenizer.encode(reply.text, add_special_tokens=False).ids
+    return [control.text_begin, getattr(control, reply.emotion), *text, control.text_end]
+
+
+def stream_sequence(
+    vocabulary: Vocabulary,
+    prompt: str | None,
+    replies: dict[int, Reply],
+    undecided: set[int],
+    num_chunks: int,
+) -> Sequence:
+    """The online protocol over a stream.
+
+    Args:
+        vocabulary: text and control tokens.
+        prompt: the system prompt; None leaves the prefix out, as deep inside a long session.
+        replies: the turn that begins after a chunk, by the chunk's index.
+        undecided: silent chunks whose decision is not learnt.
+        num_chunks: length of the stream.
+    """
+    control = vocabulary.control
+    ids = [control.keep_silence]
+    if prompt is not None:
+        ids = online_prefix(
+            control, vocabulary.tokenizer.encode(prompt, add_special_tokens=False).ids
+        )
+    labels = [IGNORED] * len(ids)
+    audio_positions: list[int] = []
+    for chunk in range(num_chunks):
+        step = listening_tokens(control, ids[-1])
+        first = len(ids) - 1 + AUDIO_OFFSET
+        audio_positions += range(first, first + FEATURES_PER_CHUNK)
+        ids += step[1:]
+        labels += [IGNORED] * (len(step) - 1)
+        if chunk in replies:
+            turn = reply_tokens(vocabulary, replies[chunk])
+            ids += turn
+            labels += turn
+        else:
+            ids.append(control.keep_silence)
+            labels.append(IGNORED if chunk in undecided else control.keep_silence)
+    return Sequence(ids, labels, audio_positions)

@@ -1,0 +1,281 @@
+"""Clips cut, joined and swapped into things to say, with what is right to answer."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from backend.training.align import Clip, ClipKind, Span, Word
+from backend.training.augment import change_speed, colour, rms
+from backend.training.data import SAMPLE_RATE
+from backend.training.domain import DIGIT_WORDS, Reply, Slot, digit_reply, order_reply
+
+FRAME_SAMPLES = SAMPLE_RATE // 100
+
+RECIPES: dict[str, float] = {
+    "human order": 0.20,
+    "swapped order": 0.14,
+    "grafted order": 0.06,
+    "synthetic order": 0.10,
+    "human digit": 0.13,
+    "synthetic digit": 0.05,
+    "wake word": 0.06,
+    "other speech": 0.09,
+    "cut order": 0.07,
+    "fragment": 0.04,
+    "reversed": 0.025,
+    "sound": 0.035,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A waveform and what is in it; times in frames of 10 ms, which may be fractions."""
+
+    audio: np.ndarray
+    """float32, [samples]"""
+    words: tuple[Word, ...] | None
+    """None: not known, and not to be learnt."""
+    phones: np.ndarray | None
+    """uint8, [frames]; None: not known."""
+    reply: Reply | None
+
+    @property
+    def end(self) -> float:
+        """Frame at which the last word ends."""
+        return self.words[-1].end if self.words else self.audio.size / FRAME_SAMPLES
+
+
+def _piece(clip: Clip, start: int, stop: int) -> Spoken:
+    """Frames `start` to `stop` of a clip, with the words that lie inside."""
+    words = tuple(
+        Word(word.text, word.start - start, word.end - start)
+        for word in clip.words
+        if word.start >= start - 2 and word.end <= stop + 2
+    )
+    audio = clip.audio[start * FRAME_SAMPLES : stop * FRAME_SAMPLES].astype(np.float32) / 32767
+    return Spoken(audio, words, clip.phones[start:stop], None)
+
+
+def _whole(clip: Clip) -> Spoken:
+    return _piece(clip, 0, len(clip.phones))
+
+
+def _join(pieces: Sequence[Spoken]) -> Spoken:
+    """Pieces one after the other."""
+    words: list[Word] = []
+    frames = 0
+    audios, phones = [], []
+    for piece in pieces:
+        assert piece.words is not None
+        assert piece.phones is not None
+        words += [Word(w.text, w.start + frames, w.end + frames) for w in piece.words]
+        num_frames = len(piece.phones)
+        audios.append(_fit(piece.audio, num_frames * FRAME_SAMPLES))
+        phones.append(piece.phones)
+        frames += num_frames
+    return Spoken(np.concatenate(audios), tuple(words), np.concatenate(phones), None)
+
+
+def _fit(audio: np.ndarray, num_samples: int) -> np.ndarray:
+    return np.pad(audio, (0, max(0, num_samples - audio.size)))[:num_samples]
+
+
+def _pause(num_frames: int) -> Spoken:
+    silence = np.zeros(num_frames * FRAME_SAMPLES, np.float32)
+    return Spoken(silence, (), np.zeros(num_frames, np.uint8), None)
+
+
+def _louder(piece: Spoken, like: Spoken) -> Spoken:
+    """`piece` at the level of `like`."""
+    return replace(piece, audio=piece.audio * (rms(like.audio) / rms(piece.audio)))
+
+
+def _order_of(spans: Sequence[Span]) -> dict[Slot, str]:
+    return {span.slot: span.text for span in spans if span.slot is not None}
+
+
+def _drink_index(clip: Clip) -> int:
+    return next(i for i, span in enumerate(clip.spans) if span.slot is Slot.DRINK)
+
+
+class Utterances:
+    """Makes one utterance after another out of the training clips and sounds."""
+
+    def __init__(self, clips: list[Clip], sounds: list[np.ndarray], rng: random.Random) -> None:
+        self.rng = rng
+        self.sounds = sounds
+        self.groups: dict[tuple[ClipKind, bool], list[Clip]] = defaultdict(list)
+        self.labels: dict[tuple[ClipKind, bool], dict[str, list[Clip]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        self.phrases: dict[Slot, dict[str, list[tuple[Clip, Span]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        for clip in clips:
+            self.groups[clip.kind, clip.human].append(clip)
+            if clip.kind in (ClipKind.DIGIT, ClipKind.WAKE_WORD):
+                self.labels[clip.kind, clip.human][clip.text].append(clip)
+            if clip.human:
+                for span in clip.spans:
+                    if span.slot is not None:
+                        self.phrases[span.slot][span.text].append((clip, span))
+        self.with_tails = [
+            clip
+            for clip in self.groups[ClipKind.ORDER, True]
+            if _drink_index(clip) + 1 < len(clip.spans)
+        ]
+
+    def draw(self) -> Spoken:
+        """A random utterance, as recorded or as synthesised: not yet augmented."""
+        return self.make(self.rng.choices(list(RECIPES), list(RECIPES.values()))[0])
+
+    def make(self, recipe: str) -> Spoken:
+        """An utterance of the kind that `recipe` names."""
+        rng = self.rng
+        match recipe:
+            case "human order":
+                return self._order(rng.choice(self.groups[ClipKind.ORDER, True]))
+            case "synthetic order":
+                return self._order(rng.choice(self.groups[ClipKind.ORDER, False]))
+            case "swapped order":
+                return self._swapped(rng.choice(self.groups[ClipKind.ORDER, True]))
+            case "grafted order":
+                return self._grafted()
+            case "human digit" | "synthetic digit":
+                clips = self.labels[ClipKind.DIGIT, recipe == "human digit"]
+                digit = rng.randrange(len(DIGIT_WORDS))
+                clip = rng.choice(clips[DIGIT_WORDS[digit]])
+                return replace(_whole(clip), reply=digit_reply(digit))
+            case "wake word":
+                clips = self.labels[ClipKind.WAKE_WORD, True]
+                return _whole(rng.choice(clips[rng.choice(list(clips))]))
+            case "other speech":
+                return _whole(rng.choice(self.groups[ClipKind.OTHER, False]))
+            case "cut order":
+                human = rng.random() < 0.7
+                return self._cut(rng.choice(self.groups[ClipKind.ORDER, human]))
+            case "fragment":
+                return self._fragment(rng.choice(self.groups[ClipKind.ORDER, rng.random() < 0.7]))
+            case "reversed":
+                return self._reversed()
+            case "sound":
+                sound = rng.choice(self.sounds)
+                size = rng.randint(SAMPLE_RATE, sound.size)
+                start = rng.randint(0, sound.size - size)
+                return Spoken(sound[start : start + size], (), None, None)
+        raise ValueError(f"there is no recipe {recipe!r}")
+
+    def _order(self, clip: Clip) -> Spoken:
+        """An order as it is, now and then with a pause between two of its phrases."""
+        reply = order_reply(_order_of(clip.spans))
+        if self.rng.random() > 0.2:
+            return replace(_whole(clip), reply=reply)
+        span = self.rng.choice(clip.spans[1:])
+        cut = clip.words[span.first].start
+        # An order may be complete before `with` and `and`: a longer pause there ends it.
+        longest = 20 if span.slot is None else 45
+        pieces = [
+            _piece(clip, 0, cut),
+            _pause(self.rng.randint(5, longest)),
+            _piece(clip, cut, len(clip.phones)),
+        ]
+        return replace(_join(pieces), reply=reply)
+
+    def _swapped(self, clip: Clip) -> Spoken:
+        """An order with one or two of its phrases taken from other orders."""
+        slots = [span for span in clip.spans if span.slot is not None]
+        chosen = set(self.rng.sample(slots, min(len(slots), self.rng.choice((1, 1, 2)))))
+        pieces, order = [], _order_of(clip.spans)
+        position = 0
+        whole = _whole(clip)
+        for span in clip.spans:
+            if span not in chosen or span.slot is None:
+                continue
+            values = self.phrases[span.slot]
+            value = self.rng.choice(list(values))
+            other, phrase = self.rng.choice(values[value])
+            pieces.append(_piece(clip, position, clip.words[span.first].start))
+            swapped = _piece(
+                other, other.words[phrase.first].start, other.words[phrase.stop - 1].end
+            )
+            pieces.append(_louder(swapped, whole))
+            position = clip.words[span.stop - 1].end
+            order[span.slot] = value
+        pieces.append(_piece(clip, position, len(clip.phones)))
+        return replace(_join(pieces), reply=order_reply(order))
+
+    def _grafted(self) -> Spoken:
+        """The beginning of one order, up to its drink, and what follows the drink in another."""
+        head = self.rng.choice(self.groups[ClipKind.ORDER, True])
+        tail = self.rng.choice(self.with_tails)
+        head_spans = head.spans[: _drink_index(head) + 1]
+        tail_spans = tail.spans[_drink_index(tail) + 1 :]
+        first = _piece(head, 0, head.words[head_spans[-1].stop - 1].end)
+        second = _piece(tail, tail.words[tail_spans[0].first].start, len(tail.phones))
+        joined = _join([first, _louder(second, first)])
+        return replace(joined, reply=order_reply(_order_of([*head_spans, *tail_spans])))
+
+    def _cut(self, clip: Clip) -> Spoken:
+        """An order that stops early: complete when its drink was named, else to be ignored."""
+        drink = _drink_index(clip)
+        if drink + 1 < len(clip.spans) and self.rng.random() < 0.4:
+            spans = clip.spans[: drink + 1]
+            if len(clip.spans) > drink + 3 and self.rng.random() < 0.4:
+                spans = clip.spans[: drink + 3]
+            end = clip.words[spans[-1].stop - 1].end
+            return replace(_piece(clip, 0, end), reply=order_reply(_order_of(spans)))
+        if drink + 1 < len(clip.spans) and self.rng.random() < 0.15:
+            stop = clip.spans[drink + 1].stop  # ends in `with`: more is to come
+        else:
+            stop = self.rng.randint(1, clip.spans[drink].first)
+        return _piece(clip, 0, clip.words[stop - 1].end)
+
+    def _fragment(self, clip: Clip) -> Spoken:
+        """Words from the middle of an order, without its opening and its drink together."""
+        drink = _drink_index(clip)
+        spans = clip.spans[1:drink] if self.rng.random() < 0.5 else clip.spans[drink + 1 :]
+        if not spans:
+            return self._cut(clip)
+        first, stop = spans[0].first, spans[-1].stop
+        return _piece(clip, clip.words[first].start, clip.words[stop - 1].end)
+
+    def _reversed(self) -> Spoken:
+        """Speech played backwards: voices without words."""
+        group = self.groups[self.rng.choice(list(self.groups))]
+        audio = self.rng.choice(group).audio.astype(np.float32)[::-1] / 32767
+        size = self.rng.randint(min(audio.size, SAMPLE_RATE // 2), audio.size)
+        return Spoken(audio[:size], None, None, None)
+
+
+def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
+    """The same at another speed, in another room, over another microphone."""
+    factor = 1.0 if rng.random() < 0.2 else rng.uniform(0.84, 1.2)
+    audio = spoken.audio
+    if factor != 1.0:
+        audio = change_speed(audio, factor)
+    audio = colour(audio, rng)
+    words = spoken.words
+    if words is not None:
+        words = tuple(
+            Word(word.text, round(word.start / factor), round(word.end / factor)) for word in words
+        )
+    phones = spoken.phones
+    if phones is not None:
+        num_frames = int(len(phones) / factor)
+        source = np.minimum((np.arange(num_frames) + 0.5) * factor, len(phones) - 1)
+        phones = phones[source.astype(np.int64)]
+    return Spoken(audio, words, phones, spoken.reply)
+
+
+def tightly(spoken: Spoken, rng: random.Random) -> Spoken:
+    """Without the margin before the first word and after the last."""
+    if not spoken.words or spoken.phones is None:
+        return spoken
+    start = max(0, int(spoken.words[0].start) - rng.randint(0, 4))
+    stop = min(len(spoken.phones), int(spoken.words[-1].end) + rng.randint(0, 6))
+    words = tuple(Word(w.text, w.start - start, w.end - start) for w in spoken.words)
+    audio = spoken.audio[start * FRAME_SAMPLES : stop * FRAME_SAMPLES]
+    return Spoken(audio, words, spoken.phones[start:stop], spoken.reply)
