@@ -13,18 +13,18 @@ import torch
 import yaml
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from small_checkpoint import (
-    CONTROL_TOKENS,
-    VOCAB_SIZE,
-    small_language_model_config,
-    write_small_checkpoint,
-)
 
 from backend.config import GREEDY, RELEASED_SYSTEM_PROMPT, SamplingConfig
 from backend.errors import CheckpointError, SettingsError
 from backend.model import checkpoint as checkpoint_module
 from backend.model.checkpoint import AUDIO_TOWERS, HUB_FILES, load_checkpoint
 from backend.protocol import ControlTokens
+from tests.small_checkpoint import (
+    CONTROL_TOKENS,
+    VOCAB_SIZE,
+    small_language_model_config,
+    write_small_checkpoint,
+)
 
 FIRST_SHARD = "model-00001-of-00002.safetensors"
 SECOND_SHARD = "model-00002-of-00002.safetensors"

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import GOLDEN
 
 import app
 from backend.cli import TRAILING_SILENCE_CHUNKS
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 from backend.model.checkpoint import Checkpoint
+from tests.conftest import GOLDEN
 
 REPOSITORY = Path(__file__).parents[1]
 
