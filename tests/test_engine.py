@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from backend.events import (
     TurnStarted,
     TurnStatus,
 )
-from backend.model.checkpoint import Checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.protocol import listening_tokens
 
 DRAWN = SessionSettings(sampling=SamplingConfig(temperature=1.5, top_k=50), seed=11)
@@ -93,18 +94,26 @@ def test_it_samples_the_reference_tokens(
     assert outcome(session) == golden_clip["online_keep_tokens"].tolist()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tokens"),
+    [
+        ("float32", "fp32_tokens"),
+        ("float16", "fp16_tokens"),
+        ("bfloat16", "bf16_tokens"),
+    ],
+)
 def test_it_samples_the_offline_tokens_from_the_offline_features(
-    core: EngineCore, golden_clip: Mapping[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    golden_checkpoint_dir: Path, golden_clip: Mapping[str, np.ndarray], dtype: str, tokens: str
 ) -> None:
-    features = torch.from_numpy(
-        np.concatenate([golden_clip["feat_offline"], golden_clip["feat_silence_1s"]])
-    )
-    following = iter(features)
-    monkeypatch.setattr(core._runner, "encode", lambda slots, chunks: next(following)[None])
+    checkpoint = load_checkpoint(str(golden_checkpoint_dir), device="cpu", dtype=dtype)
+    core = EngineCore(checkpoint, EngineConfig(num_slots=1))
+    features = np.concatenate([golden_clip["feat_offline"], golden_clip["feat_silence_1s"]])
+    following = iter(torch.from_numpy(features).to(checkpoint.dtype))
+    core._runner.encode = lambda slots, chunks: next(following)[None]  # type: ignore[method-assign]
     session = core.open(CALM)
     hear_all(core, session, [np.zeros(CHUNK_SAMPLES, np.float32)] * len(features))
     run(core)
-    assert outcome(session) == golden_clip["fp32_tokens"].tolist()
+    assert outcome(session) == golden_clip[tokens].tolist()
 
 
 @torch.inference_mode()

@@ -181,7 +181,11 @@ def test_a_closed_session_frees_its_slot(engine: Engine) -> None:
 def test_an_opener_that_gives_up_leaves_no_session(engine: Engine) -> None:
     async def scenario() -> None:
         gate = threading.Event()
-        engine.command(lambda: gate.wait(30) and None)
+
+        def hold() -> None:
+            gate.wait(30)
+
+        engine.command(hold)
         opening = asyncio.create_task(engine.open_session())
         await asyncio.sleep(0)
         opening.cancel()
