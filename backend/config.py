@@ -76,3 +76,5 @@ class EngineConfig:
     """Positions of one session's context; None takes the checkpoint's own limit."""
     max_pending_chunks: int = 50
     """Chunks a session may be ahead of the model before its feeder has to wait."""
+    num_threads: int | None = None
+    """CPU threads of a step; None takes one for a small model and the machine's for a large."""

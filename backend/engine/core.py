@@ -58,6 +58,7 @@ class EngineCore:
         self.max_positions = min(
             config.max_positions or checkpoint.max_positions, checkpoint.max_positions
         )
+        self._num_threads = config.num_threads
         self._runner = ModelRunner(checkpoint, config.num_slots, self.max_positions)
         self._scheduler = Scheduler(config.num_slots, self.max_positions)
         self._clock = clock
@@ -67,6 +68,10 @@ class EngineCore:
     def sessions(self) -> list[Session]:
         """The open sessions."""
         return self._scheduler.sessions
+
+    def limit_threads(self) -> None:
+        """Called by the thread that will step, before its first step."""
+        self._runner.limit_threads(self._num_threads)
 
     def has_work(self) -> bool:
         """Whether a step would do anything."""

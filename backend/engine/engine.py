@@ -216,6 +216,7 @@ class Engine:
             self.command(lambda: self.core.close(session))
 
     def _run(self) -> None:
+        self.core.limit_threads()
         while self._is_running:
             self._obey_commands()
             self._step()

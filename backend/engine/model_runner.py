@@ -25,6 +25,10 @@ PREFILL_POSITIONS = 512
 """Longest piece of a context that is computed at once."""
 
 
+SMALL_MODEL_PARAMETERS = 30_000_000
+"""A step of a smaller model is too short to be worth sharing between threads."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepRow:
     """One session's part in a step."""
@@ -69,6 +73,14 @@ class ModelRunner:
         # A decision compares two logits, so only two rows of the head are needed for it.
         self._decision_tokens = [self._control.keep_silence, self._control.text_begin]
         self._decision_head = self._language_model.lm_head.weight[self._decision_tokens].float()
+
+    def limit_threads(self, num_threads: int | None) -> None:
+        """Set how many CPU threads the calling thread's steps use; see `EngineConfig`."""
+        num_parameters = sum(p.numel() for p in self._language_model.parameters())
+        if num_threads is None and num_parameters < SMALL_MODEL_PARAMETERS:
+            num_threads = 1
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
 
     def reset_audio(self, slot: int) -> None:
         """Forget the audio that `slot` has heard."""
