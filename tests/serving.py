@@ -13,6 +13,7 @@ from backend.server import server_config
 from tests.scripted import ScriptedEngine
 
 START_SECONDS = 30.0
+FREE_SECONDS = 20.0
 
 
 @contextmanager
@@ -35,3 +36,11 @@ def _port(server: uvicorn.Server) -> int:
         time.sleep(0.01)
     port: int = server.servers[0].sockets[0].getsockname()[1]
     return port
+
+
+def wait_until_free(engine: Engine | ScriptedEngine) -> None:
+    """Wait until every conversation's slot has been freed."""
+    deadline = time.monotonic() + FREE_SECONDS
+    while engine.num_sessions:
+        assert time.monotonic() < deadline, "a slot was not freed"
+        time.sleep(0.01)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -22,7 +21,7 @@ from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.server import is_same_origin
 from tests.scripted import BREAK, ScriptedEngine, ScriptedReply
-from tests.serving import serving
+from tests.serving import serving, wait_until_free
 
 WAIT_SECONDS = 20.0
 REPLY = ScriptedReply("Coming up: large latte.", Emotion.HAPPY)
@@ -107,13 +106,6 @@ def utterance(rate_hz: int) -> np.ndarray:
 
 def types(events: list[WireEvent]) -> list[str]:
     return [event["type"] for event in events]
-
-
-def wait_until_free(engine: ScriptedEngine | Engine) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while engine.num_sessions:
-        assert time.monotonic() < deadline, "a slot was not freed"
-        time.sleep(0.01)
 
 
 def test_turn_has_every_event_in_order_and_shape(clients: Clients) -> None:

@@ -7,7 +7,7 @@ const MICROPHONE = {
 
 export class AudioInput {
   /** Call from a click: browsers allow sound only then. `onFrame` gets {pcm, level, peak}. */
-  static async open(onFrame) {
+  static async open({ onFrame, onMicrophoneLost }) {
     const context = new AudioContext();
     try {
       await context.resume();
@@ -16,11 +16,12 @@ export class AudioInput {
       await context.close();
       throw error;
     }
-    return new AudioInput(context, onFrame);
+    return new AudioInput(context, onFrame, onMicrophoneLost);
   }
 
-  constructor(context, onFrame) {
+  constructor(context, onFrame, onMicrophoneLost) {
     this.context = context;
+    this.onMicrophoneLost = onMicrophoneLost;
     this.capture = new AudioWorkletNode(context, 'capture');
     this.capture.port.onmessage = ({ data }) => onFrame(data);
     this.capture.connect(context.destination); // silent; a node that leads nowhere does not run
@@ -36,8 +37,10 @@ export class AudioInput {
   }
 
   async openMicrophone() {
-    this.stream = await navigator.mediaDevices.getUserMedia(MICROPHONE);
-    if (this.context.state === 'closed') return this.stopMicrophone();
+    const stream = await navigator.mediaDevices.getUserMedia(MICROPHONE);
+    this.stream = stream;
+    if (this.context.state === 'closed') return this.stopMicrophone(); // stopped meanwhile
+    for (const track of stream.getTracks()) track.onended = () => this.onMicrophoneLost();
     this.context.createMediaStreamSource(this.stream).connect(this.gate);
   }
 
@@ -50,25 +53,27 @@ export class AudioInput {
   async play(encoded) {
     const buffer = await this.context.decodeAudioData(encoded);
     this.stopRecording();
-    const source = this.context.createBufferSource();
-    source.buffer = buffer;
-    source.connect(this.capture);
-    source.connect(this.context.destination);
-    this.recording = source;
-    this.updateGate();
-    await new Promise((resolve) => {
-      source.onended = resolve;
+    await new Promise((onEnded) => {
+      const source = this.context.createBufferSource();
+      source.buffer = buffer;
+      source.connect(this.capture);
+      source.connect(this.context.destination);
+      source.onended = () => this.stopRecording();
       source.start();
+      this.recording = { source, onEnded };
+      this.updateGate();
     });
-    if (this.recording === source) this.stopRecording();
   }
 
   stopRecording() {
     if (this.recording === null) return;
-    this.recording.stop();
-    this.recording.disconnect();
+    const { source, onEnded } = this.recording;
     this.recording = null;
+    source.onended = null; // a closed context would never call it
+    source.stop();
+    source.disconnect();
     this.updateGate();
+    onEnded();
   }
 
   async close() {

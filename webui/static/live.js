@@ -3,7 +3,7 @@
 import { FRAME_SAMPLES } from './audio-format.js';
 import { AudioInput } from './audio-input.js';
 import { Conversation } from './conversation.js';
-import { explainClose, explainError, requireSecureAddress } from './problems.js';
+import { MICROPHONE_LOST, explainClose, explainError, requireSecureAddress } from './problems.js';
 import { fetchSample } from './samples.js';
 import { RealtimeSocket } from './socket.js';
 
@@ -88,7 +88,10 @@ export class Live {
   }
 
   async openInput(withMicrophone) {
-    const input = await AudioInput.open((frame) => this.sendFrame(frame));
+    const input = await AudioInput.open({
+      onFrame: (frame) => this.sendFrame(frame),
+      onMicrophoneLost: () => this.stop(MICROPHONE_LOST),
+    });
     this.input = input;
     if (withMicrophone) await input.openMicrophone();
     if (!this.isRunning) await input.close();
@@ -106,8 +109,7 @@ export class Live {
   }
 
   sendFrame(frame) {
-    if (this.socket === null || this.state === State.CONNECTING) return;
-    if (!this.socket.isOpen) return;
+    if (this.socket === null || this.state === State.CONNECTING || !this.socket.isOpen) return;
     const now = performance.now();
     this.socket.sendAudio(frame.pcm);
     this.conversation.frameSent(frame, FRAME_SAMPLES, now);
@@ -123,6 +125,9 @@ export class Live {
     const now = performance.now();
     this.conversation.receive(event, now);
     switch (event.type) {
+      case 'error':
+        this.panel.showProblem(event.error.message);
+        break;
       case 'session.created':
         this.enter(State.LISTENING);
         this.panel.announce('Listening.');

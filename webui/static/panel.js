@@ -64,9 +64,9 @@ export class Panel {
   showReply(turn, medianMs) {
     this.replyLine.dataset.kind = 'reply';
     this.parts.reply.textContent = turn.text;
-    const figures = [['sound to decision', turn.decisionMs]];
-    if (turn.firstTextMs !== null) figures.push(['to first text', turn.firstTextMs]);
-    if (turn.doneMs !== null) figures.push(['to the end', turn.doneMs]);
+    const figures = [['decided after', turn.decisionMs]];
+    if (turn.firstTextMs !== null) figures.push(['first text', turn.firstTextMs]);
+    if (turn.doneMs !== null) figures.push(['finished', turn.doneMs]);
     if (medianMs !== null) figures.push(['median first text', medianMs]);
     this.parts.latency.replaceChildren(...figures.map(([label, time]) => figure(label, time)));
     this.turns.show(turn);

@@ -4,10 +4,10 @@ import { CHUNK_SECONDS, FRAME_SECONDS } from './audio-format.js';
 
 const PIXELS_PER_SECOND = 34;
 const LABEL_HEIGHT = 18;
-const CHANCE_SHARE = 0.34; // of the height
+const CHANCE_SHARE = 0.36; // of the height
 const GAP = 10;
 const SPEAK_ABOVE = 0.5;
-const LOUDNESS_EXPONENT = 0.6; // quiet speech stays visible beside loud speech
+const LOUDNESS_EXPONENT = 0.5; // quiet speech stays visible beside loud speech
 
 export class Strip {
   constructor(canvas) {

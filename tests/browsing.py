@@ -1,0 +1,88 @@
+"""Chromium with a recording as its microphone."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from backend.audio import read_audio
+from backend.config import SAMPLE_RATE_HZ
+
+SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
+MICROPHONE_RATE_HZ = 48_000
+QUIET_BEFORE_SECONDS = 1.0
+
+FLAGS = [
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def samples() -> list[dict[str, Any]]:
+    """The recordings that the page offers, with the replies they should get."""
+    listed: list[dict[str, Any]] = json.loads((SAMPLES / "samples.json").read_text("utf-8"))
+    return listed
+
+
+def microphone_file(folder: Path, recording: str | None) -> Path:
+    """A recording of ours as Chromium wants a microphone's; None is a quiet room."""
+    quiet = np.zeros(round(QUIET_BEFORE_SECONDS * MICROPHONE_RATE_HZ), np.float32)
+    heard = [quiet]
+    if recording is not None:
+        voice = read_audio(SAMPLES / recording)
+        heard.append(soxr.resample(voice, SAMPLE_RATE_HZ, MICROPHONE_RATE_HZ))
+    path = folder / f"{recording or 'quiet'}.wav"
+    soundfile.write(path, np.concatenate([*heard, quiet]), MICROPHONE_RATE_HZ, subtype="PCM_16")
+    return path
+
+
+def system_chromium() -> str | None:
+    """A Chromium of the system that really starts; None leaves the choice to Playwright."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        path = shutil.which(name)
+        if path and subprocess.run([path, "--version"], capture_output=True).returncode == 0:
+            return path
+    return None
+
+
+@contextmanager
+def chromium(microphone: Path) -> Iterator[Browser]:
+    """A browser that hears `microphone` once, then silence."""
+    capture = f"--use-file-for-fake-audio-capture={microphone}%noloop"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=system_chromium(), args=[*FLAGS, capture]
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def part(name: str) -> str:
+    """Selector of one part of the page."""
+    return f'[data-part="{name}"]'
+
+
+def open_page(browser: Browser, address: str, **options: Any) -> Page:
+    """The live page in a profile of its own, ready to be used."""
+    page = browser.new_context(**options).new_page()
+    page.goto(f"http://{address}/")
+    page.wait_for_selector("[data-ready]")
+    return page

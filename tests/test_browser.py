@@ -1,0 +1,292 @@
+"""The page in a real browser: a recorded voice goes in, the reply is read off the page."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soxr
+from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
+
+from backend.audio import read_audio
+from backend.engine import Engine
+from backend.model.checkpoint import EMBEDDED_FOLDER, Checkpoint
+from backend.protocol import Emotion
+from tests.browsing import SAMPLES, chromium, microphone_file, open_page, part, samples
+from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.serving import serving, wait_until_free
+from webui.gradio_app import STATIC_FOLDER
+
+expect.set_options(timeout=20_000)
+
+FIRST = ScriptedReply("Coming up: large dark roast americano.", Emotion.HAPPY)
+SECOND = ScriptedReply("You said seven.", Emotion.NORMAL)
+READABLE_CONTRAST = 4.5
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def quiet_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser in a quiet room."""
+    with chromium(microphone_file(tmp_path_factory.mktemp("quiet"), None)) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def engine() -> ScriptedEngine:
+    return ScriptedEngine([FIRST, SECOND], num_slots=2)
+
+
+@pytest.fixture(scope="module")
+def address(engine: ScriptedEngine) -> Iterator[str]:
+    with serving(engine) as address:
+        yield address
+
+
+@pytest.fixture
+def visit(quiet_browser: Browser, address: str) -> Iterator[Visit]:
+    """Opens the page in a profile of its own; all visitors have left when the test is over."""
+    contexts: list[BrowserContext] = []
+
+    def visit(**options: Any) -> Page:
+        page = open_page(quiet_browser, address, **options)
+        contexts.append(page.context)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+def start(page: Page) -> None:
+    page.click(part("start"))
+    expect(page.locator(part("state"))).to_have_text("LISTENING")
+
+
+def play(page: Page, title: str) -> None:
+    page.get_by_role("button", name=title, exact=True).click()
+
+
+def expect_reply(page: Page, reply: str, emotion: str) -> None:
+    expect(page.locator(part("reply"))).to_have_text(reply)
+    expect(page.locator(part("emotion"))).to_have_text(emotion)
+    row = page.locator(part("turns")).locator("li").last
+    expect(row).to_contain_text(reply)
+    expect(row).to_contain_text(emotion)
+
+
+@pytest.mark.skipif(not EMBEDDED_FOLDER.exists(), reason="the checkpoint is in training")
+@pytest.mark.parametrize("sample", samples()[:1] + samples()[3:4], ids=lambda s: s["title"])
+def test_recorded_voice_is_answered(
+    embedded_checkpoint: Checkpoint, tmp_path: Path, sample: dict[str, str]
+) -> None:
+    """People that no training has heard speak into the microphone; the right reply appears."""
+    with (
+        Engine(embedded_checkpoint) as engine,
+        serving(engine) as address,
+        chromium(microphone_file(tmp_path, sample["file"])) as browser,
+    ):
+        page = open_page(browser, address)
+        start(page)
+        expect(page.locator(part("state"))).to_have_text("SPEAKING")
+        expect_reply(page, sample["reply"], sample["emotion"])
+        expect(page.locator(part("state"))).to_have_text("LISTENING")
+
+
+def test_conversation_from_start_to_stop(
+    visit: Visit, address: str, engine: ScriptedEngine
+) -> None:
+    page = visit()
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.reload()
+    page.wait_for_selector("[data-ready]")
+    expect(page.locator(part("state"))).to_have_text("NOT STARTED")
+    start(page)
+    play(page, "Seven")
+    expect(page.locator(part("state"))).to_have_text("SPEAKING")
+    expect_reply(page, FIRST.text, "happy")
+    expect(page.locator(part("state"))).to_have_text("LISTENING")
+    expect(page.locator(part("latency"))).to_contain_text("first text")
+    play(page, "Three")
+    expect_reply(page, SECOND.text, "normal")
+    expect(page.locator(part("announcer"))).to_have_text(f"normal: {SECOND.text}")
+    page.click(part("start"))
+    expect(page.locator(part("state"))).to_have_text("NOT STARTED")
+    wait_until_free(engine)
+    foreign = [url for url in requested if not url.startswith((f"http://{address}/", "data:"))]
+    assert foreign == []
+
+
+def test_recording_arrives_as_it_was(visit: Visit, engine: ScriptedEngine) -> None:
+    """Through decoder, mixer, resampler and socket: what the engine hears is the recording."""
+    wait_until_free(engine)
+    page = visit()
+    play(page, "Seven")
+    expect_reply(page, FIRST.text, "happy")
+    (session,) = engine.sessions
+    # Compared at three times the rate, as they may lie a fraction of a sample apart.
+    heard = soxr.resample(np.concatenate(session.chunks), 16_000, 48_000)
+    original = soxr.resample(read_audio(SAMPLES / "digit_seven.ogg"), 16_000, 48_000)
+    products = correlate(heard, original)
+    start = int(products.argmax())
+    passage = heard[start : start + len(original)]
+    similarity = products[start] / np.linalg.norm(passage) / np.linalg.norm(original)
+    assert similarity > 0.98
+    assert np.linalg.norm(passage) == pytest.approx(np.linalg.norm(original), rel=0.05)
+
+
+def test_browsers_do_not_mix(visit: Visit) -> None:
+    first, second = visit(), visit()
+    start(first)
+    start(second)
+    play(first, "Seven")
+    expect_reply(first, FIRST.text, "happy")
+    assert second.locator(part("turns")).locator("li").count() == 0
+    play(first, "Three")
+    expect_reply(first, SECOND.text, "normal")
+    play(second, "Eight")
+    expect_reply(second, FIRST.text, "happy")
+    assert second.locator(part("turns")).locator("li").count() == 1
+
+
+def test_full_server_in_words(visit: Visit) -> None:
+    pages = [visit() for _ in range(3)]
+    for page in pages[:2]:
+        start(page)
+    pages[2].click(part("start"))
+    expect(pages[2].locator(part("alert"))).to_contain_text("All conversations are taken")
+    expect(pages[2].locator(part("state"))).to_have_text("NOT STARTED")
+    pages[0].click(part("start"))
+    start(pages[2])
+    expect(pages[2].locator(part("alert"))).to_be_hidden()
+
+
+def test_lost_server_in_words(quiet_browser: Browser, engine: ScriptedEngine) -> None:
+    with serving(engine) as address:
+        page = open_page(quiet_browser, address)
+        start(page)
+    # The server has stopped.
+    expect(page.locator(part("alert"))).to_contain_text("The server is restarting")
+    page.click(part("start"))
+    expect(page.locator(part("alert"))).to_contain_text("The server cannot be reached")
+
+
+MICROPHONE_PROBLEMS = {
+    "NotAllowedError": "Allow it beside the address",
+    "NotFoundError": "No microphone was found",
+    "NotReadableError": "in use by another program",
+}
+
+
+def test_microphone_problems_in_words(visit: Visit) -> None:
+    page = visit()
+    for error, words in MICROPHONE_PROBLEMS.items():
+        page.evaluate(
+            "name => { navigator.mediaDevices.getUserMedia = () =>"
+            " Promise.reject(new DOMException('', name)); }",
+            error,
+        )
+        page.click(part("start"))
+        expect(page.locator(part("alert"))).to_contain_text(words)
+        expect(page.locator(part("state"))).to_have_text("NOT STARTED")
+    # A recording still works: it needs no microphone.
+    play(page, "Seven")
+    expect_reply(page, FIRST.text, "happy")
+
+
+def test_insecure_address_in_words(visit: Visit) -> None:
+    page = visit()
+    page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
+    page.click(part("start"))
+    expect(page.locator(part("alert"))).to_contain_text("http://localhost or over https")
+
+
+def test_slow_model_is_shown_as_catching_up(visit: Visit) -> None:
+    def hear_nothing(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+        server.on_message(
+            lambda message: None if b"listen" in _bytes(message) else route.send(message)
+        )
+
+    page = visit()
+    page.route_web_socket(re.compile("/v1/realtime"), hear_nothing)
+    page.reload()
+    page.wait_for_selector("[data-ready]")
+    start(page)
+    expect(page.locator(part("behind"))).to_contain_text("catching up")
+
+
+def correlate(heard: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """Inner products of `original` with every passage of `heard` of its length."""
+    size = len(heard) + len(original)
+    spectrum = np.fft.rfft(heard, size) * np.fft.rfft(original, size).conj()
+    products: np.ndarray = np.fft.irfft(spectrum, size)[: len(heard) - len(original) + 1]
+    return products
+
+
+def _bytes(message: str | bytes) -> bytes:
+    return message.encode() if isinstance(message, str) else message
+
+
+def test_page_fits_its_screens(visit: Visit) -> None:
+    page = visit(viewport={"width": 1280, "height": 800})
+    play(page, "Seven")
+    expect_reply(page, FIRST.text, "happy")
+    assert page.evaluate("document.scrollingElement.scrollHeight") <= 800
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+
+
+def test_resampler_keeps_speech_and_stops_what_would_alias(visit: Visit) -> None:
+    page = visit()
+    output_levels = page.evaluate(
+        """async () => {
+          const { Resampler } = await import('/live/resample.js');
+          const level = (rate, hertz) => {
+            const resampler = new Resampler(rate, 16000);
+            const output = [];
+            for (let start = 0; start < rate / 2; start += 128) {
+              const block = Float32Array.from({ length: 128 },
+                (_, i) => Math.sin(2 * Math.PI * hertz * (start + i) / rate));
+              output.push(...resampler.process(block));
+            }
+            const settled = output.slice(1000);
+            return Math.sqrt(settled.reduce((sum, x) => sum + x * x, 0) / settled.length);
+          };
+          const hertz = [1000, 6500, 9000];
+          return [44100, 48000].map(rate => hertz.map(frequency => level(rate, frequency)));
+        }"""
+    )
+    for speech, high_speech, too_high in output_levels:
+        assert speech == pytest.approx(np.sqrt(0.5), rel=1e-3)
+        assert high_speech == pytest.approx(np.sqrt(0.5), rel=1e-2)
+        assert too_high < 1e-4
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_of_text_are_readable(theme: str) -> None:
+    css = (STATIC_FOLDER / "live.css").read_text("utf-8")
+    rules = re.findall(r"\.page \{(.*?)\n\}", css, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", rules[0 if theme == "light" else 1]))
+    texts = ["ink", "soft", "listening", "speaking"]
+    texts += [name for name in colours if name.endswith("-ink")]
+    for text in texts:
+        for ground in ("panel", "background"):
+            assert _contrast(colours[text], colours[ground]) >= READABLE_CONTRAST, (text, ground)
+    assert _contrast(colours["on-button"], colours["button"]) >= READABLE_CONTRAST
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2 contrast ratio of two colours."""
+    darker, lighter = sorted([_luminance(one), _luminance(other)])
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    channels = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
