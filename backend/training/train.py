@@ -361,6 +361,18 @@ def load_vocabulary(work: Path, seed: int) -> Vocabulary:
     return vocabulary
 
 
+def load_trainer(work: Path, config: TrainingConfig, shape: ModelShape) -> Trainer:
+    """A run as it was last saved.
+
+    Raises:
+        FileNotFoundError: nothing was saved in `work`.
+    """
+    trainer = Trainer(config, shape, load_vocabulary(work, config.seed), work)
+    if not trainer.resume():
+        raise FileNotFoundError(f"there is no training state in {work}")
+    return trainer
+
+
 class Batches:
     """Batches made by worker processes, for one stage after another."""
 

@@ -1,0 +1,250 @@
+"""Training: labels, split, streams, features and export of the embedded checkpoint."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, FEATURES_PER_CHUNK
+from backend.features import LogMel, StreamingLogMel
+from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
+from backend.training.align import Clip, ClipKind, Word, spans_of
+from backend.training.data import Kind, Recording, is_held_out
+from backend.training.domain import (
+    SLOT_VALUES,
+    Slot,
+    digit_reply,
+    order_grammar,
+    order_reply,
+    parse_order,
+    random_order,
+    random_wording,
+    spoken_text,
+)
+from backend.training.evaluate import wilson_interval
+from backend.training.export import export
+from backend.training.features import stream_log_mel
+from backend.training.listening import edit_distance
+from backend.training.model import ModelShape, TrainingModel, initialise
+from backend.training.streams import Stream, WordIds, place, reply_chunk
+from backend.training.tokens import IGNORED, reply_tokens, stream_sequence, train_vocabulary
+from backend.training.utterances import FRAME_SAMPLES, Spoken, Utterances
+
+MAX_CHECKPOINT_BYTES = 25_000_000
+
+
+def test_a_digit_is_repeated() -> None:
+    assert digit_reply(7).text == "You said seven."
+    assert digit_reply(0).emotion == "normal"
+
+
+def test_an_order_is_repeated_in_a_fixed_order() -> None:
+    order = parse_order(
+        {
+            "sugarAmount": "brown sugar",
+            "milkAmount": "a bit of soy milk",
+            "coffeeDrink": "latte",
+            "roast": "dark roast",
+            "size": "large",
+            "numberOfShots": "double shot",
+        }
+    )
+    reply = order_reply(order)
+    assert reply.emotion == "happy"
+    assert reply.text == (
+        "Coming up: large dark roast latte, double shot, a bit of soy milk, brown sugar."
+    )
+
+
+def test_an_order_needs_a_drink() -> None:
+    with pytest.raises(ValueError, match="coffeeDrink"):
+        order_reply({Slot.SIZE: "large"})
+
+
+def test_an_unknown_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="tea"):
+        parse_order({"coffeeDrink": "tea"})
+
+
+def test_every_wording_is_read_back_as_its_order() -> None:
+    rng = random.Random(5)
+    for _ in range(300):
+        order = random_order(rng)
+        text = spoken_text(random_wording(order, rng))
+        read = {span.slot: span.text for span in spans_of(text) if span.slot is not None}
+        assert read == order, text
+
+
+def test_the_grammar_names_every_slot() -> None:
+    order = {slot: values[-1] for slot, values in SLOT_VALUES.items()}
+    grammar = order_grammar(order)
+    assert all(value in grammar for value in order.values())
+
+
+def test_the_split_is_by_speaker_and_fold() -> None:
+    def digit(speaker: str) -> Recording:
+        return Recording(Kind.DIGIT, f"digits/7_{speaker}_3.ogg", "seven", speaker=speaker, digit=7)
+
+    speakers = ("george", "jackson", "nicolas", "yweweler")
+    assert [s for s in speakers if is_held_out(digit(s))] == ["george"]
+    folds = [
+        fold for fold in range(1, 5) if is_held_out(Recording(Kind.SOUND, "x", "rain", fold=fold))
+    ]
+    assert folds == [4]
+
+
+def test_the_split_of_orders_depends_on_the_name_alone() -> None:
+    names = [f"coffee_orders/{number}.ogg" for number in range(2000)]
+    held_out = {name for name in names if is_held_out(Recording(Kind.ORDER, name, ""))}
+    assert 0.12 < len(held_out) / len(names) < 0.18
+    elsewhere = {name for name in names if is_held_out(Recording(Kind.ORDER, f"/data/{name}", ""))}
+    assert elsewhere == held_out
+
+
+def test_training_features_are_the_live_ones() -> None:
+    generator = torch.Generator().manual_seed(3)
+    audio = torch.randn(3, 4 * CHUNK_SAMPLES, generator=generator) * 0.1
+    audio[0, : 2 * CHUNK_SAMPLES] = 0.0
+    audio[1] *= 0.01
+    live = StreamingLogMel(3)
+    slots = torch.arange(3)
+    chunks = [live(chunk, slots) for chunk in audio.split(CHUNK_SAMPLES, dim=1)]
+    trained = stream_log_mel(LogMel(), audio)
+    torch.testing.assert_close(trained, torch.stack(chunks, dim=1))
+
+
+def spoken(num_frames: int, last_word_ends: int, digit: int = 7) -> Spoken:
+    phones = np.ones(num_frames, np.uint8)
+    words = (Word("seven", 0, last_word_ends),)
+    audio = np.ones(num_frames * FRAME_SAMPLES, np.float32)
+    return Spoken(audio, words, phones, digit_reply(digit))
+
+
+@pytest.mark.parametrize("end_frame", [1, 19, 20, 21, 59, 60, 61, 100, 101])
+def test_a_reply_begins_at_least_200_ms_after_the_last_word(end_frame: int) -> None:
+    end_seconds = end_frame / 100
+    chunk = reply_chunk(end_frame)
+    assert (chunk + 1) * CHUNK_SECONDS >= end_seconds + 0.2 - 1e-9
+    assert chunk * CHUNK_SECONDS < end_seconds + 0.2
+
+
+def test_a_stream_carries_the_labels_of_what_is_placed_in_it() -> None:
+    stream, word_ids = Stream.silent(6), WordIds()
+    place(stream, spoken(50, 40), 30, word_ids)
+    assert stream.replies == {2: digit_reply(7)}
+    end = (30 + 40) // 4
+    assert list(stream.words[end : end + 4]) == [
+        IGNORED,
+        word_ids["seven"],
+        word_ids["seven"],
+        IGNORED,
+    ]
+    assert stream.phones[8] == 1
+    assert stream.phones[6] == 0
+    assert stream.transcripts == [(7, 32, [word_ids["seven"]])]
+
+
+def test_a_sequence_follows_the_protocol() -> None:
+    vocabulary = train_vocabulary(1)
+    control = vocabulary.control
+    sequence = stream_sequence(vocabulary, "Hi.", {1: digit_reply(7)}, {0}, 3)
+    prompt = vocabulary.tokenizer.encode("Hi.").ids
+    step = [control.audio_begin, *[control.pad] * FEATURES_PER_CHUNK, control.assistant]
+    turn = reply_tokens(vocabulary, digit_reply(7))
+    assert turn[:2] == [control.text_begin, control.normal]
+    assert turn[-1] == control.text_end
+    begin = control.text_begin
+    prefix = [control.online, control.english, begin, begin, *prompt, control.text_end]
+    silence = [control.keep_silence]
+    assert sequence.ids == prefix + step + silence + step + turn + step + silence
+    assert {sequence.ids[position] for position in sequence.audio_positions} == {control.pad}
+    learnt = [label for label in sequence.labels if label != IGNORED]
+    assert learnt == turn + silence
+
+
+def order_clip(text: str) -> Clip:
+    words = tuple(Word(word, 20 * i, 20 * i + 20) for i, word in enumerate(text.split()))
+    num_frames = 20 * len(words) + 10
+    return Clip(
+        key=text,
+        kind=ClipKind.ORDER,
+        human=True,
+        held_out=False,
+        audio=np.full(num_frames * FRAME_SAMPLES, 1000, np.int16),
+        words=words,
+        phones=np.ones(num_frames, np.uint8),
+        spans=spans_of(text),
+    )
+
+
+@pytest.mark.parametrize("recipe", ["human order", "swapped order", "grafted order", "cut order"])
+def test_surgery_keeps_words_and_reply_together(recipe: str) -> None:
+    clips = [
+        order_clip("can i get a large latte with a bit of soy milk and brown sugar"),
+        order_clip("make me a double shot dark roast mocha with some cream"),
+    ]
+    utterances = Utterances(clips, [], random.Random(3))
+    utterances.groups[ClipKind.ORDER, False] = clips
+    for _ in range(60):
+        made = utterances.make(recipe)
+        assert made.words
+        assert made.phones is not None
+        assert made.end <= len(made.phones) + 2
+        order = {
+            span.slot: span.text
+            for span in spans_of(" ".join(word.text for word in made.words))
+            if span.slot is not None
+        }
+        if Slot.DRINK in order and made.words[-1].text != "with":
+            assert made.reply == order_reply(order)
+        else:
+            assert made.reply is None
+
+
+def test_an_exported_model_is_loaded_back(tmp_path: Path) -> None:
+    shape = ModelShape(
+        tower_width=32,
+        tower_layers=1,
+        tower_heads=2,
+        decoder_width=32,
+        decoder_layers=3,
+        decoder_heads=2,
+        decoder_ffn=48,
+        word_layer=2,
+    )
+    vocabulary = train_vocabulary(1)
+    model = TrainingModel(shape, vocabulary.size, num_words=7)
+    initialise(model, torch.randn(2, 3, 128, 40))
+    export(model, vocabulary, tmp_path)
+    loaded = load_checkpoint(str(tmp_path), device="cpu")
+    assert loaded.control_tokens == vocabulary.control
+    assert loaded.sliding_window == shape.window
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    log_mel = torch.randn(2, 3, 128, 40)
+    with torch.no_grad():
+        expected = model.encode(log_mel).unflatten(1, (3, -1)).flatten(0, 1)
+        torch.testing.assert_close(loaded.audio_tower(log_mel.flatten(0, 1)), expected)
+        ids = torch.randint(0, vocabulary.size, (2, 9))
+        torch.testing.assert_close(
+            loaded.language_model(ids).logits, model.decoder(ids).logits, atol=1e-4, rtol=1e-4
+        )
+
+
+def test_the_embedded_checkpoint_is_small() -> None:
+    size = sum(path.stat().st_size for path in EMBEDDED_FOLDER.rglob("*") if path.is_file())
+    assert size <= MAX_CHECKPOINT_BYTES
+
+
+def test_wilson_interval_of_known_shares() -> None:
+    low, high = wilson_interval(77, 100)
+    assert low == pytest.approx(0.6785, abs=1e-3)
+    assert high == pytest.approx(0.8416, abs=1e-3)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_edit_distance_counts_edits() -> None:
+    assert edit_distance("kitten", "sitting") == 3
+    assert edit_distance([1, 2], []) == 2
