@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: run test lint bench train evaluate local clean
+.PHONY: run test lint bench train evaluate screenshots local clean
 
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)
@@ -24,6 +24,9 @@ bench: $(VENV)/run.stamp
 train evaluate: $(VENV)/train.stamp
 	@test -n "$(DATA)" || { echo "Say where the recordings are: make $@ DATA=folder" >&2; exit 2; }
 	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
+
+screenshots: $(VENV)/chromium.stamp
+	$(PYTHON) -m tests.screenshots $(ARGS)
 
 local: $(VENV)/run.stamp
 	$(PIP) -r requirements-local.txt

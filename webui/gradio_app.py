@@ -45,6 +45,7 @@ def mount_page(app: FastAPI) -> FastAPI:
         path="/",
         ssr_mode=False,
         theme=_theme(),
+        favicon_path=str(STATIC_FOLDER / "favicon.png"),
         css=_FRAME_CSS,
         footer_links=[],
         run_history=False,

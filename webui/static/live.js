@@ -27,6 +27,7 @@ export class Live {
     this.socket = null;
     this.conversation = null;
     this.speakingUntil = 0;
+    this.wakeLock = null;
     this.enter(State.IDLE);
     panel.showHint(hint);
   }
@@ -77,6 +78,7 @@ export class Live {
       return;
     }
     if (this.state !== State.CONNECTING) return; // stopped while the browser was asking
+    this.keepAwake();
     this.conversation = new Conversation();
     this.panel.turns.clear();
     this.panel.strip.show(this.conversation);
@@ -98,9 +100,20 @@ export class Live {
     this.panel.showMicrophone(input.hasMicrophone, input.isMuted);
   }
 
+  /** A phone that locks its screen would take the microphone away. */
+  async keepAwake() {
+    try {
+      this.wakeLock = await navigator.wakeLock?.request('screen');
+    } catch {
+      this.wakeLock = null; // refused, as on a low battery: the page works without
+    }
+  }
+
   stop(problem = null) {
     this.socket?.close();
     this.input?.close();
+    this.wakeLock?.release();
+    this.wakeLock = null;
     this.socket = null;
     this.input = null;
     this.enter(State.IDLE);

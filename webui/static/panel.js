@@ -64,21 +64,22 @@ export class Panel {
   showReply(turn, medianMs) {
     this.replyLine.dataset.kind = 'reply';
     this.parts.reply.textContent = turn.text;
-    const figures = [['decided after', turn.decisionMs]];
+    const figures = [['decided in', turn.decisionMs]];
     if (turn.firstTextMs !== null) figures.push(['first text', turn.firstTextMs]);
     if (turn.doneMs !== null) figures.push(['finished', turn.doneMs]);
-    if (medianMs !== null) figures.push(['median first text', medianMs]);
+    if (medianMs !== null) figures.push(['median', medianMs]);
     this.parts.latency.replaceChildren(...figures.map(([label, time]) => figure(label, time)));
     this.turns.show(turn);
   }
 
-  showModel(text) {
+  showModel(text, ability) {
     this.parts.model.textContent = text;
     this.parts.model.hidden = false;
+    this.parts.ability.textContent = ability;
   }
 
   showPace(milliseconds) {
-    this.parts.pace.textContent = `${milliseconds.toFixed(0)} ms for each 0.4 s`;
+    this.parts.pace.textContent = `${milliseconds.toFixed(0)} ms per 0.4 s`;
     this.parts.pace.hidden = false;
   }
 

@@ -18,7 +18,7 @@ export async function fetchSample(sample) {
 export function credits(samples) {
   const sources = samples.map(({ source, licence }) => {
     const name = source.split(',').slice(0, -1).join(',') || source;
-    return `${name} (${licence})`;
+    return `${name}, ${licence}`;
   });
-  return `Recordings: ${[...new Set(sources)].join(', ')}.`;
+  return `Recordings: ${[...new Set(sources)].join('; ')}.`;
 }

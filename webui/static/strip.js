@@ -4,6 +4,7 @@ import { CHUNK_SECONDS, FRAME_SECONDS } from './audio-format.js';
 
 const PIXELS_PER_SECOND = 34;
 const LABEL_HEIGHT = 18;
+const LABEL_GAP = 6;
 const CHANCE_SHARE = 0.36; // of the height
 const GAP = 10;
 const SPEAK_ABOVE = 0.5;
@@ -72,6 +73,7 @@ export class Strip {
   }
 
   drawReplies() {
+    let labelledUntil = -Infinity;
     for (const turn of this.conversation.turns) {
       const from = this.x(turn.seconds);
       const until = this.x(turn.endSeconds ?? this.conversation.seconds);
@@ -82,9 +84,19 @@ export class Strip {
       this.context.globalAlpha = 0.16;
       this.context.fillRect(from, LABEL_HEIGHT, width, this.bottom - LABEL_HEIGHT);
       this.context.globalAlpha = 1;
-      this.context.fillStyle = this.colour(`${turn.emotion ?? 'normal'}-ink`);
-      this.context.fillText(turn.emotion ?? 'reply', from, LABEL_HEIGHT - 5);
+      labelledUntil = this.label(turn.emotion, from, labelledUntil);
     }
+  }
+
+  /** Name a reply's emotion where there is room; returns where the label ends. */
+  label(emotion, from, freeFrom) {
+    const text = emotion ?? 'reply';
+    const { width } = this.context.measureText(text);
+    const x = Math.min(from, this.width - width);
+    if (x < freeFrom) return freeFrom;
+    this.context.fillStyle = this.colour(`${emotion ?? 'normal'}-ink`);
+    this.context.fillText(text, x, LABEL_HEIGHT - 5);
+    return x + width + LABEL_GAP;
   }
 
   drawSound() {
