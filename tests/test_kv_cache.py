@@ -28,7 +28,7 @@ def test_packed_attention_equals_repeated_keys(steps: int) -> None:
     positions = torch.tensor([5, 20, 26])[:, None] + torch.arange(steps)
     groups = heads // kv_heads
     module = nn.Module()
-    module.num_key_value_groups = groups
+    module.num_key_value_groups = groups  # type: ignore[assignment]
     packed, _ = packed_gqa_attention(
         module,
         query,
