@@ -16,6 +16,8 @@ test: lint $(VENV)/chromium.stamp
 lint: $(VENV)/dev.stamp
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
+	@# Gradio writes a stub beside each component that it imports, which hides the code from mypy.
+	rm -f webui/*.pyi
 	$(PYTHON) -m mypy
 
 bench: $(VENV)/run.stamp

@@ -54,10 +54,10 @@ def mount_page(app: FastAPI) -> FastAPI:
 
 def _theme() -> gr.themes.Base:
     """System fonts: nothing is fetched from elsewhere."""
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return gr.themes.Base(**fonts).set(
-        body_background_fill="#f7f7f5", body_background_fill_dark="#141517"
+    theme = gr.themes.Base(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
+    return theme.set(body_background_fill="#f7f7f5", body_background_fill_dark="#141517")
 
 
 def _read(name: str) -> str:
