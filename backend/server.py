@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, QueryParams
+from starlette.responses import Response
 
 from backend.engine import Engine
 from backend.realtime import (
@@ -39,6 +40,16 @@ _SUBPROTOCOL = "realtime"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+class RevalidatedFiles(StaticFiles):
+    """Files that browsers ask about each time, so that no page mixes two versions of them."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """The file, not to be used again without asking."""
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def create_app(engine: Engine) -> FastAPI:
     """The application over a running engine."""
     app = FastAPI(title="Audio-Interaction Live", docs_url=None, redoc_url=None)
@@ -57,7 +68,7 @@ def create_app(engine: Engine) -> FastAPI:
     async def realtime(websocket: WebSocket) -> None:
         await _serve_realtime(engine, websocket)
 
-    app.mount("/live", StaticFiles(directory=STATIC_FOLDER), name="live")
+    app.mount("/live", RevalidatedFiles(directory=STATIC_FOLDER), name="live")
     app.mount("/samples", StaticFiles(directory=SAMPLES_FOLDER), name="samples")
     return mount_page(app)
 
@@ -70,6 +81,8 @@ def server_config(engine: Engine, host: str, port: int) -> uvicorn.Config:
         port=port,
         log_level="warning",
         ws_max_size=MAX_WEBSOCKET_BYTES,
+        # Sound hardly compresses: it would cost time and memory for nothing.
+        ws_per_message_deflate=False,
     )
 
 

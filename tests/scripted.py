@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.config import SamplingConfig, SessionSettings
-from backend.errors import SessionLimitError
+from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
     Decision,
     Event,
@@ -26,6 +26,8 @@ from backend.protocol import Emotion
 
 LOUD = 0.01
 """Root mean square above which a chunk is sound."""
+
+LONGEST_PROMPT = 1000
 
 BREAK = "break"
 """A scripted reply that fails the session instead."""
@@ -143,7 +145,10 @@ class ScriptedEngine:
     async def open_session(self, settings: SessionSettings | None = None) -> ScriptedSession:
         if self.num_sessions >= self.config.num_slots:
             raise SessionLimitError("every session is taken; try again in a moment")
-        session = ScriptedSession(self, settings or SessionSettings())
+        settings = settings or SessionSettings()
+        if len(settings.system_prompt or "") > LONGEST_PROMPT:
+            raise SettingsError("the system prompt does not fit")
+        session = ScriptedSession(self, settings)
         self.sessions.add(session)
         return session
 

@@ -287,6 +287,10 @@ BAD_MESSAGES: dict[str, tuple[str | bytes, str]] = {
         '{"type": "session.update", "session": {"input_audio_format": "g711_ulaw"}}',
         "unsupported_audio_format",
     ),
+    "long prompt": (
+        json.dumps({"type": "session.update", "session": {"instructions": "x" * 5_000}}),
+        "invalid_value",
+    ),
     "slow rate": ('{"type": "session.update", "session": {"sample_rate_hz": 10}}', "invalid_value"),
 }
 
@@ -358,6 +362,17 @@ def test_client_that_vanishes_mid_reply_frees_its_slot() -> None:
         client.until("response.created")
         client.socket.socket.close()
         wait_until_free(engine)
+
+
+def test_client_that_stops_reading_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.server.SEND_TIMEOUT_SECONDS", 0.5)
+    engine = ScriptedEngine([ScriptedReply("x" * 10_000_000)])
+    with serving(engine) as address:
+        clients = Clients(address)
+        client = clients.open(max_queue=1, close_timeout=0.1)
+        client.send("response.create")
+        wait_until_free(engine)
+        clients.close()
 
 
 def test_failed_session_is_explained() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.config import SessionSettings
-from backend.errors import AudioInteractionError, SessionLimitError
+from backend.errors import AudioInteractionError, SessionLimitError, SettingsError
 from backend.events import Event, SessionFailed
 from backend.realtime.client_events import (
     AppendAudio,
@@ -113,7 +113,7 @@ class Connection:
         Raises:
             ConnectionEnd: alone or in a group, when there is no slot or the session failed.
         """
-        self._session = await self._open_session()
+        self._session = await self._open_session(self._config.settings())
         try:
             await self._send([self._session_event("session.created")])
             async with asyncio.TaskGroup() as tasks:
@@ -180,7 +180,11 @@ class Connection:
                 "session",
             )
         await self._session.close()
-        self._session = await self._open_session(settings)
+        try:
+            self._session = await self._open_session(settings)
+        except SettingsError:
+            self._session = await self._open_session(self._config.settings())
+            raise
 
     async def _append_audio(self, event: AppendAudio) -> None:
         pcm = decode_audio(event.audio)
@@ -221,9 +225,9 @@ class Connection:
         self._translator.chunk_fed(chunk.seconds)
         await self._session.feed(chunk.samples)
 
-    async def _open_session(self, settings: SessionSettings | None = None) -> EngineSession:
+    async def _open_session(self, settings: SessionSettings) -> EngineSession:
         try:
-            return await self._engine.open_session(settings or self._config.settings())
+            return await self._engine.open_session(settings)
         except SessionLimitError as error:
             full = WireError(str(error), "session_limit_reached", error_type=ErrorType.SERVER)
             raise ConnectionEnd(full, CloseCode.FULL) from error

@@ -80,7 +80,7 @@ export class AudioInput {
     this.capture.port.onmessage = null;
     this.stopRecording();
     this.stopMicrophone();
-    await this.context.close();
+    if (this.context.state !== 'closed') await this.context.close();
   }
 
   stopMicrophone() {

@@ -26,6 +26,8 @@ export class Live {
     this.input = null;
     this.socket = null;
     this.conversation = null;
+    this.attempt = 0; // counts starts and stops, so that late answers of the browser are ignored
+    this.onSettled = () => {};
     this.speakingUntil = 0;
     this.wakeLock = null;
     this.enter(State.IDLE);
@@ -68,18 +70,36 @@ export class Live {
   }
 
   async start({ withMicrophone }) {
+    this.attempt += 1;
+    const { attempt } = this;
     this.panel.showProblem(null);
     this.enter(State.CONNECTING);
     try {
       requireSecureAddress();
-      await this.openInput(withMicrophone);
+      const input = await this.openInput();
+      if (attempt !== this.attempt) return await input.close();
+      this.input = input;
+      if (withMicrophone) await input.openMicrophone();
     } catch (error) {
-      this.stop(explainError(error));
+      if (attempt === this.attempt) this.stop(explainError(error));
       return;
     }
-    if (this.state !== State.CONNECTING) return; // stopped while the browser was asking
+    // The visitor may have stopped while the browser was asking.
+    if (attempt === this.attempt) await this.connect();
+  }
+
+  openInput() {
+    return AudioInput.open({
+      onFrame: (frame) => this.sendFrame(frame),
+      onMicrophoneLost: () => this.stop(MICROPHONE_LOST),
+    });
+  }
+
+  /** Resolves when the conversation is open, or has failed to. */
+  connect() {
     this.keepAwake();
     this.conversation = new Conversation();
+    this.panel.showMicrophone(this.input.hasMicrophone, this.input.isMuted);
     this.panel.turns.clear();
     this.panel.strip.show(this.conversation);
     this.panel.showHint(this.hint);
@@ -87,17 +107,9 @@ export class Live {
       onEvent: (event) => this.receive(event),
       onClosed: (code) => this.stop(explainClose(code)),
     });
-  }
-
-  async openInput(withMicrophone) {
-    const input = await AudioInput.open({
-      onFrame: (frame) => this.sendFrame(frame),
-      onMicrophoneLost: () => this.stop(MICROPHONE_LOST),
+    return new Promise((onSettled) => {
+      this.onSettled = onSettled;
     });
-    this.input = input;
-    if (withMicrophone) await input.openMicrophone();
-    if (!this.isRunning) await input.close();
-    this.panel.showMicrophone(input.hasMicrophone, input.isMuted);
   }
 
   /** A phone that locks its screen would take the microphone away. */
@@ -110,6 +122,7 @@ export class Live {
   }
 
   stop(problem = null) {
+    this.attempt += 1;
     this.socket?.close();
     this.input?.close();
     this.wakeLock?.release();
@@ -117,6 +130,7 @@ export class Live {
     this.socket = null;
     this.input = null;
     this.enter(State.IDLE);
+    this.onSettled();
     this.panel.showBehind(0);
     this.panel.showProblem(problem);
   }
@@ -143,6 +157,7 @@ export class Live {
         break;
       case 'session.created':
         this.enter(State.LISTENING);
+        this.onSettled();
         this.panel.announce('Listening.');
         break;
       case 'response.listen':
