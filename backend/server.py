@@ -35,6 +35,8 @@ MAX_WEBSOCKET_BYTES = 16 * 1024 * 1024
 """Larger messages are not even read: the socket closes with 1009."""
 SEND_TIMEOUT_SECONDS = 10.0
 """A client that takes no message for this long is gone."""
+SHUTDOWN_SECONDS = 2
+"""Pages that are still open do not hold up Ctrl+C for longer."""
 
 _SUBPROTOCOL = "realtime"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -80,6 +82,7 @@ def server_config(engine: Engine, host: str, port: int) -> uvicorn.Config:
         host=host,
         port=port,
         log_level="warning",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         ws_max_size=MAX_WEBSOCKET_BYTES,
         # Sound hardly compresses: it would cost time and memory for nothing.
         ws_per_message_deflate=False,

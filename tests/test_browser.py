@@ -236,6 +236,8 @@ def test_page_fits_its_screens(visit: Visit) -> None:
     page = visit(viewport={"width": 1280, "height": 800})
     play(page, "Seven")
     expect_reply(page, FIRST.text, "happy")
+    long_reply = "words " * 500
+    page.locator(part("reply")).evaluate("(reply, text) => reply.textContent = text", long_reply)
     assert page.evaluate("document.scrollingElement.scrollHeight") <= 800
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390

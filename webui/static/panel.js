@@ -64,6 +64,7 @@ export class Panel {
   showReply(turn, medianMs) {
     this.replyLine.dataset.kind = 'reply';
     this.parts.reply.textContent = turn.text;
+    this.replyLine.scrollTop = this.replyLine.scrollHeight;
     const figures = [['decided in', turn.decisionMs]];
     if (turn.firstTextMs !== null) figures.push(['first text', turn.firstTextMs]);
     if (turn.doneMs !== null) figures.push(['finished', turn.doneMs]);
