@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright
 
 from backend.audio import read_audio
 from backend.config import SAMPLE_RATE_HZ
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 MICROPHONE_RATE_HZ = 48_000
-QUIET_BEFORE_SECONDS = 1.0
+QUIET_BEFORE_SECONDS = 2.0
 
 FLAGS = [
     "--use-fake-ui-for-media-stream",
@@ -62,17 +62,14 @@ def system_chromium() -> str | None:
 
 
 @contextmanager
-def chromium(microphone: Path) -> Iterator[Browser]:
+def chromium(playwright: Playwright, microphone: Path) -> Iterator[Browser]:
     """A browser that hears `microphone` once, then silence."""
     capture = f"--use-file-for-fake-audio-capture={microphone}%noloop"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=system_chromium(), args=[*FLAGS, capture]
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
+    browser = playwright.chromium.launch(executable_path=system_chromium(), args=[*FLAGS, capture])
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 def part(name: str) -> str:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from backend.engine import Engine
 from backend.model.checkpoint import EMBEDDED, load_checkpoint
@@ -50,7 +50,8 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        chromium(microphone_file(Path(folder), None)) as browser,
+        sync_playwright() as playwright,
+        chromium(playwright, microphone_file(Path(folder), None)) as browser,
     ):
         if "--scripted" in sys.argv:
             with serving(ScriptedEngine(DEMO_REPLIES, seconds_per_word=0.1)) as address:

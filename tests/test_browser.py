@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import soxr
-from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Playwright,
+    WebSocketRoute,
+    expect,
+    sync_playwright,
+)
 
 from backend.audio import read_audio
 from backend.engine import Engine
@@ -29,9 +37,18 @@ Visit = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def quiet_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def quiet_browser(
+    playwright: Playwright, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
     """A browser in a quiet room."""
-    with chromium(microphone_file(tmp_path_factory.mktemp("quiet"), None)) as browser:
+    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
+    with chromium(playwright, microphone) as browser:
         yield browser
 
 
@@ -81,13 +98,13 @@ def expect_reply(page: Page, reply: str, emotion: str) -> None:
 @pytest.mark.skipif(not EMBEDDED_FOLDER.exists(), reason="the checkpoint is in training")
 @pytest.mark.parametrize("sample", samples()[:1] + samples()[3:4], ids=lambda s: s["title"])
 def test_recorded_voice_is_answered(
-    embedded_checkpoint: Checkpoint, tmp_path: Path, sample: dict[str, str]
+    playwright: Playwright, embedded_checkpoint: Checkpoint, tmp_path: Path, sample: dict[str, str]
 ) -> None:
     """People that no training has heard speak into the microphone; the right reply appears."""
     with (
         Engine(embedded_checkpoint) as engine,
         serving(engine) as address,
-        chromium(microphone_file(tmp_path, sample["file"])) as browser,
+        chromium(playwright, microphone_file(tmp_path, sample["file"])) as browser,
     ):
         page = open_page(browser, address)
         start(page)
@@ -137,6 +154,22 @@ def test_recording_arrives_as_it_was(visit: Visit, engine: ScriptedEngine) -> No
     similarity = products[start] / np.linalg.norm(passage) / np.linalg.norm(original)
     assert similarity > 0.98
     assert np.linalg.norm(passage) == pytest.approx(np.linalg.norm(original), rel=0.05)
+
+
+def test_microphone_is_used_only_while_it_is_on(playwright: Playwright, tmp_path: Path) -> None:
+    engine = ScriptedEngine([FIRST, SECOND])
+    with (
+        serving(engine) as address,
+        chromium(playwright, microphone_file(tmp_path, "digit_seven.ogg")) as browser,
+    ):
+        muted, open_later = open_page(browser, address), open_page(browser, address)
+        start(muted)
+        muted.get_by_role("button", name="Mute").click()
+        play(open_later, "Eight")
+        expect_reply(open_later, FIRST.text, "happy")
+        open_later.get_by_role("button", name="Use the microphone").click()
+        expect_reply(open_later, SECOND.text, "normal")
+        assert muted.locator(part("turns")).locator("li").count() == 0
 
 
 def test_browsers_do_not_mix(visit: Visit) -> None:
