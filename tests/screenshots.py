@@ -12,27 +12,27 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from backend.engine import Engine
 from backend.model.checkpoint import EMBEDDED, load_checkpoint
-from tests.browsing import chromium, microphone_file, open_page, part, samples
+from tests.browsing import chromium, microphone_file, open_page, samples
 from tests.scripted import DEMO_REPLIES, ScriptedEngine
 from tests.serving import serving
 
 FOLDER = Path(__file__).parents[1] / "assets" / "screenshots"
 REPLY_MILLISECONDS = 20_000
+SPEAKING_OF_TURN = """turn =>
+  document.querySelectorAll('[data-part=turns] li').length === turn &&
+  document.querySelector('[data-part=state]').textContent === 'SPEAKING' &&
+  document.querySelector('[data-part=latency]').textContent.includes('finished')"""
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 
 
 def converse(page: Page) -> None:
-    """Play digits and orders until each has its reply; the last one is still being said."""
-    state = page.locator(part("state"))
-    rows = page.locator(part("turns")).locator("li")
+    """Play digits and orders until each has its reply; the last one has just been said."""
     answered = [sample for sample in samples() if sample["reply"]]
     for number, sample in enumerate([*answered[3:5], answered[1], answered[0]]):
         expect(page.locator('[aria-pressed="true"]')).to_have_count(0, timeout=REPLY_MILLISECONDS)
         page.get_by_role("button", name=sample["title"], exact=True).click()
-        expect(rows).to_have_count(number + 1, timeout=REPLY_MILLISECONDS)
-    expect(state).to_have_text("SPEAKING")
-    expect(page.locator(part("latency"))).to_contain_text("finished")
+        page.wait_for_function(SPEAKING_OF_TURN, arg=number + 1, timeout=REPLY_MILLISECONDS)
 
 
 def take(browser: Browser, address: str, theme: str, viewports: dict[str, Any]) -> None:

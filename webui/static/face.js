@@ -4,7 +4,7 @@ const OPEN_EYES = 'M-14 -8 v1 M14 -8 v1';
 const WIDE_EYES = 'M-14 -11 v6 M14 -11 v6';
 
 const FACES = {
-  idle: { eyes: '', lines: 'M-20 -7 q6 5 12 0 M8 -7 q6 5 12 0 M-8 15 h16' },
+  idle: { eyes: '', lines: 'M-20 -7 q6 5 12 0 M8 -7 q6 5 12 0 M-8 14 q8 4 16 0' },
   connecting: { eyes: '', lines: 'M-20 -7 h12 M8 -7 h12 M-8 15 h16' },
   listening: { eyes: OPEN_EYES, lines: 'M-8 14 q8 5 16 0' },
   speaking: { eyes: OPEN_EYES, lines: 'M-9 12 h18 q-3 10 -9 10 q-6 0 -9 -10 z' },
