@@ -84,7 +84,8 @@ def remember_states(page: Page) -> None:
         """element => {
           window.states = [element.textContent];
           new MutationObserver(() => {
-            if (window.states.at(-1) !== element.textContent) window.states.push(element.textContent);
+            const state = element.textContent;
+            if (window.states.at(-1) !== state) window.states.push(state);
           }).observe(element, { childList: true });
         }"""
     )
