@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-import signal
+import os
 import sys
 from dataclasses import replace
 
@@ -61,9 +61,6 @@ def listen(parsed: argparse.Namespace) -> int:
     from backend.engine import Engine
     from backend.model.checkpoint import load_checkpoint
 
-    if hasattr(signal, "SIGPIPE"):
-        # When the reader of our output leaves (`| head`), leave as quietly as other tools do.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
     settings = SessionSettings(
         sampling=_sampling(parsed, checkpoint.sampling),
@@ -73,7 +70,12 @@ def listen(parsed: argparse.Namespace) -> int:
     options = ListenOptions(settings, parsed.realtime, parsed.continuous)
     report = JsonReport(sys.stdout) if parsed.json else TerminalReport(sys.stdout)
     with Engine(checkpoint, EngineConfig(num_slots=1)) as engine:
-        is_all_well = asyncio.run(Listener(engine, options, report).listen(parsed.files))
+        try:
+            is_all_well = asyncio.run(Listener(engine, options, report).listen(parsed.files))
+        except* BrokenPipeError:
+            # The reader of our output has left (`| head`): leave as quietly, without a last flush.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            is_all_well = True
     return 0 if is_all_well else EXIT_UNUSABLE_FILE
 
 

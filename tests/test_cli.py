@@ -239,6 +239,21 @@ def test_a_broken_checkpoint_is_no_traceback(bark: Path, tmp_path: Path) -> None
     assert ended.stderr == f"app.py: {tmp_path / 'model_config.yaml'} is missing\n"
 
 
+def test_a_reader_that_leaves_is_no_error(golden_checkpoint_dir: Path, bark: Path) -> None:
+    command = [sys.executable, "app.py", "listen", "--json", str(bark)]
+    with subprocess.Popen(
+        [*command, "--checkpoint", str(golden_checkpoint_dir)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 def test_ctrl_c_ends_quietly(listen: Listen, bark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from backend.errors import CheckpointError
-from backend.model.checkpoint import Checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.model.language_model import (
     LanguageModelConfig,
     empty_language_model,
@@ -30,6 +30,12 @@ SMALL = LanguageModelConfig(
     rope_base=1e6,
     sliding_window_size=100,
 )
+
+
+@pytest.fixture(scope="module")
+def golden_checkpoint(golden_checkpoint_dir: Path) -> Checkpoint:
+    """One that no engine has equipped with its own attention."""
+    return load_checkpoint(str(golden_checkpoint_dir), device="cpu", dtype="float32")
 
 
 def test_prefix_ids_are_the_reference_s(
