@@ -6,11 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
+
+
+def pytest_configure() -> None:
+    """The models here are too small to be worth sharing a step between threads."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
