@@ -104,21 +104,20 @@ def is_same_origin(headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return True
-    parts = urlsplit(origin)
+    scheme, _, _ = origin.partition("://")
     hosts = [headers.get("host", ""), *headers.get("x-forwarded-host", "").split(",")]
-    return any(
-        _address(parts.scheme, host.strip()) == _address(parts.scheme, parts.netloc)
-        for host in hosts
-        if host.strip()
-    )
+    ours = {_address(f"{scheme}://{host.strip()}") for host in hosts}
+    return _address(origin) in ours - {None}
 
 
-def _address(scheme: str, netloc: str) -> tuple[str | None, int | None]:
+def _address(url: str) -> tuple[str, int | None] | None:
+    """Host and port of an address; None where it names no host."""
     try:
-        parts = urlsplit(f"//{netloc}")
-        return parts.hostname, parts.port or _DEFAULT_PORTS.get(scheme)
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
-        return None, None
+        return None
+    return (parts.hostname, port) if parts.hostname else None
 
 
 async def _serve_realtime(engine: Engine, websocket: WebSocket) -> None:

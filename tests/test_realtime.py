@@ -463,6 +463,8 @@ ORIGINS = {
     "elsewhere": ({"host": "localhost:7860", "origin": "https://evil.example"}, False),
     "another port": ({"host": "localhost:7860", "origin": "http://localhost:3000"}, False),
     "a sandbox": ({"host": "localhost:7860", "origin": "null"}, False),
+    "nothing named": ({"host": "", "origin": "http://"}, False),
+    "broken": ({"host": "[", "origin": "http://["}, False),
     "nonsense": ({"host": "localhost:7860", "origin": "http://localhost:port"}, False),
 }
 

@@ -16,7 +16,7 @@ const State = Object.freeze({
 
 // A short reply is written faster than anyone could see that it was being said.
 const SHORTEST_SPEAKING_MS = 900;
-const FRAMES_PER_PACE = 20;
+const DECISIONS_PER_PACE = 20;
 
 export class Live {
   constructor(panel, hint) {
@@ -188,7 +188,7 @@ export class Live {
   }
 
   showPace() {
-    const recent = this.conversation.decisions.slice(-FRAMES_PER_PACE).filter(Boolean);
+    const recent = this.conversation.decisions.slice(-DECISIONS_PER_PACE).filter(Boolean);
     const total = recent.reduce((sum, decision) => sum + decision.milliseconds, 0);
     this.panel.showPace(total / recent.length);
   }
