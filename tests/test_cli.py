@@ -14,8 +14,8 @@ import soundfile
 import app
 from backend.cli import TRAILING_SILENCE_CHUNKS
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
-from backend.model.checkpoint import Checkpoint
-from tests.conftest import GOLDEN
+from backend.model.checkpoint import EMBEDDED_FOLDER, Checkpoint
+from tests.conftest import GOLDEN, SAMPLES
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -179,6 +179,21 @@ def test_in_a_continuous_session_a_bad_file_is_passed_over(
     arguments: list[str | Path] = ["--continuous", bark, tmp_path / "missing.ogg", bark]
     decisions = of_kind(listen.events(*arguments, exit_code=1), "decision")
     assert len(decisions) == 2 * num_chunks(bark)
+
+
+@pytest.mark.skipif(not EMBEDDED_FOLDER.exists(), reason="the checkpoint is in training")
+def test_the_embedded_checkpoint_answers_the_sample_recordings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    samples = json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
+    files = [str(SAMPLES / sample["file"]) for sample in samples]
+    assert app.main(["listen", "--json", "--greedy", *files]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    done = of_kind(events, "turn_done")
+    for sample, file in zip(samples, files, strict=True):
+        said = [(turn["text"], turn["emotion"]) for turn in done if turn["file"] == file]
+        expected = [(sample["reply"], sample["emotion"])] if sample["reply"] else []
+        assert said == expected, file
 
 
 def test_for_people_there_are_times_emotions_and_text(listen: Listen, bark: Path) -> None:
