@@ -9,6 +9,7 @@ from backend.config import FEATURES_PER_CHUNK
 from backend.protocol import ControlTokens, listening_tokens, online_prefix
 from backend.training.domain import (
     DIGIT_WORDS,
+    SLOT_VALUES,
     SYSTEM_PROMPT,
     WAKE_WORDS,
     Reply,
@@ -59,6 +60,18 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     names = [field.name for field in fields(ControlTokens)]
     control = ControlTokens(**{name: first + index for index, name in enumerate(names)})
     return Vocabulary(tokenizer, control, first + len(names))
+
+
+def content_tokens(vocabulary: Vocabulary) -> list[int]:
+    """Text tokens in which replies differ: digits and the words of slot values."""
+    words = {word for values in SLOT_VALUES.values() for value in values for word in value.split()}
+    return sorted(
+        {
+            token
+            for word in words.union(DIGIT_WORDS)
+            for token in vocabulary.tokenizer.encode(f" {word}", add_special_tokens=False).ids
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)

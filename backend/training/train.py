@@ -28,7 +28,13 @@ from backend.training.streams import (
     WordIds,
     load_sounds,
 )
-from backend.training.tokens import IGNORED, Vocabulary, train_vocabulary, vocabulary_of
+from backend.training.tokens import (
+    IGNORED,
+    Vocabulary,
+    content_tokens,
+    train_vocabulary,
+    vocabulary_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class TrainingConfig:
     warmup_steps: int = 80
     clip_norm: float = 2.0
     weight_decay: float = 0.02
+    content_weight: float = 3.0
+    """How much a reply's digit or slot word counts, relative to its other tokens."""
     seed: int = 11
     workers: int = 1
     save_every_seconds: float = 120.0
@@ -157,6 +165,8 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.token_weights = torch.ones(vocabulary.size)
         self.token_weights[vocabulary.control.text_begin] = 2.0
+        # Most of a reply is the same in every reply.
+        self.token_weights[content_tokens(vocabulary)] = config.content_weight
         self.word_weights = torch.ones(self.word_ids.size)
         self.word_weights[0] = 0.25
         self.meter = Meter()

@@ -15,18 +15,18 @@ from backend.training.domain import DIGIT_WORDS, Reply, Slot, digit_reply, order
 FRAME_SAMPLES = SAMPLE_RATE // 100
 
 RECIPES: dict[str, float] = {
-    "human order": 0.20,
+    "human order": 0.18,
     "swapped order": 0.14,
     "grafted order": 0.06,
-    "synthetic order": 0.10,
-    "human digit": 0.13,
-    "synthetic digit": 0.05,
-    "wake word": 0.06,
-    "other speech": 0.09,
-    "cut order": 0.07,
-    "fragment": 0.04,
-    "reversed": 0.025,
-    "sound": 0.035,
+    "synthetic order": 0.07,
+    "human digit": 0.19,
+    "synthetic digit": 0.07,
+    "wake word": 0.04,
+    "other speech": 0.08,
+    "cut order": 0.06,
+    "fragment": 0.03,
+    "reversed": 0.02,
+    "sound": 0.06,
 }
 
 
