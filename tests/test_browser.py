@@ -20,7 +20,7 @@ from playwright.sync_api import (
 
 from backend.audio import read_audio
 from backend.engine import Engine
-from backend.model.checkpoint import EMBEDDED_FOLDER, Checkpoint
+from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from tests.browsing import SAMPLES, chromium, microphone_file, open_page, part, samples
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -114,7 +114,6 @@ def expect_reply(page: Page, reply: str, emotion: str) -> None:
     expect(row).to_contain_text(emotion)
 
 
-@pytest.mark.skipif(not EMBEDDED_FOLDER.exists(), reason="the checkpoint is in training")
 @pytest.mark.parametrize("sample", samples()[:1] + samples()[3:4], ids=lambda s: s["title"])
 def test_recorded_voice_is_answered(
     playwright: Playwright, embedded_checkpoint: Checkpoint, tmp_path: Path, sample: dict[str, str]
