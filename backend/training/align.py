@@ -3,7 +3,7 @@
 import multiprocessing
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -13,6 +13,8 @@ from tqdm import tqdm
 from backend.training.domain import OPENINGS, SLOT_VALUES, Order, Slot, order_grammar
 
 FRAMES_PER_SECOND = 100
+LOST_FRAMES = 6
+"""A word said alone that ends this long before the speech does was aligned wrongly."""
 PHONES = tuple(
     phone
     for row in (
@@ -164,8 +166,7 @@ class Aligner:
         words = []
         for entry in alignment.words():
             # Iterating over the phones moves the entry: read the word first.
-            name, start = entry.name, entry.start
-            end = min(start + entry.duration, max(start + 1, utterance.speech_end))
+            name, start, end = entry.name, entry.start, entry.start + entry.duration
             if re.match(r"[a-z]", name):
                 words.append(Word(re.sub(r"\(\d+\)$", "", name), start, end))
             for phone, phone_start, duration in [(p.name, p.start, p.duration) for p in entry]:
@@ -176,7 +177,7 @@ class Aligner:
             return None
         if utterance.kind is ClipKind.ORDER and not spans:
             return None
-        return Clip(
+        clip = Clip(
             key=utterance.key,
             kind=utterance.kind,
             human=utterance.human,
@@ -186,6 +187,33 @@ class Aligner:
             phones=phones,
             spans=spans,
         )
+        return fitted_to_speech(clip, utterance.speech_end)
+
+
+def fitted_to_speech(clip: Clip, speech_end: int) -> Clip:
+    """`clip` with a last word that ends where the speech does, at frame `speech_end`.
+
+    The aligner gives the quiet after an utterance to its last word, and may lose a word that is
+    said alone before it ends.
+    """
+    first, last = clip.words[0], clip.words[-1]
+    alone = clip.kind in (ClipKind.DIGIT, ClipKind.WAKE_WORD)
+    if last.end > speech_end:
+        end = max(last.start + 1, speech_end)
+        return replace(clip, words=(*clip.words[:-1], Word(last.text, last.start, end)))
+    if not alone or speech_end - last.end < LOST_FRAMES:
+        return clip
+    factor = (speech_end - first.start) / (last.end - first.start)
+
+    def moved(frame: int) -> int:
+        return first.start + round((frame - first.start) * factor)
+
+    phones = np.zeros_like(clip.phones)
+    inside = np.arange(first.start, min(speech_end, len(phones)))
+    source = first.start + ((inside - first.start) / factor).astype(np.int64)
+    phones[inside] = clip.phones[source]
+    words = tuple(Word(word.text, moved(word.start), moved(word.end)) for word in clip.words)
+    return replace(clip, words=words, phones=phones)
 
 
 _aligner: Aligner | None = None

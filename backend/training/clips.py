@@ -7,10 +7,11 @@ import numpy as np
 
 from backend.training.align import FRAMES_PER_SECOND, Clip, ClipKind, Utterance, align_all
 from backend.training.data import Kind, is_held_out, load_audio, read_manifests
-from backend.training.voices import plan, synthesise_all, trim_silence
+from backend.training.voices import loud_part, plan, synthesise_all, trim_silence
 
 MARGIN_SECONDS = 0.25
-SPEECH_TAIL_FRAMES = 5
+LOUD = 0.02
+SPEECH_TAIL_FRAMES = 3
 NUM_SYNTHETIC_ORDERS = 3000
 NUM_SYNTHETIC_SENTENCES = 3000
 
@@ -19,14 +20,19 @@ def _frames(audio: np.ndarray) -> int:
     return audio.size * FRAMES_PER_SECOND // 16_000
 
 
+def speech_end(audio: np.ndarray) -> int:
+    """Frame at which the speech in `audio` [samples] has faded away."""
+    end = loud_part(audio, LOUD).stop * FRAMES_PER_SECOND // 16_000 + SPEECH_TAIL_FRAMES
+    return min(end, _frames(audio))
+
+
 def human_utterances(data: Path) -> list[Utterance]:
     """All recorded speech, trimmed to the speech and a margin; held-out recordings are marked."""
     utterances = []
     for recording in read_manifests(data):
         if recording.kind is Kind.SOUND:
             continue
-        audio = trim_silence(load_audio(data / recording.file), MARGIN_SECONDS, threshold=0.02)
-        margin_frames = int(MARGIN_SECONDS * FRAMES_PER_SECOND)
+        audio = trim_silence(load_audio(data / recording.file), MARGIN_SECONDS, LOUD)
         utterances.append(
             Utterance(
                 key=recording.file,
@@ -34,7 +40,7 @@ def human_utterances(data: Path) -> list[Utterance]:
                 human=True,
                 held_out=is_held_out(recording),
                 audio=(audio * 32767).astype(np.int16),
-                speech_end=_frames(audio) - margin_frames + SPEECH_TAIL_FRAMES,
+                speech_end=speech_end(audio),
                 text=recording.label or None,
                 order=recording.order,
             )

@@ -148,19 +148,32 @@ def _command(job: Synthesis, file: Path) -> list[str]:
     ]
 
 
+def loud_part(audio: np.ndarray, threshold: float) -> slice:
+    """The samples from the first to the last loud one, of `audio` [samples].
+
+    Args:
+        audio: of any level.
+        threshold: what is loud, where the peak is 0.5.
+    """
+    peak = float(np.abs(audio).max(initial=0.0))
+    window = SAMPLE_RATE // 40
+    energy = np.convolve(np.square(audio, dtype=np.float32), np.full(window, 1 / window), "same")
+    loud = np.flatnonzero(energy > (2 * peak * threshold) ** 2)
+    if loud.size < SAMPLE_RATE // 20:
+        return slice(0, audio.size)
+    return slice(int(loud[0]), int(loud[-1]) + 1)
+
+
 def trim_silence(audio: np.ndarray, margin_seconds: float, threshold: float) -> np.ndarray:
     """`audio` [samples] at a peak of 0.5, without what is quieter than `threshold` at its ends."""
     peak = float(np.abs(audio).max(initial=0.0))
     if peak < 1e-4:
         return audio[:0]
-    scaled = (audio * (0.5 / peak)).astype(np.float32)
-    window = SAMPLE_RATE // 40
-    energy = np.convolve(scaled**2, np.full(window, 1 / window, np.float32), "same")
-    loud = np.flatnonzero(energy > threshold**2)
-    if loud.size < SAMPLE_RATE // 20:
-        return scaled
+    loud = loud_part(audio, threshold)
     margin = int(margin_seconds * SAMPLE_RATE)
-    return scaled[max(0, loud[0] - margin) : loud[-1] + margin]
+    return (audio * (0.5 / peak)).astype(np.float32)[
+        max(0, loud.start - margin) : loud.stop + margin
+    ]
 
 
 def synthesise(job: Synthesis) -> np.ndarray | None:
