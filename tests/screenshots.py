@@ -29,7 +29,7 @@ PHONE = {"width": 390, "height": 844}
 def converse(page: Page) -> None:
     """Play digits and orders until each has its reply; the last one has just been said."""
     answered = [sample for sample in samples() if sample["reply"]]
-    for number, sample in enumerate([*answered[3:5], answered[1], answered[0]]):
+    for number, sample in enumerate([answered[0], answered[3], answered[5], answered[1]]):
         expect(page.locator('[aria-pressed="true"]')).to_have_count(0, timeout=REPLY_MILLISECONDS)
         page.get_by_role("button", name=sample["title"], exact=True).click()
         page.wait_for_function(SPEAKING_OF_TURN, arg=number + 1, timeout=REPLY_MILLISECONDS)
