@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from backend.errors import AudioInteractionError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint, locate
 from backend.training.data import read_manifests
 from backend.training.evaluate import HeldOut, evaluate, table
@@ -65,14 +66,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run the command that the arguments name."""
-    arguments = _parser().parse_args()
-    match arguments.command:
-        case "train":
-            _train(arguments)
-        case "export":
-            _export(arguments)
-        case "evaluate":
-            _evaluate(arguments)
+    parser = _parser()
+    arguments = parser.parse_args()
+    try:
+        match arguments.command:
+            case "train":
+                _train(arguments)
+            case "export":
+                _export(arguments)
+            case "evaluate":
+                _evaluate(arguments)
+    except AudioInteractionError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from backend.errors import SettingsError
 from backend.training.data import SAMPLE_RATE, load_audio
 from backend.training.domain import (
     DIGIT_WORDS,
@@ -188,7 +190,14 @@ def synthesise(job: Synthesis) -> np.ndarray | None:
 
 
 def synthesise_all(jobs: list[Synthesis], workers: int) -> list[tuple[Synthesis, np.ndarray]]:
-    """All of `jobs` that a voice could read, with their audio."""
+    """All of `jobs` that a voice could read, with their audio.
+
+    Raises:
+        SettingsError: a synthesiser is not installed.
+    """
+    for program in ("flite", "espeak-ng"):
+        if shutil.which(program) is None:
+            raise SettingsError(f"training needs {program}: install it with the system's packages")
     with ThreadPoolExecutor(workers) as pool:
         results = tqdm(pool.map(synthesise, jobs), total=len(jobs), desc="synthetic speech")
         return [(job, audio) for job, audio in zip(jobs, results, strict=True) if audio is not None]
