@@ -321,8 +321,8 @@ class StreamMaker:
         """Warped along frequency as by another vocal tract, and masked, stream by stream."""
         rng = self.rng
         for stream in log_mel:
-            if rng.random() < 0.5:
-                warped = torch.arange(NUM_MEL_BINS) * rng.uniform(0.92, 1.08)
+            if rng.random() < 0.6:
+                warped = torch.arange(NUM_MEL_BINS) * rng.uniform(0.89, 1.12)
                 warped = warped.clamp(0, NUM_MEL_BINS - 1)
                 below = warped.floor().long()
                 above = (below + 1).clamp_max(NUM_MEL_BINS - 1)

@@ -8,25 +8,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.training.align import Clip, ClipKind, Span, Word
-from backend.training.augment import change_speed, colour, rms
+from backend.training.augment import change_speed, colour, random_noise, rms
 from backend.training.data import SAMPLE_RATE
 from backend.training.domain import DIGIT_WORDS, Reply, Slot, digit_reply, order_reply
 
 FRAME_SAMPLES = SAMPLE_RATE // 100
 
 RECIPES: dict[str, float] = {
-    "human order": 0.18,
-    "swapped order": 0.14,
-    "grafted order": 0.06,
-    "synthetic order": 0.07,
-    "human digit": 0.19,
-    "synthetic digit": 0.07,
-    "wake word": 0.04,
-    "other speech": 0.08,
+    "human order": 0.16,
+    "swapped order": 0.12,
+    "grafted order": 0.05,
+    "synthetic order": 0.05,
+    "human digit": 0.17,
+    "synthetic digit": 0.11,
+    "wake word": 0.03,
+    "other speech": 0.07,
     "cut order": 0.06,
     "fragment": 0.03,
     "reversed": 0.02,
-    "sound": 0.06,
+    "sound": 0.10,
+    "burst": 0.03,
 }
 
 
@@ -166,6 +167,10 @@ class Utterances:
                 size = rng.randint(SAMPLE_RATE, sound.size)
                 start = rng.randint(0, sound.size - size)
                 return Spoken(sound[start : start + size], (), None, None)
+            case "burst":
+                size = int(rng.uniform(0.05, 1.2) * SAMPLE_RATE)
+                decay = 10 ** (-rng.uniform(0.0, 3.0) * np.arange(size) / size)
+                return Spoken((0.1 * random_noise(size, rng) * decay).astype("f4"), (), None, None)
         raise ValueError(f"there is no recipe {recipe!r}")
 
     def _order(self, clip: Clip) -> Spoken:
