@@ -1,6 +1,7 @@
 """Audio on its way in: PCM, sample rates, chunks of 0.4 s and files of any format."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import av
@@ -129,14 +130,21 @@ def _decode(path: Path) -> Iterator[Samples]:
         with path.open("rb") as file:
             try:
                 sound = soundfile.SoundFile(file)
-            except soundfile.LibsndfileError:
+            except (soundfile.LibsndfileError, TypeError):
+                # TypeError: the name ends in `.raw`, for which it wants to be told the rate.
                 yield from _decode_with_ffmpeg(path)
             else:
                 yield from _decode_with_libsndfile(sound)
-    except OSError as error:
-        raise AudioInputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except AudioInputError as error:
+        raise AudioInputError(f"{path}: {error}") from error
     except soundfile.LibsndfileError as error:
         raise AudioInputError(f"{path} is damaged: {error.error_string}") from error
+    except av.FFmpegError as error:
+        raise AudioInputError(f"{path} cannot be read as audio: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        # ValueError: a name that no file can have, such as one with a zero byte.
+        reason = getattr(error, "strerror", None) or error
+        raise AudioInputError(f"{path} cannot be read: {reason}") from error
 
 
 def _decode_with_libsndfile(sound: soundfile.SoundFile) -> Iterator[Samples]:
@@ -149,17 +157,21 @@ def _decode_with_libsndfile(sound: soundfile.SoundFile) -> Iterator[Samples]:
 
 
 def _decode_with_ffmpeg(path: Path) -> Iterator[Samples]:
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise AudioInputError(f"{path} holds no audio")
-            stream = container.streams.audio[0]
-            resampler = Resampler(stream.rate)
-            to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-            for packet in container.decode(stream):
-                for frame in to_float.resample(packet):
-                    yield resampler.process(frame.to_ndarray().mean(axis=0))
+    # Without `file:`, a colon in the name would end a protocol's.
+    with av.open(f"file:{path}", metadata_errors="replace") as container:
+        if not container.streams.audio:
+            raise AudioInputError("it holds no audio")
+        frames = container.decode(container.streams.audio[0])
+        # A stream may change its format on the way, and then differ from what its header says.
+        for (rate_hz, *_), alike in groupby(frames, key=_format_of):
+            resampler = Resampler(rate_hz)
+            # It keeps rate and layout, so that it holds nothing back and needs no flush.
+            to_float = av.AudioResampler(format="fltp")
+            for frame in alike:
+                for converted in to_float.resample(frame):
+                    yield resampler.process(converted.to_ndarray().mean(axis=0))
             yield resampler.flush()
-    except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AudioInputError(f"{path} cannot be read as audio: {reason}") from error
+
+
+def _format_of(frame: av.AudioFrame) -> tuple[int, str, str]:
+    return frame.sample_rate, frame.format.name, frame.layout.name

@@ -155,6 +155,36 @@ def test_formats_that_only_ffmpeg_reads(tmp_path: Path, suffix: str, codec: str)
     assert np.abs(np.fft.rfft(middle)).argmax() * SAMPLE_RATE_HZ / len(middle) == 440
 
 
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_f32le"])
+def test_nothing_is_lost_at_the_end(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "tone.mkv"
+    encode_with_ffmpeg(path, tone(44_100), 44_100, codec)
+    found = read_audio(path)
+    assert abs(len(found) - SAMPLE_RATE_HZ) <= 1
+    assert_similar(found, tone(SAMPLE_RATE_HZ), tolerance=1e-3)
+
+
+def test_the_rate_may_change_within_a_stream(tmp_path: Path) -> None:
+    path = tmp_path / "joined.aac"
+    parts = []
+    for rate_hz in (48_000, 24_000, 16_000):
+        encode_with_ffmpeg(path, tone(rate_hz, seconds=2), rate_hz, "aac")
+        parts.append(path.read_bytes())
+    path.write_bytes(b"".join(parts))
+    found = read_audio(path)
+    assert len(found) == pytest.approx(6 * SAMPLE_RATE_HZ, rel=0.05)
+    for middle_second in (1, 3, 5):
+        middle = found[middle_second * SAMPLE_RATE_HZ :][: SAMPLE_RATE_HZ // 2]
+        assert np.abs(np.fft.rfft(middle)).argmax() * SAMPLE_RATE_HZ / len(middle) == 440
+
+
+def test_a_name_may_look_like_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    encode_with_ffmpeg(tmp_path / "tone.m4a", tone(48_000), 48_000, "aac")
+    (tmp_path / "tone.m4a").rename(tmp_path / "take:2.m4a")
+    assert len(read_audio("take:2.m4a")) >= SAMPLE_RATE_HZ
+
+
 def test_a_long_file_comes_in_small_blocks(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     soundfile.write(path, tone(44_100, seconds=20), 44_100)
@@ -174,7 +204,16 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     soundfile.write(silent, np.zeros(SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
     broken = tmp_path / "broken.wav"
     soundfile.write(broken, np.full(100, np.nan), SAMPLE_RATE_HZ, subtype="FLOAT")
+    slow = tmp_path / "slow.wav"
+    soundfile.write(slow, np.ones(500), 500)
+    raw = tmp_path / "samples.raw"
+    raw.write_text("samples without a header")
     for path, message in [
+        (slow, "sample rate must be between 1000 and 768000 Hz, not 500"),
+        (raw, "cannot be read as audio"),
+        (Path("zero\0byte.wav"), "cannot be read: embedded null byte"),
+        (Path("\ud800.wav"), "cannot be read: .* surrogates not allowed"),
+        (Path("long" * 100), "cannot be read: File name too long"),
         (tmp_path / "missing.wav", "cannot be read: No such file"),
         (tmp_path, "cannot be read: Is a directory"),
         (text, "cannot be read as audio"),
