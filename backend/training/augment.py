@@ -42,7 +42,7 @@ def _band(frequencies: np.ndarray, rng: random.Random) -> np.ndarray:
 
 def colour(audio: np.ndarray, rng: random.Random) -> np.ndarray:
     """`audio` [samples] through a random room, band and equaliser, each present or not."""
-    with_room, with_band, with_equaliser = (rng.random() < p for p in (0.4, 0.25, 0.6))
+    with_room, with_band, with_equaliser = (rng.random() < p for p in (0.4, 0.25, 0.75))
     if not (with_room or with_band or with_equaliser):
         return audio
     size = 1 << int(audio.size + ROOM_SECONDS * SAMPLE_RATE).bit_length()
@@ -53,7 +53,7 @@ def colour(audio: np.ndarray, rng: random.Random) -> np.ndarray:
     if with_band:
         spectrum *= _band(frequencies, rng)
     if with_equaliser:
-        spectrum *= _equaliser(frequencies, 4.0, rng)
+        spectrum *= _equaliser(frequencies, 6.0, rng)
     return np.fft.irfft(spectrum, size)[: audio.size].astype(np.float32)
 
 
