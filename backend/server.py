@@ -121,18 +121,33 @@ def _address(url: str) -> tuple[str, int | None] | None:
 
 
 async def _serve_realtime(engine: Engine, websocket: WebSocket) -> None:
-    if not is_same_origin(websocket.headers):
-        await websocket.close(CloseCode.POLICY)
-        return
+    # Also for a page that is refused: browsers do not tell why a handshake failed.
     offered = websocket.scope.get("subprotocols", [])
     await websocket.accept(_SUBPROTOCOL if _SUBPROTOCOL in offered else None)
     try:
+        _require_same_origin(websocket.headers)
         connection = _connection(engine, websocket)
         await connection.run(_messages(websocket))
     except* ConnectionEnd as ends:
         await _end(websocket, _first(ends))
     except* (WebSocketDisconnect, TimeoutError):
         logger.info("a client went away")
+
+
+def _require_same_origin(headers: Headers) -> None:
+    """Let no page from elsewhere in.
+
+    Raises:
+        ConnectionEnd: it is one.
+    """
+    if not is_same_origin(headers):
+        error = WireError(
+            f"a page from {headers['origin'][:200]} may not connect to {headers.get('host', '')}; "
+            "open the page from this server, or have the proxy in front of it pass the Host or "
+            "X-Forwarded-Host header",
+            "origin_not_allowed",
+        )
+        raise ConnectionEnd(error, CloseCode.POLICY)
 
 
 def _connection(engine: Engine, websocket: WebSocket) -> Connection:
@@ -183,9 +198,10 @@ async def _messages(websocket: WebSocket) -> AsyncIterator[str | bytes]:
 
 async def _end(websocket: WebSocket, end: ConnectionEnd) -> None:
     """Say why, then close; the client may have gone already."""
-    with suppress(WebSocketDisconnect, RuntimeError):
-        await websocket.send_text(json.dumps(error_event(end.error)))
-        await websocket.close(end.close_code, end.error.code)
+    with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            await websocket.send_text(json.dumps(error_event(end.error)))
+            await websocket.close(end.close_code, end.error.code)
 
 
 def _first(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:

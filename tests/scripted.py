@@ -66,21 +66,23 @@ class ScriptedSession:
         self.chunks: list[npt.NDArray[np.float32]] = []
         self._engine = engine
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._chunks: asyncio.Queue[npt.NDArray[np.float32]] = asyncio.Queue()
-        self._is_requested = False
+        self._chunks: asyncio.Queue[npt.NDArray[np.float32]] = asyncio.Queue(
+            engine.max_pending_chunks
+        )
+        self._requested: set[int] = set()
         self._is_interrupted = False
         self._hearing = asyncio.create_task(self._hear())
 
     async def feed(self, chunk: npt.NDArray[np.float32]) -> int:
+        await self._chunks.put(chunk)
         self.chunks.append(chunk)
-        self._chunks.put_nowait(chunk)
         return len(self.chunks) - 1
 
     def interrupt(self) -> None:
         self._is_interrupted = True
 
     def request_reply(self) -> None:
-        self._is_requested = True
+        self._requested.add(len(self.chunks))
 
     async def events(self) -> AsyncIterator[Event]:
         while not isinstance(event := await self._events.get(), SessionEnded):
@@ -96,11 +98,10 @@ class ScriptedSession:
         while True:
             chunk = await self._chunks.get()
             is_loud = float(np.sqrt(np.mean(chunk**2))) > LOUD
-            speaks = self._is_requested or (was_loud and not is_loud)
+            speaks = number in self._requested or (was_loud and not is_loud)
             probability = 0.97 if speaks else 0.2 if is_loud else 0.02
             self._events.put_nowait(Decision(number, speaks, probability, 3.0))
             if speaks:
-                self._is_requested = False
                 await self._say(turn, number, self._engine.replies[turn % self._engine.num_replies])
                 turn += 1
             was_loud, number = is_loud, number + 1
@@ -130,12 +131,14 @@ class ScriptedEngine:
         replies: Sequence[ScriptedReply],
         num_slots: int = 8,
         seconds_per_word: float = 0.0,
+        max_pending_chunks: int = 50,
     ) -> None:
         self.replies = replies
         self.num_replies = len(replies)
         self.checkpoint = ScriptedCheckpoint()
         self.config = ScriptedConfig(num_slots)
         self.seconds_per_word = seconds_per_word
+        self.max_pending_chunks = max_pending_chunks
         self.sessions: set[ScriptedSession] = set()
 
     @property
@@ -143,11 +146,11 @@ class ScriptedEngine:
         return len(self.sessions)
 
     async def open_session(self, settings: SessionSettings | None = None) -> ScriptedSession:
-        if self.num_sessions >= self.config.num_slots:
-            raise SessionLimitError("every session is taken; try again in a moment")
         settings = settings or SessionSettings()
         if len(settings.system_prompt or "") > LONGEST_PROMPT:
             raise SettingsError("the system prompt does not fit")
+        if self.num_sessions >= self.config.num_slots:
+            raise SessionLimitError("every session is taken; try again in a moment")
         session = ScriptedSession(self, settings)
         self.sessions.add(session)
         return session

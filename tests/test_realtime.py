@@ -12,15 +12,16 @@ from openai import AsyncOpenAI
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 from starlette.datastructures import Headers
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from backend.config import EngineConfig
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
+from backend.realtime.input_audio import InputAudioBuffer
 from backend.server import is_same_origin
-from tests.scripted import BREAK, ScriptedEngine, ScriptedReply
+from tests.scripted import BREAK, ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
 
 WAIT_SECONDS = 20.0
@@ -62,6 +63,13 @@ class Client:
         assert event["type"] == "error", event
         code: str = event["error"]["code"]
         return code
+
+    def close_code(self) -> int:
+        """Why the server closes, which it must do now."""
+        with pytest.raises(ConnectionClosed) as closed:
+            self.receive()
+        assert closed.value.rcvd is not None
+        return closed.value.rcvd.code
 
 
 class Clients:
@@ -209,16 +217,19 @@ def test_settings_are_fixed_once_audio_was_heard(clients: Clients) -> None:
 
 
 def test_odd_ends_of_audio_are_heard_on_commit(clients: Clients, engine: ScriptedEngine) -> None:
-    client = clients.open("?input_rate=16000")
+    client = clients.open("?duplex=1&input_rate=16000")
     client.append(np.full(9_600, 0.1))
     client.send("input_audio_buffer.commit")
-    assert types(client.until("conversation.item.done")) == [
+    client.send("input_audio_buffer.commit")
+    events = client.until("error")
+    assert events[-1]["error"]["code"] == "input_audio_buffer_commit_empty"
+    while types(events).count("response.listen") < 2:
+        events.append(client.receive())
+    assert [name for name in types(events) if name not in ("response.listen", "error")] == [
         "input_audio_buffer.committed",
         "conversation.item.added",
         "conversation.item.done",
     ]
-    client.send("input_audio_buffer.commit")
-    assert client.error_code() == "input_audio_buffer_commit_empty"
     (session,) = engine.sessions
     first, second = session.chunks
     assert np.abs(first).min() > 0.09
@@ -227,16 +238,48 @@ def test_odd_ends_of_audio_are_heard_on_commit(clients: Clients, engine: Scripte
 
 
 def test_cleared_audio_is_not_heard(clients: Clients, engine: ScriptedEngine) -> None:
-    client = clients.open("?input_rate=16000")
+    client = clients.open("?duplex=1&input_rate=16000")
     client.append(np.full(6_000, 0.1))
     client.send("input_audio_buffer.clear")
     client.until("input_audio_buffer.cleared")
     client.append(np.full(6_400, 0.5))
-    client.send("session.update", session={})
-    client.until("session.updated")
+    client.until("response.listen")
     (session,) = engine.sessions
     assert len(session.chunks) == 1
     assert np.abs(session.chunks[0]).min() > 0.49
+
+
+def pcm16(level: float, seconds: float, rate_hz: int) -> bytes:
+    return np.full(round(seconds * rate_hz), level * 32767, "<i2").tobytes()
+
+
+def test_nothing_from_before_a_clear_is_left_in_the_filter() -> None:
+    audio = InputAudioBuffer(24_000)
+    assert not list(audio.append(pcm16(0.5, 0.3, 24_000)))
+    audio.clear()
+    (chunk,) = audio.append(pcm16(0.0, 0.5, 24_000))
+    assert not chunk.samples.any()
+    assert chunk.seconds == 0.4
+
+
+def test_nothing_is_lost_when_the_rate_changes() -> None:
+    audio = InputAudioBuffer(24_000)
+    assert not list(audio.append(pcm16(0.5, 0.2, 24_000)))
+    assert not list(audio.set_rate(16_000))
+    (chunk,) = audio.append(pcm16(0.5, 0.2, 16_000))
+    assert np.abs(chunk.samples[100:-100]).min() > 0.3
+
+
+def test_request_is_for_the_audio_sent_before_it(clients: Clients) -> None:
+    """A whole clip, sent at once: the reply comes after its end, however long hearing it takes."""
+    client = clients.open("?duplex=1&input_rate=16000")
+    client.append(np.zeros(5 * 6_400))
+    client.send("input_audio_buffer.commit")
+    client.send("response.create", response={"metadata": {"topic": "greeting"}})
+    events = client.until("response.done")
+    assert types(events).count("response.listen") == 5
+    assert events[-1]["response"]["metadata"]["chunk"] == "5"
+    assert events[-1]["response"]["metadata"]["topic"] == "greeting"
 
 
 def test_reply_on_request_without_audio(clients: Clients) -> None:
@@ -255,14 +298,61 @@ def test_cancelled_reply_says_so() -> None:
         clients = Clients(address)
         client = clients.open()
         client.send("response.create")
-        client.until("response.content_part.added")
+        created = client.until("response.content_part.added")[0]
         client.send("response.create")
         assert client.error_code() == "conversation_already_has_active_response"
-        client.send("response.cancel")
+        client.send("response.cancel", response_id="resp_before")
+        assert client.error_code() == "response_cancel_not_active"
+        client.send("response.cancel", response_id=created["response"]["id"])
         response = client.until("response.done")[-1]["response"]
         assert response["status"] == "cancelled"
         assert response["status_details"]["reason"] == "client_cancelled"
         clients.close()
+
+
+@pytest.fixture
+def behind() -> Iterator[tuple[ScriptedEngine, Client]]:
+    """A client whose model has no room for more audio: it speaks for minutes."""
+    engine = ScriptedEngine(
+        [ScriptedReply("word " * 200)], seconds_per_word=1, max_pending_chunks=2
+    )
+    with serving(engine) as address:
+        clients = Clients(address)
+        client = clients.open("?input_rate=16000")
+        client.send("response.create")
+        client.until("response.content_part.added")
+        client.append(np.zeros(10 * 6_400))
+        yield engine, client
+        clients.close()
+
+
+def test_client_is_obeyed_while_its_audio_waits(behind: tuple[ScriptedEngine, Client]) -> None:
+    _, client = behind
+    client.send("session.update", session={})
+    client.until("session.updated")
+    client.send("response.cancel")
+    assert client.until("response.done")[-1]["response"]["status"] == "cancelled"
+
+
+def test_client_that_vanishes_while_its_audio_waits_frees_its_slot(
+    behind: tuple[ScriptedEngine, Client],
+) -> None:
+    engine, client = behind
+    client.socket.socket.close()
+    wait_until_free(engine)
+
+
+def test_audio_that_cannot_wait_is_refused_by_name(
+    behind: tuple[ScriptedEngine, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.realtime.connection.MAX_WAITING_SECONDS", 2.0)
+    _, client = behind
+    client.append(np.zeros(2_400))
+    errors = [event for event in client.until("error") if event["type"] == "error"]
+    assert errors[0]["error"]["code"] == "input_audio_buffer_full"
+    assert "0.15 s of audio in this message are dropped" in errors[0]["error"]["message"]
+    client.send("input_audio_buffer.commit")
+    assert client.until("error")[-1]["error"]["code"] == "input_audio_buffer_full"
 
 
 BAD_MESSAGES: dict[str, tuple[str | bytes, str]] = {
@@ -328,10 +418,7 @@ def test_huge_message_ends_only_its_own_connection(
     text, masked, length_follows, mask = 0x81, 0x80, 127, b"mask"
     header = bytes([text, masked | length_follows]) + (100_000_000).to_bytes(8, "big") + mask
     client.socket.socket.sendall(header)
-    with pytest.raises(ConnectionClosed) as closed:
-        client.receive()
-    assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 1009
+    assert client.close_code() == 1009
     other.append(utterance(24_000))
     other.until("response.done")
     other.socket.close()
@@ -345,14 +432,34 @@ def test_full_server_says_so_and_frees_slots_at_once() -> None:
         first = clients.open()
         refused = clients.open()
         assert refused.created["error"]["code"] == "session_limit_reached"
-        with pytest.raises(ConnectionClosed) as closed:
-            refused.receive()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1013
+        assert refused.close_code() == 1013
         first.socket.close()
         wait_until_free(engine)
         assert clients.open().created["type"] == "session.created"
         clients.close()
+
+
+def test_full_server_lets_a_client_change_its_settings() -> None:
+    with serving(ScriptedEngine([ECHO], num_slots=1)) as address:
+        clients = Clients(address)
+        client = clients.open()
+        client.send("session.update", session={"instructions": "Be brief."})
+        client.until("session.updated")
+        client.send("session.update", session={"instructions": "x" * 5_000})
+        assert client.error_code() == "invalid_value"
+        client.append(utterance(24_000))
+        done = client.until("response.done")[-1]["response"]
+        assert done["output"][0]["content"][0]["text"] == "Be brief."
+        clients.close()
+
+
+def test_impossible_settings_of_a_checkpoint_are_explained() -> None:
+    engine = ScriptedEngine([REPLY])
+    engine.checkpoint = ScriptedCheckpoint(system_prompt="x" * 5_000)
+    with serving(engine) as address:
+        client = Clients(address).open()
+        assert client.created["error"]["code"] == "invalid_value"
+        assert client.close_code() == 1008
 
 
 def test_client_that_vanishes_mid_reply_frees_its_slot() -> None:
@@ -381,10 +488,7 @@ def test_failed_session_is_explained() -> None:
         client = Clients(address).open()
         client.send("response.create")
         assert client.error_code() == "session_failed"
-        with pytest.raises(ConnectionClosed) as closed:
-            client.receive()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1011
+        assert client.close_code() == 1011
 
 
 def test_two_clients_keep_their_own_settings() -> None:
@@ -477,11 +581,9 @@ def test_only_our_own_page_may_connect(name: str) -> None:
 
 
 def test_page_from_elsewhere_is_refused(address: str) -> None:
-    with pytest.raises(InvalidStatus) as refused:
-        connect(
-            f"ws://{address}/v1/realtime", additional_headers={"Origin": "https://evil.example"}
-        )
-    assert refused.value.response.status_code == 403
+    client = Clients(address).open(additional_headers={"Origin": "https://evil.example"})
+    assert client.created["error"]["code"] == "origin_not_allowed"
+    assert client.close_code() == 1008
 
 
 def test_subprotocol_is_accepted_when_offered(clients: Clients) -> None:

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from backend.config import SessionSettings
-from backend.errors import AudioInteractionError, SessionLimitError, SettingsError
+from backend.audio import Samples
+from backend.config import CHUNK_SECONDS, SessionSettings
+from backend.errors import AudioInteractionError, SessionLimitError
 from backend.events import Event, SessionFailed
 from backend.realtime.client_events import (
     AppendAudio,
@@ -28,7 +29,12 @@ from backend.realtime.errors import (
     WireError,
     as_wire_error,
 )
-from backend.realtime.input_audio import InputAudioBuffer, TimedChunk, decode_audio
+from backend.realtime.input_audio import (
+    InputAudioBuffer,
+    TimedChunk,
+    decode_audio,
+    pcm_seconds,
+)
 from backend.realtime.server_events import (
     WireEvent,
     duplex_capabilities,
@@ -42,6 +48,9 @@ from backend.realtime.translator import Clock, Dialect, Translator
 
 Send = Callable[[WireEvent], Awaitable[None]]
 
+MAX_WAITING_SECONDS = 300.0
+"""Of one client's audio: clips may come faster than they are heard, but memory has an end."""
+
 
 class EngineSession(Protocol):
     """What a connection needs of an engine's session."""
@@ -53,7 +62,7 @@ class EngineSession(Protocol):
         """Stop the reply in progress."""
 
     def request_reply(self) -> None:
-        """Have the next chunk answered."""
+        """Have the next chunk that is fed answered."""
 
     def events(self) -> AsyncIterator[Event]:
         """What happens, as it happens."""
@@ -66,7 +75,12 @@ class SessionOpener(Protocol):
     """What a connection needs of an engine."""
 
     async def open_session(self, settings: SessionSettings | None = None) -> EngineSession:
-        """Start a conversation."""
+        """Start a conversation.
+
+        Raises:
+            SettingsError: the settings cannot be, whether or not there is a slot.
+            SessionLimitError: every slot is taken.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +92,19 @@ class ConnectionOptions:
     input_rate_hz: int = GA_RATE_HZ
 
 
+@dataclass(frozen=True, slots=True)
+class WaitingChunk:
+    """What the engine is fed next, once it has room."""
+
+    samples: Samples
+    is_reply_requested: bool
+
+
 class Connection:
     """Serves one client from its first message to its last.
+
+    Three tasks: one obeys messages as they come, one feeds the engine at its pace, one tells the
+    client what happens. None of them keeps the socket from being read.
 
     Args:
         engine: opens the session.
@@ -105,21 +130,23 @@ class Connection:
         self._translator = Translator(options.dialect, self._session_id, clock)
         self._sending = asyncio.Lock()
         self._has_started = asyncio.Event()
+        self._waiting: asyncio.Queue[WaitingChunk] = asyncio.Queue()
         self._session: EngineSession
 
     async def run(self, messages: AsyncIterator[str | bytes]) -> None:
         """Serve until `messages` ends; the slot is free when this returns or raises.
 
         Raises:
-            ConnectionEnd: alone or in a group, when there is no slot or the session failed.
+            ConnectionEnd: alone or in a group, when no session can be had or it failed.
         """
         self._session = await self._open_session(self._config.settings())
         try:
             await self._send([self._session_event("session.created")])
             async with asyncio.TaskGroup() as tasks:
-                emitting = tasks.create_task(self._emit())
+                others = [tasks.create_task(self._feed()), tasks.create_task(self._emit())]
                 await self._receive(messages)
-                emitting.cancel()
+                for other in others:
+                    other.cancel()
         finally:
             await self._session.close()
 
@@ -129,6 +156,16 @@ class Connection:
                 await self._obey(message)
             except AudioInteractionError as error:
                 await self._send([error_event(as_wire_error(error))])
+
+    async def _feed(self) -> None:
+        while True:
+            chunk = await self._waiting.get()
+            try:
+                if chunk.is_reply_requested:
+                    self._session.request_reply()
+                await self._session.feed(chunk.samples)
+            except AudioInteractionError as error:
+                raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
 
     async def _emit(self) -> None:
         # Until audio comes, a session may be replaced by one with other settings.
@@ -148,16 +185,16 @@ class Connection:
                 case SessionUpdate():
                     await self._update_session(event)
                 case AppendAudio():
-                    await self._append_audio(event)
+                    self._append_audio(event)
                 case CommitAudio():
                     await self._commit_audio()
                 case ClearAudio():
                     self._input.clear()
                     await self._send([wire_event("input_audio_buffer.cleared")])
                 case CreateResponse():
-                    await self._create_response(event)
+                    self._create_response(event)
                 case CancelResponse():
-                    self._cancel_response()
+                    self._cancel_response(event)
         except AudioInteractionError as error:
             named = as_wire_error(error)
             named.event_id = event.event_id
@@ -168,7 +205,8 @@ class Connection:
         if config.settings() != self._config.settings():
             await self._replace_session(config.settings())
         if config.input_rate_hz != self._config.input_rate_hz:
-            self._input.set_rate(config.input_rate_hz)
+            for chunk in self._input.set_rate(config.input_rate_hz):
+                self._enqueue(chunk)
         self._config = config
         await self._send([self._session_event("session.updated")])
 
@@ -179,19 +217,25 @@ class Connection:
                 "session_already_started",
                 "session",
             )
-        await self._session.close()
         try:
+            replacement = await self._engine.open_session(settings)
+        except SessionLimitError:
+            # The settings are possible, and our own slot will do.
+            await self._session.close()
             self._session = await self._open_session(settings)
-        except SettingsError:
-            self._session = await self._open_session(self._config.settings())
-            raise
+            return
+        replaced, self._session = self._session, replacement
+        await replaced.close()
 
-    async def _append_audio(self, event: AppendAudio) -> None:
+    def _append_audio(self, event: AppendAudio) -> None:
         pcm = decode_audio(event.audio)
-        if pcm:
-            self._translator.audio_arrived()
+        if not pcm:
+            return
+        seconds = pcm_seconds(pcm, self._config.input_rate_hz)
+        self._require_room(f"the {seconds:.2f} s of audio in this message are dropped")
+        self._translator.audio_arrived()
         for chunk in self._input.append(pcm):
-            await self._feed(chunk)
+            self._enqueue(chunk)
 
     async def _commit_audio(self) -> None:
         if not self._translator.has_uncommitted_audio:
@@ -199,38 +243,59 @@ class Connection:
                 "there is no audio to commit since the last item",
                 "input_audio_buffer_commit_empty",
             )
+        self._require_room("nothing is committed")
         await self._send(self._translator.commit())
         for chunk in self._input.flush():
-            await self._feed(chunk)
+            self._enqueue(chunk)
 
-    async def _create_response(self, event: CreateResponse) -> None:
-        if self._translator.is_replying:
+    def _create_response(self, event: CreateResponse) -> None:
+        if self._translator.is_replying or self._translator.has_request:
             raise WireError(
-                "a response is in progress; cancel it or wait for its end",
+                "a response is in progress or asked for; cancel it or wait for its end",
                 "conversation_already_has_active_response",
             )
-        self._translator.response_requested(event.response.metadata if event.response else None)
-        self._session.request_reply()
+        self._require_room("no response is created")
         # A reply follows a chunk: a client that has stopped sending would wait for ever.
-        for chunk in list(self._input.flush()) or [self._input.silence()]:
-            await self._feed(chunk)
+        *before, last = list(self._input.flush()) or [self._input.silence()]
+        for chunk in before:
+            self._enqueue(chunk)
+        metadata = event.response.metadata if event.response else None
+        self._enqueue(last, metadata or {})
 
-    def _cancel_response(self) -> None:
+    def _cancel_response(self, event: CancelResponse) -> None:
         if not self._translator.is_replying:
             raise WireError("there is no response to cancel", "response_cancel_not_active")
+        if event.response_id not in (None, self._translator.response_id):
+            raise WireError(
+                f"{event.response_id!r} is not the response in progress",
+                "response_cancel_not_active",
+                "response_id",
+            )
         self._session.interrupt()
 
-    async def _feed(self, chunk: TimedChunk) -> None:
+    def _enqueue(self, chunk: TimedChunk, requested: dict[str, str] | None = None) -> None:
+        """Have `chunk` fed in its turn, and answered if `requested` gives a reply's metadata."""
         self._has_started.set()
-        self._translator.chunk_fed(chunk.seconds)
-        await self._session.feed(chunk.samples)
+        self._translator.chunk_arrived(chunk.seconds, requested)
+        self._waiting.put_nowait(WaitingChunk(chunk.samples, requested is not None))
+
+    def _require_room(self, consequence: str) -> None:
+        """Checked before anything of a message is used: it is taken whole or not at all."""
+        waiting_seconds = self._waiting.qsize() * CHUNK_SECONDS
+        if waiting_seconds >= MAX_WAITING_SECONDS:
+            raise WireError(
+                f"{waiting_seconds:.1f} s of audio wait to be heard, {MAX_WAITING_SECONDS:g} s "
+                f"may; {consequence}",
+                "input_audio_buffer_full",
+            )
 
     async def _open_session(self, settings: SessionSettings) -> EngineSession:
         try:
             return await self._engine.open_session(settings)
         except SessionLimitError as error:
-            full = WireError(str(error), "session_limit_reached", error_type=ErrorType.SERVER)
-            raise ConnectionEnd(full, CloseCode.FULL) from error
+            raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
+        except AudioInteractionError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
 
     def _session_event(self, event_type: str) -> WireEvent:
         session = session_object(self._config, self._session_id, self._options.model)

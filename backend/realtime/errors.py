@@ -2,7 +2,12 @@
 
 from enum import IntEnum, StrEnum
 
-from backend.errors import AudioInputError, AudioInteractionError, SettingsError
+from backend.errors import (
+    AudioInputError,
+    AudioInteractionError,
+    SessionLimitError,
+    SettingsError,
+)
 
 
 class ErrorType(StrEnum):
@@ -16,7 +21,7 @@ class CloseCode(IntEnum):
     """WebSocket close codes that the server uses."""
 
     POLICY = 1008
-    """The address asks for something that cannot be."""
+    """The page or the address is refused, or asks for something that cannot be."""
     SESSION_FAILED = 1011
     FULL = 1013
     """Every session is taken: try again later."""
@@ -66,5 +71,7 @@ def as_wire_error(error: AudioInteractionError) -> WireError:
             return WireError(str(error), "invalid_audio", "audio")
         case SettingsError():
             return WireError(str(error), "invalid_value", "session")
+        case SessionLimitError():
+            return WireError(str(error), "session_limit_reached", error_type=ErrorType.SERVER)
         case _:
             return WireError(str(error), "session_failed", error_type=ErrorType.SERVER)

@@ -11,6 +11,9 @@ from backend.audio import Chunker, Resampler, Samples, pcm16_to_float
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 from backend.realtime.errors import WireError
 
+PCM16_BYTES = 2
+"""Of one sample."""
+
 
 @dataclass(frozen=True, slots=True)
 class TimedChunk:
@@ -24,14 +27,17 @@ class InputAudioBuffer:
     """Resamples to 16 kHz and cuts into chunks; counts what the client sent, not the padding."""
 
     def __init__(self, rate_hz: int) -> None:
+        self._rate_hz = rate_hz
         self._num_heard_samples = 0
-        self.set_rate(rate_hz)
+        self._resampler: Resampler
         self.clear()
 
-    def set_rate(self, rate_hz: int) -> None:
-        """What comes from now on is sampled at another rate."""
+    def set_rate(self, rate_hz: int) -> Iterator[TimedChunk]:
+        """What comes from now on is sampled at another rate; what the old filter holds is heard."""
+        held = self._resampler.flush()
         self._rate_hz = rate_hz
         self._resampler = Resampler(rate_hz)
+        yield from self._push(held)
 
     def append(self, pcm: bytes) -> Iterator[TimedChunk]:
         """The chunks that more audio completes, as they are taken."""
@@ -39,9 +45,7 @@ class InputAudioBuffer:
 
     def flush(self) -> Iterator[TimedChunk]:
         """All that waits, as the client stops here: the last chunk is padded with silence."""
-        samples = self._resampler.flush()
-        self.set_rate(self._rate_hz)
-        yield from self._push(samples)
+        yield from self.set_rate(self._rate_hz)
         if (rest := self._chunker.flush()) is not None:
             yield self._timed(rest, self._num_waiting_samples)
 
@@ -50,7 +54,8 @@ class InputAudioBuffer:
         return self._timed(np.zeros(CHUNK_SAMPLES, np.float32), 0)
 
     def clear(self) -> None:
-        """Forget what does not fill a chunk."""
+        """Forget what does not fill a chunk, in the filter too."""
+        self._resampler = Resampler(self._rate_hz)
         self._chunker = Chunker()
         self._num_waiting_samples = 0
 
@@ -65,6 +70,11 @@ class InputAudioBuffer:
         return TimedChunk(chunk, self._num_heard_samples / SAMPLE_RATE_HZ)
 
 
+def pcm_seconds(pcm: bytes, rate_hz: int) -> float:
+    """How long PCM16 bytes last."""
+    return len(pcm) / PCM16_BYTES / rate_hz
+
+
 def decode_audio(encoded: str) -> bytes:
     """PCM16 bytes of base64 text.
 
@@ -75,7 +85,7 @@ def decode_audio(encoded: str) -> bytes:
         pcm = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise WireError(f"the audio is not base64: {error}", "invalid_base64", "audio") from error
-    if len(pcm) % 2:
+    if len(pcm) % PCM16_BYTES:
         raise WireError(
             f"16-bit audio has an even number of bytes, not {len(pcm)}", "odd_byte_count", "audio"
         )

@@ -41,10 +41,14 @@ class Dialect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class HeardAudio:
-    """A chunk that the engine was given: where it ends in the client's audio, and when it came."""
+    """A chunk for the engine: where it ends in the client's audio, and when it came.
+
+    `requested` is the metadata of the reply that the client asked for here; None where it did not.
+    """
 
     seconds: float
     arrived_at: float
+    requested: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,6 @@ class Translator:
         self._last: TimedDecision | None = None
         self._reply: Reply | None = None
         self._last_item_id: str | None = None
-        self._requested_metadata: dict[str, str] = {}
         self._has_uncommitted_audio = False
         self._num_turns = 0
 
@@ -105,6 +108,16 @@ class Translator:
     def is_replying(self) -> bool:
         """Whether a response is in progress, or the decision for one has been taken."""
         return self._reply is not None or (self._last is not None and self._last.decision.speak)
+
+    @property
+    def response_id(self) -> str | None:
+        """The response in progress; None before its first event and after its last."""
+        return self._reply.response_id if self._reply else None
+
+    @property
+    def has_request(self) -> bool:
+        """Whether the client has asked for a response that is not decided yet."""
+        return any(heard.requested is not None for heard in self._unanswered)
 
     @property
     def has_uncommitted_audio(self) -> bool:
@@ -115,13 +128,9 @@ class Translator:
         """The client sent audio."""
         self._has_uncommitted_audio = True
 
-    def chunk_fed(self, seconds: float) -> None:
-        """A chunk is about to go to the engine; it ends at `seconds` of the client's audio."""
-        self._unanswered.append(HeardAudio(seconds, self._clock()))
-
-    def response_requested(self, metadata: dict[str, str] | None) -> None:
-        """The client asked for the next response itself."""
-        self._requested_metadata = metadata or {}
+    def chunk_arrived(self, seconds: float, requested: dict[str, str] | None = None) -> None:
+        """A chunk is complete and will be fed; it ends at `seconds` of the client's audio."""
+        self._unanswered.append(HeardAudio(seconds, self._clock(), requested))
 
     def commit(self) -> Iterator[WireEvent]:
         """What has been heard since the last item becomes the user's next item."""
@@ -171,10 +180,9 @@ class Translator:
         self._num_turns += 1
         if self._has_uncommitted_audio:
             yield from self.commit()
-        metadata = self._requested_metadata | self._last.metadata()
+        metadata = (self._last.heard.requested or {}) | self._last.metadata()
         if started.emotion is not None:
             metadata["emotion"] = started.emotion.value
-        self._requested_metadata = {}
         reply = self._reply = Reply(self._last, metadata)
         item = assistant_item(reply.item_id, "in_progress", None)
         previous, self._last_item_id = self._last_item_id, reply.item_id
