@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
@@ -16,7 +19,7 @@ from tqdm import tqdm
 from backend.audio import Chunker, Samples, stream_audio
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SessionSettings
 from backend.engine import Engine, EngineSession
-from backend.errors import AudioInputError
+from backend.errors import AudioInputError, SessionClosedError
 from backend.events import (
     ContextRolled,
     Decision,
@@ -187,11 +190,9 @@ class Listener:
     async def listen(self, names: list[str]) -> bool:
         """Listen to files and lists of files; returns whether all of them could be used."""
         files = self._input_files(names)
-        if self._options.is_continuous:
-            await self._converse(files)
-        else:
-            for file in files:
-                await self._converse(iter([file]))
+        for file in files:
+            # A conversation that fails leaves the files that it did not come to for a new one.
+            await self._converse(chain([file], files if self._options.is_continuous else ()))
         return self._is_all_well
 
     def _input_files(self, names: list[str]) -> Iterator[InputFile]:
@@ -221,17 +222,19 @@ class Listener:
     ) -> None:
         clock = asyncio.get_running_loop().time
         due = clock()
-        for file in files:
-            try:
-                for number, chunk in enumerate(chunks_of(file.path), start=1):
-                    if self._options.is_realtime:
-                        due += CHUNK_SECONDS
-                        await asyncio.sleep(due - clock())
-                    positions.append(Position(file.name, round(number * CHUNK_SECONDS, 3)))
-                    await session.feed(chunk)
-            except AudioInputError as error:
-                self._complain(error)
-        session.finish()
+        # A session that is over has failed, of which `_follow` is told.
+        with suppress(SessionClosedError):
+            for file in files:
+                try:
+                    for number, chunk in enumerate(chunks_of(file.path), start=1):
+                        if self._options.is_realtime:
+                            due += CHUNK_SECONDS
+                            await asyncio.sleep(due - clock())
+                        positions.append(Position(file.name, round(number * CHUNK_SECONDS, 3)))
+                        await session.feed(chunk)
+                except AudioInputError as error:
+                    self._complain(error)
+            session.finish()
 
     async def _follow(
         self, session: EngineSession, feeder: "asyncio.Task[None]", positions: deque[Position]
@@ -242,7 +245,8 @@ class Listener:
                 position = positions.popleft()
             if isinstance(event, SessionFailed):
                 feeder.cancel()
-                self._complain(event.message)
+                failed_at = positions[0] if positions else position
+                self._complain(f"{failed_at.file}: {event.message}" if failed_at else event.message)
             elif position is not None:
                 self._report.event(event, position)
         if position is not None:
@@ -263,12 +267,14 @@ def read_list(path: Path) -> list[InputFile]:
         names = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AudioInputError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AudioInputError(f"{path} is not JSON: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise AudioInputError(f"{path} must hold a list of paths")
+    # Unlike Path.exists, it is also clear about names that no file can have.
     return [
-        InputFile(name, Path(name) if Path(name).exists() else path.parent / name) for name in names
+        InputFile(name, Path(name) if os.path.exists(name) else path.parent / name)
+        for name in names
     ]
 
 

@@ -210,7 +210,7 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     raw.write_text("samples without a header")
     for path, message in [
         (slow, "sample rate must be between 1000 and 768000 Hz, not 500"),
-        (raw, "cannot be read as audio"),
+        (raw, "holds no audio"),
         (Path("zero\0byte.wav"), "cannot be read: embedded null byte"),
         (Path("\ud800.wav"), "cannot be read: .* surrogates not allowed"),
         (Path("long" * 100), "cannot be read: File name too long"),

@@ -1,5 +1,6 @@
 """`python app.py listen`: real recordings through the engine, and what it says about bad ones."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import app
+from backend.audio import Samples
 from backend.cli import TRAILING_SILENCE_CHUNKS
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
+from backend.engine.model_runner import ModelRunner
 from backend.model.checkpoint import EMBEDDED_FOLDER, Checkpoint
 from tests.conftest import GOLDEN, SAMPLES
 
@@ -171,6 +175,50 @@ def test_bad_files_are_named_and_the_others_go_on(
     lines = listen.errors.splitlines()
     assert [str(path) in line for path, line in zip(given, lines, strict=False)] == [True] * 5
     assert len(lines) == 5
+
+
+def test_impossible_names_are_a_line_each(listen: Listen, bark: Path, tmp_path: Path) -> None:
+    names, nested = tmp_path / "names.json", tmp_path / "nested.json"
+    names.write_text(json.dumps(["zero\0byte.wav", "\ud800.wav", "long" * 100, "", str(bark)]))
+    nested.write_text("[" * 100_000)
+    events = listen.events(names, nested, exit_code=app.EXIT_UNUSABLE_FILE)
+    assert {event["file"] for event in events} == {str(bark)}
+    lines = listen.errors.splitlines()
+    expected = ["embedded null byte", r"\ud800", "too long", "Is a directory", "is not JSON"]
+    assert [part in line for part, line in zip(expected, lines, strict=True)] == [True] * 5
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 only")
+def test_a_name_that_is_not_utf_8_is_escaped(listen: Listen, bark: Path, tmp_path: Path) -> None:
+    path = tmp_path / "latin-1-\udce9.wav"
+    path.write_bytes(bark.read_bytes())
+    assert listen(path).splitlines()[0] == str(path).replace("\udce9", r"\udce9")
+    assert {event["file"] for event in listen.events(path)} == {str(path)}
+    listen(tmp_path / "missing-\udce9.wav", exit_code=app.EXIT_UNUSABLE_FILE)
+    assert r"missing-\udce9.wav cannot be read" in listen.errors
+
+
+@pytest.mark.parametrize("mode", [[], ["--continuous"]])
+def test_after_a_failed_conversation_the_other_files_go_on(
+    listen: Listen, bark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: list[str]
+) -> None:
+    encode, num_calls = ModelRunner.encode, itertools.count()
+
+    def fail_once(self: ModelRunner, slots: list[int], chunks: list[Samples]) -> torch.Tensor:
+        if next(num_calls) == 3:
+            raise RuntimeError("out of memory")
+        return encode(self, slots, chunks)
+
+    monkeypatch.setattr(ModelRunner, "encode", fail_once)
+    # Longer than what is fed ahead, so that a continuous conversation fails before the next file.
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.tile(soundfile.read(bark)[0], 20), SAMPLE_RATE_HZ)
+    events = listen.events(*mode, long, bark, exit_code=app.EXIT_UNUSABLE_FILE)
+    decisions = of_kind(events, "decision")
+    heard = [decision["file"] for decision in decisions]
+    assert heard == [str(long)] * 3 + [str(bark)] * num_chunks(bark)
+    assert decisions[3]["chunk"] == 0
+    assert listen.errors.startswith(f"{long}: the model failed")
 
 
 def test_in_a_continuous_session_a_bad_file_is_passed_over(
