@@ -1,7 +1,7 @@
 """The engine's core against the reference, and against itself in other company."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from backend.config import (
     SessionSettings,
 )
 from backend.engine.core import EngineCore
+from backend.engine.scheduler import Batch
 from backend.engine.session import Session
 from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
@@ -263,6 +264,70 @@ def test_chunks_that_come_during_a_reply_are_heard_after_it(core: EngineCore) ->
     assert [event.chunk for event in events if isinstance(event, Decision)] == list(range(6))
     kinds = [type(event) for event in events]
     assert kinds.index(TurnDone) < [i for i, kind in enumerate(kinds) if kind is Decision][1]
+
+
+def test_a_requested_reply_answers_the_chunk_that_is_queued_next(core: EngineCore) -> None:
+    silence = np.zeros(CHUNK_SAMPLES, np.float32)
+    session = core.open(CALM)
+    hear_all(core, session, [silence] * 4)
+    core.request_reply(session)
+    hear_all(core, session, [silence])
+    events = run(core)[session.session_id]
+    speaks = [event.speak for event in events if isinstance(event, Decision)]
+    assert speaks == [False] * 4 + [True]
+
+
+def test_a_reply_may_hold_the_token_that_stands_for_audio(
+    core: EngineCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = core.checkpoint.control_tokens
+    session, _ = reply(core, CALM)
+    spoken = iter([control.pad, control.audio_begin, control.assistant, control.text_end])
+    monkeypatch.setattr(core._runner, "speak", lambda rows: [next(spoken)])
+    run(core)
+    session.num_positions = core.max_positions  # as if the context were full
+    core.hear(session, noise_chunks(1, seed=3)[0])
+    events = [event for _, event in core.step()]
+    assert [type(event) for event in events] == [ContextRolled, Decision]
+
+
+def test_numbers_that_break_down_in_a_reply_end_it_and_leave_nothing(
+    core: EngineCore, golden_checkpoint: Checkpoint
+) -> None:
+    session, _ = reply(core, DRAWN)
+    for values in core._runner._cache.values:
+        values[session.slot, :, 0] = torch.nan
+    events = run(core)[session.session_id]
+    assert [type(event) for event in events] == [SessionFailed]
+    core.close(session)
+    mine = noise_chunks(6, seed=1)
+    following = core.open(CALM)
+    hear_all(core, following, mine)
+    run(core)
+    assert outcome(following) == alone(golden_checkpoint, mine, CALM)[0]
+
+
+def test_a_context_that_is_too_small_is_refused(golden_checkpoint: Checkpoint) -> None:
+    for max_positions in (20, 255, 300):
+        with pytest.raises(SettingsError):
+            EngineCore(golden_checkpoint, EngineConfig(max_positions=max_positions))
+
+
+def test_the_cost_of_a_chunk_includes_making_room(
+    golden_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(1000))
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1), lambda: next(ticks))
+    session = core.open(CALM)
+
+    def make_room(_: Batch) -> Iterator[tuple[Session, Event]]:
+        next(ticks)
+        return iter(())
+
+    monkeypatch.setattr(core, "_make_room", make_room)
+    core.hear(session, noise_chunks(1, seed=1)[0])
+    costs = [event.milliseconds for _, event in core.step() if isinstance(event, Decision)]
+    assert costs == [2000.0]
 
 
 def reply(core: EngineCore, settings: SessionSettings) -> tuple[Session, list[Event]]:

@@ -106,10 +106,11 @@ def test_a_feeder_far_ahead_of_the_model_waits(
         waiting = asyncio.create_task(session.feed(noise(3)))
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.1)
+        listening = asyncio.create_task(collect(session))
         gate.set()
         assert await waiting == 3
         session.finish()
-        assert list(decisions(await collect(session))) == [0, 1, 2, 3]
+        assert list(decisions(await listening)) == [0, 1, 2, 3]
         await session.close()
 
     asyncio.run(scenario())
@@ -138,6 +139,9 @@ def test_closing_wakes_a_feeder_and_a_listener(
         await session.close()
         with pytest.raises(SessionClosedError):
             session.interrupt()
+        for _ in range(5):
+            with pytest.raises(SessionClosedError):
+                await session.feed(noise(4))
 
     asyncio.run(scenario())
 
@@ -215,5 +219,28 @@ def test_stopping_the_engine_ends_conversations(golden_checkpoint: Checkpoint) -
         await asyncio.to_thread(engine.close)
         events = await collect(session)
         assert [type(event) for event in events] == [SessionFailed]
+        with pytest.raises(SessionClosedError):
+            await session.feed(noise(0))
+        await session.close()
+        with pytest.raises(SessionClosedError, match="stopped"):
+            await engine.open_session()
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_that_stops_reading_stops_the_feeder(engine: Engine) -> None:
+    async def scenario() -> None:
+        session = await engine.open_session(CALM)
+        for seed in range(3):
+            await session.feed(noise(seed))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(session.feed(noise(3)), 0.5)
+        taken = 0
+        async for event in session.events():
+            taken += isinstance(event, Decision)
+            if taken == 3:
+                break
+        assert await session.feed(noise(3)) == 3
+        await session.close()
 
     asyncio.run(scenario())

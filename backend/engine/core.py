@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 SessionEvent = tuple[Session, Event]
 
+MIN_POSITIONS = 256
+"""The smallest context in which a conversation makes sense, and in which a roll finds room."""
+BROKEN_NUMBERS = "the model's numbers broke down in this conversation; start a new one"
+
 
 class EngineCore:
     """Sessions, their slots and the model that serves them. Not thread-safe.
@@ -46,6 +50,9 @@ class EngineCore:
         checkpoint: the model.
         config: number of slots and size of a context.
         clock: seconds, for the cost of a chunk.
+
+    Raises:
+        SettingsError: the context is too small, or too small for the checkpoint's own prompt.
     """
 
     def __init__(
@@ -58,6 +65,11 @@ class EngineCore:
         self.max_positions = min(
             config.max_positions or checkpoint.max_positions, checkpoint.max_positions
         )
+        if self.max_positions < MIN_POSITIONS:
+            raise SettingsError(
+                f"a context needs at least {MIN_POSITIONS} positions, not {self.max_positions}"
+            )
+        self._prefix(SessionSettings())
         self._num_threads = config.num_threads
         self._runner = ModelRunner(checkpoint, config.num_slots, self.max_positions)
         self._scheduler = Scheduler(config.num_slots, self.max_positions)
@@ -96,13 +108,14 @@ class EngineCore:
             prefix=prefix,
             generator=np.random.Generator(np.random.Philox(settings.seed)),
         )
-        self._runner.reset_audio(slot)
         self._fill_cache(session)
         self._scheduler.add(session)
         return session
 
     def close(self, session: Session) -> None:
         """End a conversation and free its slot."""
+        # A mask hides what a slot holds, but not a NaN: 0 times it is still one.
+        self._runner.wipe(session.slot)
         self._scheduler.remove(session)
 
     def hear(self, session: Session, chunk: npt.NDArray[np.float32]) -> None:
@@ -118,14 +131,15 @@ class EngineCore:
         session.is_interrupted = session.is_speaking
 
     def request_reply(self, session: Session) -> None:
-        """Have the next decision be to speak."""
-        session.is_reply_requested = True
+        """Have the next chunk that is queued answered, whatever the model decides."""
+        session.reply_at_chunk = session.num_chunks_heard + len(session.pending_chunks)
 
     def step(self) -> Iterator[SessionEvent]:
         """Let every session that can take a step take it; yields what happens, in order."""
+        began = self._clock()
         batch = self._scheduler.schedule()
         yield from self._make_room(batch)
-        yield from self._listen(batch)
+        yield from self._listen(batch, began)
         yield from self._speak(batch)
         yield from self._end(batch)
 
@@ -152,11 +166,14 @@ class EngineCore:
         """Compute the session's context from its first position; the last token stays out."""
         control = self.checkpoint.control_tokens
         tokens = list(session.prefix)
+        feature_starts = []
         for chunk in session.context:
             # The chunk's input without the token before it, which is there already.
+            feature_starts.append(len(tokens) + 1)
             tokens += listening_tokens(control, tokens[-1])[1:]
             tokens += chunk.tokens
-        self._runner.prefill(session.slot, tokens[:-1], session.chunk_features())
+        features = [chunk.features for chunk in session.context]
+        self._runner.prefill(session.slot, tokens[:-1], feature_starts, features)
         session.num_positions = len(tokens) - 1
 
     def _make_room(self, batch: Batch) -> Iterator[SessionEvent]:
@@ -168,11 +185,10 @@ class EngineCore:
             self._fill_cache(session)
             yield session, ContextRolled(before, session.num_positions)
 
-    def _listen(self, batch: Batch) -> Iterator[SessionEvent]:
+    def _listen(self, batch: Batch, began: float) -> Iterator[SessionEvent]:
         sessions = batch.listening
         if not sessions:
             return
-        began = self._clock()
         features = self._runner.encode(
             [session.slot for session in sessions],
             [session.pending_chunks[0] for session in sessions],
@@ -182,9 +198,7 @@ class EngineCore:
         for row, (session, choice) in enumerate(zip(sessions, choices, strict=True)):
             session.pending_chunks.popleft()
             if math.isnan(choice.speak_probability):
-                # A NaN would outlive its session: the mask does not stop it.
-                self._runner.wipe(session.slot)
-                yield session, _fail(session, "the model's numbers broke down; start a new one")
+                yield session, _fail(session, BROKEN_NUMBERS)
                 continue
             # A copy, so that the context does not hold on to the whole batch.
             yield session, self._decide(session, choice, features[row].clone(), milliseconds)
@@ -193,9 +207,8 @@ class EngineCore:
         self, session: Session, choice: Choice, features: "Tensor", milliseconds: float
     ) -> Decision:
         control = self.checkpoint.control_tokens
-        token = control.text_begin if session.is_reply_requested else choice.token
-        session.is_reply_requested = False
         chunk = session.num_chunks_heard
+        token = control.text_begin if chunk == session.reply_at_chunk else choice.token
         session.num_chunks_heard += 1
         session.num_positions += len(listening_tokens(control, session.last_token))
         session.context.append(HeardChunk(features, [token]))
@@ -212,6 +225,9 @@ class EngineCore:
             return
         tokens = self._runner.speak([_row(session) for session in sessions])
         for session, token in zip(sessions, tokens, strict=True):
+            if token is None:
+                yield session, _fail(session, BROKEN_NUMBERS)
+                continue
             for event in self._say(session, token):
                 yield session, event
 

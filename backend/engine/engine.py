@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -35,6 +36,8 @@ class EngineSession:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._room = asyncio.Semaphore(max_pending_chunks)
         self._num_fed = 0
+        self._is_over = False
+        """Ended, failed or closed: nothing more can be fed."""
         self._is_closed = False
 
     @property
@@ -43,7 +46,7 @@ class EngineSession:
         return self._session.session_id
 
     async def feed(self, chunk: npt.NDArray[np.float32]) -> int:
-        """Hand over the next chunk; waits while the model is too far behind.
+        """Hand over the next chunk; waits while too many decisions are still to come or be read.
 
         Args:
             chunk: float32 `[6400]`, 0.4 s at 16 kHz in [-1, 1]. It must not change afterwards.
@@ -53,7 +56,7 @@ class EngineSession:
 
         Raises:
             AudioInputError: another shape or type, or a value that is not finite.
-            SessionClosedError: the session was closed.
+            SessionClosedError: the session was closed, has failed or has ended.
         """
         if chunk.shape != (CHUNK_SAMPLES,) or chunk.dtype != np.float32:
             raise AudioInputError(
@@ -61,25 +64,29 @@ class EngineSession:
             )
         if not np.isfinite(chunk).all():
             raise AudioInputError("the audio holds values that are not finite numbers")
+        self._require_going_on()
         await self._room.acquire()
-        self._require_open()
+        if self._is_over:
+            # Whoever else waits for room is to find out too.
+            self._room.release()
+        self._require_going_on()
         self._engine.command(lambda: self._engine.core.hear(self._session, chunk))
         self._num_fed += 1
         return self._num_fed - 1
 
     def finish(self) -> None:
         """Say that no more chunks come: `events` ends when everything is heard and said."""
-        self._require_open()
+        self._require_going_on()
         self._engine.command(lambda: self._engine.core.finish(self._session))
 
     def interrupt(self) -> None:
         """Stop the reply in progress, if there is one."""
-        self._require_open()
+        self._require_going_on()
         self._engine.command(lambda: self._engine.core.interrupt(self._session))
 
     def request_reply(self) -> None:
-        """Have the next chunk answered, whatever the model decides."""
-        self._require_open()
+        """Have the next chunk that is fed answered, whatever the model decides."""
+        self._require_going_on()
         self._engine.command(lambda: self._engine.core.request_reply(self._session))
 
     async def events(self) -> AsyncIterator[Event]:
@@ -88,6 +95,9 @@ class EngineSession:
             event = await self._events.get()
             if isinstance(event, SessionEnded):
                 return
+            if isinstance(event, Decision):
+                # Here and not where it arrives, so that a slow reader slows down the feeder.
+                self._room.release()
             yield event
             if isinstance(event, SessionFailed):
                 return
@@ -98,8 +108,6 @@ class EngineSession:
             return
         self._is_closed = True
         self._receive(SessionEnded())
-        # A feeder that waits for room wakes up and finds the session closed.
-        self._room.release()
         await self._engine.close_session(self._session)
 
     def deliver(self, event: Event) -> None:
@@ -108,13 +116,15 @@ class EngineSession:
             self._loop.call_soon_threadsafe(self._receive, event)
 
     def _receive(self, event: Event) -> None:
-        if isinstance(event, Decision):
+        if isinstance(event, SessionEnded | SessionFailed):
+            self._is_over = True
+            # A feeder that waits for room wakes up and finds the session over.
             self._room.release()
         self._events.put_nowait(event)
 
-    def _require_open(self) -> None:
-        if self._is_closed:
-            raise SessionClosedError("this conversation has been closed")
+    def _require_going_on(self) -> None:
+        if self._is_over:
+            raise SessionClosedError("this conversation is over")
 
 
 class Engine:
@@ -137,6 +147,8 @@ class Engine:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._callers: dict[int, EngineSession] = {}
         self._is_running = False
+        self._has_stopped = False
+        self._stopping = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def __enter__(self) -> Self:
@@ -157,7 +169,7 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread; conversations that are open end."""
+        """Stop the thread; conversations that are open fail with a message."""
         self.command(self._stop)
         self._thread.join()
 
@@ -172,6 +184,7 @@ class Engine:
         Raises:
             SessionLimitError: every slot is taken.
             SettingsError: the system prompt does not fit.
+            SessionClosedError: the engine was stopped.
         """
         chosen = settings or SessionSettings()
         opening = self.submit(lambda: self.core.open(chosen))
@@ -188,11 +201,13 @@ class Engine:
         """Free the session's slot; for `EngineSession.close`."""
         del self._callers[session.session_id]
         closing = self.submit(lambda: self.core.close(session))
-        await asyncio.shield(asyncio.wrap_future(closing))
+        # An engine that was stopped has no slot to free.
+        with suppress(SessionClosedError):
+            await asyncio.shield(asyncio.wrap_future(closing))
 
-    def command(self, command: Command) -> None:
+    def command(self, command: Callable[[], None]) -> None:
         """Have the engine's thread run `command` between two steps."""
-        self._commands.put(command)
+        self.submit(command).add_done_callback(_log_failure)
 
     def submit(self, question: Callable[[], Answer]) -> "Future[Answer]":
         """Have the engine's thread answer `question`; its error becomes the future's."""
@@ -202,12 +217,21 @@ class Engine:
             if not future.set_running_or_notify_cancel():
                 return
             try:
+                self._require_running()
                 future.set_result(question())
             except Exception as error:  # handed to whoever waits for the future
                 future.set_exception(error)
 
-        self.command(answer)
+        with self._stopping:
+            if not self._has_stopped:
+                self._commands.put(answer)
+                return future
+        answer()
         return future
+
+    def _require_running(self) -> None:
+        if self._has_stopped:
+            raise SessionClosedError("the engine was stopped")
 
     def _discard(self, opening: "Future[Session]") -> None:
         """Close a session whose opener has gone before it got it."""
@@ -220,6 +244,10 @@ class Engine:
         while self._is_running:
             self._obey_commands()
             self._step()
+        with self._stopping:
+            self._has_stopped = True
+        # What was asked too late is refused, so that nobody waits for ever.
+        self._obey_waiting_commands()
         for session in self.core.sessions:
             self._deliver(session, SessionFailed("the engine was stopped"))
 
@@ -227,6 +255,9 @@ class Engine:
         """Run the commands that wait; without work for the model, wait for one."""
         if not self.core.has_work():
             self._commands.get()()
+        self._obey_waiting_commands()
+
+    def _obey_waiting_commands(self) -> None:
         while True:
             try:
                 command = self._commands.get_nowait()
@@ -250,3 +281,9 @@ class Engine:
 
     def _stop(self) -> None:
         self._is_running = False
+
+
+def _log_failure(command: "Future[None]") -> None:
+    error = command.exception()
+    if error is not None and not isinstance(error, SessionClosedError):
+        logger.error("a command to the engine failed", exc_info=error)

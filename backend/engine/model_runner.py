@@ -1,6 +1,6 @@
 """Forward passes: the only part of the engine that touches tensors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,30 +82,33 @@ class ModelRunner:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
 
-    def reset_audio(self, slot: int) -> None:
-        """Forget the audio that `slot` has heard."""
-        self._log_mel.reset(slot)
-
     @torch.inference_mode()
     def wipe(self, slot: int) -> None:
-        """Zero all that `slot` holds, after numbers in it broke down."""
+        """Forget all that `slot` holds."""
         self._cache.wipe(slot)
         self._log_mel.reset(slot)
 
     @torch.inference_mode()
-    def prefill(self, slot: int, tokens: Sequence[int], features: Iterable[Tensor]) -> None:
+    def prefill(
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        feature_starts: Sequence[int],
+        features: Sequence[Tensor],
+    ) -> None:
         """Write a context from its first position on.
 
         Args:
             slot: the session's row.
             tokens: the sequence, with PAD where features go.
-            features: the `[10, width]` features of its chunks, in order.
+            feature_starts: for each chunk, where in the sequence its first feature goes.
+            features: for each chunk, its `[10, width]`.
         """
-        ids = torch.tensor(tokens, device=self.device)
-        embeddings = self._embed(ids)
-        stacked = list(features)
-        if stacked:
-            embeddings[ids == self._control.pad] = torch.cat(stacked).to(embeddings.dtype)
+        embeddings = self._embed(self._upload(torch.tensor(tokens)))
+        if features:
+            starts = self._upload(torch.tensor(feature_starts))
+            places = starts[:, None] + self._step_offsets[:FEATURES_PER_CHUNK]
+            embeddings[places] = torch.stack(list(features)).to(embeddings.dtype)
         rows = slice(slot, slot + 1)
         for start in range(0, len(tokens), PREFILL_POSITIONS):
             end = min(start + PREFILL_POSITIONS, len(tokens))
@@ -115,18 +118,16 @@ class ModelRunner:
     @torch.inference_mode()
     def encode(self, slots: Sequence[int], chunks: Sequence[npt.NDArray[np.float32]]) -> Tensor:
         """Features `[rows, 10, width]` of the newest chunk `[6400]` of several sessions."""
-        audio = torch.from_numpy(np.stack(chunks)).to(self.device)
-        slot_ids = torch.tensor(slots, device=self.device)
+        audio = self._upload(torch.from_numpy(np.stack(chunks)))
+        slot_ids = self._upload(torch.tensor(slots))
         features: Tensor = self._tower(self._log_mel(audio, slot_ids)).to(self._dtype)
         return features
 
     @torch.inference_mode()
     def decide(self, rows: Sequence[StepRow], features: Tensor) -> list[Choice]:
         """Let several sessions hear their newest chunk's features, and decide."""
-        ids = torch.tensor(
-            [listening_tokens(self._control, row.token) for row in rows], device=self.device
-        )
-        embeddings = self._embed(ids)
+        ids = torch.tensor([listening_tokens(self._control, row.token) for row in rows])
+        embeddings = self._embed(self._upload(ids))
         embeddings[:, 2 : 2 + FEATURES_PER_CHUNK] = features
         hidden = self._step(rows, embeddings)
         logits = hidden.float() @ self._decision_head.T
@@ -140,12 +141,21 @@ class ModelRunner:
         ]
 
     @torch.inference_mode()
-    def speak(self, rows: Sequence[StepRow]) -> list[int]:
-        """Draw the next token of each of several replies."""
-        ids = torch.tensor([[row.token] for row in rows], device=self.device)
+    def speak(self, rows: Sequence[StepRow]) -> list[int | None]:
+        """Draw the next token of each of several replies; None where the numbers broke down."""
+        ids = self._upload(torch.tensor([[row.token] for row in rows]))
         hidden = self._step(rows, self._embed(ids))
-        tokens: list[int] = self._draw(rows, self._language_model.lm_head(hidden)).tolist()
-        return tokens
+        tokens = self._draw(rows, self._language_model.lm_head(hidden))
+        is_broken = hidden.isnan().any(dim=-1)
+        # The step's one copy to the host.
+        outcome = tokens.masked_fill(is_broken, -1).tolist()
+        return [None if token < 0 else token for token in outcome]
+
+    def _upload(self, tensor: Tensor) -> Tensor:
+        """To the model's device; from pinned memory, so that nothing waits for the copy."""
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _embed(self, ids: Tensor) -> Tensor:
         embeddings: Tensor = self._language_model.model.embed_tokens(ids)
@@ -163,10 +173,10 @@ class ModelRunner:
         starts = torch.full((num_slots,), self._max_positions)
         members = torch.tensor(slots) - first
         starts[members] = torch.tensor([row.position for row in rows])
-        members = members.to(self.device)
+        members = self._upload(members)
         padded = embeddings.new_zeros((num_slots, *embeddings.shape[1:]))
         padded[members] = embeddings
-        positions = starts.to(self.device)[:, None] + self._step_offsets[:steps]
+        positions = self._upload(starts)[:, None] + self._step_offsets[:steps]
         hidden = self._forward(
             slice(first, first + num_slots),
             padded,
@@ -205,6 +215,6 @@ class ModelRunner:
                 [1.0 if g else r.sampling.temperature, k, r.uniform]
                 for g, k, r in zip(is_greedy, top_k, rows, strict=True)
             ]
-        ).to(self.device)
-        temperature, per_row_top_k, uniform = numbers.unbind(dim=1)
+        )
+        temperature, per_row_top_k, uniform = self._upload(numbers).unbind(dim=1)
         return sample(logits, temperature, per_row_top_k.long(), max(top_k), uniform)

@@ -2,7 +2,6 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,6 @@ from tokenizers.decoders import DecodeStream
 from backend.config import SamplingConfig, SessionSettings
 from backend.engine.context import HeardChunk
 from backend.protocol import Emotion, TurnState
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
 
 
 class Detokenizer:
@@ -69,7 +63,8 @@ class Session:
     num_chunks_heard: int = 0
     num_turns: int = 0
     is_interrupted: bool = False
-    is_reply_requested: bool = False
+    reply_at_chunk: int | None = None
+    """The chunk that is answered whatever the model decides."""
     is_finished: bool = False
     """No more chunks will come."""
     is_ended: bool = False
@@ -96,10 +91,6 @@ class Session:
         """Whether everything that was to come has been heard and said, and nobody was told."""
         is_done = self.state is TurnState.LISTENING and not self.pending_chunks
         return self.is_finished and is_done and not self.is_ended
-
-    def chunk_features(self) -> "Iterator[Tensor]":
-        """The features of every chunk in the context, in order."""
-        return (chunk.features for chunk in self.context)
 
     def draw_uniform(self) -> float:
         """The session's next random number in [0, 1)."""

@@ -46,12 +46,11 @@ class SlotCache(Cache):
         device: torch.device,
     ) -> None:
         super().__init__(layers=[])
-        head_size = config.hidden_size // config.num_attention_heads
         shape = (
             num_slots,
             config.num_key_value_heads,
             max_positions + scratch_positions,
-            head_size,
+            config.head_dim,
         )
         # Zeros, not empty: a masked key of weight 0 times a NaN of fresh memory would be a NaN.
         self.keys = [
@@ -79,7 +78,7 @@ class SlotCache(Cache):
         return keys[:, :, step.keys], values[:, :, step.keys]
 
     def wipe(self, slot: int) -> None:
-        """Zero a slot. Only numbers that are not finite need it: a mask does not stop them."""
+        """Zero a slot."""
         for stored in (*self.keys, *self.values):
             stored[slot].zero_()
 
