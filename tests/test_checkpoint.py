@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import torch
 import yaml
@@ -187,6 +188,18 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "json not text": (
         lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\x00"),
         r"config\.json cannot be read",
+    ),
+    "an impossible date": (
+        write("model_config.yaml", "released: 2001-99-99"),
+        r"model_config\.yaml is corrupt: month must be in 1\.\.12",
+    ),
+    "a value that does not fit its tag": (
+        write("model_config.yaml", "released: !!timestamp soon"),
+        r"model_config\.yaml is corrupt",
+    ),
+    "a number without end": (
+        write("generation_config.json", f'{{"top_k": {"1" * 5_000}}}'),
+        r"generation_config\.json is corrupt: Exceeds the limit",
     ),
     "settings of another kind": (
         write("config.json", '{"audio_interaction": 3}'),
@@ -373,16 +386,26 @@ def test_a_hub_id_is_downloaded(hub_id: str, intact: Path, monkeypatch: pytest.M
     assert asked == [(hub_id, HUB_FILES)]
 
 
-def test_a_failed_download_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (LocalEntryNotFoundError("Cannot reach the Hub.\nMore words."), "Cannot reach the Hub."),
+        (httpx2.ReadError("connection reset"), "connection reset"),
+        (httpx2.ReadTimeout(""), "the connection broke off"),
+        (RuntimeError("Data processing error"), "Data processing error"),
+    ],
+)
+def test_a_failed_download_is_one_clear_sentence(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def download(repo_id: str, *, allow_patterns: list[str]) -> str:
-        raise LocalEntryNotFoundError("Cannot reach the Hub.\nMore words.")
+        raise error
 
     monkeypatch.setattr(checkpoint_module, "snapshot_download", download)
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint("someone/something")
     assert str(caught.value) == (
-        "someone/something is no folder here and could not be downloaded from the Hub: "
-        "Cannot reach the Hub."
+        f"someone/something is no folder here and could not be downloaded from the Hub: {reason}"
     )
 
 

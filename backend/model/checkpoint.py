@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import torch
 import yaml
 from huggingface_hub import snapshot_download
@@ -172,11 +173,16 @@ def locate(source: str) -> tuple[Path, str]:
         raise CheckpointError(f"there is no checkpoint folder {source}")
     try:
         return Path(snapshot_download(source, allow_patterns=HUB_FILES)), source
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, httpx2.HTTPError, HFValidationError, RuntimeError) as error:
+        # HTTPError: the connection broke off. RuntimeError: so did its storage client's.
+        reason = _first_line(error) or "the connection broke off"
         raise CheckpointError(
             f"{source} is no folder here and could not be downloaded from the Hub: {reason}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 # Configuration files
@@ -195,7 +201,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     text = _read_text(path)
     try:
         content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML lets through what fails within a value: an impossible date, a tag that misfits.
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} is corrupt: {reason}") from error
     if not isinstance(content, dict):
@@ -357,7 +364,7 @@ def _read_audio_tower(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it ends early"
+        reason = _first_line(error) or "it ends early"
         raise CheckpointError(f"{path} is corrupt: {reason}") from error
     if not isinstance(content, Mapping) or not all(
         isinstance(tensor, Tensor) for tensor in content.values()
