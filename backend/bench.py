@@ -39,7 +39,7 @@ from backend.model.language_model import LanguageModelConfig, empty_language_mod
 from backend.protocol import ControlTokens
 
 SAMPLES_FOLDER = Path(__file__).parents[1] / "assets" / "samples"
-SECTIONS = ("streaming", "samples", "gpu")
+SECTIONS = ("streaming", "samples", "hour", "gpu")
 
 SESSION_SECONDS = (10, 60, 300)
 WINDOW_SECONDS = 8
@@ -181,17 +181,7 @@ def measure_streaming(name: str, num_threads: int) -> StreamingFigures:
     checkpoint = (
         random_checkpoint(size, cpu, torch.float32) if size else load_checkpoint(name, device="cpu")
     )
-    core = EngineCore(checkpoint, EngineConfig(num_slots=1))
-    session = core.open(SessionSettings(sampling=GREEDY))
-    costs, rolls = [], []
-    for chunk in noise_chunks(round(SESSION_SECONDS[-1] / CHUNK_SECONDS)):
-        # As in the reference's figures, and not disturbed by what else the machine does.
-        began = time.process_time()
-        core.hear(session, chunk)
-        has_rolled = any(isinstance(event, ContextRolled) for event in run_steps(core))
-        costs.append((time.process_time() - began) * 1000)
-        if has_rolled:
-            rolls.append(costs[-1])
+    costs, rolls = _listen_to_noise(checkpoint, SESSION_SECONDS[-1])
     return StreamingFigures(
         milliseconds=tuple(_window_median(costs, seconds) for seconds in SESSION_SECONDS),
         rolling_milliseconds=max(rolls),
@@ -199,6 +189,22 @@ def measure_streaming(name: str, num_threads: int) -> StreamingFigures:
         imported_mib=imported_mib,
         peak_mib=_peak_mib(),
     )
+
+
+def _listen_to_noise(checkpoint: Checkpoint, seconds: int) -> tuple[list[float], list[float]]:
+    """CPU milliseconds of each chunk of one session, and of those at which the context rolled."""
+    core = EngineCore(checkpoint, EngineConfig(num_slots=1))
+    session = core.open(SessionSettings(sampling=GREEDY))
+    costs, rolls = [], []
+    for chunk in noise_chunks(round(seconds / CHUNK_SECONDS)):
+        # As in the reference's figures, and not disturbed by what else the machine does.
+        began = time.process_time()
+        core.hear(session, chunk)
+        has_rolled = any(isinstance(event, ContextRolled) for event in run_steps(core))
+        costs.append((time.process_time() - began) * 1000)
+        if has_rolled:
+            rolls.append(costs[-1])
+    return costs, rolls
 
 
 def _window_median(costs: list[float], seconds: int) -> float:
@@ -236,6 +242,50 @@ def report_streaming(num_threads: int) -> None:
             print(f"{'  reference, its tower':<22}{costs}")
     print(f"Of the peak, the libraries take {figures.imported_mib:.0f} MiB before any is loaded.")
     print("Rolling: the chunk at which a full context let go of its oldest half.\n")
+
+
+# One hour
+
+
+@dataclass(frozen=True, slots=True)
+class HourFigures:
+    """What one hour through one session of the embedded checkpoint takes."""
+
+    cpu_seconds: float
+    median_milliseconds: float
+    slowest_milliseconds: float
+    minute_mib: float
+    """Peak memory of a session of a minute, before the hour."""
+    peak_mib: float
+
+
+def measure_hour(num_threads: int) -> HourFigures:
+    """A session of an hour: for a process of its own, so that its memory is its own."""
+    torch.set_num_threads(num_threads)
+    checkpoint = load_checkpoint(EMBEDDED, device="cpu")
+    _listen_to_noise(checkpoint, 60)
+    minute_mib = _peak_mib()
+    costs, _ = _listen_to_noise(checkpoint, 3600)
+    return HourFigures(
+        cpu_seconds=sum(costs) / 1000,
+        median_milliseconds=statistics.median(costs),
+        slowest_milliseconds=max(costs),
+        minute_mib=minute_mib,
+        peak_mib=_peak_mib(),
+    )
+
+
+def report_hour(num_threads: int) -> None:
+    """Print what one hour through one session of the embedded checkpoint costs."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        figures = process.submit(measure_hour, num_threads).result()
+    print(
+        f"One hour through one session, embedded, {num_threads} thread(s): "
+        f"{figures.cpu_seconds:.0f} s of CPU, {figures.median_milliseconds:.1f} ms per chunk, "
+        f"the slowest {figures.slowest_milliseconds:.1f} ms\n"
+        f"Peak memory: {figures.peak_mib:.0f} MiB, {figures.minute_mib:.0f} MiB of it within "
+        "a first minute\n"
+    )
 
 
 # Samples
@@ -340,6 +390,8 @@ def main() -> None:
         report_streaming(parsed.threads)
     if "samples" in sections:
         report_samples()
+    if "hour" in sections:
+        report_hour(parsed.threads)
     if parsed.data:
         report_held_out(parsed.data)
     if parsed.gpu or "gpu" in sections:
