@@ -290,6 +290,16 @@ def test_bad_settings_are_one_clear_line(
     assert message in line
 
 
+def test_a_context_that_is_too_small_is_one_clear_line(
+    golden_checkpoint_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--checkpoint", str(golden_checkpoint_dir), "--max-positions", "20"]
+    assert app.main(given) == app.EXIT_ERROR
+    output, errors = capsys.readouterr()
+    assert (output, errors.count("\n")) == ("", 1)
+    assert "positions, not 20" in errors
+
+
 def test_a_broken_checkpoint_is_no_traceback(bark: Path, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "app.py", "listen", "--checkpoint", str(tmp_path), str(bark)],
