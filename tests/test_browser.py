@@ -1,5 +1,6 @@
 """The page in a real browser: a recorded voice goes in, the reply is read off the page."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,6 +224,129 @@ def test_lost_server_in_words(quiet_browser: Browser, engine: ScriptedEngine) ->
     expect(page.locator(part("alert"))).to_contain_text("The server is restarting")
     page.click(part("start"))
     expect(page.locator(part("alert"))).to_contain_text("The server cannot be reached")
+
+
+def test_page_behind_a_proxy_that_hides_its_address_says_why(visit: Visit) -> None:
+    def from_elsewhere(route: WebSocketRoute) -> None:
+        error = {"message": "a page from http://elsewhere may not connect"}
+        route.send(json.dumps({"type": "error", "error": error}))
+        route.close(code=1008, reason="origin_not_allowed")
+
+    page = visit()
+    page.route_web_socket(re.compile("/v1/realtime"), from_elsewhere)
+    page.reload()
+    page.wait_for_selector("[data-ready]")
+    page.click(part("start"))
+    expect(page.locator(part("alert"))).to_contain_text("http://elsewhere may not connect")
+    expect(page.locator(part("state"))).to_have_text("NOT STARTED")
+
+
+def ask_for_the_microphone(page: Page) -> None:
+    """From now on the visitor is asked: `window.answers` holds what grants each request."""
+    page.evaluate(
+        """() => {
+          const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          window.answers = [];
+          window.tracks = [];
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            await new Promise((grant) => window.answers.push(grant));
+            const stream = await open(wanted);
+            window.tracks.push(...stream.getTracks());
+            return stream;
+          };
+        }"""
+    )
+
+
+def test_microphone_is_asked_for_once_and_let_go(visit: Visit) -> None:
+    page = visit()
+    play(page, "Seven")
+    expect(page.locator(part("state"))).not_to_have_text("CONNECTING")
+    ask_for_the_microphone(page)
+    for _ in range(2):
+        page.click(part("microphone"))
+    assert page.evaluate("window.answers.length") == 1
+    page.evaluate("window.answers[0]()")
+    expect(page.locator(part("microphone"))).to_have_text("Mute")
+    page.click(part("start"))
+    assert page.evaluate("window.tracks.map((track) => track.readyState)") == ["ended"]
+
+
+def test_microphone_that_is_granted_after_the_stop_is_let_go(visit: Visit) -> None:
+    page = visit()
+    # A context that takes its time to close must not be what tells that we have stopped.
+    page.evaluate("() => { AudioContext.prototype.close = () => new Promise(() => {}); }")
+    ask_for_the_microphone(page)
+    page.click(part("start"))
+    page.wait_for_function("window.answers.length === 1")
+    page.click(part("start"))
+    page.evaluate("window.answers[0]()")
+    page.wait_for_function("window.tracks[0]?.readyState === 'ended'")
+
+
+def test_wake_lock_that_comes_after_the_stop_is_released(visit: Visit) -> None:
+    page = visit()
+    page.evaluate(
+        """() => {
+          window.released = 0;
+          const lock = { release: () => { window.released += 1; } };
+          const request = () => new Promise((grant) => { window.grant = () => grant(lock); });
+          Object.defineProperty(navigator, 'wakeLock', { value: { request } });
+        }"""
+    )
+    start(page)
+    page.click(part("start"))
+    page.evaluate("window.grant()")
+    page.wait_for_function("window.released === 1")
+
+
+def test_recording_that_is_decoded_after_the_stop_is_not_played(visit: Visit) -> None:
+    page = visit()
+    page.evaluate(
+        """() => {
+          const { decodeAudioData } = AudioContext.prototype;
+          AudioContext.prototype.decodeAudioData = async function (encoded) {
+            const buffer = await decodeAudioData.call(this, encoded);
+            await new Promise((goOn) => { window.goOn = goOn; });
+            return buffer;
+          };
+        }"""
+    )
+    play(page, "Seven")
+    page.wait_for_function("() => window.goOn !== undefined")
+    page.click(part("start"))
+    page.evaluate("window.goOn()")
+    expect(page.locator('[data-part="samples"] [aria-pressed]')).to_have_count(0)
+    expect(page.locator(part("alert"))).to_be_hidden()
+
+
+def test_long_conversation_takes_no_more_room(visit: Visit) -> None:
+    """An hour of frames, decisions and replies; the newest are all there."""
+    page = visit()
+    kept = page.evaluate(
+        """async () => {
+          const { Conversation } = await import('/live/conversation.js');
+          const conversation = new Conversation();
+          for (let chunk = 0; chunk < 9000; chunk += 1) {
+            for (let i = 0; i < 8; i += 1) conversation.frameSent({ peak: 0.5 }, 800, chunk);
+            const metadata = { chunk, speak_probability: 0.9, milliseconds: 3, seconds: 0 };
+            const response_id = `resp_${chunk}`;
+            const response = { id: response_id, status: 'completed' };
+            conversation.receive({ type: 'response.speak', response_id, metadata }, chunk + 1);
+            conversation.receive(
+              { type: 'response.output_text.delta', response_id, delta: 'yes' }, chunk + 2);
+            conversation.receive({ type: 'response.done', response }, chunk + 3);
+          }
+          const { turns, decisions, peaks } = conversation;
+          return {
+            sizes: [peaks, decisions, turns].map((history) => [...history.from(0)].length),
+            unfinished: conversation.turnByResponse.size + conversation.undecidedSentAt.length,
+            last: [turns.last.chunk, turns.last.decisionMs, turns.last.doneMs],
+            median: conversation.medianFirstTextMs,
+          };
+        }"""
+    )
+    assert kept == {"sizes": [2400, 300, 300], "unfinished": 0, "last": [8999, 1, 3], "median": 2}
 
 
 MICROPHONE_PROBLEMS = {

@@ -26,6 +26,8 @@ export class AudioInput {
     this.capture.port.onmessage = ({ data }) => onFrame(data);
     this.capture.connect(context.destination); // silent; a node that leads nowhere does not run
     this.stream = null;
+    this.opening = null; // while the browser asks the visitor for the microphone
+    this.isClosed = false;
     this.gate = context.createGain();
     this.gate.connect(this.capture);
     this.isMuted = false;
@@ -36,10 +38,18 @@ export class AudioInput {
     return this.stream !== null;
   }
 
-  async openMicrophone() {
+  /** Asking again while the visitor is being asked waits for the same answer. */
+  openMicrophone() {
+    this.opening ??= this.askForMicrophone().finally(() => {
+      this.opening = null;
+    });
+    return this.opening;
+  }
+
+  async askForMicrophone() {
     const stream = await navigator.mediaDevices.getUserMedia(MICROPHONE);
     this.stream = stream;
-    if (this.context.state === 'closed') return this.stopMicrophone(); // stopped meanwhile
+    if (this.isClosed) return this.stopMicrophone(); // stopped meanwhile
     for (const track of stream.getTracks()) track.onended = () => this.onMicrophoneLost();
     this.context.createMediaStreamSource(this.stream).connect(this.gate);
   }
@@ -51,7 +61,9 @@ export class AudioInput {
 
   /** Play encoded audio to the model and to the room; resolves when it has ended. */
   async play(encoded) {
+    if (this.isClosed) return;
     const buffer = await this.context.decodeAudioData(encoded);
+    if (this.isClosed) return; // nothing would ever end on a closed context
     this.stopRecording();
     await new Promise((onEnded) => {
       const source = this.context.createBufferSource();
@@ -77,6 +89,7 @@ export class AudioInput {
   }
 
   async close() {
+    this.isClosed = true;
     this.capture.port.onmessage = null;
     this.stopRecording();
     this.stopMicrophone();

@@ -1,17 +1,23 @@
 // What has happened in one conversation, from frames sent and events received. No page, no clock.
 
-import { CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE } from './audio-format.js';
+import { CHUNK_SAMPLES, CHUNK_SECONDS, FRAME_SECONDS, SAMPLE_RATE } from './audio-format.js';
+import { History } from './history.js';
 
 const CHUNKS_BEHIND = 3; // more than this waiting for their decision is "catching up"
+const REMEMBERED_SECONDS = 120; // more than the strip shows on any screen
+const REMEMBERED_CHUNKS = REMEMBERED_SECONDS / CHUNK_SECONDS;
+const TURNS_IN_MEDIAN = 100;
 
 export class Conversation {
   constructor() {
-    this.frames = []; // {level, peak}, one for each frame sent
-    this.decisions = []; // {probability, speaks, milliseconds}, one for each chunk decided
-    this.turns = [];
+    this.peaks = new History(REMEMBERED_SECONDS / FRAME_SECONDS); // one for each frame sent
+    this.decisions = new History(REMEMBERED_CHUNKS); // {probability, speaks, milliseconds}
+    this.turns = new History(REMEMBERED_CHUNKS); // a chunk has one turn at most
     this.numSamples = 0;
-    this.chunkSentAt = [];
-    this.turnByResponse = new Map();
+    this.undecidedSentAt = []; // when the chunks that have no decision yet were sent
+    this.turnByResponse = new Map(); // those in progress
+    this.firstTextTimes = new History(TURNS_IN_MEDIAN);
+    this.medianFirstTextMs = null; // from a chunk's end to the first text; null before any
   }
 
   get seconds() {
@@ -19,20 +25,20 @@ export class Conversation {
   }
 
   get currentTurn() {
-    const last = this.turns.at(-1);
+    const { last } = this.turns;
     return last?.status === 'in_progress' ? last : null;
   }
 
   /** Seconds of sound that wait for a decision; 0 while the model keeps up. */
   get secondsBehind() {
-    const waiting = this.chunkSentAt.length - this.decisions.length;
+    const waiting = this.undecidedSentAt.length;
     return waiting > CHUNKS_BEHIND ? waiting * CHUNK_SECONDS : 0;
   }
 
-  frameSent({ level, peak }, numSamples, now) {
-    this.frames.push({ level, peak });
+  frameSent({ peak }, numSamples, now) {
+    this.peaks.push(peak);
     this.numSamples += numSamples;
-    if (this.numSamples % CHUNK_SAMPLES === 0) this.chunkSentAt.push(now);
+    if (this.numSamples % CHUNK_SAMPLES === 0) this.undecidedSentAt.push(now);
   }
 
   receive(event, now) {
@@ -41,24 +47,31 @@ export class Conversation {
         this.decided(event.response.metadata, false);
         break;
       case 'response.speak':
-        this.decided(event.metadata, true);
-        this.startTurn(event, now);
+        this.startTurn(event, this.decided(event.metadata, true) ?? now, now);
         break;
       case 'response.output_text.delta':
         this.addText(this.turnByResponse.get(event.response_id), event.delta, now);
         break;
       case 'response.done':
         this.endTurn(this.turnByResponse.get(event.response.id), event.response, now);
+        this.turnByResponse.delete(event.response.id);
         break;
     }
   }
 
+  /** Returns when the chunk was sent; undefined where this page did not send it. */
   decided({ chunk, speak_probability: probability, milliseconds }, speaks) {
-    this.decisions[chunk] = { probability, speaks, milliseconds };
+    let sentAt;
+    while (this.decisions.length <= chunk) {
+      // A decision to speak of which nothing came is not told.
+      const isTold = this.decisions.length === chunk;
+      this.decisions.push(isTold ? { probability, speaks, milliseconds } : null);
+      sentAt = this.undecidedSentAt.shift();
+    }
+    return sentAt;
   }
 
-  startTurn({ response_id: responseId, metadata }, now) {
-    const askedAt = this.chunkSentAt[metadata.chunk] ?? now;
+  startTurn({ response_id: responseId, metadata }, askedAt, now) {
     const turn = {
       chunk: metadata.chunk,
       seconds: metadata.seconds,
@@ -84,12 +97,9 @@ export class Conversation {
     turn.status = response.status;
     turn.doneMs = now - turn.askedAt;
     turn.endSeconds = this.seconds;
-  }
-
-  /** The middle of all turns' times from a chunk's end to the first text; null before any. */
-  medianFirstTextMs() {
-    const times = this.turns.map((turn) => turn.firstTextMs).filter((time) => time !== null);
-    times.sort((a, b) => a - b);
-    return times.length === 0 ? null : times[Math.floor(times.length / 2)];
+    if (turn.firstTextMs === null) return;
+    this.firstTextTimes.push(turn.firstTextMs);
+    const times = [...this.firstTextTimes.from(0)].sort((a, b) => a - b);
+    this.medianFirstTextMs = times[Math.floor(times.length / 2)];
   }
 }

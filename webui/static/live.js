@@ -30,6 +30,7 @@ export class Live {
     this.onSettled = () => {};
     this.speakingUntil = 0;
     this.wakeLock = null;
+    this.lastError = null; // the server's sentence
     this.enter(State.IDLE);
     panel.showHint(hint);
   }
@@ -50,9 +51,9 @@ export class Live {
       if (input.hasMicrophone) input.setMuted(!input.isMuted);
       else await input.openMicrophone();
     } catch (error) {
-      this.panel.showProblem(explainError(error));
+      if (input === this.input) this.panel.showProblem(explainError(error));
     }
-    this.panel.showMicrophone(input.hasMicrophone, input.isMuted);
+    if (input === this.input) this.panel.showMicrophone(input.hasMicrophone, input.isMuted);
   }
 
   async playSample(sample, button) {
@@ -98,6 +99,7 @@ export class Live {
   /** Resolves when the conversation is open, or has failed to. */
   connect() {
     this.keepAwake();
+    this.lastError = null;
     this.conversation = new Conversation();
     this.panel.showMicrophone(this.input.hasMicrophone, this.input.isMuted);
     this.panel.turns.clear();
@@ -105,7 +107,7 @@ export class Live {
     this.panel.showHint(this.hint);
     this.socket = new RealtimeSocket({
       onEvent: (event) => this.receive(event),
-      onClosed: (code) => this.stop(explainClose(code)),
+      onClosed: (code) => this.stop(explainClose(code, this.lastError)),
     });
     return new Promise((onSettled) => {
       this.onSettled = onSettled;
@@ -114,10 +116,13 @@ export class Live {
 
   /** A phone that locks its screen would take the microphone away. */
   async keepAwake() {
+    const { attempt } = this;
     try {
-      this.wakeLock = await navigator.wakeLock?.request('screen');
+      const lock = await navigator.wakeLock?.request('screen');
+      if (attempt === this.attempt) this.wakeLock = lock;
+      else lock?.release(); // stopped meanwhile
     } catch {
-      this.wakeLock = null; // refused, as on a low battery: the page works without
+      // Refused, as on a low battery: the page works without.
     }
   }
 
@@ -153,7 +158,8 @@ export class Live {
     this.conversation.receive(event, now);
     switch (event.type) {
       case 'error':
-        this.panel.showProblem(event.error.message);
+        this.lastError = event.error.message;
+        this.panel.showProblem(this.lastError);
         break;
       case 'session.created':
         this.enter(State.LISTENING);
@@ -179,23 +185,24 @@ export class Live {
   }
 
   showReply() {
-    this.panel.showReply(this.conversation.turns.at(-1), this.conversation.medianFirstTextMs());
+    this.panel.showReply(this.conversation.turns.last, this.conversation.medianFirstTextMs);
   }
 
   announceReply() {
-    const { emotion, text } = this.conversation.turns.at(-1);
+    const { emotion, text } = this.conversation.turns.last;
     this.panel.announce(emotion === null ? text : `${emotion}: ${text}`);
   }
 
   showPace() {
-    const recent = this.conversation.decisions.slice(-DECISIONS_PER_PACE).filter(Boolean);
+    const { decisions } = this.conversation;
+    const recent = [...decisions.from(decisions.length - DECISIONS_PER_PACE)].filter(Boolean);
     const total = recent.reduce((sum, decision) => sum + decision.milliseconds, 0);
     this.panel.showPace(total / recent.length);
   }
 
   enter(state) {
     this.state = state;
-    const turn = this.conversation?.turns.at(-1);
+    const turn = this.conversation?.turns.last;
     const emotion = this.isRunning && state !== State.CONNECTING ? turn?.emotion : null;
     this.panel.showState(state, emotion ?? null);
     this.panel.showRunning(this.isRunning);

@@ -5,9 +5,9 @@ const SERVER_GONE = 'The server cannot be reached. Check that it is running, the
 export const MICROPHONE_LOST =
   'The microphone was disconnected. Connect it and start again, or play a recording.';
 
+const REFUSED = 1008;
 const CLOSED = {
   1006: SERVER_GONE,
-  1008: 'The server refused this page’s address. Open the page from the server itself.',
   1009: 'The server refused a message that was too large. Start again.',
   1011: 'The model failed on this conversation. Start again for a new one.',
   1012: 'The server is restarting. Start again in a moment.',
@@ -36,7 +36,9 @@ export function requireSecureAddress() {
   }
 }
 
-export function explainClose(code) {
+/** `serverError` is the server's own sentence, where it sent one. */
+export function explainClose(code, serverError) {
+  if (code === REFUSED && serverError !== null) return `The server refused: ${serverError}.`;
   return CLOSED[code] ?? `The connection ended (code ${code}). Start again.`;
 }
 

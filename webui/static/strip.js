@@ -74,7 +74,7 @@ export class Strip {
 
   drawReplies() {
     let labelledUntil = -Infinity;
-    for (const turn of this.conversation.turns) {
+    for (const turn of this.conversation.turns.from(0)) {
       const from = this.x(turn.seconds);
       const until = this.x(turn.endSeconds ?? this.conversation.seconds);
       const width = Math.max(until - from, CHUNK_SECONDS * PIXELS_PER_SECOND);
@@ -100,12 +100,12 @@ export class Strip {
   }
 
   drawSound() {
-    const { frames } = this.conversation;
+    const { peaks } = this.conversation;
     const halfHeight = this.middle - LABEL_HEIGHT - 5;
-    const first = Math.max(0, Math.floor(this.start / FRAME_SECONDS));
+    const first = Math.max(peaks.first, Math.floor(this.start / FRAME_SECONDS));
     this.context.fillStyle = this.colour('wave');
-    for (let i = first; i < frames.length; i += 1) {
-      const height = Math.max(0.75, halfHeight * frames[i].peak ** LOUDNESS_EXPONENT);
+    for (let i = first; i < peaks.length; i += 1) {
+      const height = Math.max(0.75, halfHeight * peaks.get(i) ** LOUDNESS_EXPONENT);
       this.context.fillRect(this.x(i * FRAME_SECONDS), this.middle - height, 1.2, 2 * height);
     }
   }
@@ -113,10 +113,10 @@ export class Strip {
   drawChances() {
     const { decisions } = this.conversation;
     const width = CHUNK_SECONDS * PIXELS_PER_SECOND - 3;
-    const first = Math.max(0, Math.floor(this.start / CHUNK_SECONDS));
+    const first = Math.max(decisions.first, Math.floor(this.start / CHUNK_SECONDS));
     for (let chunk = first; chunk < decisions.length; chunk += 1) {
-      if (decisions[chunk] === undefined) continue;
-      const { probability, speaks } = decisions[chunk];
+      if (decisions.get(chunk) === null) continue;
+      const { probability, speaks } = decisions.get(chunk);
       const top = Math.min(this.chanceY(probability), this.bottom - 2);
       this.context.fillStyle = this.colour(speaks ? 'speaking' : 'quiet');
       this.context.fillRect(this.x(chunk * CHUNK_SECONDS) + 1.5, top, width, this.bottom - top);

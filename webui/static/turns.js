@@ -17,22 +17,23 @@ export class Turns {
   constructor(list, empty) {
     this.list = list;
     this.empty = empty;
-    this.items = new Map();
+    this.newest = null; // {turn, text, time}; the rows above it do not change any more
   }
 
   clear() {
-    this.items.clear();
+    this.newest = null;
     this.list.replaceChildren();
     this.empty.hidden = false;
   }
 
   show(turn) {
     this.empty.hidden = true;
-    const item = this.items.get(turn) ?? this.add(turn);
-    item.text.textContent = turn.text;
+    if (this.newest?.turn !== turn) this.newest = this.add(turn);
+    const { text, time } = this.newest;
+    text.textContent = turn.text;
     const words = [STATUS_WORDS[turn.status]];
     if (turn.firstTextMs !== null) words.push(`${Math.round(turn.firstTextMs)} ms`);
-    item.time.textContent = words.filter(Boolean).join(' · ');
+    time.textContent = words.filter(Boolean).join(' · ');
     this.list.scrollTop = this.list.scrollHeight;
   }
 
@@ -49,7 +50,6 @@ export class Turns {
     const text = element('p');
     row.append(meta, text);
     this.list.append(row);
-    this.items.set(turn, { text, time });
-    return this.items.get(turn);
+    return { turn, text, time };
   }
 }
