@@ -18,7 +18,7 @@ from backend.audio import Samples
 from backend.cli import TRAILING_SILENCE_CHUNKS
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 from backend.engine.model_runner import ModelRunner
-from backend.model.checkpoint import EMBEDDED_FOLDER, Checkpoint
+from backend.model.checkpoint import Checkpoint
 from tests.conftest import GOLDEN, SAMPLES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -229,7 +229,6 @@ def test_in_a_continuous_session_a_bad_file_is_passed_over(
     assert len(decisions) == 2 * num_chunks(bark)
 
 
-@pytest.mark.skipif(not EMBEDDED_FOLDER.exists(), reason="the checkpoint is in training")
 def test_the_embedded_checkpoint_answers_the_sample_recordings(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

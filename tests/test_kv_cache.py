@@ -63,7 +63,7 @@ def test_only_what_a_query_can_see_is_read(
     first: int, last: int, window: int | None, keys: slice
 ) -> None:
     config = Qwen2Config(
-        hidden_size=8, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1
+        hidden_size=8, head_dim=4, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1
     )
     cache = SlotCache(config, 1, 200, 13, torch.float32, torch.device("cpu"))
     assert cache.keys_for(first, last, window) == keys

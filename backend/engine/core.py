@@ -96,8 +96,8 @@ class EngineCore:
             SessionLimitError: every slot is taken.
             SettingsError: the system prompt takes up more than a quarter of the context.
         """
-        slot = self._scheduler.free_slot()
         prefix = self._prefix(settings)
+        slot = self._scheduler.free_slot()
         session = Session(
             session_id=next(self._session_ids),
             slot=slot,
