@@ -40,8 +40,16 @@ def _band(frequencies: np.ndarray, rng: random.Random) -> np.ndarray:
     return above / np.sqrt(1 + (frequencies / high) ** 8)
 
 
+def narrow(audio: np.ndarray) -> np.ndarray:
+    """What a line at 8 kHz carries of `audio` [samples]: nothing above 4 kHz, with a steep edge."""
+    line = soxr.resample(audio, SAMPLE_RATE, SAMPLE_RATE // 2)
+    return soxr.resample(line, SAMPLE_RATE // 2, SAMPLE_RATE).astype(np.float32)
+
+
 def colour(audio: np.ndarray, rng: random.Random) -> np.ndarray:
-    """`audio` [samples] through a random room, band and equaliser, each present or not."""
+    """`audio` [samples] through a random line, room, band and equaliser, each present or not."""
+    if rng.random() < 0.35:
+        audio = narrow(audio)
     with_room, with_band, with_equaliser = (rng.random() < p for p in (0.4, 0.25, 0.75))
     if not (with_room or with_band or with_equaliser):
         return audio
