@@ -28,6 +28,14 @@ def engine(golden_checkpoint: Checkpoint) -> Iterator[Engine]:
         yield engine
 
 
+def hold_steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """No step is taken until the event is set."""
+    gate = threading.Event()
+    step = engine.core.step
+    monkeypatch.setattr(engine.core, "step", lambda: gate.wait(30) and step())
+    return gate
+
+
 async def collect(session: EngineSession) -> list[Event]:
     return [event async for event in session.events()]
 
@@ -95,9 +103,7 @@ def test_audio_that_cannot_be_used_is_refused(engine: Engine, chunk: np.ndarray)
 def test_a_feeder_far_ahead_of_the_model_waits(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = threading.Event()
-    step = engine.core.step
-    monkeypatch.setattr(engine.core, "step", lambda: gate.wait(30) and step())
+    gate = hold_steps(engine, monkeypatch)
 
     async def scenario() -> None:
         session = await engine.open_session(CALM)
@@ -119,9 +125,7 @@ def test_a_feeder_far_ahead_of_the_model_waits(
 def test_closing_wakes_a_feeder_and_a_listener(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = threading.Event()
-    step = engine.core.step
-    monkeypatch.setattr(engine.core, "step", lambda: gate.wait(30) and step())
+    gate = hold_steps(engine, monkeypatch)
 
     async def scenario() -> None:
         session = await engine.open_session(CALM)
