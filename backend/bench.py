@@ -322,7 +322,8 @@ def _answer(core: EngineCore, path: Path) -> list[TurnDone]:
 def report_held_out(data: Path) -> None:
     """Print the share of the held-out recordings under `data` that is answered exactly."""
     from backend.training.data import read_manifests
-    from backend.training.evaluate import HeldOut, evaluate, table
+    from backend.training.evaluate import evaluate, table
+    from backend.training.trials import HeldOut
 
     checkpoint = load_checkpoint(EMBEDDED, device="cpu")
     result = asyncio.run(evaluate(checkpoint, HeldOut(data, read_manifests(data))))

@@ -66,7 +66,8 @@ class ScriptedSession:
         self.chunks: list[npt.NDArray[np.float32]] = []
         self._engine = engine
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._chunks: asyncio.Queue[npt.NDArray[np.float32]] = asyncio.Queue(
+        # None: no more come.
+        self._chunks: asyncio.Queue[npt.NDArray[np.float32] | None] = asyncio.Queue(
             engine.max_pending_chunks
         )
         self._requested: set[int] = set()
@@ -77,6 +78,9 @@ class ScriptedSession:
         await self._chunks.put(chunk)
         self.chunks.append(chunk)
         return len(self.chunks) - 1
+
+    def finish(self) -> None:
+        self._finishing = asyncio.create_task(self._chunks.put(None))
 
     def interrupt(self) -> None:
         self._is_interrupted = True
@@ -95,8 +99,7 @@ class ScriptedSession:
 
     async def _hear(self) -> None:
         was_loud, number, turn = False, 0, 0
-        while True:
-            chunk = await self._chunks.get()
+        while (chunk := await self._chunks.get()) is not None:
             is_loud = float(np.sqrt(np.mean(chunk**2))) > LOUD
             speaks = number in self._requested or (was_loud and not is_loud)
             probability = 0.97 if speaks else 0.2 if is_loud else 0.02
@@ -105,6 +108,7 @@ class ScriptedSession:
                 await self._say(turn, number, self._engine.replies[turn % self._engine.num_replies])
                 turn += 1
             was_loud, number = is_loud, number + 1
+        self._events.put_nowait(SessionEnded())
 
     async def _say(self, turn: int, chunk: int, reply: ScriptedReply) -> None:
         if reply.text == BREAK:

@@ -3,19 +3,22 @@
 import argparse
 import asyncio
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from backend.errors import AudioInteractionError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint, locate
+from backend.training.confusion import draw_confusions
 from backend.training.data import read_manifests
-from backend.training.evaluate import HeldOut, evaluate, table
+from backend.training.evaluate import chunk_milliseconds, evaluate, table
 from backend.training.export import export
 from backend.training.model import ModelShape
 from backend.training.train import TrainingConfig, load_trainer, train
+from backend.training.trials import DEFAULT_WORK, HeldOut
 
-DEFAULT_WORK = Path("~/.cache/audio-interaction-training")
+CONFUSIONS = EMBEDDED_FOLDER.parent / "confusions.png"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,7 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     test = commands.add_parser("evaluate", help="score a checkpoint on held-out recordings")
     test.add_argument("--data", type=Path, required=True, help="folder of recordings")
     test.add_argument("--checkpoint", default=EMBEDDED, help="`embedded`, a folder or a Hub id")
-    test.add_argument("--output", type=Path, help="where to write evaluation.json")
+    test.add_argument("--work", type=Path, default=DEFAULT_WORK, help="cache of synthetic speech")
+    test.add_argument("--only", default="", metavar="WORD", help="tests whose name contains it")
+    test.add_argument("--minutes", type=float, default=60.0, help="of what needs no answer")
+    test.add_argument("--output", type=Path, help="evaluation.json; beside the checkpoint if all")
+    test.add_argument(
+        "--picture", type=Path, help="confusions as PNG; in assets if all of embedded"
+    )
     return parser
 
 
@@ -55,13 +64,22 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    output, picture = arguments.output, arguments.picture
+    if not arguments.only:
+        folder, _ = locate(arguments.checkpoint)
+        output = output or folder / "evaluation.json"
+        picture = picture or (CONFUSIONS if folder == EMBEDDED_FOLDER else None)
     checkpoint = load_checkpoint(arguments.checkpoint, device="cpu")
-    held_out = HeldOut(arguments.data, read_manifests(arguments.data))
-    result = asyncio.run(evaluate(checkpoint, held_out))
-    folder, _ = locate(arguments.checkpoint)
-    output = arguments.output or folder / "evaluation.json"
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    recordings = read_manifests(arguments.data)
+    held_out = HeldOut(arguments.data, recordings, arguments.work.expanduser())
+    result = asyncio.run(evaluate(checkpoint, held_out, arguments.only, arguments.minutes))
+    if not arguments.only:
+        result.milliseconds_per_chunk = chunk_milliseconds(arguments.checkpoint)
     print(table(result))
+    if output:
+        output.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    if picture:
+        draw_confusions(result.confusions, picture)
 
 
 def main() -> None:

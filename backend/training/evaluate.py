@@ -1,36 +1,67 @@
-"""Scores a checkpoint on held-out recordings, streamed through the engine as a user's files are."""
+"""Scores a checkpoint on held-out audio, streamed through the engine as a user's files are."""
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import multiprocessing
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
 from backend.audio import Chunker
+from backend.bench import SESSION_SECONDS, measure_streaming
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, EngineConfig
 from backend.engine import Engine
-from backend.events import TurnDone
+from backend.errors import SessionClosedError
+from backend.events import SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint
-from backend.training.augment import rms
-from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out, load_audio
+from backend.training.clips import LOUD
+from backend.training.confusion import Confusions, Panel, everyday_phrases, words_and_sounds
+from backend.training.data import SAMPLE_RATE, Kind
 from backend.training.domain import Reply
-from backend.training.streams import KITCHEN_TRAINING_SHARE
-from backend.training.voices import trim_silence
+from backend.training.trials import HeldOut, Trial, by_telephone, quieter, tight
+from backend.training.voices import loud_part
 
 CONCURRENT_SESSIONS = 8
 TRAILING_SILENCE_CHUNKS = 3
+NOISE_RATIOS_DB = (6, 9, 12, 15, 18, 21, 24)
+PROMPT_CHUNKS = 2
+MAX_MISTAKES = 40
+"""As many are kept of one test."""
+NOISE_MEAN = "orders, mean over kitchen at 6 to 24 dB"
+HOUR = "an hour without anything to answer"
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """Audio `[samples]` of one session, and what is right to answer: once, or not at all."""
+class Turn:
+    """A reply, and the chunk after which it began."""
 
-    name: str
-    audio: np.ndarray
-    expected: Reply | None
+    reply: Reply
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said in a trial."""
+
+    trial: Trial
+    turns: list[Turn]
+
+    @property
+    def replies(self) -> tuple[Reply, ...]:
+        """In order."""
+        return tuple(turn.reply for turn in self.turns)
+
+    @property
+    def texts(self) -> list[str]:
+        """Of the replies, in order."""
+        return [turn.reply.text for turn in self.turns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +69,7 @@ class Mistake:
     """A trial that was answered otherwise."""
 
     name: str
-    expected: str | None
+    expected: list[str]
     heard: list[str]
 
 
@@ -57,13 +88,38 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Delay:
+    """Seconds from the last loud sample of what was said to the chunk's end that is answered."""
+
+    replies: int
+    median_seconds: float
+    highest_seconds: float
+    """Of 95 %."""
+
+
+@dataclass(frozen=True, slots=True)
 class FalseReplies:
-    """Replies where there should be none, in one long session."""
+    """Replies where there should be none, in one long session or several."""
 
     test: str
     minutes: float
     replies: int
-    replies_per_minute: float
+    replies_per_hour: float
+    heard: list[str]
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """All figures, as `evaluation.json` holds them."""
+
+    chunk_seconds: float = CHUNK_SECONDS
+    scores: list[Score] = field(default_factory=list)
+    delay: Delay | None = None
+    false_replies: list[FalseReplies] = field(default_factory=list)
+    """By kind of audio; the last is all of them together."""
+    milliseconds_per_chunk: dict[str, float] = field(default_factory=dict)
+    """By the session's length: medians on one thread of a CPU."""
+    confusions: list[Confusions] = field(default_factory=list)
 
 
 def wilson_interval(right: int, trials: int) -> tuple[float, float]:
@@ -77,6 +133,120 @@ def wilson_interval(right: int, trials: int) -> tuple[float, float]:
     return (middle - spread) / scale, (middle + spread) / scale
 
 
+def score_of(test: str, trials: int, mistakes: list[Mistake]) -> Score:
+    """The score of a test in which everything else was right."""
+    right = trials - len(mistakes)
+    low, high = wilson_interval(right, trials)
+    share = right / max(1, trials)
+    kept = mistakes[:MAX_MISTAKES]
+    return Score(test, trials, right, round(share, 4), round(low, 4), round(high, 4), kept)
+
+
+def mean_score(test: str, scores: list[Score]) -> Score:
+    """The mean of tests of equal size, as a test of all their trials."""
+    trials, right = sum(score.trials for score in scores), sum(score.right for score in scores)
+    low, high = wilson_interval(right, trials)
+    return Score(
+        test, trials, right, round(right / max(1, trials), 4), round(low, 4), round(high, 4), []
+    )
+
+
+# Rules: is an answer right? None where a rule does not apply.
+
+Rule = Callable[[Answer], bool | None]
+
+
+def exact(answer: Answer) -> bool:
+    """Exactly the expected replies in their order, or silence where none is."""
+    return answer.replies == answer.trial.expected
+
+
+def exact_where_due(answer: Answer) -> bool | None:
+    """As `exact`, of trials that are to be answered."""
+    return exact(answer) if answer.trial.expected else None
+
+
+def speaks_when_due(answer: Answer) -> bool:
+    """Some reply, whichever, if and only if one is expected."""
+    return bool(answer.turns) == bool(answer.trial.expected)
+
+
+def waits_in_pause(answer: Answer) -> bool:
+    """No reply to what came before the pause was over."""
+    heard = [(turn.chunk + 1) * CHUNK_SAMPLES for turn in answer.turns]
+    return all(samples > answer.trial.resumes_at for samples in heard)
+
+
+def _end(answer: Answer) -> int:
+    """The last loud sample."""
+    return loud_part(answer.trial.audio, LOUD).stop - 1
+
+
+def starts_promptly(answer: Answer) -> bool | None:
+    """The first reply is to the chunk with the last loud sample or to one of the two after it."""
+    if not answer.turns:
+        return None
+    return 0 <= answer.turns[0].chunk - _end(answer) // CHUNK_SAMPLES <= PROMPT_CHUNKS
+
+
+def waits_for_end(answer: Answer) -> bool | None:
+    """The first reply is not to a chunk before the one with the last loud sample."""
+    return answer.turns[0].chunk >= _end(answer) // CHUNK_SAMPLES if answer.turns else None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Trials, and by which rules they are judged."""
+
+    name: str
+    trials: Callable[[], list[Trial]]
+    rules: Mapping[str, Rule] = field(default_factory=lambda: {"": exact})
+    """A rule's name follows the check's."""
+    panel: Panel | None = None
+    """The confusions in which its answers count."""
+    is_timed: bool = False
+    mean: str = ""
+    """Name of the mean over all checks that give it."""
+
+
+def checks_of(held_out: HeldOut, words: Panel, phrases: Panel) -> list[Check]:
+    """Everything that is streamed trial by trial, and the panels in which it counts."""
+    recorded, noisy = held_out.recorded, held_out.noisy
+    of_sounds = {": reply or silence": speaks_when_due, ": the right reply": exact_where_due}
+    of_pauses = {": the right reply": exact, ": silence in the pause": waits_in_pause}
+    return [
+        Check(
+            "digits of an unseen speaker", partial(recorded, Kind.DIGIT), panel=words, is_timed=True
+        ),
+        Check("digits, kitchen at 12 dB", partial(noisy, Kind.DIGIT, 12)),
+        Check("digits, by telephone", partial(recorded, Kind.DIGIT, by_telephone)),
+        Check("digits, 24 dB quieter", partial(recorded, Kind.DIGIT, quieter)),
+        Check("unseen orders", partial(recorded, Kind.ORDER), panel=words, is_timed=True),
+        Check("orders, cut tight to the speech", partial(recorded, Kind.ORDER, tight)),
+        *(
+            Check(
+                f"orders, kitchen at {ratio} dB", partial(noisy, Kind.ORDER, ratio), mean=NOISE_MEAN
+            )
+            for ratio in NOISE_RATIOS_DB
+        ),
+        Check("orders, a pause before the drink", held_out.paused_orders, of_pauses),
+        Check("orders, broken off before the drink: silence", held_out.half_orders, panel=words),
+        Check("unseen wake words", partial(recorded, Kind.WAKE_WORD), panel=words, is_timed=True),
+        *(
+            Check(
+                f"phrases, unseen {family} voices",
+                partial(held_out.phrases, family),
+                panel=phrases,
+                is_timed=True,
+            )
+            for family in ("flite", "espeak", "kokoro")
+        ),
+        Check("two utterances in a row", held_out.pairs),
+        Check("unseen sounds", partial(recorded, Kind.SOUND), of_sounds, words),
+        Check("synthetic alarms and music", held_out.synthetic_sounds, of_sounds, words),
+    ]
+
+
 def _chunks(audio: np.ndarray) -> Iterator[np.ndarray]:
     chunker = Chunker()
     yield from chunker.push(audio.astype(np.float32))
@@ -86,137 +256,185 @@ def _chunks(audio: np.ndarray) -> Iterator[np.ndarray]:
         yield np.zeros(CHUNK_SAMPLES, np.float32)
 
 
-async def _replies(engine: Engine, audio: np.ndarray) -> list[Reply]:
-    """What the model says to `audio`, streamed in a session of its own."""
+async def turns_in(engine: Engine, audio: np.ndarray) -> list[Turn]:
+    """What the model says to `audio` [samples], streamed in a session of its own.
+
+    Raises:
+        SessionClosedError: the session failed.
+    """
+    chunks = list(_chunks(audio))
     session = await engine.open_session()
 
     async def feed() -> None:
-        for chunk in _chunks(audio):
+        for chunk in chunks:
             await session.feed(chunk)
         session.finish()
 
     feeding = asyncio.create_task(feed())
-    replies = [
-        Reply(str(event.emotion), event.text)
-        async for event in session.events()
-        if isinstance(event, TurnDone)
-    ]
-    await feeding
-    await session.close()
-    return replies
+    turns = []
+    try:
+        async for event in session.events():
+            match event:
+                case SessionFailed(message):
+                    raise SessionClosedError(message)
+                case TurnDone():
+                    turns.append(Turn(Reply(str(event.emotion), event.text), event.chunk))
+    finally:
+        feeding.cancel()
+        await session.close()
+    return turns
 
 
-async def score(engine: Engine, test: str, trials: list[Trial]) -> Score:
-    """Stream every trial; right is exactly the expected reply, or silence where none is."""
+async def answers_to(engine: Engine, name: str, trials: list[Trial]) -> list[Answer]:
+    """Stream every trial, several at a time."""
     room = asyncio.Semaphore(CONCURRENT_SESSIONS)
-    bar = tqdm(total=len(trials), desc=test)
 
-    async def listen(trial: Trial) -> Mistake | None:
+    async def answer(trial: Trial) -> Answer:
         async with room:
-            replies = await _replies(engine, trial.audio)
+            turns = await turns_in(engine, trial.audio)
         bar.update()
-        if replies == ([trial.expected] if trial.expected else []):
-            return None
-        expected = trial.expected.text if trial.expected else None
-        return Mistake(trial.name, expected, [reply.text for reply in replies])
+        return Answer(trial, turns)
 
-    with bar:
-        answers = await asyncio.gather(*(listen(trial) for trial in trials))
-    mistakes = [mistake for mistake in answers if mistake]
-    right = len(trials) - len(mistakes)
-    low, high = wilson_interval(right, len(trials))
-    share = right / max(1, len(trials))
-    return Score(test, len(trials), right, round(share, 4), round(low, 4), round(high, 4), mistakes)
+    with tqdm(total=len(trials), desc=name) as bar:
+        return list(await asyncio.gather(*(answer(trial) for trial in trials)))
+
+
+def judge(name: str, answers: list[Answer], rule: Rule) -> Score:
+    """The score of `answers` by a rule, of those to which it applies."""
+    verdicts = [(answer, verdict) for answer in answers if (verdict := rule(answer)) is not None]
+    mistakes = [
+        Mistake(answer.trial.name, [reply.text for reply in answer.trial.expected], answer.texts)
+        for answer, is_right in verdicts
+        if not is_right
+    ]
+    return score_of(name, len(verdicts), mistakes)
+
+
+def delay_of(answers: list[Answer]) -> Delay | None:
+    """The delay of first replies; None where there are none."""
+    delays = [
+        ((answer.turns[0].chunk + 1) * CHUNK_SAMPLES - _end(answer)) / SAMPLE_RATE
+        for answer in answers
+        if answer.turns
+    ]
+    if not delays:
+        return None
+    highest = float(np.quantile(delays, 0.95))
+    return Delay(len(delays), round(statistics.median(delays), 3), round(highest, 3))
 
 
 async def false_replies(engine: Engine, test: str, audio: np.ndarray) -> FalseReplies:
-    """Replies to a long session of sounds that need none."""
-    replies = await _replies(engine, audio)
-    minutes = audio.size / SAMPLE_RATE / 60
-    return FalseReplies(test, round(minutes, 2), len(replies), round(len(replies) / minutes, 3))
+    """Replies to a long session of what needs none, `audio` [samples]."""
+    texts = [turn.reply.text for turn in await turns_in(engine, audio)]
+    return _false_replies(test, audio.size / SAMPLE_RATE / 60, len(texts), texts[:MAX_MISTAKES])
 
 
-def tight(audio: np.ndarray) -> np.ndarray:
-    """Cut so that speech begins with the first sample and ends with the last."""
-    return trim_silence(audio, margin_seconds=0.0, threshold=0.02)
+def _false_replies(test: str, minutes: float, replies: int, heard: list[str]) -> FalseReplies:
+    return FalseReplies(test, round(minutes, 2), replies, round(60 * replies / minutes, 2), heard)
 
 
-def with_noise(noise: np.ndarray, ratio_db: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Adds a part of `noise` that is `ratio_db` below the speech, another part each time."""
-    position = 0
-
-    def add(audio: np.ndarray) -> np.ndarray:
-        nonlocal position
-        part = np.resize(np.roll(noise, -position), audio.size)
-        position = (position + audio.size) % noise.size
-        voice = tight(audio)
-        level = rms(voice) * np.abs(audio).max() / np.abs(voice).max()
-        return audio + part * (level / rms(noise) * 10 ** (-ratio_db / 20))
-
-    return add
-
-
-def _unchanged(audio: np.ndarray) -> np.ndarray:
-    return audio
+async def listen_to_nothing(
+    engine: Engine, held_out: HeldOut, minutes: float
+) -> list[FalseReplies]:
+    """Sessions of everything that needs no answer, in equal parts of `minutes`; then their sum."""
+    backgrounds = held_out.backgrounds()
+    num_samples = int(minutes * 60 * SAMPLE_RATE) // len(backgrounds)
+    print(f"{HOUR}: {minutes:g} minutes of {', '.join(backgrounds)}", file=sys.stderr)
+    kinds = await asyncio.gather(
+        *(false_replies(engine, kind, make(num_samples)) for kind, make in backgrounds.items())
+    )
+    together = _false_replies("together", minutes, sum(kind.replies for kind in kinds), [])
+    return [*kinds, together]
 
 
-class HeldOut:
-    """The held-out recordings under a data folder."""
+def chunk_milliseconds(checkpoint: str) -> dict[str, float]:
+    """What a chunk costs on one thread of a CPU, at several lengths of a session, as in bench.
 
-    def __init__(self, data: Path, recordings: list[Recording]) -> None:
-        self.data = data
-        self.recordings = [recording for recording in recordings if is_held_out(recording)]
-
-    def trials(
-        self, kind: Kind, change: Callable[[np.ndarray], np.ndarray] = _unchanged
-    ) -> list[Trial]:
-        """A trial for every held-out recording of a kind."""
-        return [
-            Trial(recording.file, change(load_audio(self.data / recording.file)), recording.reply)
-            for recording in self.recordings
-            if recording.kind is kind
-        ]
-
-    def kitchen(self) -> np.ndarray:
-        """The part of the kitchen noise that training does not use."""
-        audio = load_audio(self.data / "noise" / "kitchen.ogg")
-        return audio[int(audio.size * KITCHEN_TRAINING_SHARE) :]
-
-
-async def evaluate(checkpoint: Checkpoint, held_out: HeldOut) -> dict[str, object]:
-    """All tests; the result is what `evaluation.json` holds."""
-    kitchen = held_out.kitchen()
-    tests = [
-        ("digits of an unseen speaker", held_out.trials(Kind.DIGIT)),
-        ("the same, kitchen noise at 12 dB", held_out.trials(Kind.DIGIT, with_noise(kitchen, 12))),
-        ("unseen orders", held_out.trials(Kind.ORDER)),
-        ("the same, cut tight to the speech", held_out.trials(Kind.ORDER, tight)),
-        ("the same, kitchen noise at 12 dB", held_out.trials(Kind.ORDER, with_noise(kitchen, 12))),
-        ("wake words: silence", held_out.trials(Kind.WAKE_WORD)),
-        ("sounds: silence", held_out.trials(Kind.SOUND)),
-    ]
-    sounds = np.concatenate([trial.audio for trial in held_out.trials(Kind.SOUND)])
-    with Engine(checkpoint, EngineConfig(num_slots=CONCURRENT_SESSIONS)) as engine:
-        scores = [await score(engine, test, trials) for test, trials in tests]
-        long_sessions = [
-            await false_replies(engine, "kitchen", kitchen),
-            await false_replies(engine, "sounds of fold 4, one after the other", sounds),
-        ]
+    Args:
+        checkpoint: as on the command line; it is loaded in a process of its own.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        figures = process.submit(measure_streaming, checkpoint, 1).result()
     return {
-        "chunk_seconds": CHUNK_SECONDS,
-        "scores": [asdict(score) for score in scores],
-        "false_replies": [asdict(session) for session in long_sessions],
+        f"after {seconds} s": round(cost, 2)
+        for seconds, cost in zip(SESSION_SECONDS, figures.milliseconds, strict=True)
     }
 
 
-def table(result: dict[str, object]) -> str:
-    """The result as a Markdown table."""
+async def evaluate(
+    checkpoint: Checkpoint, held_out: HeldOut, only: str = "", minutes: float = 60.0
+) -> Evaluation:
+    """All tests.
+
+    Args:
+        checkpoint: on any device.
+        held_out: what is streamed.
+        only: run the tests whose name contains this.
+        minutes: length of what needs no answer.
+    """
+    words, phrases = words_and_sounds(), everyday_phrases()
+    checks = [check for check in checks_of(held_out, words, phrases) if only in check.name]
+    # Before the engine's thread starts, because alignment forks.
+    trials = [check.trials() for check in checks]
+    result = Evaluation()
+    with Engine(checkpoint, EngineConfig(num_slots=CONCURRENT_SESSIONS)) as engine:
+        answered = [
+            (check, await answers_to(engine, check.name, its_trials))
+            for check, its_trials in zip(checks, trials, strict=True)
+        ]
+        if only in HOUR:
+            result.false_replies = await listen_to_nothing(engine, held_out, minutes)
+    result.scores = scores_of(answered)
+    timed = [answer for check, answers in answered if check.is_timed for answer in answers]
+    if timed:
+        result.scores.append(judge("replies within two chunks of the end", timed, starts_promptly))
+        result.scores.append(judge("replies not before the end", timed, waits_for_end))
+        result.delay = delay_of(timed)
+    for panel in (words, phrases):
+        pairs = [
+            (answer.trial.said, answer.texts)
+            for check, answers in answered
+            if check.panel is panel
+            for answer in answers
+        ]
+        if pairs:
+            result.confusions.append(panel.count(pairs))
+    return result
+
+
+def scores_of(answered: list[tuple[Check, list[Answer]]]) -> list[Score]:
+    """A score for every rule of every check, and the means."""
+    scores = []
+    parts: dict[str, list[Score]] = defaultdict(list)
+    for check, answers in answered:
+        for suffix, rule in check.rules.items():
+            scores.append(judge(check.name + suffix, answers, rule))
+        if check.mean:
+            parts[check.mean].append(scores[-1])
+    return scores + [mean_score(name, of_name) for name, of_name in parts.items()]
+
+
+def table(result: Evaluation) -> str:
+    """All figures as Markdown."""
     lines = ["| test | n | right | 95 % interval |", "|---|---|---|---|"]
-    scores = result["scores"]
-    assert isinstance(scores, list)
-    for entry in scores:
-        lines.append(
-            f"| {entry['test']} | {entry['trials']} | {entry['right']} = {entry['share']:.1%} "
-            f"| {entry['low']:.1%} to {entry['high']:.1%} |"
-        )
+    lines += [
+        f"| {score.test} | {score.trials} | {score.right} = {score.share:.1%} "
+        f"| {score.low:.1%} to {score.high:.1%} |"
+        for score in result.scores
+    ]
+    if result.delay:
+        lines += [
+            "",
+            f"A reply begins {result.delay.median_seconds:.2f} s after the last loud sample "
+            f"(median of {result.delay.replies}; 95 %: {result.delay.highest_seconds:.2f} s).",
+        ]
+    if result.false_replies:
+        lines += ["", "| nothing to answer | minutes | replies | an hour |", "|---|---|---|---|"]
+        lines += [
+            f"| {kind.test} | {kind.minutes:g} | {kind.replies} | {kind.replies_per_hour:g} |"
+            for kind in result.false_replies
+        ]
+    if result.milliseconds_per_chunk:
+        costs = [f"{cost:.1f} ms {when}" for when, cost in result.milliseconds_per_chunk.items()]
+        lines += ["", f"One chunk on one thread of a CPU: {', '.join(costs)}."]
     return "\n".join(lines)

@@ -1,0 +1,221 @@
+"""Evaluation: trials, rules, scores and confusions, with an engine that follows a script."""
+
+import random
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from backend.config import CHUNK_SAMPLES
+from backend.engine import Engine
+from backend.errors import SessionClosedError
+from backend.protocol import Emotion
+from backend.training.augment import rms
+from backend.training.confusion import (
+    NOTHING,
+    OTHER,
+    Confusions,
+    draw_confusions,
+    everyday_phrases,
+    words_and_sounds,
+)
+from backend.training.data import SAMPLE_RATE
+from backend.training.domain import Reply, digit_reply, intents, phrase_reply, wake_word_reply
+from backend.training.evaluate import (
+    MAX_MISTAKES,
+    Answer,
+    Evaluation,
+    Mistake,
+    Turn,
+    answers_to,
+    delay_of,
+    exact,
+    exact_where_due,
+    false_replies,
+    judge,
+    mean_score,
+    score_of,
+    speaks_when_due,
+    starts_promptly,
+    table,
+    turns_in,
+    waits_for_end,
+    waits_in_pause,
+)
+from backend.training.trials import (
+    Trial,
+    by_telephone,
+    held_out_readings,
+    in_a_row,
+    quieter,
+    with_noise,
+)
+from backend.training.voices import is_held_out_voice
+from tests.scripted import BREAK, ScriptedEngine, ScriptedReply
+
+SEVEN, JARVIS = digit_reply(7), wake_word_reply("jarvis")
+
+
+def tone(seconds: float, frequency: float = 440.0) -> np.ndarray:
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    return (0.5 * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
+
+
+def answer(expected: list[Reply], said: list[Reply], chunk: int = 2, resumes_at: int = 0) -> Answer:
+    audio = np.concatenate([tone(1.0), np.zeros(SAMPLE_RATE // 2, np.float32)])
+    trial = Trial("seven.ogg", "seven", audio, tuple(expected), resumes_at)
+    return Answer(trial, [Turn(reply, chunk) for reply in said])
+
+
+def scripted(*replies: ScriptedReply) -> Engine:
+    return cast(Engine, ScriptedEngine(replies))
+
+
+def test_only_exactly_the_expected_replies_in_their_order_are_right() -> None:
+    assert exact(answer([SEVEN, JARVIS], [SEVEN, JARVIS]))
+    assert not exact(answer([SEVEN, JARVIS], [JARVIS, SEVEN]))
+    assert not exact(answer([SEVEN], [SEVEN, SEVEN]))
+    assert not exact(answer([SEVEN], [Reply("sad", SEVEN.text)]))
+    assert exact(answer([], []))
+
+
+def test_sounds_are_judged_by_whether_and_by_what() -> None:
+    assert speaks_when_due(answer([SEVEN], [JARVIS, JARVIS]))
+    assert not speaks_when_due(answer([], [JARVIS]))
+    assert exact_where_due(answer([], [JARVIS])) is None
+    assert exact_where_due(answer([SEVEN], [])) is False
+
+
+def test_a_reply_in_a_pause_is_seen() -> None:
+    resumes_at = 3 * CHUNK_SAMPLES
+    assert not waits_in_pause(answer([SEVEN], [SEVEN], chunk=2, resumes_at=resumes_at))
+    assert waits_in_pause(answer([SEVEN], [SEVEN], chunk=3, resumes_at=resumes_at))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "is_prompt", "waits"),
+    [(1, False, False), (2, True, True), (4, True, True), (5, False, True)],
+)
+def test_promptness_counts_chunks_from_the_last_loud_one(
+    chunk: int, is_prompt: bool, waits: bool
+) -> None:
+    # A second of sound ends in chunk 2.
+    replied = answer([SEVEN], [SEVEN], chunk)
+    assert starts_promptly(replied) is is_prompt
+    assert waits_for_end(replied) is waits
+    delay = delay_of([replied])
+    assert delay is not None
+    assert delay.median_seconds == pytest.approx((chunk + 1) * 0.4 - 1.0, abs=0.03)
+
+
+def test_silence_has_no_delay() -> None:
+    assert starts_promptly(answer([SEVEN], [])) is None
+    assert delay_of([answer([SEVEN], [])]) is None
+
+
+def test_a_score_counts_what_its_rule_applies_to() -> None:
+    answers = [answer([SEVEN], [SEVEN]), answer([SEVEN], []), answer([], [JARVIS])]
+    score = judge("sounds", answers, exact_where_due)
+    assert (score.trials, score.right, score.share) == (2, 1, 0.5)
+    assert score.low < 0.5 < score.high
+    assert score.mistakes == [Mistake("seven.ogg", [SEVEN.text], [])]
+
+
+def test_a_score_keeps_some_mistakes_and_counts_all() -> None:
+    score = score_of("x", 100, [Mistake("y", [], [])] * 70)
+    assert score.right == 30
+    assert len(score.mistakes) == MAX_MISTAKES
+    mean = mean_score("mean", [score, score_of("z", 100, [])])
+    assert (mean.trials, mean.right, mean.share) == (200, 130, 0.65)
+
+
+async def test_every_trial_is_streamed_in_a_session_of_its_own() -> None:
+    engine = scripted(ScriptedReply(SEVEN.text, Emotion.NORMAL))
+    trials = [Trial(str(number), "seven", tone(0.5), (SEVEN,)) for number in range(20)]
+    answers = await answers_to(engine, "digits", trials)
+    assert [given.trial.name for given in answers] == [trial.name for trial in trials]
+    assert all(exact(given) for given in answers)
+    assert {turn.chunk for given in answers for turn in given.turns} == {2}
+
+
+async def test_replies_to_nothing_are_counted_by_the_hour() -> None:
+    sound = np.concatenate([tone(0.4), np.zeros(CHUNK_SAMPLES, np.float32)])
+    figures = await false_replies(scripted(ScriptedReply("Yes?")), "beeps", np.tile(sound, 15))
+    assert (figures.minutes, figures.replies, figures.replies_per_hour) == (0.2, 15, 4500)
+    assert figures.heard == ["Yes?"] * 15
+
+
+async def test_a_session_that_fails_is_no_silence() -> None:
+    with pytest.raises(SessionClosedError):
+        await turns_in(scripted(ScriptedReply(BREAK)), tone(0.4))
+
+
+def test_noise_has_the_ratio_that_was_asked_for() -> None:
+    speech, noise = tone(1.0), np.random.default_rng(1).normal(0, 1, 4000).astype(np.float32)
+    added = with_noise(noise, 12.0)(speech) - speech
+    assert 20 * np.log10(rms(speech) / rms(added)) == pytest.approx(12.0, abs=0.3)
+
+
+def test_a_telephone_carries_its_band_only() -> None:
+    assert rms(by_telephone(tone(1.0, 1000.0))) == pytest.approx(rms(tone(1.0)), rel=0.05)
+    for frequency in (150.0, 3700.0, 5000.0):
+        assert rms(by_telephone(tone(1.0, frequency))) < 0.02
+    assert 20 * np.log10(rms(quieter(tone(1.0))) / rms(tone(1.0))) == pytest.approx(-24.0)
+
+
+def test_clips_in_a_row_are_as_long_as_was_asked() -> None:
+    row = in_a_row([tone(0.5), tone(0.7)], 5 * SAMPLE_RATE, (0.1, 0.2), random.Random(1))
+    assert row.shape == (5 * SAMPLE_RATE,)
+
+
+def test_held_out_readings_are_of_unheard_voices_and_stay_the_same() -> None:
+    readings = held_out_readings()
+    assert readings == held_out_readings()
+    assert len(set(readings)) == len(readings)
+    assert all(is_held_out_voice(job.voice) for job in readings)
+    phrases = {job.line.text for job in readings if job.line.kind == "phrase"}
+    assert all(phrase_reply(text) for text in phrases)
+
+
+def test_confusions_say_what_was_answered_to_what() -> None:
+    confusions = words_and_sounds().count(
+        [
+            ("seven", [SEVEN.text]),
+            ("seven", [digit_reply(1).text]),
+            ("seven", []),
+            ("seven", [SEVEN.text, SEVEN.text]),
+            ("order", ["Coming up: latte."]),
+            ("rain", ["What?"]),
+        ]
+    )
+
+    def count(heard: str, answered: str) -> int:
+        row, column = confusions.heard.index(heard), confusions.answered.index(answered)
+        return confusions.counts[row][column]
+
+    assert [count("seven", said) for said in ("seven", "one", NOTHING, OTHER)] == [1, 1, 1, 1]
+    assert count("order", "order") == 1
+    assert count("rain", OTHER) == 1
+    assert sum(map(sum, confusions.counts)) == 6
+
+
+def test_every_intent_has_an_answer_of_its_own() -> None:
+    panel = everyday_phrases()
+    intent = intents()[0]
+    confusions = panel.count([(intent.name, [intent.reply.text])])
+    assert confusions.heard == confusions.answered[:-2]
+    assert confusions.counts[0][0] == 1
+
+
+def test_confusions_are_drawn(tmp_path: Path) -> None:
+    picture = tmp_path / "confusions.png"
+    draw_confusions([Confusions("Two", ["a", "b"], ["a", NOTHING], [[3, 0], [1, 2]])], picture)
+    header = picture.read_bytes()[:24]
+    assert header[1:4] == b"PNG"
+    assert int.from_bytes(header[16:20], "big") == 1600
+
+
+def test_the_table_names_every_test() -> None:
+    lines = table(Evaluation(scores=[score_of("digits", 4, [])])).splitlines()
+    assert lines[-1] == "| digits | 4 | 4 = 100.0% | 51.0% to 100.0% |"
