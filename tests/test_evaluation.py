@@ -1,6 +1,7 @@
 """Evaluation: trials, rules, scores and confusions, with an engine that follows a script."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +10,8 @@ import pytest
 
 from backend.config import CHUNK_SAMPLES
 from backend.engine import Engine
-from backend.errors import SessionClosedError
+from backend.errors import SessionClosedError, SettingsError
+from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.training.augment import rms
 from backend.training.confusion import (
@@ -20,30 +22,33 @@ from backend.training.confusion import (
     everyday_phrases,
     words_and_sounds,
 )
-from backend.training.data import SAMPLE_RATE
+from backend.training.data import HELD_OUT_SPEAKER, SAMPLE_RATE, Kind, Recording
 from backend.training.domain import Reply, digit_reply, intents, phrase_reply, wake_word_reply
 from backend.training.evaluate import (
     MAX_MISTAKES,
     Answer,
     Evaluation,
+    FalseReplies,
     Mistake,
     Turn,
     answers_to,
     delay_of,
+    evaluate,
     exact,
     exact_where_due,
-    false_replies,
     judge,
+    listen_to_nothing,
     mean_score,
     score_of,
     speaks_when_due,
     starts_promptly,
     table,
-    turns_in,
     waits_for_end,
     waits_in_pause,
 )
 from backend.training.trials import (
+    ORDER_LABEL,
+    HeldOut,
     Trial,
     by_telephone,
     held_out_readings,
@@ -52,6 +57,7 @@ from backend.training.trials import (
     with_noise,
 )
 from backend.training.voices import is_held_out_voice
+from tests.conftest import SAMPLES
 from tests.scripted import BREAK, ScriptedEngine, ScriptedReply
 
 SEVEN, JARVIS = digit_reply(7), wake_word_reply("jarvis")
@@ -140,15 +146,35 @@ async def test_every_trial_is_streamed_in_a_session_of_its_own() -> None:
 
 
 async def test_replies_to_nothing_are_counted_by_the_hour() -> None:
-    sound = np.concatenate([tone(0.4), np.zeros(CHUNK_SAMPLES, np.float32)])
-    figures = await false_replies(scripted(ScriptedReply("Yes?")), "beeps", np.tile(sound, 15))
-    assert (figures.minutes, figures.replies, figures.replies_per_hour) == (0.2, 15, 4500)
-    assert figures.heard == ["Yes?"] * 15
+    beeps = np.tile(np.concatenate([tone(0.4), np.zeros(CHUNK_SAMPLES, np.float32)]), 15)
+    audios = {"beeps": beeps, "silence": np.zeros_like(beeps)}
+    engine = scripted(ScriptedReply("Yes?"))
+    assert await listen_to_nothing(engine, audios) == [
+        FalseReplies("beeps", 0.2, 15, 4500.0, ["Yes?"] * 15),
+        FalseReplies("silence", 0.2, 0, 0.0, []),
+        FalseReplies("together", 0.4, 15, 2250.0, ["Yes?"] * 15),
+    ]
 
 
 async def test_a_session_that_fails_is_no_silence() -> None:
     with pytest.raises(SessionClosedError):
-        await turns_in(scripted(ScriptedReply(BREAK)), tone(0.4))
+        await answers_to(scripted(ScriptedReply(BREAK)), "x", [Trial("x", "x", tone(0.4), ())])
+
+
+async def test_one_test_can_be_run_alone(embedded_checkpoint: Checkpoint) -> None:
+    recording = Recording(Kind.DIGIT, "digit_seven.ogg", "seven", speaker=HELD_OUT_SPEAKER)
+    held_out = HeldOut(SAMPLES, [recording, replace(recording, speaker="somebody")])
+    result = await evaluate(embedded_checkpoint, held_out, only="digits of")
+    assert [(score.test, score.trials) for score in result.scores][:1] == [
+        ("digits of an unseen speaker", 1)
+    ]
+    assert [sum(map(sum, panel.counts)) for panel in result.confusions] == [1]
+    assert not result.false_replies
+
+
+async def test_a_test_that_does_not_exist_is_named(embedded_checkpoint: Checkpoint) -> None:
+    with pytest.raises(SettingsError, match="opera"):
+        await evaluate(embedded_checkpoint, HeldOut(SAMPLES, []), only="opera")
 
 
 def test_noise_has_the_ratio_that_was_asked_for() -> None:
@@ -185,7 +211,7 @@ def test_confusions_say_what_was_answered_to_what() -> None:
             ("seven", [digit_reply(1).text]),
             ("seven", []),
             ("seven", [SEVEN.text, SEVEN.text]),
-            ("order", ["Coming up: latte."]),
+            (ORDER_LABEL, ["Coming up: latte."]),
             ("rain", ["What?"]),
         ]
     )
@@ -195,7 +221,7 @@ def test_confusions_say_what_was_answered_to_what() -> None:
         return confusions.counts[row][column]
 
     assert [count("seven", said) for said in ("seven", "one", NOTHING, OTHER)] == [1, 1, 1, 1]
-    assert count("order", "order") == 1
+    assert count(ORDER_LABEL, ORDER_LABEL) == 1
     assert count("rain", OTHER) == 1
     assert sum(map(sum, confusions.counts)) == 6
 

@@ -78,7 +78,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(table(result))
     if output:
         output.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-    if picture:
+    if picture and result.confusions:
         draw_confusions(result.confusions, picture)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from backend.training.domain import (
     DIGIT_WORDS,
@@ -24,7 +25,9 @@ ORDER_BEGINNING = "Coming up: "
 
 WIDTH_INCHES = 16
 DOTS_PER_INCH = 100
-INCHES_PER_ROW = 0.2
+INCHES_PER_ROW = 0.22
+MARGIN_ROWS = 18
+"""Room for a panel's title and the names of its columns, above and below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,35 +86,37 @@ def everyday_phrases() -> Panel:
 
 
 def _draw(axes: Axes, confusions: Confusions) -> None:
-    counts = np.array(confusions.counts)
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = counts / np.maximum(1, totals)
-    axes.imshow(shares, cmap="cividis", vmin=0.0, vmax=1.0, aspect="auto")
+    heard, answered, counts = confusions.heard, confusions.answered, np.array(confusions.counts)
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(1, totals)[:, None]
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
     for row, column in np.argwhere(counts):
-        colour = "black" if shares[row, column] > 0.5 else "white"
+        colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(
-            column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8
+            column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=9
         )
+    for row, label in enumerate(heard):
+        right = answered.index(label if label in answered else NOTHING)
+        corner = (right - 0.5, row - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", zorder=3))
+    axes.set_title(f"{confusions.title}: rows heard (times), columns answered", pad=12)
     axes.set_yticks(
-        range(len(confusions.heard)),
-        [f"{heard}  ({n})" for heard, n in zip(confusions.heard, totals.ravel(), strict=True)],
-        fontsize=9,
+        range(len(heard)), [f"{name} ({n})" for name, n in zip(heard, totals, strict=True)]
     )
-    axes.set_xticks(range(len(confusions.answered)), confusions.answered, fontsize=9, rotation=90)
-    axes.xaxis.tick_top()
-    axes.axvline(len(confusions.answered) - 2.5, color="white", linewidth=2)
-    axes.set_ylabel("heard (times)")
-    axes.set_xlabel(f"{confusions.title}: answered", fontsize=12, labelpad=10)
-    axes.xaxis.set_label_position("top")
-    axes.tick_params(length=0)
+    axes.set_xticks(range(len(answered)), answered, rotation=90)
+    axes.set_yticks(np.arange(1, len(heard)) - 0.5, minor=True)
+    axes.set_xticks(np.arange(1, len(answered)) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.9", linewidth=0.5)
+    axes.axvline(len(answered) - 2.5, color="0.5", linewidth=1)
+    axes.tick_params(which="both", length=0, labeltop=True, labelsize=9)
 
 
 def draw_confusions(confusions: list[Confusions], path: Path) -> None:
     """One picture, 1600 pixels wide: a panel for each, rows what was heard, columns answers.
 
-    Cells hold counts; their colour is the share of the row.
+    Cells hold counts; their colour is the share of the row, and a frame is around what is right.
     """
-    heights = [len(panel.heard) + 9 for panel in confusions]
+    heights = [len(panel.heard) + MARGIN_ROWS for panel in confusions]
     figure = Figure((WIDTH_INCHES, sum(heights) * INCHES_PER_ROW), layout="constrained")
     panels = figure.subplots(len(confusions), 1, height_ratios=heights, squeeze=False)
     for axes, panel in zip(panels.ravel(), confusions, strict=True):

@@ -4,9 +4,8 @@ import asyncio
 import math
 import multiprocessing
 import statistics
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +13,11 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from backend.audio import Chunker
 from backend.bench import SESSION_SECONDS, measure_streaming
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, EngineConfig
 from backend.engine import Engine
-from backend.errors import SessionClosedError
-from backend.events import SessionFailed, TurnDone
+from backend.errors import SessionClosedError, SettingsError
+from backend.events import Decision, SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint
 from backend.training.clips import LOUD
 from backend.training.confusion import Confusions, Panel, everyday_phrases, words_and_sounds
@@ -130,7 +128,7 @@ def wilson_interval(right: int, trials: int) -> tuple[float, float]:
     middle = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return (middle - spread) / scale, (middle + spread) / scale
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def score_of(test: str, trials: int, mistakes: list[Mistake]) -> Score:
@@ -247,22 +245,24 @@ def checks_of(held_out: HeldOut, words: Panel, phrases: Panel) -> list[Check]:
     ]
 
 
-def _chunks(audio: np.ndarray) -> Iterator[np.ndarray]:
-    chunker = Chunker()
-    yield from chunker.push(audio.astype(np.float32))
-    if (rest := chunker.flush()) is not None:
-        yield rest
-    for _ in range(TRAILING_SILENCE_CHUNKS):
-        yield np.zeros(CHUNK_SAMPLES, np.float32)
+def num_chunks(audio: np.ndarray) -> int:
+    """Chunks of a session of `audio` [samples], with the silence that follows it."""
+    return -(-audio.size // CHUNK_SAMPLES) + TRAILING_SILENCE_CHUNKS
 
 
-async def turns_in(engine: Engine, audio: np.ndarray) -> list[Turn]:
+async def turns_in(engine: Engine, audio: np.ndarray, bar: tqdm) -> list[Turn]:
     """What the model says to `audio` [samples], streamed in a session of its own.
+
+    Args:
+        engine: with a free slot.
+        audio: float32.
+        bar: moves on with every chunk that was heard.
 
     Raises:
         SessionClosedError: the session failed.
     """
-    chunks = list(_chunks(audio))
+    size = num_chunks(audio) * CHUNK_SAMPLES
+    chunks = np.pad(audio.astype(np.float32), (0, size - audio.size)).reshape(-1, CHUNK_SAMPLES)
     session = await engine.open_session()
 
     async def feed() -> None:
@@ -277,6 +277,8 @@ async def turns_in(engine: Engine, audio: np.ndarray) -> list[Turn]:
             match event:
                 case SessionFailed(message):
                     raise SessionClosedError(message)
+                case Decision():
+                    bar.update()
                 case TurnDone():
                     turns.append(Turn(Reply(str(event.emotion), event.text), event.chunk))
     finally:
@@ -285,17 +287,19 @@ async def turns_in(engine: Engine, audio: np.ndarray) -> list[Turn]:
     return turns
 
 
+def _bar(name: str, audios: list[np.ndarray]) -> tqdm:
+    return tqdm(total=sum(map(num_chunks, audios)), desc=name, unit="chunk", smoothing=0.0)
+
+
 async def answers_to(engine: Engine, name: str, trials: list[Trial]) -> list[Answer]:
     """Stream every trial, several at a time."""
     room = asyncio.Semaphore(CONCURRENT_SESSIONS)
 
     async def answer(trial: Trial) -> Answer:
         async with room:
-            turns = await turns_in(engine, trial.audio)
-        bar.update()
-        return Answer(trial, turns)
+            return Answer(trial, await turns_in(engine, trial.audio, bar))
 
-    with tqdm(total=len(trials), desc=name) as bar:
+    with _bar(name, [trial.audio for trial in trials]) as bar:
         return list(await asyncio.gather(*(answer(trial) for trial in trials)))
 
 
@@ -323,28 +327,22 @@ def delay_of(answers: list[Answer]) -> Delay | None:
     return Delay(len(delays), round(statistics.median(delays), 3), round(highest, 3))
 
 
-async def false_replies(engine: Engine, test: str, audio: np.ndarray) -> FalseReplies:
-    """Replies to a long session of what needs none, `audio` [samples]."""
-    texts = [turn.reply.text for turn in await turns_in(engine, audio)]
-    return _false_replies(test, audio.size / SAMPLE_RATE / 60, len(texts), texts[:MAX_MISTAKES])
+def false_replies(test: str, minutes: float, texts: list[str]) -> FalseReplies:
+    """The figures of sessions in which `texts` were said."""
+    per_hour = round(60 * len(texts) / minutes, 2)
+    return FalseReplies(test, round(minutes, 2), len(texts), per_hour, texts[:MAX_MISTAKES])
 
 
-def _false_replies(test: str, minutes: float, replies: int, heard: list[str]) -> FalseReplies:
-    return FalseReplies(test, round(minutes, 2), replies, round(60 * replies / minutes, 2), heard)
-
-
-async def listen_to_nothing(
-    engine: Engine, held_out: HeldOut, minutes: float
-) -> list[FalseReplies]:
-    """Sessions of everything that needs no answer, in equal parts of `minutes`; then their sum."""
-    backgrounds = held_out.backgrounds()
-    num_samples = int(minutes * 60 * SAMPLE_RATE) // len(backgrounds)
-    print(f"{HOUR}: {minutes:g} minutes of {', '.join(backgrounds)}", file=sys.stderr)
-    kinds = await asyncio.gather(
-        *(false_replies(engine, kind, make(num_samples)) for kind, make in backgrounds.items())
-    )
-    together = _false_replies("together", minutes, sum(kind.replies for kind in kinds), [])
-    return [*kinds, together]
+async def listen_to_nothing(engine: Engine, audios: Mapping[str, np.ndarray]) -> list[FalseReplies]:
+    """One long session for each of `audios` [samples], which need no answer; then their sum."""
+    with _bar(HOUR, list(audios.values())) as bar:
+        sessions = await asyncio.gather(
+            *(turns_in(engine, audio, bar) for audio in audios.values())
+        )
+    minutes = [audio.size / SAMPLE_RATE / 60 for audio in audios.values()]
+    texts = [[turn.reply.text for turn in turns] for turns in sessions]
+    together = false_replies("together", sum(minutes), [text for said in texts for text in said])
+    return [*map(false_replies, audios, minutes, texts), together]
 
 
 def chunk_milliseconds(checkpoint: str) -> dict[str, float]:
@@ -371,9 +369,16 @@ async def evaluate(
         held_out: what is streamed.
         only: run the tests whose name contains this.
         minutes: length of what needs no answer.
+
+    Raises:
+        SettingsError: no test's name contains `only`.
     """
     words, phrases = words_and_sounds(), everyday_phrases()
-    checks = [check for check in checks_of(held_out, words, phrases) if only in check.name]
+    all_checks = checks_of(held_out, words, phrases)
+    checks = [check for check in all_checks if only in check.name]
+    if not checks and only not in HOUR:
+        names = "; ".join([*(check.name for check in all_checks), HOUR])
+        raise SettingsError(f"no test's name contains {only!r}; there are: {names}")
     # Before the engine's thread starts, because alignment forks.
     trials = [check.trials() for check in checks]
     result = Evaluation()
@@ -383,7 +388,8 @@ async def evaluate(
             for check, its_trials in zip(checks, trials, strict=True)
         ]
         if only in HOUR:
-            result.false_replies = await listen_to_nothing(engine, held_out, minutes)
+            backgrounds = held_out.backgrounds(minutes)
+            result.false_replies = await listen_to_nothing(engine, backgrounds)
     result.scores = scores_of(answered)
     timed = [answer for check, answers in answered if check.is_timed for answer in answers]
     if timed:

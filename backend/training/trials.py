@@ -33,7 +33,7 @@ from backend.training.voices import (
 
 DEFAULT_WORK = Path("~/.cache/audio-interaction-training").expanduser()
 
-ORDER_LABEL = "order"
+ORDER_LABEL = "an order"
 HALF_ORDER_LABEL = "half an order"
 
 TELEPHONE_BAND_HZ = (300.0, 3400.0)
@@ -295,15 +295,17 @@ class HeldOut:
             for clip in self.aligned_orders
         ]
 
-    def backgrounds(self) -> dict[str, Callable[[int], np.ndarray]]:
-        """What needs no answer, by name: each makes as many samples as it is told."""
-        return {
+    def backgrounds(self, minutes: float) -> dict[str, np.ndarray]:
+        """What needs no answer, by name: equal parts of `minutes`, [samples]."""
+        makers: dict[str, Callable[[int], np.ndarray]] = {
             "kitchen": lambda num_samples: np.resize(self.kitchen, num_samples),
             "rain and sea waves": partial(self._sounds, ("rain", "sea waves")),
             "clock tick and helicopter": partial(self._sounds, ("clock tick", "helicopter")),
             "babble": self._babble,
             "foreign speech": self._foreign_speech,
         }
+        num_samples = int(minutes * 60 * SAMPLE_RATE) // len(makers)
+        return {name: make(num_samples) for name, make in makers.items()}
 
     def _sounds(self, labels: tuple[str, ...], num_samples: int) -> np.ndarray:
         clips = [trial.audio for trial in self.recorded(Kind.SOUND) if trial.said in labels]
