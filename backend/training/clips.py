@@ -7,13 +7,18 @@ import numpy as np
 
 from backend.training.align import FRAMES_PER_SECOND, Clip, ClipKind, Utterance, align_all
 from backend.training.data import Kind, is_held_out, load_audio, read_manifests
-from backend.training.voices import loud_part, plan, synthesise_all, trim_silence
+from backend.training.domain import phrase_reply
+from backend.training.voices import (
+    is_held_out_voice,
+    loud_part,
+    plan,
+    synthesise_all,
+    trim_silence,
+)
 
 MARGIN_SECONDS = 0.25
 LOUD = 0.02
 SPEECH_TAIL_FRAMES = 3
-NUM_SYNTHETIC_ORDERS = 3000
-NUM_SYNTHETIC_SENTENCES = 3000
 
 
 def _frames(audio: np.ndarray) -> int:
@@ -48,18 +53,23 @@ def human_utterances(data: Path) -> list[Utterance]:
     return utterances
 
 
+def kind_of(kind: ClipKind, text: str) -> ClipKind:
+    """`kind`, but a random sentence may turn out to be an everyday phrase."""
+    return ClipKind.PHRASE if kind is ClipKind.OTHER and phrase_reply(text) else kind
+
+
 def synthetic_utterances(work: Path, seed: int, workers: int) -> list[Utterance]:
-    """Synthetic digits, orders and other sentences."""
+    """Everything that synthetic voices say."""
     cache = work / "voices.pkl"
     if not cache.exists():
-        jobs = plan(NUM_SYNTHETIC_ORDERS, NUM_SYNTHETIC_SENTENCES, seed)
+        jobs = plan(seed)
         _write(synthesise_all(jobs, workers), cache)
     return [
         Utterance(
             key=f"{job.voice}/{index}",
-            kind=ClipKind(job.line.kind),
+            kind=kind_of(ClipKind(job.line.kind), job.line.text),
             human=False,
-            held_out=False,
+            held_out=is_held_out_voice(job.voice),
             audio=audio,
             speech_end=_frames(audio),
             text=job.line.text,

@@ -13,11 +13,13 @@ import soxr
 
 from backend.training.domain import (
     DIGIT_WORDS,
+    SOUND_REPLIES,
     Reply,
     Slot,
     digit_reply,
     order_reply,
     parse_order,
+    wake_word_reply,
 )
 
 SAMPLE_RATE = 16_000
@@ -47,14 +49,19 @@ class Recording:
     speaker: str | None = None
     fold: int | None = None
     order: dict[Slot, str] = field(default_factory=dict)
-    digit: int | None = None
 
     @property
     def reply(self) -> Reply | None:
         """The one right answer; None where the model stays silent."""
-        if self.kind is Kind.ORDER:
-            return order_reply(self.order)
-        return None if self.digit is None else digit_reply(self.digit)
+        match self.kind:
+            case Kind.ORDER:
+                return order_reply(self.order)
+            case Kind.DIGIT:
+                return digit_reply(DIGIT_WORDS.index(self.label))
+            case Kind.WAKE_WORD:
+                return wake_word_reply(self.label)
+            case Kind.SOUND:
+                return SOUND_REPLIES[self.label]
 
 
 def is_held_out(recording: Recording) -> bool:
@@ -91,7 +98,6 @@ def read_manifests(data: Path) -> list[Recording]:
             entry["file"],
             DIGIT_WORDS[entry["digit"]],
             speaker=entry["speaker"],
-            digit=entry["digit"],
         )
         for entry in _entries(data / "digits.jsonl")
     ]

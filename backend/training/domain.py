@@ -1,16 +1,19 @@
 """What the embedded model knows: labels, the wordings they are spoken in, and the fixed replies."""
 
 import itertools
+import json
 import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from importlib import resources
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WAKE_WORDS = ("alexa", "computer", "jarvis", "smart mirror", "snowboy", "view glass")
 
-SYSTEM_PROMPT = "Answer digits and coffee orders."
+SYSTEM_PROMPT = "Answer what you know."
 
 
 class Slot(StrEnum):
@@ -93,9 +96,74 @@ class Reply:
     text: str
 
 
+SOUND_REPLIES: Mapping[str, Reply | None] = {
+    "baby cry": Reply("urgent", "I hear a baby crying."),
+    "fire crackling": Reply("urgent", "I hear a fire."),
+    "chainsaw": Reply("urgent", "I hear a chainsaw."),
+    "dog bark": Reply("surprise", "I hear a dog barking."),
+    "person sneeze": Reply("happy", "Bless you!"),
+    "rooster": Reply("happy", "Good morning!"),
+    "alarm": Reply("urgent", "I hear an alarm."),
+    "rain": None,
+    "sea waves": None,
+    "clock tick": None,
+    "helicopter": None,
+    "music": None,
+}
+
+
 def digit_reply(digit: int) -> Reply:
     """The reply to a spoken digit, 0 to 9."""
     return Reply("normal", f"You said {DIGIT_WORDS[digit]}.")
+
+
+def wake_word_reply(word: str) -> Reply:
+    """The reply to one of WAKE_WORDS."""
+    return Reply("surprise", f"Did you say {word}?")
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One thing that people say, in several wordings, and its reply."""
+
+    name: str
+    reply: Reply
+    wordings: tuple[str, ...]
+
+
+@cache
+def intents() -> tuple[Intent, ...]:
+    """The everyday phrases that ship beside this module."""
+    text = resources.files("backend.training").joinpath("phrases.json").read_text("utf-8")
+    return tuple(
+        Intent(entry["name"], Reply(entry["emotion"], entry["reply"]), tuple(entry["wordings"]))
+        for entry in json.loads(text)
+    )
+
+
+_SHORT_FORMS = (
+    (r"\bi'm\b", "i am"),
+    (r"\b(what|that|it|how)'s\b", r"\1 is"),
+    (r"\b(so|very|really|please|now)\b", ""),
+)
+
+
+def _plain(text: str) -> str:
+    """`text` without short forms, and without words that do not change what is meant."""
+    for pattern, replacement in _SHORT_FORMS:
+        text = re.sub(pattern, replacement, text)
+    return " ".join(text.split())
+
+
+@cache
+def _intent_of_plain_text() -> dict[str, Intent]:
+    return {_plain(wording): intent for intent in intents() for wording in intent.wordings}
+
+
+def phrase_reply(text: str) -> Reply | None:
+    """The reply to an everyday phrase; None where it is none."""
+    intent = _intent_of_plain_text().get(_plain(text))
+    return intent.reply if intent else None
 
 
 def order_reply(order: Order) -> Reply:
@@ -187,6 +255,8 @@ def order_grammar(order: Order) -> str:
 def vocabulary() -> list[str]:
     """Every word the model must tell apart, sorted."""
     spoken = [*OPENINGS, "with and", *WAKE_WORDS, *DIGIT_WORDS]
+    for intent in intents():
+        spoken.extend(intent.wordings)
     for values in SLOT_VALUES.values():
         spoken.extend(values)
     return sorted(set(re.findall(r"[a-z']+", " ".join(spoken))))

@@ -14,18 +14,18 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
 from backend.config import MEL_FRAMES_PER_CHUNK, NUM_MEL_BINS
 from backend.model.audio_tower import AudioTower
 from backend.model.language_model import LanguageModelConfig
-from backend.training.align import PHONES
+from backend.training.utterances import SOUND_CLASSES
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """Sizes of the embedded model."""
 
-    tower_width: int = 160
+    tower_width: int = 192
     tower_layers: int = 3
     tower_heads: int = 4
     decoder_width: int = 192
-    decoder_layers: int = 5
+    decoder_layers: int = 6
     decoder_heads: int = 3
     decoder_ffn: int = 576
     window: int = 512
@@ -33,7 +33,7 @@ class ModelShape:
     rope_base: float = 10_000.0
     phone_layer: int = 1
     """Decoder layers below the second phone head."""
-    word_layer: int = 3
+    word_layer: int = 4
     """Decoder layers below the word head."""
 
     def tower_config(self) -> Qwen2_5OmniAudioEncoderConfig:
@@ -110,8 +110,8 @@ class TrainingModel(nn.Module):
                 attn_implementation="sdpa",
             )
         )
-        self.tower_phone_head = nn.Linear(shape.decoder_width, len(PHONES))
-        self.decoder_phone_head = nn.Linear(shape.decoder_width, len(PHONES))
+        self.tower_phone_head = nn.Linear(shape.decoder_width, len(SOUND_CLASSES))
+        self.decoder_phone_head = nn.Linear(shape.decoder_width, len(SOUND_CLASSES))
         self.word_head = nn.Linear(shape.decoder_width, num_words)
 
     def encode(self, log_mel: Tensor) -> Tensor:

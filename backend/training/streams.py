@@ -2,8 +2,9 @@
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from backend.training.data import (
     load_audio,
     read_manifests,
 )
-from backend.training.domain import SYSTEM_PROMPT, Reply, vocabulary
+from backend.training.domain import SOUND_REPLIES, SYSTEM_PROMPT, Reply, vocabulary
 from backend.training.features import stream_log_mel
 from backend.training.tokens import IGNORED, Sequence, Vocabulary, stream_sequence
 from backend.training.utterances import (
@@ -41,7 +42,7 @@ from backend.training.utterances import (
 )
 from backend.training.voices import load_word_lists
 
-REPLY_DELAY_FRAMES = 20
+REPLY_DELAY_FRAMES = 30
 """A reply begins with the first chunk that ends at least this long after the last word."""
 UNDECIDED_FRAMES = 8
 KITCHEN_TRAINING_SHARE = 0.8
@@ -75,7 +76,7 @@ class Stream:
     words: np.ndarray
     """int64, [features]: WordIds, 0 blank, IGNORED"""
     phones: np.ndarray
-    """int64, [features]: PHONES, 0 silence, IGNORED"""
+    """int64, [features]: SOUND_CLASSES, 0 silence, IGNORED"""
     replies: dict[int, Reply] = field(default_factory=dict)
     undecided: set[int] = field(default_factory=set)
     transcripts: list[tuple[int, int, list[int]]] = field(default_factory=list)
@@ -133,16 +134,16 @@ def place(stream: Stream, spoken: Spoken, start: int, word_ids: WordIds) -> None
         chunk = reply_chunk(end_frame)
         assert chunk < stream.num_chunks, "an utterance needs room for its reply"
         stream.replies[chunk] = spoken.reply
-        if chunk * MEL_FRAMES_PER_CHUNK > end_frame + UNDECIDED_FRAMES:
-            stream.undecided.add(chunk - 1)
+        doubtful = start + spoken.doubt[0] if spoken.doubt else end_frame + UNDECIDED_FRAMES
+        stream.undecided.update(range(math.ceil(doubtful / MEL_FRAMES_PER_CHUNK) - 1, chunk))
 
 
 @dataclass(frozen=True, slots=True)
 class Sounds:
     """What is heard beside speech: float32 at an RMS of 1, [samples] each."""
 
-    events: list[np.ndarray]
-    """Sounds to be ignored, at a peak of 0.5."""
+    events: dict[str, list[np.ndarray]]
+    """Recordings by their label, at a peak of 0.5."""
     noises: list[np.ndarray]
     kitchen: np.ndarray
     babbles: list[np.ndarray]
@@ -151,11 +152,11 @@ class Sounds:
 def load_sounds(data: Path, clips: list[Clip], seed: int) -> Sounds:
     """Training folds of the sounds, the kitchen's first part, synthetic noises and babble."""
     rng = random.Random(seed)
-    events = []
+    events: dict[str, list[np.ndarray]] = defaultdict(list)
     for recording in read_manifests(data):
         if recording.kind is Kind.SOUND and not is_held_out(recording):
             audio = load_audio(data / recording.file)
-            events.append(audio * (0.5 / max(1e-6, np.abs(audio).max())))
+            events[recording.label].append(audio * (0.5 / max(1e-6, np.abs(audio).max())))
     kitchen = load_audio(data / "noise" / "kitchen.ogg")
     kitchen = kitchen[: int(kitchen.size * KITCHEN_TRAINING_SHARE)]
     length = NOISE_SECONDS * SAMPLE_RATE
@@ -204,6 +205,12 @@ class StreamMaker:
         self.word_ids = WordIds()
         training = [clip for clip in clips if not clip.held_out]
         self.utterances = Utterances(training, sounds.events, self.rng)
+        self.unanswered = [
+            sound
+            for label, recordings in sounds.events.items()
+            if SOUND_REPLIES[label] is None
+            for sound in recordings
+        ]
         self.log_mel = LogMel()
         self.sentences = load_word_lists().sentences
 
@@ -231,7 +238,7 @@ class StreamMaker:
                 audio = audio + self._background(audio.size) * self._noise_level(audio, 8.0, 45.0)
             place(
                 stream,
-                Spoken(audio.astype(np.float32), spoken.words, spoken.phones, spoken.reply),
+                replace(spoken, audio=audio.astype(np.float32)),
                 position,
                 self.word_ids,
             )
@@ -260,19 +267,17 @@ class StreamMaker:
         elif draw < 0.9:
             noise = rng.choice(self.sounds.babbles)
         else:
-            noise = rng.choice(self.sounds.events)
+            noise = rng.choice(self.unanswered)
             noise = noise / rms(noise)
         start = rng.randrange(noise.size)
         return np.resize(np.roll(noise, -start)[: min(noise.size, num_samples)], num_samples)
 
-    def _prompt(self) -> str | None:
-        """The system prompt of a stream, or None for one from the middle of a session."""
+    def _prompt(self) -> str:
+        """The system prompt of a batch."""
         draw = self.rng.random()
-        if draw < 0.30:
-            return None
-        if draw < 0.88:
+        if draw < 0.85:
             return SYSTEM_PROMPT
-        if draw < 0.92:
+        if draw < 0.88:
             return RELEASED_SYSTEM_PROMPT
         return self.rng.choice(self.sentences).replace("{", "").replace("}", "").capitalize() + "."
 
@@ -282,8 +287,9 @@ class StreamMaker:
         streams = [self.stream(num_chunks) for _ in range(num_streams)]
         sequences: list[Sequence] = []
         maxima = []
+        common = self._prompt()  # a long one lengthens the whole batch
         for stream in streams:
-            prompt = self._prompt()
+            prompt = None if rng.random() < 0.3 else common
             sequences.append(
                 stream_sequence(
                     self.vocabulary, prompt, stream.replies, stream.undecided, num_chunks

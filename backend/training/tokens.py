@@ -10,15 +10,18 @@ from backend.protocol import ControlTokens, listening_tokens, online_prefix
 from backend.training.domain import (
     DIGIT_WORDS,
     SLOT_VALUES,
+    SOUND_REPLIES,
     SYSTEM_PROMPT,
     WAKE_WORDS,
     Reply,
     digit_reply,
+    intents,
     order_reply,
     random_order,
+    wake_word_reply,
 )
 
-NUM_TEXT_TOKENS = 462
+NUM_TEXT_TOKENS = 800
 IGNORED = -100
 AUDIO_OFFSET = 2
 """Where in a listening step the first feature stands: after the previous token and AUDIO_BEGIN."""
@@ -37,7 +40,9 @@ def train_vocabulary(seed: int) -> Vocabulary:
     """A tokenizer that writes the words of the replies with one token each."""
     rng = random.Random(seed)
     lines = [digit_reply(digit).text for digit in range(len(DIGIT_WORDS))] * 40
-    lines += [f"Did you say {word}?" for word in WAKE_WORDS] * 40
+    lines += [wake_word_reply(word).text for word in WAKE_WORDS] * 40
+    lines += [reply.text for reply in SOUND_REPLIES.values() if reply] * 40
+    lines += [intent.reply.text for intent in intents()] * 40
     lines += [order_reply(random_order(rng)).text for _ in range(4000)]
     lines += [SYSTEM_PROMPT] * 100
     tokenizer = Tokenizer(models.BPE())

@@ -7,28 +7,50 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from backend.training.align import Clip, ClipKind, Span, Word
+from backend.training.align import PHONES, Clip, ClipKind, Span, Word
 from backend.training.augment import change_speed, colour, random_noise, rms
 from backend.training.data import SAMPLE_RATE
-from backend.training.domain import DIGIT_WORDS, Reply, Slot, digit_reply, order_reply
+from backend.training.domain import (
+    DIGIT_WORDS,
+    SOUND_REPLIES,
+    Reply,
+    Slot,
+    digit_reply,
+    order_reply,
+    phrase_reply,
+    wake_word_reply,
+)
+from backend.training.synthetic_sounds import alarm, music
 
 FRAME_SAMPLES = SAMPLE_RATE // 100
 
 RECIPES: dict[str, float] = {
-    "human order": 0.16,
-    "swapped order": 0.12,
+    "human order": 0.13,
+    "swapped order": 0.11,
     "grafted order": 0.05,
-    "synthetic order": 0.05,
-    "human digit": 0.24,
-    "synthetic digit": 0.18,
-    "wake word": 0.03,
+    "synthetic order": 0.06,
+    "human digit": 0.12,
+    "synthetic digit": 0.10,
+    "wake word": 0.05,
+    "phrase": 0.15,
+    "cut phrase": 0.02,
     "other speech": 0.07,
-    "cut order": 0.06,
-    "fragment": 0.03,
-    "reversed": 0.02,
-    "sound": 0.10,
-    "burst": 0.03,
+    "foreign speech": 0.02,
+    "cut order": 0.05,
+    "fragment": 0.02,
+    "reversed": 0.01,
+    "sound": 0.13,
+    "burst": 0.02,
 }
+
+SOUND_CLASSES = (*PHONES, *SOUND_REPLIES)
+"""What a feature may be: a phone or a sound."""
+SOUND_FRAMES = (80, 220)
+"""A sound that lasts is answered after some time between these, from its onset."""
+EARLIEST_SOUND_FRAMES = 30
+REPLY_GRACE_FRAMES = 10
+"""A sound that ends is answered a little sooner after its end than speech."""
+LOUD_SHARE = 0.08
 
 SPEEDS = (0.84, 1.2)
 SPEEDS_OF_ONE_WORD = (0.76, 1.3)
@@ -46,10 +68,15 @@ class Spoken:
     phones: np.ndarray | None
     """uint8, [frames]; None: not known."""
     reply: Reply | None
+    doubt: tuple[float, float] | None = None
+    """Frames between which it may be answered, where no word ends an utterance: at the second at
+    the latest."""
 
     @property
     def end(self) -> float:
-        """Frame at which the last word ends."""
+        """Frame at which the last word ends, or at which a sound is known for what it is."""
+        if self.doubt:
+            return self.doubt[1]
         return self.words[-1].end if self.words else self.audio.size / FRAME_SAMPLES
 
 
@@ -106,10 +133,21 @@ def _drink_index(clip: Clip) -> int:
     return next(i for i, span in enumerate(clip.spans) if span.slot is Slot.DRINK)
 
 
+def loud_frames(audio: np.ndarray) -> np.ndarray:
+    """Which frames of 10 ms of `audio` [samples] are not far below the loudest: bool, [frames]."""
+    num_frames = audio.size // FRAME_SAMPLES
+    frames = audio[: num_frames * FRAME_SAMPLES].reshape(num_frames, FRAME_SAMPLES)
+    level = np.sqrt(np.square(frames).mean(axis=1))
+    smooth = np.convolve(level, np.full(5, 0.2), "same")
+    return smooth > LOUD_SHARE * smooth.max(initial=1e-9)
+
+
 class Utterances:
     """Makes one utterance after another out of the training clips and sounds."""
 
-    def __init__(self, clips: list[Clip], sounds: list[np.ndarray], rng: random.Random) -> None:
+    def __init__(
+        self, clips: list[Clip], sounds: dict[str, list[np.ndarray]], rng: random.Random
+    ) -> None:
         self.rng = rng
         self.sounds = sounds
         self.groups: dict[tuple[ClipKind, bool], list[Clip]] = defaultdict(list)
@@ -123,6 +161,8 @@ class Utterances:
             self.groups[clip.kind, clip.human].append(clip)
             if clip.kind in (ClipKind.DIGIT, ClipKind.WAKE_WORD):
                 self.labels[clip.kind, clip.human][clip.text].append(clip)
+            elif (reply := phrase_reply(clip.text)) and clip.kind is ClipKind.PHRASE:
+                self.labels[clip.kind, clip.human][reply.text].append(clip)
             if clip.human:
                 for span in clip.spans:
                     if span.slot is not None:
@@ -155,10 +195,18 @@ class Utterances:
                 clip = rng.choice(clips[DIGIT_WORDS[digit]])
                 return replace(_whole(clip), reply=digit_reply(digit))
             case "wake word":
-                clips = self.labels[ClipKind.WAKE_WORD, True]
-                return _whole(rng.choice(clips[rng.choice(list(clips))]))
+                clips = self.labels[ClipKind.WAKE_WORD, rng.random() < 0.8]
+                word = rng.choice(list(clips))
+                return replace(_whole(rng.choice(clips[word])), reply=wake_word_reply(word))
+            case "phrase":
+                return self._phrase()
+            case "cut phrase":
+                return self._cut_phrase()
             case "other speech":
                 return _whole(rng.choice(self.groups[ClipKind.OTHER, False]))
+            case "foreign speech":
+                speech = _whole(rng.choice(self.groups[ClipKind.FOREIGN, False]))
+                return replace(speech, words=None, phones=None)
             case "cut order":
                 human = rng.random() < 0.7
                 return self._cut(rng.choice(self.groups[ClipKind.ORDER, human]))
@@ -167,10 +215,7 @@ class Utterances:
             case "reversed":
                 return self._reversed()
             case "sound":
-                sound = rng.choice(self.sounds)
-                size = rng.randint(SAMPLE_RATE, sound.size)
-                start = rng.randint(0, sound.size - size)
-                return Spoken(sound[start : start + size], (), None, None)
+                return self._sound()
             case "burst":
                 size = int(rng.uniform(0.05, 1.2) * SAMPLE_RATE)
                 decay = 10 ** (-rng.uniform(0.0, 3.0) * np.arange(size) / size)
@@ -185,7 +230,7 @@ class Utterances:
         span = self.rng.choice(clip.spans[1:])
         cut = clip.words[span.first].start
         # An order may be complete before `with` and `and`: a longer pause there ends it.
-        longest = 20 if span.slot is None else 45
+        longest = 25 if span.slot is None else 120
         pieces = [
             _piece(clip, 0, cut),
             _pause(self.rng.randint(5, longest)),
@@ -251,6 +296,45 @@ class Utterances:
         first, stop = spans[0].first, spans[-1].stop
         return _piece(clip, clip.words[first].start, clip.words[stop - 1].end)
 
+    def _random_phrase(self) -> Clip:
+        clips = self.labels[ClipKind.PHRASE, False]
+        return self.rng.choice(clips[self.rng.choice(list(clips))])
+
+    def _phrase(self) -> Spoken:
+        clip = self._random_phrase()
+        return replace(_whole(clip), reply=phrase_reply(clip.text))
+
+    def _cut_phrase(self) -> Spoken:
+        """An everyday phrase that stops early; it may be another phrase by then."""
+        clip = self._random_phrase()
+        if len(clip.words) < 2:
+            return replace(_whole(clip), reply=phrase_reply(clip.text))
+        stop = self.rng.randrange(1, len(clip.words))
+        text = " ".join(word.text for word in clip.words[:stop])
+        return replace(_piece(clip, 0, clip.words[stop - 1].end), reply=phrase_reply(text))
+
+    def _sound(self) -> Spoken:
+        """A sound, recorded or made, answered when it is over or has lasted for a while."""
+        rng = self.rng
+        label = rng.choice(list(SOUND_REPLIES))
+        if label == "alarm":
+            audio = alarm(rng)
+        elif label == "music":
+            audio = music(rng)
+        else:
+            recording = rng.choice(self.sounds[label])
+            size = rng.randint(min(recording.size, 3 * SAMPLE_RATE // 2), recording.size)
+            start = rng.randint(0, recording.size - size)
+            audio = recording[start : start + size]
+        loud = loud_frames(audio)
+        phones = np.where(loud, SOUND_CLASSES.index(label), 0).astype(np.uint8)
+        reply = SOUND_REPLIES[label]
+        if reply is None or not loud.any():
+            return Spoken(audio, (), phones, None)
+        onset, end = int(loud.argmax()), loud.size - int(loud[::-1].argmax())
+        known = min(end - REPLY_GRACE_FRAMES, onset + rng.randint(*SOUND_FRAMES))
+        return Spoken(audio, None, phones, reply, (onset + EARLIEST_SOUND_FRAMES, known))
+
     def _reversed(self) -> Spoken:
         """Speech played backwards: voices without words."""
         group = self.groups[self.rng.choice(list(self.groups))]
@@ -273,12 +357,13 @@ def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
         words = tuple(
             Word(word.text, round(word.start / factor), round(word.end / factor)) for word in words
         )
+    doubt = spoken.doubt and (spoken.doubt[0] / factor, spoken.doubt[1] / factor)
     phones = spoken.phones
     if phones is not None:
         num_frames = int(len(phones) / factor)
         source = np.minimum((np.arange(num_frames) + 0.5) * factor, len(phones) - 1)
         phones = phones[source.astype(np.int64)]
-    return Spoken(audio, words, phones, spoken.reply)
+    return Spoken(audio, words, phones, spoken.reply, doubt)
 
 
 def tightly(spoken: Spoken, rng: random.Random) -> Spoken:

@@ -1,4 +1,4 @@
-"""Synthetic speech from flite and espeak-ng: digits, orders, and sentences that get no reply."""
+"""Synthetic speech: digits, orders, everyday phrases, and sentences that get no reply."""
 
 import json
 import random
@@ -8,10 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import soxr
 from tqdm import tqdm
 
 from backend.errors import SettingsError
@@ -23,6 +26,7 @@ from backend.training.domain import (
     SUGARS,
     WAKE_WORDS,
     Slot,
+    intents,
     random_order,
     random_wording,
     spoken_text,
@@ -33,6 +37,20 @@ ESPEAK_ACCENTS = (
     *("en-us", "en-us", "en-gb", "en-gb-x-rp"),
     *("en-gb-scotland", "en-029", "en-gb-x-gbclan", "en-us-nyc"),
 )
+KOKORO_VOICES = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
+HELD_OUT_VOICES = ("flite:rms", "kokoro:jf_gongitsune")
+HELD_OUT_VARIANTS = ("f5", "m6", "steph2", "Mike", "grandpa", "linda")
+"""espeak-ng's, in every accent."""
+HELD_OUT_LANGUAGES = ("es", "tr", "cmn", "sv")
+
+
+def is_held_out_voice(voice: str) -> bool:
+    """Whether training must not hear a synthetic voice."""
+    return (
+        voice in HELD_OUT_VOICES
+        or voice.partition("+")[2] in HELD_OUT_VARIANTS
+        or voice.removeprefix("espeak:").partition("+")[0] in HELD_OUT_LANGUAGES
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +63,14 @@ class WordLists:
     verbs: list[str]
     adjectives: list[str]
     sentences: list[str]
+    foreign: dict[str, list[str]]
+    """Sentences by espeak-ng's name of their language."""
 
 
 def load_word_lists() -> WordLists:
     """The lists that ship beside this module; single words are separated by spaces."""
     text = resources.files("backend.training").joinpath("wordlists.json").read_text("utf-8")
-    lists = {
+    lists: dict[str, Any] = {
         name: value.split() if isinstance(value, str) else value
         for name, value in json.loads(text).items()
     }
@@ -77,7 +97,7 @@ class Synthesis:
 
 
 def _random_sentence(lists: WordLists, rng: random.Random) -> str:
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         return " ".join(
             rng.choice(lists.nouns + lists.verbs + lists.adjectives)
             for _ in range(rng.randint(2, 7))
@@ -87,6 +107,7 @@ def _random_sentence(lists: WordLists, rng: random.Random) -> str:
         other=rng.choice(lists.nouns),
         verb=rng.choice(lists.verbs),
         adjective=rng.choice(lists.adjectives),
+        adjective2=rng.choice(lists.adjectives),
         digit=rng.choice(DIGIT_WORDS),
         digit2=rng.choice(DIGIT_WORDS),
         digit3=rng.choice(DIGIT_WORDS),
@@ -97,44 +118,123 @@ def _random_sentence(lists: WordLists, rng: random.Random) -> str:
     )
 
 
-def _lines(
-    num_orders: int, num_sentences: int, lists: WordLists, rng: random.Random
-) -> Iterator[SpokenText]:
-    for _ in range(num_orders):
-        phrases = random_wording(random_order(rng), rng)
-        pairs = tuple((phrase.slot, phrase.text) for phrase in phrases)
-        yield SpokenText("order", spoken_text(phrases), pairs)
-    for _ in range(num_sentences):
+def _random_order(rng: random.Random) -> SpokenText:
+    phrases = random_wording(random_order(rng), rng)
+    pairs = tuple((phrase.slot, phrase.text) for phrase in phrases)
+    return SpokenText("order", spoken_text(phrases), pairs)
+
+
+def wordings_of_phrases() -> list[SpokenText]:
+    """Every wording of every everyday phrase."""
+    return [SpokenText("phrase", wording) for intent in intents() for wording in intent.wordings]
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How many lines a family of voices reads."""
+
+    orders: int
+    sentences: int
+    each_digit: int
+    each_wake_word: int
+    each_near_digit: int
+    each_phrase: int
+
+
+AMOUNTS: dict[str, Amounts] = {
+    "flite": Amounts(1500, 1800, 24, 6, 4, 4),
+    "espeak": Amounts(1500, 1800, 60, 8, 4, 5),
+    "piper": Amounts(300, 400, 16, 2, 1, 2),
+    "kokoro": Amounts(200, 250, 22, 2, 1, 3),
+}
+NUM_FOREIGN = 500
+
+
+def random_voice(family: str, lists: WordLists, rng: random.Random) -> str:
+    """The name of a voice that training may hear."""
+    while True:
+        match family:
+            case "flite":
+                voice = f"flite:{rng.choice(FLITE_VOICES)}"
+            case "espeak":
+                accent, variant = rng.choice(ESPEAK_ACCENTS), rng.choice(lists.espeak_variants)
+                voice = f"espeak:{accent}+{variant}"
+            case "kokoro":
+                voices = [v for v in KOKORO_VOICES if f"kokoro:{v}" not in HELD_OUT_VOICES]
+                voice = f"kokoro:{'*'.join(rng.sample(voices, 2))}"
+            case "piper":
+                voice = "piper:joe"
+            case _:
+                raise ValueError(f"there is no family of voices {family!r}")
+        if not is_held_out_voice(voice):
+            return voice
+
+
+def reading(line: SpokenText, voice: str, rng: random.Random) -> Synthesis:
+    """A line in a voice, at a random speed and height."""
+    return Synthesis(line, voice, rng.uniform(0.8, 1.3), rng.uniform(0.0, 1.0))
+
+
+def _lines(amounts: Amounts, lists: WordLists, rng: random.Random) -> Iterator[SpokenText]:
+    for _ in range(amounts.orders):
+        yield _random_order(rng)
+    for _ in range(amounts.sentences):
         yield SpokenText("other", _random_sentence(lists, rng))
-    for word in lists.near_digits:
-        for _ in range(8):
-            yield SpokenText("other", word)
-    for word in WAKE_WORDS:
-        for _ in range(12):
-            yield SpokenText("other", word)
+    for kind, words, times in (
+        ("digit", DIGIT_WORDS, amounts.each_digit),
+        ("wake word", WAKE_WORDS, amounts.each_wake_word),
+        ("other", lists.near_digits, amounts.each_near_digit),
+    ):
+        for word in words:
+            yield from [SpokenText(kind, word)] * times
+    yield from wordings_of_phrases() * amounts.each_phrase
 
 
-def plan(num_orders: int, num_sentences: int, seed: int) -> list[Synthesis]:
-    """What to synthesise: lines with a random voice each, and every digit with many voices."""
+def plan(seed: int) -> list[Synthesis]:
+    """What training's voices read, in random order."""
     rng = random.Random(seed)
     lists = load_word_lists()
-
-    def espeak() -> str:
-        return f"espeak:{rng.choice(ESPEAK_ACCENTS)}+{rng.choice(lists.espeak_variants)}"
-
-    def read(line: SpokenText, voice: str) -> Synthesis:
-        return Synthesis(line, voice, rng.uniform(0.8, 1.3), rng.uniform(0.0, 1.0))
-
-    jobs = []
-    for line in _lines(num_orders, num_sentences, lists, rng):
-        flite = f"flite:{rng.choice(FLITE_VOICES)}"
-        jobs.append(read(line, flite if rng.random() < 0.5 else espeak()))
-    for word in DIGIT_WORDS:
-        line = SpokenText("digit", word)
-        jobs += [read(line, f"flite:{voice}") for voice in FLITE_VOICES for _ in range(6)]
-        jobs += [read(line, espeak()) for _ in range(60)]
+    jobs = [
+        reading(line, random_voice(family, lists, rng), rng)
+        for family, amounts in AMOUNTS.items()
+        for line in _lines(amounts, lists, rng)
+    ]
+    languages = [name for name in lists.foreign if name not in HELD_OUT_LANGUAGES]
+    jobs += _foreign(lists, languages, rng)
     rng.shuffle(jobs)
     return jobs
+
+
+def _foreign(lists: WordLists, languages: list[str], rng: random.Random) -> Iterator[Synthesis]:
+    """Sentences and large numbers, which a voice reads out in its own language."""
+    for _ in range(NUM_FOREIGN):
+        language = rng.choice(languages)
+        variant = rng.choice([v for v in lists.espeak_variants if v not in HELD_OUT_VARIANTS])
+        sentence = rng.choice(lists.foreign[language])
+        number = " ".join(str(rng.randint(1, 99_999)) for _ in range(rng.randint(1, 3)))
+        text = sentence if rng.random() < 0.6 else number
+        yield reading(SpokenText("foreign", text), f"espeak:{language}+{variant}", rng)
+
+
+class Neural(Protocol):
+    """A neural synthesiser."""
+
+    sample_rate: int
+
+    def read(self, text: str, voice: str, rate: float, pitch: float) -> np.ndarray:
+        """`text` as float32 [samples]."""
+
+
+@cache
+def _neural(family: str) -> Neural:
+    # Imported late: its packages weigh 160 MB, and only synthesis needs them.
+    try:
+        from backend.training.neural_voices import Joe, Kokoro
+    except ImportError as error:
+        raise SettingsError(
+            "training needs the voices of requirements-voices.txt: use make train or make evaluate"
+        ) from error
+    return Kokoro() if family == "kokoro" else Joe()
 
 
 def _command(job: Synthesis, file: Path) -> list[str]:
@@ -178,14 +278,25 @@ def trim_silence(audio: np.ndarray, margin_seconds: float, threshold: float) -> 
     ]
 
 
-def synthesise(job: Synthesis) -> np.ndarray | None:
-    """The line as int16 samples [samples] at 16 kHz; None where a voice cannot read it."""
+def _read_aloud(job: Synthesis) -> np.ndarray | None:
+    """The line as float32 samples [samples] at 16 kHz; None where a voice cannot read it."""
+    family, _, voice = job.voice.partition(":")
+    if family in ("kokoro", "piper"):
+        neural = _neural(family)
+        audio = neural.read(job.line.text, voice, job.rate, job.pitch)
+        return soxr.resample(audio, neural.sample_rate, SAMPLE_RATE)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "speech.wav"
         done = subprocess.run(_command(job, file), capture_output=True, timeout=60, check=False)
-        if done.returncode != 0 or not file.exists():
-            return None
-        audio = trim_silence(load_audio(file), margin_seconds=0.02, threshold=0.008)
+        return load_audio(file) if done.returncode == 0 and file.exists() else None
+
+
+def synthesise(job: Synthesis) -> np.ndarray | None:
+    """The line as int16 samples [samples] at 16 kHz; None where a voice cannot read it."""
+    audio = _read_aloud(job)
+    if audio is None:
+        return None
+    audio = trim_silence(audio, margin_seconds=0.02, threshold=0.008)
     return (audio * 32767).astype(np.int16) if audio.size > SAMPLE_RATE // 10 else None
 
 
