@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,6 +65,7 @@ def create_app(engine: Engine) -> FastAPI:
             "device": str(engine.checkpoint.device),
             "sessions": engine.num_sessions,
             "session_limit": engine.config.num_slots,
+            "abilities": [asdict(ability) for ability in engine.checkpoint.abilities],
         }
 
     @app.websocket("/v1/realtime")

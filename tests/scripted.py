@@ -22,6 +22,7 @@ from backend.events import (
     TurnStarted,
     TurnStatus,
 )
+from backend.model.checkpoint import Ability
 from backend.protocol import Emotion
 
 LOUD = 0.01
@@ -49,6 +50,7 @@ class ScriptedCheckpoint:
     system_prompt: str = "Answer by the script."
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     device: str = "cpu"
+    abilities: tuple[Ability, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from backend.config import GREEDY, RELEASED_SYSTEM_PROMPT, SamplingConfig
 from backend.errors import CheckpointError, SettingsError
 from backend.model import checkpoint as checkpoint_module
-from backend.model.checkpoint import AUDIO_TOWERS, HUB_FILES, load_checkpoint
-from backend.protocol import ControlTokens
+from backend.model.checkpoint import AUDIO_TOWERS, HUB_FILES, Ability, load_checkpoint
+from backend.protocol import ControlTokens, Emotion
 from tests.small_checkpoint import (
     CONTROL_TOKENS,
     VOCAB_SIZE,
@@ -99,6 +99,7 @@ def test_released_defaults_where_a_checkpoint_is_silent(
     assert golden_checkpoint.system_prompt == RELEASED_SYSTEM_PROMPT
     assert golden_checkpoint.sampling == SamplingConfig(temperature=0.3, top_k=3)
     assert golden_checkpoint.sliding_window is None
+    assert golden_checkpoint.abilities == ()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -339,6 +340,29 @@ def test_a_prompt_must_be_text(folder: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="system_prompt must be text, not 3"):
         load(folder)
+
+
+def test_abilities_that_are_not_stated_in_full_are_passed_by(folder: Path) -> None:
+    said = {"group": "digits", "heard": "a digit", "example": "one", "reply": "You said one."}
+    sound = {"group": "sounds", "heard": "rooster", "reply": "Hm.", "emotion": "puzzled"}
+    stated = [said | {"emotion": "normal"}, said | {"reply": 1}, {"group": "sounds"}, 3, sound]
+    edit_json(
+        folder / "config.json",
+        lambda config: config["audio_interaction"].update(abilities=stated),
+    )
+    assert load(folder).abilities == (
+        Ability("digits", "a digit", "one", "You said one.", Emotion.NORMAL),
+        Ability("sounds", "rooster", None, "Hm.", None),
+    )
+
+
+@pytest.mark.parametrize("stated", [None, 3, "digits", {"group": "digits"}])
+def test_abilities_of_another_kind_are_none(folder: Path, stated: object) -> None:
+    edit_json(
+        folder / "config.json",
+        lambda config: config["audio_interaction"].update(abilities=stated),
+    )
+    assert load(folder).abilities == ()
 
 
 def test_a_pickle_that_would_run_code_is_refused(folder: Path) -> None:

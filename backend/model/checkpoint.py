@@ -30,7 +30,7 @@ from backend.model.language_model import (
     empty_language_model,
     litgpt_layout,
 )
-from backend.protocol import ControlTokens
+from backend.protocol import ControlTokens, Emotion
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "checkpoint"
@@ -63,6 +63,18 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 @dataclass(frozen=True, slots=True)
+class Ability:
+    """One thing that a checkpoint says it answers, and what it then replies."""
+
+    group: str
+    heard: str
+    example: str | None
+    """What to say; None where it is no speech."""
+    reply: str
+    emotion: Emotion | None
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Everything that is loaded from a checkpoint."""
 
@@ -76,6 +88,8 @@ class Checkpoint:
     system_prompt: str
     max_positions: int
     sliding_window: int | None
+    abilities: tuple[Ability, ...] = ()
+    """Empty where it does not say what it answers."""
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +118,9 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str | None = No
     number_format = resolve_dtype(dtype, placed_on)
     folder, name = locate(source)
     config = _language_model_config(folder)
-    control_tokens, system_prompt = _interaction_settings(folder, config.padded_vocab_size)
+    stated = _interaction_settings(folder)
+    control_tokens = _control_tokens(folder, stated, config.padded_vocab_size)
+    system_prompt = _system_prompt(folder, stated)
     sampling = _sampling(folder)
     tokenizer = _tokenizer(folder, config.padded_vocab_size)
     # The tower comes first: its file is read whole, while there is most room.
@@ -120,6 +136,7 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str | None = No
         system_prompt=system_prompt,
         max_positions=config.block_size,
         sliding_window=config.sliding_window_size,
+        abilities=_abilities(stated),
     )
 
 
@@ -226,17 +243,44 @@ def _language_model_config(folder: Path) -> LanguageModelConfig:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _interaction_settings(folder: Path, vocab_size: int) -> tuple[ControlTokens, str]:
+def _interaction_settings(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
-    stated = _section(_read_mapping(path), "audio_interaction", path) if path.exists() else {}
-    control_tokens = _control_tokens(_section(stated, "control_tokens", path), vocab_size, path)
-    system_prompt = stated.get("system_prompt", RELEASED_SYSTEM_PROMPT)
+    return _section(_read_mapping(path), "audio_interaction", path) if path.exists() else {}
+
+
+def _system_prompt(folder: Path, settings: dict[str, Any]) -> str:
+    system_prompt = settings.get("system_prompt", RELEASED_SYSTEM_PROMPT)
     if not isinstance(system_prompt, str):
-        raise CheckpointError(f"{path}: system_prompt must be text, not {system_prompt!r}")
-    return control_tokens, system_prompt
+        raise CheckpointError(
+            f"{folder / CONFIG}: system_prompt must be text, not {system_prompt!r}"
+        )
+    return system_prompt
 
 
-def _control_tokens(stated: dict[str, Any], vocab_size: int, path: Path) -> ControlTokens:
+def _abilities(settings: dict[str, Any]) -> tuple[Ability, ...]:
+    """The abilities that are stated in full; they only inform, so that the others are passed by."""
+    stated = settings.get("abilities")
+    found = [_ability(entry) for entry in stated] if isinstance(stated, list) else []
+    return tuple(ability for ability in found if ability is not None)
+
+
+def _ability(stated: object) -> Ability | None:
+    match stated:
+        case {"group": str(group), "heard": str(heard), "reply": str(reply)}:
+            example, emotion = stated.get("example"), stated.get("emotion")
+            return Ability(
+                group,
+                heard,
+                example if isinstance(example, str) else None,
+                reply,
+                Emotion(emotion) if emotion in list(Emotion) else None,
+            )
+    return None
+
+
+def _control_tokens(folder: Path, settings: dict[str, Any], vocab_size: int) -> ControlTokens:
+    path = folder / CONFIG
+    stated = _section(settings, "control_tokens", path)
     names = [field.name for field in fields(ControlTokens)]
     for name, token in stated.items():
         if name not in names:

@@ -252,6 +252,36 @@ def order_grammar(order: Order) -> str:
     return f"#JSGF V1.0;\ngrammar order;\npublic <order> = {' '.join(parts)};\n"
 
 
+def abilities() -> list[dict[str, str | None]]:
+    """What the model answers, as a checkpoint's config states it.
+
+    Each has `group`, `heard`, `example` (words to say; None for a sound), `reply` and `emotion`.
+    """
+    order = {Slot.SIZE: "large", Slot.DRINK: "iced coffee", Slot.MILK: "soy milk"}
+    request = next(said for said in wordings(order) if said[0].text == "can i get a")
+    answered = [
+        ("orders", "a coffee order", spoken_text(request), order_reply(order)),
+        ("digits", "a digit from zero to nine", DIGIT_WORDS[7], digit_reply(7)),
+        ("wake words", ", ".join(WAKE_WORDS), WAKE_WORDS[1], wake_word_reply(WAKE_WORDS[1])),
+        *(("sounds", sound, None, reply) for sound, reply in SOUND_REPLIES.items() if reply),
+        *(("phrases", intent.name, intent.wordings[0], intent.reply) for intent in intents()),
+    ]
+    return [
+        {
+            "group": group,
+            "heard": _written(heard),
+            "example": example and _written(example),
+            "reply": reply.text,
+            "emotion": reply.emotion,
+        }
+        for group, heard, example, reply in answered
+    ]
+
+
+def _written(text: str) -> str:
+    return re.sub(r"\bi\b", "I", text)
+
+
 def vocabulary() -> list[str]:
     """Every word the model must tell apart, sorted."""
     spoken = [*OPENINGS, "with and", *WAKE_WORDS, *DIGIT_WORDS]

@@ -22,7 +22,7 @@ from backend.model.checkpoint import (
     TOKENIZER,
 )
 from backend.model.language_model import litgpt_state_dict
-from backend.training.domain import SYSTEM_PROMPT
+from backend.training.domain import SYSTEM_PROMPT, abilities
 from backend.training.model import ModelShape, TrainingModel
 from backend.training.tokens import Vocabulary
 
@@ -98,6 +98,7 @@ def export(model: TrainingModel, vocabulary: Vocabulary, folder: Path) -> None:
             "audio_interaction": {
                 "control_tokens": asdict(vocabulary.control),
                 "system_prompt": SYSTEM_PROMPT,
+                "abilities": abilities(),
             },
         },
     )
