@@ -21,10 +21,10 @@ from playwright.sync_api import (
 
 from backend.audio import read_audio
 from backend.engine import Engine
-from backend.model.checkpoint import Checkpoint
+from backend.model.checkpoint import Ability, Checkpoint
 from backend.protocol import Emotion
 from tests.browsing import SAMPLES, chromium, microphone_file, open_page, part, samples
-from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
 from webui.gradio_app import STATIC_FOLDER
 
@@ -33,6 +33,14 @@ expect.set_options(timeout=20_000)
 FIRST = ScriptedReply("Coming up: large dark roast americano.", Emotion.HAPPY)
 SECOND = ScriptedReply("You said seven.", Emotion.NORMAL)
 READABLE_CONTRAST = 4.5
+ABILITIES = (
+    Ability("digits", "a digit from zero to nine", "seven", "You said seven.", Emotion.NORMAL),
+    Ability("sounds", "rooster", None, "Good morning!", Emotion.HAPPY),
+    *(
+        Ability("phrases", f"<b>{number}</b>", f"phrase {number}", "Yes.", Emotion.SAD)
+        for number in range(50)
+    ),
+)
 
 Visit = Callable[..., Page]
 
@@ -415,6 +423,43 @@ def test_page_fits_its_screens(visit: Visit) -> None:
     assert page.evaluate("document.scrollingElement.scrollHeight") <= 800
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+
+
+def test_what_can_be_said_is_listed(quiet_browser: Browser) -> None:
+    engine = ScriptedEngine([FIRST])
+    engine.checkpoint = ScriptedCheckpoint(abilities=ABILITIES)
+    with serving(engine) as address:
+        page = open_page(quiet_browser, address, viewport={"width": 1280, "height": 800})
+        ask = page.get_by_role("button", name="What can I say?")
+        listed = page.get_by_role("region", name="What can I say?")
+        expect(page.locator(part("reply"))).to_contain_text("Say “seven”, for example.")
+        expect(page.locator(part("ability"))).to_contain_text("digits, sounds, and phrases")
+        expect(page.locator(part("tries")).locator("li")).to_have_count(3)
+        expect(listed).to_be_hidden()
+        ask.focus()
+        page.keyboard.press("Enter")
+        expect(ask).to_have_attribute("aria-expanded", "true")
+        rows = listed.get_by_role("listitem")
+        expect(rows).to_have_count(len(ABILITIES))
+        expect(rows.first).to_have_text("“seven” · a digit from zero to nineYou said seven. normal")
+        expect(rows.nth(1)).to_have_text("roosterGood morning! happy")
+        expect(rows.last).to_contain_text("<b>49</b>")
+        assert page.evaluate("document.scrollingElement.scrollHeight") <= 800
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+        box = listed.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] == pytest.approx(844, abs=1)
+        page.keyboard.press("Escape")
+        expect(listed).to_be_hidden()
+        expect(ask).to_be_focused()
+        page.context.close()
+
+
+def test_checkpoint_that_does_not_say_what_it_answers(visit: Visit) -> None:
+    page = visit()
+    expect(page.locator(part("askAbilities"))).to_be_hidden()
+    expect(page.locator(part("tries")).locator("li")).to_have_count(0)
 
 
 def test_resampler_keeps_speech_and_stops_what_would_alias(visit: Visit) -> None:

@@ -266,8 +266,8 @@ def _abilities(settings: dict[str, Any]) -> tuple[Ability, ...]:
 
 def _ability(stated: object) -> Ability | None:
     match stated:
-        case {"group": str(group), "heard": str(heard), "reply": str(reply)}:
-            example, emotion = stated.get("example"), stated.get("emotion")
+        case {"group": str(group), "heard": str(heard), "reply": str(reply), **rest}:
+            example, emotion = rest.get("example"), rest.get("emotion")
             return Ability(
                 group,
                 heard,

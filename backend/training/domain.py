@@ -259,10 +259,11 @@ def abilities() -> list[dict[str, str | None]]:
     """
     order = {Slot.SIZE: "large", Slot.DRINK: "iced coffee", Slot.MILK: "soy milk"}
     request = next(said for said in wordings(order) if said[0].text == "can i get a")
+    names = ", ".join(WAKE_WORDS)
     answered = [
         ("orders", "a coffee order", spoken_text(request), order_reply(order)),
         ("digits", "a digit from zero to nine", DIGIT_WORDS[7], digit_reply(7)),
-        ("wake words", ", ".join(WAKE_WORDS), WAKE_WORDS[1], wake_word_reply(WAKE_WORDS[1])),
+        ("wake words", f"one of {names}", WAKE_WORDS[1], wake_word_reply(WAKE_WORDS[1])),
         *(("sounds", sound, None, reply) for sound, reply in SOUND_REPLIES.items() if reply),
         *(("phrases", intent.name, intent.wordings[0], intent.reply) for intent in intents()),
     ]

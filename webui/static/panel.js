@@ -1,5 +1,6 @@
 // The page's parts: shows what it is told, decides nothing.
 
+import { AbilityList } from './abilities.js';
 import { Face } from './face.js';
 import { Strip } from './strip.js';
 import { Turns } from './turns.js';
@@ -31,6 +32,7 @@ export class Panel {
     this.face = new Face(this.parts.face);
     this.strip = new Strip(this.parts.strip);
     this.turns = new Turns(this.parts.turns, this.parts.empty);
+    this.abilities = new AbilityList(this.parts);
     this.stateLine = this.parts.state.parentElement;
     this.replyLine = this.parts.reply.parentElement;
   }

@@ -1,16 +1,12 @@
 // The conversation as a list, newest at the end.
 
+import { element } from './element.js';
+
 const STATUS_WORDS = { cancelled: 'stopped', incomplete: 'cut at the longest reply' };
 
 function clockTime(seconds) {
   const whole = Math.floor(seconds);
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, '0')}`;
-}
-
-function element(name, text = '') {
-  const made = document.createElement(name);
-  made.textContent = text;
-  return made;
 }
 
 export class Turns {
