@@ -1,4 +1,4 @@
-"""`python -m backend.training train | evaluate`."""
+"""`python -m backend.training train | describe | export | evaluate`."""
 
 import argparse
 import asyncio
@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 
-from backend.errors import AudioInteractionError
+from backend.errors import AudioInteractionError, SettingsError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint, locate
 from backend.training.confusion import draw_confusions
-from backend.training.data import read_manifests
+from backend.training.conversations import described, write_conversations
+from backend.training.data import is_held_out, read_manifests
 from backend.training.evaluate import chunk_milliseconds, evaluate, table
 from backend.training.export import export
 from backend.training.model import ModelShape
-from backend.training.train import TrainingConfig, load_trainer, train
+from backend.training.train import Sources, Trainer, TrainingConfig, load_trainer, train
 from backend.training.trials import DEFAULT_WORK, HeldOut
 
 CONFUSIONS = EMBEDDED_FOLDER.parent / "confusions.png"
@@ -27,12 +28,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("train", help="from raw recordings to an exported checkpoint")
-    run.add_argument("--data", type=Path, required=True, help="folder of recordings")
-    run.add_argument("--work", type=Path, default=DEFAULT_WORK, help="caches and state of the run")
-    run.add_argument("--output", type=Path, default=EMBEDDED_FOLDER, help="exported checkpoint")
+    run.add_argument("--data", type=Path, help="folder of the embedded checkpoint's recordings")
+    run.add_argument("--conversations", type=Path, metavar="JSONL", help="your own recordings")
+    run.add_argument("--held-out", type=Path, metavar="JSONL", help="more, to follow the progress")
+    run.add_argument(
+        "--from", dest="checkpoint", help="begin with `embedded`, a folder or a Hub id"
+    )
+    run.add_argument(
+        "--work",
+        type=Path,
+        default=DEFAULT_WORK,
+        help="caches, and the state of a run on --data; others keep theirs in OUTPUT/run",
+    )
+    run.add_argument("--output", type=Path, help="exported checkpoint; by default the embedded one")
     run.add_argument("--hours", type=float, default=defaults.hours, help="training time")
     run.add_argument("--workers", type=int, default=defaults.workers, help="processes for data")
     run.add_argument("--threads", type=int, default=torch.get_num_threads())
+
+    describe = commands.add_parser("describe", help="the recordings as conversations")
+    describe.add_argument("--data", type=Path, required=True, help="folder of recordings")
+    describe.add_argument("--output", type=Path, required=True, help="folder of the two files")
 
     save = commands.add_parser("export", help="the state of a run so far as a checkpoint")
     save.add_argument("--work", type=Path, default=DEFAULT_WORK)
@@ -52,15 +67,38 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    work, output = arguments.work.expanduser(), arguments.output
+    sources = Sources(
+        arguments.data, arguments.conversations, arguments.held_out, arguments.checkpoint
+    )
+    if not (sources.data or sources.conversations):
+        raise SettingsError("there is nothing to learn from: give --data, --conversations or both")
+    run = work
+    if sources.conversations or sources.checkpoint:
+        if output is None:
+            raise SettingsError("say with --output where your checkpoint is to be written")
+        run = output / "run"
     torch.set_num_threads(arguments.threads)
     config = TrainingConfig(hours=arguments.hours, workers=arguments.workers)
-    trainer = train(arguments.data, arguments.work.expanduser(), config, ModelShape())
-    export(trainer.model, trainer.vocabulary, arguments.output)
+    _write(train(sources, work, run, config, ModelShape()), output or EMBEDDED_FOLDER)
+
+
+def _write(trainer: Trainer, folder: Path) -> None:
+    export(trainer.averaged(), trainer.vocabulary, folder, trainer.system_prompt)
+    print(f"Wrote {folder} after {trainer.seconds / 3600:.2f} h of training.")
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    recordings = read_manifests(arguments.data)
+    for name, held_out in (("training", False), ("held-out", True)):
+        chosen = [entry for entry in recordings if is_held_out(entry) == held_out]
+        path = arguments.output / f"{name}.jsonl"
+        write_conversations((described(entry, arguments.data) for entry in chosen), path)
+        print(f"{path}: {len(chosen)} conversations")
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    trainer = load_trainer(arguments.work.expanduser(), TrainingConfig(), ModelShape())
-    export(trainer.model, trainer.vocabulary, arguments.output)
+    _write(load_trainer(arguments.work.expanduser(), TrainingConfig()), arguments.output)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -90,6 +128,8 @@ def main() -> None:
         match arguments.command:
             case "train":
                 _train(arguments)
+            case "describe":
+                _describe(arguments)
             case "export":
                 _export(arguments)
             case "evaluate":

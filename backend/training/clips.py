@@ -1,13 +1,17 @@
 """The aligned clips of a training run, human and synthetic, made once and kept on disk."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 
+from backend.audio import read_audio
 from backend.training.align import FRAMES_PER_SECOND, Clip, ClipKind, Utterance, align_all
+from backend.training.conversations import Conversation
 from backend.training.data import Kind, is_held_out, load_audio, read_manifests
 from backend.training.domain import phrase_reply
+from backend.training.utterances import OwnTurn
 from backend.training.voices import (
     is_held_out_voice,
     loud_part,
@@ -97,3 +101,41 @@ def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[Clip]
         utterances = human_utterances(data) + synthetic_utterances(work, seed, workers)
         _write(list(align_all(utterances, workers)), cache)
     return _read(cache)
+
+
+def own_turns(conversations: list[Conversation], workers: int) -> tuple[list[list[OwnTurn]], int]:
+    """Somebody's own conversations, trimmed to what is loud and a margin, with words where known.
+
+    Returns:
+        the turns of each conversation, and how many transcripts could not be aligned: words that
+        the acoustic model's dictionary lacks, or speech that does not follow them.
+    """
+    utterances: dict[str, Utterance] = {}
+    for number, conversation in enumerate(conversations):
+        for index, turn in enumerate(conversation.turns):
+            recorded = read_audio(turn.audio)
+            audio = trim_silence(recorded, MARGIN_SECONDS, LOUD)
+            audio = audio if audio.size else recorded
+            key = f"{number}/{index}"
+            utterances[key] = Utterance(
+                key=key,
+                kind=ClipKind.OTHER,
+                human=True,
+                held_out=False,
+                audio=(audio * 32767).astype(np.int16),
+                speech_end=speech_end(audio),
+                text=" ".join(re.findall(r"[^\W_]+(?:'\w+)*", (turn.transcript or "").lower())),
+                order={},
+            )
+    told = [utterance for utterance in utterances.values() if utterance.text]
+    clips = {clip.key: clip for clip in align_all(told, workers)} if told else {}
+    turns = [
+        [
+            OwnTurn(utterance.audio, utterance.speech_end, turn.reply, clips.get(key))
+            for index, turn in enumerate(conversation.turns)
+            for key in [f"{number}/{index}"]
+            for utterance in [utterances[key]]
+        ]
+        for number, conversation in enumerate(conversations)
+    ]
+    return turns, len(told) - len(clips)

@@ -58,13 +58,19 @@ def _in_bfloat16(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def export(model: TrainingModel, vocabulary: Vocabulary, folder: Path) -> None:
+def export(
+    model: TrainingModel,
+    vocabulary: Vocabulary,
+    folder: Path,
+    system_prompt: str = SYSTEM_PROMPT,
+) -> None:
     """Write `model` without its training heads, in bfloat16.
 
     Args:
         model: the trained model.
         vocabulary: its tokenizer and control tokens.
         folder: the checkpoint's folder; files of the same names are replaced.
+        system_prompt: what the model was trained with.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shape = model.shape
@@ -97,7 +103,7 @@ def export(model: TrainingModel, vocabulary: Vocabulary, folder: Path) -> None:
             "model_type": "audio_interaction",
             "audio_interaction": {
                 "control_tokens": asdict(vocabulary.control),
-                "system_prompt": SYSTEM_PROMPT,
+                "system_prompt": system_prompt,
                 "abilities": abilities(),
             },
         },

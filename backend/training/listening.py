@@ -1,21 +1,34 @@
-"""What a model in training hears in held-out orders: phone accuracy and word error."""
+"""What a model in training makes of held-out recordings: phones, words and replies."""
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from backend.config import CHUNK_SAMPLES
+from backend.config import CHUNK_SAMPLES, MEL_FRAMES_PER_CHUNK
 from backend.features import LogMel
 from backend.training.align import Clip, ClipKind
-from backend.training.domain import SYSTEM_PROMPT
 from backend.training.features import stream_log_mel
 from backend.training.model import TrainingModel
 from backend.training.streams import Stream, WordIds, place
-from backend.training.tokens import Vocabulary, stream_sequence
-from backend.training.utterances import Spoken
+from backend.training.tokens import IGNORED, Vocabulary, stream_sequence
+from backend.training.utterances import FRAME_SAMPLES, OwnTurn, Spoken
+
+GAP_FRAMES = 100
+"""Between the held-out turns of a conversation."""
+LONGEST_FRAMES = 6000
+"""Of a held-out conversation that is heard at once; a longer one is divided."""
+
+
+class Listener(Protocol):
+    """Held-out recordings that a model in training listens to."""
+
+    def score(self, model: TrainingModel, *, with_decoder: bool) -> dict[str, float]:
+        """Named shares; without the decoder, of what the tower alone can tell."""
 
 
 def edit_distance(reference: Sequence[object], heard: Sequence[object]) -> int:
@@ -39,8 +52,10 @@ def heard_words(logits: Tensor) -> list[int]:
 class HeldOutOrders:
     """Held-out recordings of orders, without noise, one stream each."""
 
-    def __init__(self, clips: list[Clip], vocabulary: Vocabulary, word_ids: WordIds) -> None:
-        self.vocabulary = vocabulary
+    def __init__(
+        self, clips: list[Clip], vocabulary: Vocabulary, word_ids: WordIds, system_prompt: str
+    ) -> None:
+        self.vocabulary, self.system_prompt = vocabulary, system_prompt
         log_mel = LogMel()
         self.streams: list[tuple[Stream, Tensor]] = []
         for clip in clips:
@@ -53,9 +68,7 @@ class HeldOutOrders:
             self.streams.append((stream, features))
 
     @torch.no_grad()
-    def score(
-        self, model: TrainingModel, word_ids: WordIds, *, with_decoder: bool
-    ) -> dict[str, float]:
+    def score(self, model: TrainingModel, *, with_decoder: bool) -> dict[str, float]:
         """Phone accuracy of the tower and, with the decoder, word error and sentences right."""
         model.eval()
         right = spoken = errors = words = sentences = 0
@@ -67,7 +80,9 @@ class HeldOutOrders:
                 chosen = model.phones(log_mel)[0].argmax(-1)
                 right += int((chosen[named] == phones[named]).sum())
                 continue
-            sequence = stream_sequence(self.vocabulary, SYSTEM_PROMPT, {}, set(), stream.num_chunks)
+            sequence = stream_sequence(
+                self.vocabulary, self.system_prompt, {}, set(), stream.num_chunks
+            )
             outputs = model(
                 log_mel, torch.tensor([sequence.ids]), torch.tensor([sequence.audio_positions])
             )
@@ -87,3 +102,73 @@ class HeldOutOrders:
             scores["held_out_word_error"] = round(errors / words, 4)
             scores["held_out_sentences"] = round(sentences / len(self.streams), 4)
         return scores
+
+
+def _together(turns: list[OwnTurn]) -> Iterator[Stream]:
+    """Turns in order, with a pause after each, in as few streams as hold them."""
+    placed: list[tuple[int, Spoken]] = []
+    position = GAP_FRAMES
+    for turn in turns:
+        spoken = turn.spoken()
+        frames = math.ceil(spoken.audio.size / FRAME_SAMPLES)
+        if placed and position + frames > LONGEST_FRAMES:
+            yield _stream_of(placed, position)
+            placed, position = [], GAP_FRAMES
+        placed.append((position, spoken))
+        position += frames + GAP_FRAMES
+    yield _stream_of(placed, position)
+
+
+def _stream_of(placed: list[tuple[int, Spoken]], num_frames: int) -> Stream:
+    stream, word_ids = Stream.silent(num_frames // MEL_FRAMES_PER_CHUNK + 1), WordIds()
+    for start, spoken in placed:
+        place(stream, spoken, start, word_ids)
+    return stream
+
+
+class HeldOutConversations:
+    """Somebody's own held-out conversations, as they were recorded."""
+
+    def __init__(
+        self, conversations: list[list[OwnTurn]], vocabulary: Vocabulary, system_prompt: str
+    ) -> None:
+        self.control = vocabulary.control
+        log_mel = LogMel()
+        self.streams = [
+            (
+                stream_sequence(
+                    vocabulary, system_prompt, stream.replies, stream.undecided, stream.num_chunks
+                ),
+                stream_log_mel(log_mel, torch.from_numpy(stream.audio)[None]),
+            )
+            for turns in conversations
+            for stream in _together(turns)
+        ]
+
+    @torch.no_grad()
+    def score(self, model: TrainingModel, *, with_decoder: bool) -> dict[str, float]:
+        """Replies begun in time and right to the last token, and chunks rightly kept silent.
+
+        Every token is predicted after the right ones before it, as in training.
+        """
+        if not with_decoder:
+            return {}
+        model.eval()
+        replies, silences = [], []
+        for sequence, log_mel in self.streams:
+            outputs = model(
+                log_mel, torch.tensor([sequence.ids]), torch.tensor([sequence.audio_positions])
+            )
+            chosen = model.decoder.lm_head(outputs.hidden[0]).argmax(-1).tolist()
+            for label, token in zip(sequence.labels[1:], chosen, strict=False):
+                if label == self.control.keep_silence:
+                    silences.append(token == label)
+                elif label == self.control.text_begin:
+                    replies.append(token == label)
+                elif label != IGNORED:
+                    replies[-1] = replies[-1] and token == label
+        model.train()
+        return {
+            "held_out_replies": round(sum(replies) / max(1, len(replies)), 4),
+            "held_out_silences": round(sum(silences) / max(1, len(silences)), 4),
+        }

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,9 +34,14 @@ from backend.training.domain import SOUND_REPLIES, SYSTEM_PROMPT, Reply, vocabul
 from backend.training.features import stream_log_mel
 from backend.training.tokens import IGNORED, Sequence, Vocabulary, stream_sequence
 from backend.training.utterances import (
+    BUILT_IN_RECIPES,
     FRAME_SAMPLES,
+    OWN_RECIPES,
+    SPEEDS,
+    OwnTurn,
     Spoken,
     Utterances,
+    mixed,
     spoken_differently,
     tightly,
 )
@@ -45,6 +50,8 @@ from backend.training.voices import load_word_lists
 REPLY_DELAY_FRAMES = 30
 """A reply begins with the first chunk that ends at least this long after the last word."""
 UNDECIDED_FRAMES = 8
+FIRST_POSITION = 120
+"""The latest frame at which the first utterance of a stream begins."""
 KITCHEN_TRAINING_SHARE = 0.8
 NOISE_SECONDS = 16
 NUM_NOISES = 80
@@ -145,8 +152,27 @@ class Sounds:
     events: dict[str, list[np.ndarray]]
     """Recordings by their label, at a peak of 0.5."""
     noises: list[np.ndarray]
-    kitchen: np.ndarray
+    kitchen: list[np.ndarray]
     babbles: list[np.ndarray]
+
+    def backgrounds(self) -> list[tuple[float, list[np.ndarray]]]:
+        """What there is to be heard behind speech, and how often."""
+        unanswered = [
+            sound / rms(sound)
+            for label, recordings in self.events.items()
+            if SOUND_REPLIES[label] is None
+            for sound in recordings
+        ]
+        shares = (0.55, 0.25, 0.1, 0.1)
+        groups = (self.noises, self.kitchen, self.babbles, unanswered)
+        return [(share, group) for share, group in zip(shares, groups, strict=True) if group]
+
+
+def made_sounds(seed: int) -> Sounds:
+    """Synthetic noises alone."""
+    rng = random.Random(seed)
+    length = NOISE_SECONDS * SAMPLE_RATE
+    return Sounds({}, [random_noise(length, rng) for _ in range(NUM_NOISES)], [], [])
 
 
 def load_sounds(data: Path, clips: list[Clip], seed: int) -> Sounds:
@@ -170,7 +196,40 @@ def load_sounds(data: Path, clips: list[Clip], seed: int) -> Sounds:
             babble[start : start + audio.size] += audio * rng.uniform(0.3, 1.0)
         babbles.append(babble / rms(babble))
     noises = [random_noise(length, rng) for _ in range(NUM_NOISES)]
-    return Sounds(events, noises, kitchen / rms(kitchen), babbles)
+    return Sounds(events, noises, [kitchen / rms(kitchen)], babbles)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What streams are made of."""
+
+    clips: list[Clip]
+    """Held-out ones too, which no stream is made of."""
+    sounds: Sounds
+    conversations: list[list[OwnTurn]]
+    """Somebody's own."""
+    system_prompt: str = SYSTEM_PROMPT
+
+    @property
+    def recipes(self) -> Mapping[str, float]:
+        """How often what is drawn: half and half where there are both kinds of recordings."""
+        if not self.conversations:
+            return BUILT_IN_RECIPES
+        return mixed(BUILT_IN_RECIPES, {"own": 1.0}) if self.clips else OWN_RECIPES
+
+    @property
+    def has_phones(self) -> bool:
+        """Whether there is any speech whose phones are known."""
+        turns = (turn for conversation in self.conversations for turn in conversation)
+        return bool(self.clips) or any(turn.clip is not None for turn in turns)
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that a stream needs to hold the longest of somebody's own turns."""
+        turns = [turn for conversation in self.conversations for turn in conversation]
+        frames = max((turn.audio.size / FRAME_SAMPLES for turn in turns), default=0.0)
+        before, after = FIRST_POSITION, MEL_FRAMES_PER_CHUNK + REPLY_DELAY_FRAMES
+        return math.ceil((before + frames / SPEEDS[0] + after) / MEL_FRAMES_PER_CHUNK) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,21 +255,18 @@ class Batch:
 class StreamMaker:
     """Draws streams and turns them into batches."""
 
-    def __init__(
-        self, clips: list[Clip], sounds: Sounds, vocabulary: Vocabulary, seed: int
-    ) -> None:
+    def __init__(self, corpus: Corpus, vocabulary: Vocabulary, seed: int) -> None:
         self.rng = random.Random(seed)
         self.vocabulary = vocabulary
-        self.sounds = sounds
+        self.system_prompt = corpus.system_prompt
         self.word_ids = WordIds()
-        training = [clip for clip in clips if not clip.held_out]
-        self.utterances = Utterances(training, sounds.events, self.rng)
-        self.unanswered = [
-            sound
-            for label, recordings in sounds.events.items()
-            if SOUND_REPLIES[label] is None
-            for sound in recordings
-        ]
+        training = [clip for clip in corpus.clips if not clip.held_out]
+        self.utterances = Utterances(
+            training, corpus.sounds.events, self.rng, corpus.recipes, corpus.conversations
+        )
+        shares, groups = zip(*corpus.sounds.backgrounds(), strict=True)
+        self.background_shares: tuple[float, ...] = shares
+        self.backgrounds: tuple[list[np.ndarray], ...] = groups
         self.log_mel = LogMel()
         self.sentences = load_word_lists().sentences
 
@@ -220,17 +276,20 @@ class StreamMaker:
         stream = Stream.silent(num_chunks)
         num_frames = num_chunks * MEL_FRAMES_PER_CHUNK
         files = rng.random() < 0.35  # digital silence around the utterances, noise inside
-        position = rng.randint(0, 4) if rng.random() < 0.3 else rng.randint(5, 120)
+        position = rng.randint(0, 4) if rng.random() < 0.3 else rng.randint(5, FIRST_POSITION)
         level = 10 ** (rng.uniform(-30.0, 6.0) / 20)
         attempts = 0
+        waiting: list[Spoken] = []
         while attempts < 8 and position < num_frames - MEL_FRAMES_PER_CHUNK:
-            spoken = spoken_differently(self.utterances.draw(), rng)
+            waiting = waiting or self.utterances.draw()
+            spoken = spoken_differently(waiting.pop(0), rng)
             if rng.random() < 0.5:
                 spoken = tightly(spoken, rng)
             frames = spoken.audio.size // FRAME_SAMPLES + 1
             room = MEL_FRAMES_PER_CHUNK + REPLY_DELAY_FRAMES if spoken.reply else 0
             if position + max(frames, spoken.end + room) > num_frames:
                 attempts += 1
+                waiting = []
                 continue
             gain = level * 10 ** (rng.uniform(-5.0, 5.0) / 20)
             audio = spoken.audio * gain
@@ -259,16 +318,7 @@ class StreamMaker:
     def _background(self, num_samples: int) -> np.ndarray:
         """Noise at an RMS of about 1, [num_samples]."""
         rng = self.rng
-        draw = rng.random()
-        if draw < 0.55:
-            noise = rng.choice(self.sounds.noises)
-        elif draw < 0.8:
-            noise = self.sounds.kitchen
-        elif draw < 0.9:
-            noise = rng.choice(self.sounds.babbles)
-        else:
-            noise = rng.choice(self.unanswered)
-            noise = noise / rms(noise)
+        noise = rng.choice(rng.choices(self.backgrounds, self.background_shares)[0])
         start = rng.randrange(noise.size)
         return np.resize(np.roll(noise, -start)[: min(noise.size, num_samples)], num_samples)
 
@@ -276,7 +326,7 @@ class StreamMaker:
         """The system prompt of a batch."""
         draw = self.rng.random()
         if draw < 0.85:
-            return SYSTEM_PROMPT
+            return self.system_prompt
         if draw < 0.88:
             return RELEASED_SYSTEM_PROMPT
         return self.rng.choice(self.sentences).replace("{", "").replace("}", "").capitalize() + "."
@@ -359,21 +409,16 @@ class BatchStream(IterableDataset[Batch]):
     """An endless supply of batches of one shape, made in a worker process."""
 
     def __init__(
-        self,
-        clips: list[Clip],
-        sounds: Sounds,
-        vocabulary: Vocabulary,
-        shapes: list[BatchShape],
-        seed: int,
+        self, corpus: Corpus, vocabulary: Vocabulary, shapes: list[BatchShape], seed: int
     ) -> None:
-        self.clips, self.sounds, self.vocabulary = clips, sounds, vocabulary
+        self.corpus, self.vocabulary = corpus, vocabulary
         self.shapes, self.seed = shapes, seed
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
         seed = self.seed * 64 + (worker.id if worker else 0)
-        maker = StreamMaker(self.clips, self.sounds, self.vocabulary, seed)
+        maker = StreamMaker(self.corpus, self.vocabulary, seed)
         while True:
             shape = maker.rng.choice(self.shapes)
             yield maker.batch(shape.num_streams, shape.num_chunks)

@@ -1,6 +1,7 @@
 """The embedded vocabulary: byte-level BPE over the replies, then the control tokens."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -36,8 +37,11 @@ class Vocabulary:
     size: int
 
 
-def train_vocabulary(seed: int) -> Vocabulary:
-    """A tokenizer that writes the words of the replies with one token each."""
+def train_vocabulary(seed: int, replies: Iterable[str] = ()) -> Vocabulary:
+    """A tokenizer that writes the words of the replies with one token each.
+
+    `replies` are of somebody's own; it can write any text, but most of it with more tokens.
+    """
     rng = random.Random(seed)
     lines = [digit_reply(digit).text for digit in range(len(DIGIT_WORDS))] * 40
     lines += [wake_word_reply(word).text for word in WAKE_WORDS] * 40
@@ -45,6 +49,7 @@ def train_vocabulary(seed: int) -> Vocabulary:
     lines += [intent.reply.text for intent in intents()] * 40
     lines += [order_reply(random_order(rng)).text for _ in range(4000)]
     lines += [SYSTEM_PROMPT] * 100
+    lines += list(replies) * 40
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

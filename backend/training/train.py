@@ -1,10 +1,12 @@
 """The training run: the tower alone, then everything jointly; resumable at any moment."""
 
+import copy
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
@@ -15,26 +17,32 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from backend.training.align import Clip
-from backend.training.clips import prepare_clips
-from backend.training.listening import HeldOutOrders
+from backend.errors import SettingsError
+from backend.protocol import ControlTokens
+from backend.training.beginning import (
+    Beginning,
+    from_checkpoint,
+    from_scratch,
+    require_writable,
+    take_over,
+)
+from backend.training.clips import own_turns, prepare_clips
+from backend.training.conversations import Conversation, read_conversations
+from backend.training.domain import SYSTEM_PROMPT
+from backend.training.listening import HeldOutConversations, HeldOutOrders, Listener
 from backend.training.model import ModelShape, Outputs, TrainingModel, initialise
 from backend.training.streams import (
     Batch,
     BatchShape,
     BatchStream,
-    Sounds,
+    Corpus,
     StreamMaker,
     WordIds,
     load_sounds,
+    made_sounds,
 )
-from backend.training.tokens import (
-    IGNORED,
-    Vocabulary,
-    content_tokens,
-    train_vocabulary,
-    vocabulary_of,
-)
+from backend.training.tokens import IGNORED, Vocabulary, content_tokens, vocabulary_of
+from backend.training.utterances import OwnTurn
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,10 @@ class TrainingConfig:
     """Part of the hours in which the tower learns phones alone."""
     short_share: float = 0.45
     """Part of the joint training with short streams."""
+    hearing_first: bool = True
+    """Whether replies count less at the beginning than words and phones."""
+    average_share: float = 0.03
+    """Part of the hours that the mean of the weights spans."""
     tower_learning_rate: float = 3e-3
     learning_rate: float = 2e-3
     tower_factor: float = 0.5
@@ -68,6 +80,28 @@ class TrainingConfig:
         BatchShape(5, 32),
         BatchShape(3, 50),
     )
+
+    def further(self) -> "TrainingConfig":
+        """The same for a model that already hears and writes: gently, and everything at once."""
+        return replace(
+            self,
+            tower_share=0.0,
+            hearing_first=False,
+            learning_rate=self.learning_rate / 10,
+        )
+
+    def with_room(self, num_chunks: int) -> "TrainingConfig":
+        """The same with a shape of joint batches that holds `num_chunks`, if none does."""
+        largest = max(self.long_shapes, key=lambda shape: shape.num_chunks)
+        if num_chunks <= largest.num_chunks:
+            return self
+        num_streams = max(1, largest.num_streams * largest.num_chunks // num_chunks)
+        longer = BatchShape(num_streams, num_chunks)
+        return replace(
+            self,
+            short_shapes=(*self.short_shapes, longer),
+            long_shapes=(*self.long_shapes, longer),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +152,12 @@ class Meter:
         return means
 
 
-def phone_loss(logits: Tensor, phones: Tensor) -> Tensor:
-    """Cross-entropy per feature of `[B, N, phones]` against `[B, N]`."""
-    return F.cross_entropy(logits.flatten(0, 1), phones.flatten(), ignore_index=IGNORED)
+def feature_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy per known feature of `[B, N, classes]` against `[B, N]`; 0 if none is known."""
+    known = targets != IGNORED
+    if not known.any():
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits[known], targets[known], weight=weight)
 
 
 def phone_accuracy(logits: Tensor, phones: Tensor) -> float:
@@ -133,7 +170,7 @@ def transcript_loss(words: Tensor, batch: Batch) -> Tensor:
     """CTC over each utterance's features, `[B, N, words]`."""
     spoken = [transcript for transcript in batch.transcripts if transcript[3]]
     if not spoken:
-        return words.new_zeros(())
+        return words.sum() * 0.0
     longest = max(stop - start for _, start, stop, _ in spoken)
     pieces = [
         F.pad(words[row, start:stop], (0, 0, 0, longest - (stop - start)))
@@ -151,13 +188,17 @@ def transcript_loss(words: Tensor, batch: Batch) -> Tensor:
 class Trainer:
     """Owns the model, its optimiser and the run's state on disk."""
 
-    def __init__(
-        self, config: TrainingConfig, shape: ModelShape, vocabulary: Vocabulary, work: Path
-    ) -> None:
+    def __init__(self, config: TrainingConfig, beginning: Beginning, work: Path) -> None:
+        vocabulary = beginning.vocabulary
         self.config, self.vocabulary, self.work = config, vocabulary, work
+        self.system_prompt = beginning.system_prompt
         self.word_ids = WordIds()
         torch.manual_seed(config.seed)
-        self.model = TrainingModel(shape, vocabulary.size, self.word_ids.size)
+        self.model = TrainingModel(beginning.shape, vocabulary.size, self.word_ids.size)
+        if beginning.checkpoint is not None:
+            take_over(self.model, beginning.checkpoint)
+        self.average: list[Tensor] | None = None
+        """The mean of the weights in joint training, in the order of the model's parameters."""
         self.stage = "tower"
         self.step = 0
         self.seconds = 0.0
@@ -210,6 +251,12 @@ class Trainer:
         torch.save(
             {
                 "shape": asdict(self.model.shape),
+                "tokenizer": self.vocabulary.tokenizer.to_str(),
+                "control": asdict(self.vocabulary.control),
+                "vocab_size": self.vocabulary.size,
+                "system_prompt": self.system_prompt,
+                "hours": self.config.hours,
+                "average": self.average,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "stage": self.stage,
@@ -222,40 +269,69 @@ class Trainer:
         partial.replace(self.state_path)
 
     def resume(self) -> bool:
-        """Go on where the last save was; False where there is none."""
+        """Go on where the last save was; False where there is none.
+
+        Raises:
+            SettingsError: the save is of another model.
+        """
         if not self.state_path.exists():
             return False
         state = torch.load(self.state_path, weights_only=True)
+        tokenizer = self.vocabulary.tokenizer.to_str()
+        if (
+            state["shape"] != asdict(self.model.shape)
+            or state.get("tokenizer", tokenizer) != tokenizer
+        ):
+            raise SettingsError(
+                f"the run in {self.work} is of another model: choose another folder"
+            )
         self.model.load_state_dict(state["model"])
         self.stage = state["stage"]
+        if self.stage == "joint":
+            # A state from before there was a mean begins one.
+            self.average = state.get("average") or self._weights()
         self.optimizer = self._optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.audio_seconds = state["audio_seconds"]
         return True
 
+    def _weights(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.model.parameters()]
+
+    @torch.no_grad()
+    def _follow(self, seconds: float) -> None:
+        """The mean of the weights moves towards them, after a step of `seconds`."""
+        if self.average is not None:
+            span = 3600 * self.config.hours * self.config.average_share
+            weight = 1 - math.exp(-seconds / span)
+            torch._foreach_lerp_(self.average, list(self.model.parameters()), weight)
+
+    @torch.no_grad()
+    def averaged(self) -> TrainingModel:
+        """The model with the mean of the weights; before joint training, as it is."""
+        model = copy.deepcopy(self.model)
+        if self.average is not None:
+            torch._foreach_copy_(list(model.parameters()), self.average)
+        return model
+
     # One step
 
     def tower_step(self, batch: Batch) -> None:
         """The tower learns to name phones."""
         logits = self.model.phones(batch.log_mel)
-        loss = phone_loss(logits, batch.phones)
+        loss = feature_loss(logits, batch.phones)
         self._descend(loss)
         self.meter.add(loss=loss.item(), phones=phone_accuracy(logits, batch.phones))
 
     def joint_step(self, batch: Batch, progress: float) -> None:
         """Everything learns everything."""
         outputs = self.model(batch.log_mel, batch.ids, batch.audio_positions)
-        weights = loss_weights(progress)
+        weights = loss_weights(progress if self.config.hearing_first else 1.0)
         reply = self._reply_loss(outputs, batch)
-        word = F.cross_entropy(
-            outputs.words.flatten(0, 1),
-            batch.words.flatten(),
-            weight=self.word_weights,
-            ignore_index=IGNORED,
-        )
+        word = feature_loss(outputs.words, batch.words, self.word_weights)
         ctc = transcript_loss(outputs.words, batch)
-        phone = phone_loss(outputs.tower_phones, batch.phones) + phone_loss(
+        phone = feature_loss(outputs.tower_phones, batch.phones) + feature_loss(
             outputs.decoder_phones, batch.phones
         )
         loss = (
@@ -304,7 +380,7 @@ class Trainer:
         stop: float,
         end: float,
         batches: Iterator[Batch],
-        orders: HeldOutOrders,
+        listeners: Sequence[Listener],
     ) -> None:
         """Train until `stop` seconds of the run; the learning rate falls from `start` to `end`."""
         last_save = last_listen = self.seconds
@@ -328,22 +404,24 @@ class Trainer:
                 passed = time.monotonic() - began
                 self.meter.add(waited=waited, rate=batch.log_mel.shape[:2].numel() * 0.4 / passed)
                 self.seconds += passed
+                self._follow(passed)
                 bar.update(min(passed, bar.total - bar.n))
                 if self.step % 50 == 0:
                     self._report(log, stage, bar)
                 if self.seconds - last_listen > self.config.listen_every_seconds:
-                    self._listen(log, stage, orders)
+                    self._listen(log, stage, listeners)
                     last_listen = self.seconds
                 if self.seconds - last_save > self.config.save_every_seconds:
                     self.save()
                     last_save = self.seconds
-            self._listen(log, stage, orders)
+            self._listen(log, stage, listeners)
         self.save()
 
     def begin_joint(self) -> None:
         """From the tower alone to everything: a new optimiser over all parameters."""
         self.stage, self.step = "joint", 0
         self.optimizer = self._optimizer()
+        self.average = self._weights()
         self.save()
 
     def _report(self, log: TextIO, stage: str, bar: tqdm) -> None:
@@ -353,78 +431,156 @@ class Trainer:
         log.flush()
         bar.set_postfix(means)
 
-    def _listen(self, log: TextIO, stage: str, orders: HeldOutOrders) -> None:
-        scores = orders.score(self.model, self.word_ids, with_decoder=stage == "joint")
+    def _listen(self, log: TextIO, stage: str, listeners: Sequence[Listener]) -> None:
+        model = self.averaged()
+        scores: dict[str, float] = {}
+        for listener in listeners:
+            scores |= listener.score(model, with_decoder=stage == "joint")
         entry = {"stage": stage, "step": self.step, "seconds": round(self.seconds), **scores}
         log.write(json.dumps(entry) + "\n")
         log.flush()
         tqdm.write(json.dumps(entry))
 
 
-def load_vocabulary(work: Path, seed: int) -> Vocabulary:
-    """The run's vocabulary, trained by the first call."""
-    path = work / "tokenizer.json"
-    if path.exists():
-        return vocabulary_of(Tokenizer.from_file(str(path)))
-    vocabulary = train_vocabulary(seed)
-    vocabulary.tokenizer.save(str(path))
-    return vocabulary
-
-
-def load_trainer(work: Path, config: TrainingConfig, shape: ModelShape) -> Trainer:
+def load_trainer(work: Path, config: TrainingConfig) -> Trainer:
     """A run as it was last saved.
 
     Raises:
-        FileNotFoundError: nothing was saved in `work`.
+        SettingsError: nothing was saved in `work`.
     """
-    trainer = Trainer(config, shape, load_vocabulary(work, config.seed), work)
-    if not trainer.resume():
-        raise FileNotFoundError(f"there is no training state in {work}")
+    path = work / "state.pt"
+    if not path.exists():
+        raise SettingsError(f"there is no training state in {work}")
+    state = torch.load(path, weights_only=True)
+    shape = ModelShape(**state["shape"])
+    if "tokenizer" in state:
+        vocabulary = Vocabulary(
+            Tokenizer.from_str(state["tokenizer"]),
+            ControlTokens(**state["control"]),
+            state["vocab_size"],
+        )
+    else:
+        vocabulary = vocabulary_of(Tokenizer.from_file(str(work / "tokenizer.json")))
+    beginning = Beginning(shape, vocabulary, state.get("system_prompt", SYSTEM_PROMPT))
+    trainer = Trainer(config, beginning, work)
+    trainer.resume()
     return trainer
 
 
 class Batches:
     """Batches made by worker processes, for one stage after another."""
 
-    def __init__(
-        self, clips: list[Clip], sounds: Sounds, vocabulary: Vocabulary, workers: int
-    ) -> None:
-        self.clips, self.sounds, self.vocabulary = clips, sounds, vocabulary
-        self.workers = workers
+    def __init__(self, corpus: Corpus, vocabulary: Vocabulary, workers: int) -> None:
+        self.corpus, self.vocabulary, self.workers = corpus, vocabulary, workers
 
     def of(self, shapes: tuple[BatchShape, ...], seed: int) -> Iterator[Batch]:
         """An endless supply of batches of the given shapes."""
-        stream = BatchStream(self.clips, self.sounds, self.vocabulary, list(shapes), seed)
+        stream = BatchStream(self.corpus, self.vocabulary, list(shapes), seed)
         return iter(DataLoader(stream, batch_size=None, num_workers=self.workers))
 
 
-def train(data: Path, work: Path, config: TrainingConfig, shape: ModelShape) -> Trainer:
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a run learns from; the embedded checkpoint's recordings, somebody's own, or both."""
+
+    data: Path | None = None
+    """The folder of the embedded checkpoint's recordings, with their manifests."""
+    conversations: Path | None = None
+    """Somebody's own, as JSONL."""
+    held_out: Path | None = None
+    """More of them, which are not learnt, to follow the progress."""
+    checkpoint: str | None = None
+    """`embedded`, a folder or a Hub id to begin with; None: from scratch."""
+
+
+def train(
+    sources: Sources, caches: Path, work: Path, config: TrainingConfig, shape: ModelShape
+) -> Trainer:
     """A whole run from raw recordings; goes on where an earlier one stopped.
 
     Args:
-        data: the folder of recordings with their manifests.
-        work: a folder for what the run makes: clips, vocabulary, state, progress.
+        sources: recordings, and the checkpoint to begin with.
+        caches: a folder for the clips that are made of `sources.data`.
+        work: a folder for what the run makes: vocabulary, state, progress.
         config: lengths, rates and shapes of the run.
-        shape: sizes of the model.
+        shape: sizes of the model, where it begins from scratch.
+
+    Raises:
+        SettingsError: there is something wrong with somebody's own recordings.
+        CheckpointError: so it is with the checkpoint.
     """
-    clips = prepare_clips(data, work, config.seed, config.workers)
-    vocabulary = load_vocabulary(work, config.seed)
-    sounds = load_sounds(data, clips, config.seed)
-    trainer = Trainer(config, shape, vocabulary, work)
-    orders = HeldOutOrders(clips, vocabulary, trainer.word_ids)
-    batches = Batches(clips, sounds, vocabulary, config.workers)
-    if not trainer.resume():
-        maker = StreamMaker(clips, sounds, vocabulary, config.seed)
+    work.mkdir(parents=True, exist_ok=True)
+    own = read_conversations(sources.conversations) if sources.conversations else []
+    held_out = read_conversations(sources.held_out) if sources.held_out else []
+    replies = [turn.reply.text for talk in own + held_out for turn in talk.turns if turn.reply]
+    if sources.checkpoint:
+        beginning = from_checkpoint(sources.checkpoint)
+        require_writable(beginning.vocabulary, replies)
+        config = config.further()
+    else:
+        beginning = from_scratch(shape, work, config.seed, replies)
+    clips = prepare_clips(sources.data, caches, config.seed, config.workers) if sources.data else []
+    corpus = Corpus(
+        clips,
+        load_sounds(sources.data, clips, config.seed) if sources.data else made_sounds(config.seed),
+        _prepared(own, config.workers),
+        beginning.system_prompt,
+    )
+    if not corpus.has_phones:
+        config = replace(config, tower_share=0.0)
+    config = config.with_room(corpus.num_chunks)
+    trainer = Trainer(config, beginning, work)
+    vocabulary, prompt = beginning.vocabulary, beginning.system_prompt
+    listeners: list[Listener] = []
+    if sources.data:
+        listeners.append(HeldOutOrders(clips, vocabulary, trainer.word_ids, prompt))
+    if held_out:
+        turns = _prepared(held_out, config.workers)
+        listeners.append(HeldOutConversations(turns, vocabulary, prompt))
+    if not trainer.resume() and beginning.checkpoint is None:
+        maker = StreamMaker(corpus, vocabulary, config.seed)
         initialise(trainer.model, maker.batch(32, 12).log_mel)
+    tqdm.write(_plan_of(trainer))
+    _run(trainer, Batches(corpus, vocabulary, config.workers), listeners)
+    return trainer
+
+
+def _prepared(conversations: list[Conversation], workers: int) -> list[list[OwnTurn]]:
+    turns, num_unaligned = own_turns(conversations, workers)
+    if num_unaligned:
+        tqdm.write(
+            f"{num_unaligned} transcripts do not fit the acoustic model and its dictionary: "
+            "their turns are learnt without words."
+        )
+    return turns
+
+
+def _plan_of(trainer: Trainer) -> str:
+    """What will be done, how long it takes and where it is kept."""
+    config = trainer.config
+    left = max(0.0, 3600 * config.hours - trainer.seconds)
+    tower = f"the tower alone for {60 * config.hours * config.tower_share:.1f} min, then "
+    begun = f" {trainer.seconds / 3600:.2f} h are done." if trainer.seconds else ""
+    ready = datetime.now() + timedelta(seconds=left)
+    return (
+        f"Training takes {config.hours:g} h: {tower if config.tower_share else ''}everything "
+        f"jointly.{begun} It is ready at about {ready:%H:%M}, and goes on from {trainer.work} "
+        "where it was stopped."
+    )
+
+
+def _run(trainer: Trainer, batches: Batches, listeners: Sequence[Listener]) -> None:
+    """All stages that are still to come."""
+    config = trainer.config
     total = 3600 * config.hours
     joint_start = config.tower_share * total
     joint_middle = joint_start + config.short_share * (total - joint_start)
     if trainer.stage == "tower":
-        supply = batches.of(config.tower_shapes, config.seed + trainer.step)
-        trainer.run_stage("tower", 0.0, joint_start, joint_start, supply, orders)
+        if joint_start:
+            supply = batches.of(config.tower_shapes, config.seed + trainer.step)
+            trainer.run_stage("tower", 0.0, joint_start, joint_start, supply, listeners)
         trainer.begin_joint()
     for shapes, stop in ((config.short_shapes, joint_middle), (config.long_shapes, total)):
         if trainer.seconds < stop:
             supply = batches.of(shapes, config.seed + trainer.step + 1)
-            trainer.run_stage("joint", joint_start, stop, total, supply, orders)
-    return trainer
+            trainer.run_stage("joint", joint_start, stop, total, supply, listeners)

@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from backend.training.synthetic_sounds import alarm, music
 
 FRAME_SAMPLES = SAMPLE_RATE // 100
 
-RECIPES: dict[str, float] = {
+BUILT_IN_RECIPES: Mapping[str, float] = {
     "human order": 0.13,
     "swapped order": 0.11,
     "grafted order": 0.05,
@@ -42,6 +42,19 @@ RECIPES: dict[str, float] = {
     "sound": 0.13,
     "burst": 0.02,
 }
+"""How often what is drawn from the embedded checkpoint's recordings."""
+OWN_RECIPES: Mapping[str, float] = {"own": 0.85, "burst": 0.1, "alarm": 0.05}
+"""How often what is drawn where there are somebody's own recordings alone."""
+
+
+def mixed(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """Half of each of two sets of recipes, which share none."""
+    return {
+        name: share / (2 * sum(half.values()))
+        for half in (first, second)
+        for name, share in half.items()
+    }
+
 
 SOUND_CLASSES = (*PHONES, *SOUND_REPLIES)
 """What a feature may be: a phone or a sound."""
@@ -78,6 +91,26 @@ class Spoken:
         if self.doubt:
             return self.doubt[1]
         return self.words[-1].end if self.words else self.audio.size / FRAME_SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTurn:
+    """One turn of somebody's own conversation, ready to be spoken."""
+
+    audio: np.ndarray
+    """int16, [samples]"""
+    end: int
+    """Frame of 10 ms after which nothing loud follows."""
+    reply: Reply | None
+    clip: Clip | None
+    """The same audio with its words, where its transcript is known and fits."""
+
+    def spoken(self) -> Spoken:
+        """As recorded; without a clip, there are no words or phones to be learnt."""
+        if self.clip is not None:
+            return replace(_whole(self.clip), reply=self.reply)
+        audio = self.audio.astype(np.float32) / 32767
+        return Spoken(audio, None, None, self.reply, (self.end, self.end))
 
 
 def _piece(clip: Clip, start: int, stop: int) -> Spoken:
@@ -146,10 +179,17 @@ class Utterances:
     """Makes one utterance after another out of the training clips and sounds."""
 
     def __init__(
-        self, clips: list[Clip], sounds: dict[str, list[np.ndarray]], rng: random.Random
+        self,
+        clips: list[Clip],
+        sounds: dict[str, list[np.ndarray]],
+        rng: random.Random,
+        recipes: Mapping[str, float] = BUILT_IN_RECIPES,
+        conversations: Sequence[Sequence[OwnTurn]] = (),
     ) -> None:
         self.rng = rng
         self.sounds = sounds
+        self.recipes = recipes
+        self.conversations = conversations
         self.groups: dict[tuple[ClipKind, bool], list[Clip]] = defaultdict(list)
         self.labels: dict[tuple[ClipKind, bool], dict[str, list[Clip]]] = defaultdict(
             lambda: defaultdict(list)
@@ -173,12 +213,19 @@ class Utterances:
             if _drink_index(clip) + 1 < len(clip.spans)
         ]
 
-    def draw(self) -> Spoken:
-        """A random utterance, as recorded or as synthesised: not yet augmented."""
-        return self.make(self.rng.choices(list(RECIPES), list(RECIPES.values()))[0])
+    def draw(self) -> list[Spoken]:
+        """Random utterances that belong together, most often one: not yet augmented."""
+        recipe = self.rng.choices(list(self.recipes), list(self.recipes.values()))[0]
+        return self._own() if recipe == "own" else [self.make(recipe)]
+
+    def _own(self) -> list[Spoken]:
+        """A conversation, half of the time from a turn other than the first on."""
+        turns = self.rng.choice(self.conversations)
+        first = self.rng.randrange(len(turns)) if self.rng.random() < 0.5 else 0
+        return [turn.spoken() for turn in turns[first:]]
 
     def make(self, recipe: str) -> Spoken:
-        """An utterance of the kind that `recipe` names."""
+        """An utterance of the kind that `recipe` names; `own` is not one, but several."""
         rng = self.rng
         match recipe:
             case "human order":
@@ -215,7 +262,9 @@ class Utterances:
             case "reversed":
                 return self._reversed()
             case "sound":
-                return self._sound()
+                return self._sound(rng.choice(list(SOUND_REPLIES)))
+            case "alarm":
+                return self._sound("alarm")
             case "burst":
                 size = int(rng.uniform(0.05, 1.2) * SAMPLE_RATE)
                 decay = 10 ** (-rng.uniform(0.0, 3.0) * np.arange(size) / size)
@@ -313,10 +362,9 @@ class Utterances:
         text = " ".join(word.text for word in clip.words[:stop])
         return replace(_piece(clip, 0, clip.words[stop - 1].end), reply=phrase_reply(text))
 
-    def _sound(self) -> Spoken:
+    def _sound(self, label: str) -> Spoken:
         """A sound, recorded or made, answered when it is over or has lasted for a while."""
         rng = self.rng
-        label = rng.choice(list(SOUND_REPLIES))
         if label == "alarm":
             audio = alarm(rng)
         elif label == "music":
