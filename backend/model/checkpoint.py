@@ -258,7 +258,7 @@ def _system_prompt(folder: Path, settings: dict[str, Any]) -> str:
 
 
 def _abilities(settings: dict[str, Any]) -> tuple[Ability, ...]:
-    """The abilities that are stated in full; they only inform, so that the others are passed by."""
+    """The abilities that are stated in full; as they only inform, others are passed by."""
     stated = settings.get("abilities")
     found = [_ability(entry) for entry in stated] if isinstance(stated, list) else []
     return tuple(ability for ability in found if ability is not None)
@@ -273,7 +273,7 @@ def _ability(stated: object) -> Ability | None:
                 heard,
                 example if isinstance(example, str) else None,
                 reply,
-                Emotion(emotion) if emotion in list(Emotion) else None,
+                next((known for known in Emotion if known == emotion), None),
             )
     return None
 
