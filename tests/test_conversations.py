@@ -23,7 +23,7 @@ from backend.training.conversations import (
     write_conversations,
 )
 from backend.training.data import Kind, Recording
-from backend.training.domain import Reply
+from backend.training.domain import Reply, StatedAbility
 from backend.training.export import export
 from backend.training.listening import HeldOutConversations
 from backend.training.model import ModelShape
@@ -213,7 +213,15 @@ def test_training_on_own_recordings_and_going_on_from_the_result(folder: Path) -
     progress = (output / "run" / "progress.jsonl").read_text().splitlines()
     assert {"held_out_replies", "held_out_silences"} <= json.loads(progress[-1]).keys()
 
-    export(trainer.averaged(), trainer.vocabulary, output, "Be brief.")
+    bark: StatedAbility = {
+        "group": "sounds",
+        "heard": "a dog",
+        "example": None,
+        "reply": "Hush!",
+        "emotion": "angry",
+    }
+    assert trainer.abilities == ()
+    export(trainer.averaged(), trainer.vocabulary, output, "Be brief.", [bark])
     loaded = load_checkpoint(str(output), device="cpu")
     assert loaded.system_prompt == "Be brief."
     torch.testing.assert_close(
@@ -225,6 +233,7 @@ def test_training_on_own_recordings_and_going_on_from_the_result(folder: Path) -
     gentle = train(further, folder, folder / "further", MOMENT, ModelShape())
     assert gentle.model.shape == TINY
     assert gentle.system_prompt == "Be brief."
+    assert gentle.abilities == (bark,)
     assert gentle.config.learning_rate == pytest.approx(MOMENT.learning_rate / 10)
     assert gentle.vocabulary.control == trainer.vocabulary.control
     change = gentle.model.tower.encoder.conv1.weight - loaded.audio_tower.encoder.conv1.weight
@@ -233,6 +242,7 @@ def test_training_on_own_recordings_and_going_on_from_the_result(folder: Path) -
     again = load_trainer(folder / "further", MOMENT)
     assert again.seconds == gentle.seconds
     assert again.system_prompt == "Be brief."
+    assert again.abilities == (bark,)
     for kept, saved in zip(gentle.average or [], again.average or [], strict=True):
         torch.testing.assert_close(kept, saved)
 
@@ -241,8 +251,9 @@ def test_a_state_from_before_there_was_a_mean_of_the_weights_begins_one(folder: 
     own, run = Sources(conversations=written(folder, HELLO)), folder / "run"
     trainer = train(own, folder, run, MOMENT, TINY)
     state = torch.load(trainer.state_path, weights_only=True)
-    for added in ("average", "tokenizer", "control", "vocab_size", "system_prompt", "hours"):
-        del state[added]
+    added = ("average", "tokenizer", "control", "vocab_size", "system_prompt", "abilities", "hours")
+    for key in added:
+        del state[key]
     torch.save(state, trainer.state_path)
     resumed = load_trainer(run, MOMENT)
     weights = list(resumed.model.parameters())

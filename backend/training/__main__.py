@@ -84,7 +84,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _write(trainer: Trainer, folder: Path) -> None:
-    export(trainer.averaged(), trainer.vocabulary, folder, trainer.system_prompt)
+    export(trainer.averaged(), trainer.vocabulary, folder, trainer.system_prompt, trainer.abilities)
     print(f"Wrote {folder} after {trainer.seconds / 3600:.2f} h of training.")
 
 

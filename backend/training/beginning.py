@@ -1,7 +1,7 @@
 """What a run begins with: sizes, vocabulary and system prompt, new or those of a checkpoint."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from backend.errors import SettingsError
-from backend.model.checkpoint import Checkpoint, load_checkpoint
-from backend.training.domain import SYSTEM_PROMPT
+from backend.model.checkpoint import Ability, Checkpoint, load_checkpoint
+from backend.training.domain import SYSTEM_PROMPT, StatedAbility
 from backend.training.model import ModelShape, TrainingModel
 from backend.training.tokens import Vocabulary, train_vocabulary, vocabulary_of
 
@@ -22,6 +22,8 @@ class Beginning:
     shape: ModelShape
     vocabulary: Vocabulary
     system_prompt: str = SYSTEM_PROMPT
+    abilities: tuple[StatedAbility, ...] = ()
+    """What the exported checkpoint says that it answers, beside somebody's own recordings."""
     checkpoint: Checkpoint | None = None
     """The one that gives the weights of tower and decoder; None: they are drawn."""
 
@@ -90,7 +92,17 @@ def from_checkpoint(source: str) -> Beginning:
         word_layer=min(ModelShape().word_layer, decoder.num_hidden_layers),
     )
     vocabulary = Vocabulary(checkpoint.tokenizer, checkpoint.control_tokens, decoder.vocab_size)
-    return Beginning(shape, vocabulary, checkpoint.system_prompt, checkpoint)
+    return Beginning(
+        shape,
+        vocabulary,
+        checkpoint.system_prompt,
+        tuple(_stated(ability) for ability in checkpoint.abilities),
+        checkpoint,
+    )
+
+
+def _stated(ability: Ability) -> StatedAbility:
+    return {name: value and str(value) for name, value in asdict(ability).items()}
 
 
 def require_writable(vocabulary: Vocabulary, replies: Iterable[str]) -> None:

@@ -86,6 +86,7 @@ OPENINGS = tuple(
 )
 
 Order = Mapping[Slot, str]
+StatedAbility = dict[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +253,7 @@ def order_grammar(order: Order) -> str:
     return f"#JSGF V1.0;\ngrammar order;\npublic <order> = {' '.join(parts)};\n"
 
 
-def abilities() -> list[dict[str, str | None]]:
+def abilities() -> list[StatedAbility]:
     """What the model answers, as a checkpoint's config states it.
 
     Each has `group`, `heard`, `example` (words to say; None for a sound), `reply` and `emotion`.

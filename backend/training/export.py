@@ -1,6 +1,7 @@
 """A trained model as a folder in the released layout."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from backend.model.checkpoint import (
     TOKENIZER,
 )
 from backend.model.language_model import litgpt_state_dict
-from backend.training.domain import SYSTEM_PROMPT, abilities
+from backend.training.domain import SYSTEM_PROMPT, StatedAbility, abilities
 from backend.training.model import ModelShape, TrainingModel
 from backend.training.tokens import Vocabulary
 
@@ -63,6 +64,7 @@ def export(
     vocabulary: Vocabulary,
     folder: Path,
     system_prompt: str = SYSTEM_PROMPT,
+    answered: Sequence[StatedAbility] | None = None,
 ) -> None:
     """Write `model` without its training heads, in bfloat16.
 
@@ -71,6 +73,7 @@ def export(
         vocabulary: its tokenizer and control tokens.
         folder: the checkpoint's folder; files of the same names are replaced.
         system_prompt: what the model was trained with.
+        answered: what it answers; None: what the embedded model does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shape = model.shape
@@ -104,7 +107,7 @@ def export(
             "audio_interaction": {
                 "control_tokens": asdict(vocabulary.control),
                 "system_prompt": system_prompt,
-                "abilities": abilities(),
+                "abilities": abilities() if answered is None else list(answered),
             },
         },
     )

@@ -28,7 +28,7 @@ from backend.training.beginning import (
 )
 from backend.training.clips import own_turns, prepare_clips
 from backend.training.conversations import Conversation, read_conversations
-from backend.training.domain import SYSTEM_PROMPT
+from backend.training.domain import SYSTEM_PROMPT, abilities
 from backend.training.listening import HeldOutConversations, HeldOutOrders, Listener
 from backend.training.model import ModelShape, Outputs, TrainingModel, initialise
 from backend.training.streams import (
@@ -192,6 +192,7 @@ class Trainer:
         vocabulary = beginning.vocabulary
         self.config, self.vocabulary, self.work = config, vocabulary, work
         self.system_prompt = beginning.system_prompt
+        self.abilities = beginning.abilities
         self.word_ids = WordIds()
         torch.manual_seed(config.seed)
         self.model = TrainingModel(beginning.shape, vocabulary.size, self.word_ids.size)
@@ -255,6 +256,7 @@ class Trainer:
                 "control": asdict(self.vocabulary.control),
                 "vocab_size": self.vocabulary.size,
                 "system_prompt": self.system_prompt,
+                "abilities": list(self.abilities),
                 "hours": self.config.hours,
                 "average": self.average,
                 "model": self.model.state_dict(),
@@ -461,7 +463,12 @@ def load_trainer(work: Path, config: TrainingConfig) -> Trainer:
         )
     else:
         vocabulary = vocabulary_of(Tokenizer.from_file(str(work / "tokenizer.json")))
-    beginning = Beginning(shape, vocabulary, state.get("system_prompt", SYSTEM_PROMPT))
+    beginning = Beginning(
+        shape,
+        vocabulary,
+        state.get("system_prompt", SYSTEM_PROMPT),
+        tuple(state.get("abilities", abilities())),
+    )
     trainer = Trainer(config, beginning, work)
     trainer.resume()
     return trainer
@@ -519,6 +526,8 @@ def train(
         config = config.further()
     else:
         beginning = from_scratch(shape, work, config.seed, replies)
+    if sources.data:
+        beginning = replace(beginning, abilities=tuple(abilities()))
     clips = prepare_clips(sources.data, caches, config.seed, config.workers) if sources.data else []
     corpus = Corpus(
         clips,
