@@ -12,6 +12,7 @@ import torch
 
 from backend.errors import SettingsError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint
+from backend.training.__main__ import main
 from backend.training.beginning import from_checkpoint, require_writable
 from backend.training.clips import own_turns
 from backend.training.conversations import (
@@ -157,6 +158,49 @@ def test_our_own_recordings_are_described(tmp_path: Path) -> None:
     )
     rain = described(Recording(Kind.SOUND, "sounds/1.ogg", "rain", fold=1), tmp_path)
     assert rain.turns == (ConversationTurn(tmp_path / "sounds/1.ogg", None),)
+
+
+def test_the_command_describes_our_own_recordings(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [
+        {"file": "tone.wav", "digit": 7, "speaker": "jackson"},
+        {"file": "tone.wav", "digit": 3, "speaker": "george"},
+    ]
+    for name in ("coffee_orders", "digits", "wake_words", "sounds"):
+        chosen = entries if name == "digits" else []
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(entry) for entry in chosen))
+    output = folder / "described"
+    arguments = ["training", "describe", "--data", str(folder), "--output", str(output)]
+    monkeypatch.setattr("sys.argv", arguments)
+    main()
+    for name, word in (("training", "seven"), ("held-out", "three")):
+        reply = Reply("normal", f"You said {word}.")
+        turn = ConversationTurn((folder / "tone.wav").resolve(), reply, word)
+        assert read_conversations(output / f"{name}.jsonl") == [Conversation((turn,))]
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ([], "nothing to learn from"),
+        (["--conversations", "own.jsonl"], "say with --output"),
+        (["--conversations", "none.jsonl", "--output", "out"], "none.jsonl cannot be read"),
+    ],
+)
+def test_the_command_says_what_it_lacks(
+    options: list[str],
+    fault: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["training", "train", *options])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert fault in capsys.readouterr().err
 
 
 def test_a_transcript_gives_words_where_it_fits() -> None:

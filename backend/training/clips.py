@@ -128,7 +128,7 @@ def own_turns(conversations: list[Conversation], workers: int) -> tuple[list[lis
                 order={},
             )
     told = [utterance for utterance in utterances.values() if utterance.text]
-    clips = {clip.key: clip for clip in align_all(told, workers)} if told else {}
+    clips = {clip.key: clip for clip in align_all(told, max(1, workers))} if told else {}
     turns = [
         [
             OwnTurn(utterance.audio, utterance.speech_end, turn.reply, clips.get(key))

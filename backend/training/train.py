@@ -519,13 +519,12 @@ def train(
     work.mkdir(parents=True, exist_ok=True)
     own = read_conversations(sources.conversations) if sources.conversations else []
     held_out = read_conversations(sources.held_out) if sources.held_out else []
-    replies = [turn.reply.text for talk in own + held_out for turn in talk.turns if turn.reply]
     if sources.checkpoint:
         beginning = from_checkpoint(sources.checkpoint)
-        require_writable(beginning.vocabulary, replies)
+        require_writable(beginning.vocabulary, _replies(own + held_out))
         config = config.further()
     else:
-        beginning = from_scratch(shape, work, config.seed, replies)
+        beginning = from_scratch(shape, work, config.seed, _replies(own))
     if sources.data:
         beginning = replace(beginning, abilities=tuple(abilities()))
     clips = prepare_clips(sources.data, caches, config.seed, config.workers) if sources.data else []
@@ -552,6 +551,10 @@ def train(
     tqdm.write(_plan_of(trainer))
     _run(trainer, Batches(corpus, vocabulary, config.workers), listeners)
     return trainer
+
+
+def _replies(conversations: list[Conversation]) -> list[str]:
+    return [turn.reply.text for talk in conversations for turn in talk.turns if turn.reply]
 
 
 def _prepared(conversations: list[Conversation], workers: int) -> list[list[OwnTurn]]:
