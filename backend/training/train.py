@@ -571,12 +571,15 @@ def _plan_of(trainer: Trainer) -> str:
     """What will be done, how long it takes and where it is kept."""
     config = trainer.config
     left = max(0.0, 3600 * config.hours - trainer.seconds)
-    tower = f"the tower alone for {60 * config.hours * config.tower_share:.1f} min, then "
-    begun = f" {trainer.seconds / 3600:.2f} h are done." if trainer.seconds else ""
+    tower = ""
+    if trainer.stage == "tower" and config.tower_share:
+        minutes = 60 * config.hours * config.tower_share
+        tower = f"the tower alone until minute {minutes:.1f}, then "
+    begun = f" {trainer.seconds / 3600:.2f} h of it are done." if trainer.seconds else ""
     ready = datetime.now() + timedelta(seconds=left)
     return (
-        f"Training takes {config.hours:g} h: {tower if config.tower_share else ''}everything "
-        f"jointly.{begun} It is ready at about {ready:%H:%M}, and goes on from {trainer.work} "
+        f"Training takes {config.hours:.3g} h: {tower}everything jointly."
+        f"{begun} It is ready at about {ready:%H:%M}, and goes on from {trainer.work} "
         "where it was stopped."
     )
 
