@@ -4,16 +4,14 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -23,9 +21,16 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
     Qwen2_5OmniAudioEncoderConfig,
 )
 
+from backend.chunk_cost import (
+    SESSION_SECONDS,
+    listen_to_noise,
+    measure_streaming,
+    noise_chunks,
+    peak_mib,
+    run_steps,
+)
 from backend.cli import chunks_of
 from backend.config import (
-    CHUNK_SAMPLES,
     CHUNK_SECONDS,
     GREEDY,
     EngineConfig,
@@ -33,7 +38,7 @@ from backend.config import (
     SessionSettings,
 )
 from backend.engine.core import EngineCore
-from backend.events import ContextRolled, Decision, Event, TurnDone
+from backend.events import Decision, TurnDone
 from backend.model.checkpoint import EMBEDDED, Checkpoint, empty_audio_tower, load_checkpoint
 from backend.model.language_model import LanguageModelConfig, empty_language_model
 from backend.protocol import ControlTokens
@@ -41,9 +46,6 @@ from backend.protocol import ControlTokens
 SAMPLES_FOLDER = Path(__file__).parents[1] / "assets" / "samples"
 SECTIONS = ("streaming", "samples", "hour", "gpu")
 
-SESSION_SECONDS = (10, 60, 300)
-WINDOW_SECONDS = 8
-"""A figure is the median over the chunks of this long before its time."""
 NUM_SESSIONS = (1, 16, 64)
 
 SYSTEM_PROMPT = " ".join(["word"] * 82)
@@ -141,85 +143,14 @@ def _word_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def noise_chunks(num_chunks: int) -> Iterator[np.ndarray]:
-    """Quiet noise: what a chunk costs does not depend on what is in it."""
-    generator = np.random.default_rng(0)
-    for _ in range(num_chunks):
-        yield generator.normal(0, 0.01, CHUNK_SAMPLES).astype(np.float32)
-
-
-def run_steps(core: EngineCore) -> Iterator[Event]:
-    """Step until there is nothing left to do."""
-    while core.has_work():
-        for _, event in core.step():
-            yield event
-
-
 # Streaming
 
 
-@dataclass(frozen=True, slots=True)
-class StreamingFigures:
-    """One checkpoint's cost over one long session."""
-
-    milliseconds: tuple[float, ...]
-    """Per chunk, at each of `SESSION_SECONDS`."""
-    rolling_milliseconds: float
-    """At the slowest chunk at which the context rolled."""
-    weights_mib: float
-    imported_mib: float
-    """Memory of the process before the checkpoint is loaded."""
-    peak_mib: float
-
-
-def measure_streaming(name: str, num_threads: int) -> StreamingFigures:
-    """One session of 300 s: for a process of its own, so that its memory is its own."""
-    torch.set_num_threads(num_threads)
-    imported_mib = _peak_mib()
-    cpu = torch.device("cpu")
-    size = RANDOM_SIZES.get(name)
-    checkpoint = (
-        random_checkpoint(size, cpu, torch.float32) if size else load_checkpoint(name, device="cpu")
-    )
-    costs, rolls = _listen_to_noise(checkpoint, SESSION_SECONDS[-1])
-    return StreamingFigures(
-        milliseconds=tuple(_window_median(costs, seconds) for seconds in SESSION_SECONDS),
-        rolling_milliseconds=max(rolls),
-        weights_mib=_weights_mib(checkpoint),
-        imported_mib=imported_mib,
-        peak_mib=_peak_mib(),
-    )
-
-
-def _listen_to_noise(checkpoint: Checkpoint, seconds: int) -> tuple[list[float], list[float]]:
-    """CPU milliseconds of each chunk of one session, and of those at which the context rolled."""
-    core = EngineCore(checkpoint, EngineConfig(num_slots=1))
-    session = core.open(SessionSettings(sampling=GREEDY))
-    costs, rolls = [], []
-    for chunk in noise_chunks(round(seconds / CHUNK_SECONDS)):
-        # As in the reference's figures, and not disturbed by what else the machine does.
-        began = time.process_time()
-        core.hear(session, chunk)
-        has_rolled = any(isinstance(event, ContextRolled) for event in run_steps(core))
-        costs.append((time.process_time() - began) * 1000)
-        if has_rolled:
-            rolls.append(costs[-1])
-    return costs, rolls
-
-
-def _window_median(costs: list[float], seconds: int) -> float:
-    end = round(seconds / CHUNK_SECONDS)
-    return statistics.median(costs[end - round(WINDOW_SECONDS / CHUNK_SECONDS) : end])
-
-
-def _weights_mib(checkpoint: Checkpoint) -> float:
-    modules = (checkpoint.language_model, checkpoint.audio_tower)
-    return sum(weight.nbytes for module in modules for weight in module.parameters()) / 2**20
-
-
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+def loader_of(name: str) -> Callable[[], Checkpoint]:
+    """What loads the embedded checkpoint or makes a random one, in another process."""
+    if name in RANDOM_SIZES:
+        return partial(random_checkpoint, RANDOM_SIZES[name], torch.device("cpu"), torch.float32)
+    return partial(load_checkpoint, name, device="cpu")
 
 
 def report_streaming(num_threads: int) -> None:
@@ -230,7 +161,7 @@ def report_streaming(num_threads: int) -> None:
     spawn = multiprocessing.get_context("spawn")
     for name in (EMBEDDED, *RANDOM_SIZES):
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            figures = process.submit(measure_streaming, name, num_threads).result()
+            figures = process.submit(measure_streaming, loader_of(name), num_threads).result()
         costs = "".join(f"{cost:>10.1f}" for cost in figures.milliseconds)
         label = name if name == EMBEDDED else f"random, {name}"
         print(
@@ -263,15 +194,15 @@ def measure_hour(num_threads: int) -> HourFigures:
     """A session of an hour: for a process of its own, so that its memory is its own."""
     torch.set_num_threads(num_threads)
     checkpoint = load_checkpoint(EMBEDDED, device="cpu")
-    _listen_to_noise(checkpoint, 60)
-    minute_mib = _peak_mib()
-    costs, _ = _listen_to_noise(checkpoint, 3600)
+    listen_to_noise(checkpoint, 60)
+    minute_mib = peak_mib()
+    costs, _ = listen_to_noise(checkpoint, 3600)
     return HourFigures(
         cpu_seconds=sum(costs) / 1000,
         median_milliseconds=statistics.median(costs),
         slowest_milliseconds=max(costs),
         minute_mib=minute_mib,
-        peak_mib=_peak_mib(),
+        peak_mib=peak_mib(),
     )
 
 

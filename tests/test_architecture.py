@@ -15,7 +15,7 @@ LAYERS = [
     ["backend.config", "backend.errors", "backend.events", "backend.protocol"],
     ["backend.audio", "backend.features", "backend.model"],
     ["backend.engine"],
-    ["backend.realtime", "backend.recorder", "backend.speech"],
+    ["backend.chunk_cost", "backend.realtime", "backend.recorder", "backend.speech"],
     ["backend.bench", "backend.cli", "backend.server", "webui"],
     ["app"],
 ]

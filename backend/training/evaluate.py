@@ -13,12 +13,12 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from backend.bench import SESSION_SECONDS, measure_streaming
+from backend.chunk_cost import SESSION_SECONDS, measure_streaming
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, EngineConfig
 from backend.engine import Engine
 from backend.errors import SessionClosedError, SettingsError
 from backend.events import Decision, SessionFailed, TurnDone
-from backend.model.checkpoint import Checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.training.clips import LOUD
 from backend.training.confusion import Confusions, Panel, everyday_phrases, words_and_sounds
 from backend.training.data import SAMPLE_RATE, Kind
@@ -346,13 +346,14 @@ async def listen_to_nothing(engine: Engine, audios: Mapping[str, np.ndarray]) ->
 
 
 def chunk_milliseconds(checkpoint: str) -> dict[str, float]:
-    """What a chunk costs on one thread of a CPU, at several lengths of a session, as in bench.
+    """What a chunk costs on one thread of a CPU, at several lengths of a session.
 
     Args:
         checkpoint: as on the command line; it is loaded in a process of its own.
     """
+    load = partial(load_checkpoint, checkpoint, device="cpu")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        figures = process.submit(measure_streaming, checkpoint, 1).result()
+        figures = process.submit(measure_streaming, load, 1).result()
     return {
         f"after {seconds} s": round(cost, 2)
         for seconds, cost in zip(SESSION_SECONDS, figures.milliseconds, strict=True)
