@@ -59,7 +59,7 @@ class HeldOutOrders:
         log_mel = LogMel()
         self.streams: list[tuple[Stream, Tensor]] = []
         for clip in clips:
-            if not (clip.held_out and clip.kind is ClipKind.ORDER):
+            if not (clip.held_out and clip.human and clip.kind is ClipKind.ORDER):
                 continue
             stream = Stream.silent(clip.audio.size // CHUNK_SAMPLES + 2)
             audio = clip.audio.astype(np.float32) / 32767

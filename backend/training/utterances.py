@@ -39,7 +39,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "cut order": 0.05,
     "fragment": 0.02,
     "reversed": 0.01,
-    "sound": 0.13,
+    "sound": 0.26,
     "burst": 0.02,
 }
 """How often what is drawn from the embedded checkpoint's recordings."""
