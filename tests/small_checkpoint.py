@@ -21,10 +21,22 @@ from backend.model.language_model import (
     litgpt_state_dict,
 )
 from backend.protocol import ControlTokens
+from backend.training.model import ModelShape
 
 VOCAB_SIZE = 64
 CONTROL_TOKENS = {field.name: 40 + index for index, field in enumerate(fields(ControlTokens))}
 CPU = torch.device("cpu")
+TINY_SHAPE = ModelShape(
+    tower_width=32,
+    tower_layers=1,
+    tower_heads=2,
+    decoder_width=32,
+    decoder_layers=3,
+    decoder_heads=2,
+    decoder_ffn=48,
+    word_layer=2,
+)
+"""A model to train in a moment."""
 
 
 def small_language_model_config(

@@ -22,10 +22,11 @@ from backend.training.domain import (
     wordings,
 )
 from backend.training.export import export
-from backend.training.model import ModelShape, TrainingModel, initialise
+from backend.training.model import TrainingModel, initialise
 from backend.training.tokens import train_vocabulary
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine
 from tests.serving import serving
+from tests.small_checkpoint import TINY_SHAPE
 
 ORDER = {Slot.SIZE: "large", Slot.DRINK: "iced coffee", Slot.MILK: "soy milk"}
 
@@ -63,18 +64,8 @@ def test_the_order_is_spoken_as_in_the_recordings() -> None:
 
 
 def test_an_exported_checkpoint_states_them(tmp_path: Path) -> None:
-    shape = ModelShape(
-        tower_width=32,
-        tower_layers=1,
-        tower_heads=2,
-        decoder_width=32,
-        decoder_layers=3,
-        decoder_heads=2,
-        decoder_ffn=48,
-        word_layer=2,
-    )
     vocabulary = train_vocabulary(1)
-    model = TrainingModel(shape, vocabulary.size, num_words=7)
+    model = TrainingModel(TINY_SHAPE, vocabulary.size, num_words=7)
     initialise(model, torch.randn(2, 3, 128, 40))
     export(model, vocabulary, tmp_path)
     loaded = load_checkpoint(str(tmp_path), device="cpu")

@@ -31,12 +31,13 @@ from backend.training.evaluate import wilson_interval
 from backend.training.export import export
 from backend.training.features import stream_log_mel
 from backend.training.listening import edit_distance
-from backend.training.model import ModelShape, TrainingModel, initialise
+from backend.training.model import TrainingModel, initialise
 from backend.training.streams import Stream, WordIds, place, reply_chunk
 from backend.training.synthetic_sounds import alarm, music
 from backend.training.tokens import IGNORED, reply_tokens, stream_sequence, train_vocabulary
 from backend.training.utterances import FRAME_SAMPLES, SOUND_CLASSES, Spoken, Utterances
 from backend.training.voices import is_held_out_voice, plan
+from tests.small_checkpoint import TINY_SHAPE
 
 MAX_CHECKPOINT_BYTES = 25_000_000
 
@@ -170,19 +171,29 @@ def test_a_sequence_follows_the_protocol() -> None:
     assert learnt == turn + silence
 
 
-def order_clip(text: str) -> Clip:
-    words = tuple(Word(word, 20 * i, 20 * i + 20) for i, word in enumerate(text.split()))
-    num_frames = 20 * len(words) + 10
+def clip(kind: ClipKind, text: str, *, human: bool) -> Clip:
+    words = tuple(
+        Word(word, 10 + 20 * index, 30 + 20 * index) for index, word in enumerate(text.split())
+    )
+    num_frames = 20 * len(words) + 20
     return Clip(
         key=text,
-        kind=ClipKind.ORDER,
-        human=True,
+        kind=kind,
+        human=human,
         held_out=False,
         audio=np.full(num_frames * FRAME_SAMPLES, 1000, np.int16),
         words=words,
         phones=np.ones(num_frames, np.uint8),
-        spans=spans_of(text),
+        spans=spans_of(text) if kind is ClipKind.ORDER else (),
     )
+
+
+def order_clip(text: str) -> Clip:
+    return clip(ClipKind.ORDER, text, human=True)
+
+
+def phrase_clip(text: str) -> Clip:
+    return clip(ClipKind.PHRASE, text, human=False)
 
 
 @pytest.mark.parametrize("recipe", ["human order", "swapped order", "grafted order", "cut order"])
@@ -207,22 +218,6 @@ def test_surgery_keeps_words_and_reply_together(recipe: str) -> None:
             assert made.reply == order_reply(order)
         else:
             assert made.reply is None
-
-
-def phrase_clip(text: str) -> Clip:
-    words = tuple(
-        Word(word, 10 + 30 * index, 35 + 30 * index) for index, word in enumerate(text.split())
-    )
-    num_frames = 30 * len(words) + 20
-    return Clip(
-        key=text,
-        kind=ClipKind.PHRASE,
-        human=False,
-        held_out=False,
-        audio=np.full(num_frames * FRAME_SAMPLES, 1000, np.int16),
-        words=words,
-        phones=np.ones(num_frames, np.uint8),
-    )
 
 
 def test_half_a_phrase_is_answered_only_where_it_is_another_phrase() -> None:
@@ -297,23 +292,13 @@ def test_held_out_voices_are_not_drawn_for_training() -> None:
 
 
 def test_an_exported_model_is_loaded_back(tmp_path: Path) -> None:
-    shape = ModelShape(
-        tower_width=32,
-        tower_layers=1,
-        tower_heads=2,
-        decoder_width=32,
-        decoder_layers=3,
-        decoder_heads=2,
-        decoder_ffn=48,
-        word_layer=2,
-    )
     vocabulary = train_vocabulary(1)
-    model = TrainingModel(shape, vocabulary.size, num_words=7)
+    model = TrainingModel(TINY_SHAPE, vocabulary.size, num_words=7)
     initialise(model, torch.randn(2, 3, 128, 40))
     export(model, vocabulary, tmp_path)
     loaded = load_checkpoint(str(tmp_path), device="cpu")
     assert loaded.control_tokens == vocabulary.control
-    assert loaded.sliding_window == shape.window
+    assert loaded.sliding_window == TINY_SHAPE.window
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16().float()
     log_mel = torch.randn(2, 3, 128, 40)
