@@ -1,5 +1,6 @@
 """Constants of the model's audio front end and frozen settings of the engine."""
 
+import math
 from dataclasses import dataclass
 
 from backend.errors import SettingsError
@@ -44,10 +45,16 @@ class SamplingConfig:
 
 GREEDY = SamplingConfig(temperature=0.0, top_k=1)
 
+MAX_DECISION_BIAS = 8.0
+ONLY_WHEN_ASKED = -math.inf
+"""The decision bias of a model that replies on request alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
     """What one conversation may choose; None takes the checkpoint's default.
+
+    The prompt and the seed are fixed when it opens, the others may change while it goes on.
 
     Raises:
         SettingsError: a value is out of range.
@@ -57,6 +64,8 @@ class SessionSettings:
     system_prompt: str | None = None
     seed: int = 0
     max_reply_tokens: int = 512
+    decision_bias: float = 0.0
+    """Added to the logit of speaking at each decision, in nats: above 0 eager, below 0 shy."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -64,6 +73,12 @@ class SessionSettings:
         if not 1 <= self.max_reply_tokens <= 4096:
             raise SettingsError(
                 f"the longest reply must be between 1 and 4096 tokens, not {self.max_reply_tokens}"
+            )
+        is_in_range = abs(self.decision_bias) <= MAX_DECISION_BIAS
+        if not is_in_range and self.decision_bias != ONLY_WHEN_ASKED:
+            raise SettingsError(
+                f"the decision bias must be between -{MAX_DECISION_BIAS:g} and "
+                f"{MAX_DECISION_BIAS:g}, not {self.decision_bias}"
             )
 
 

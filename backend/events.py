@@ -24,9 +24,15 @@ class Decision:
     chunk: int
     speak: bool
     speak_probability: float
-    """Softmax over the two decision logits at temperature 1."""
+    """Softmax over the two decision logits at temperature 1, before the session's bias."""
+    threshold: float
+    """A greedy model speaks above this probability: 0.5 without a bias."""
     milliseconds: float
     """Wall time of the step that heard the chunk."""
+    positions: int
+    """Positions of the context that are in use now."""
+    max_positions: int
+    """Positions at which the context rolls."""
 
 
 @dataclass(frozen=True, slots=True)

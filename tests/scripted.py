@@ -4,6 +4,7 @@ Run it to work on the page: `python -m tests.scripted`.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.config import SamplingConfig, SessionSettings
+from backend.engine.session import ReplyRequest
 from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
     Decision,
@@ -72,7 +74,8 @@ class ScriptedSession:
         self._chunks: asyncio.Queue[npt.NDArray[np.float32] | None] = asyncio.Queue(
             engine.max_pending_chunks
         )
-        self._requested: set[int] = set()
+        self._request: ReplyRequest | None = None
+        self._answered = -1
         self._is_interrupted = False
         self._hearing = asyncio.create_task(self._hear())
 
@@ -87,8 +90,14 @@ class ScriptedSession:
     def interrupt(self) -> None:
         self._is_interrupted = True
 
-    def request_reply(self) -> None:
-        self._requested.add(len(self.chunks))
+    def request_reply(self, since_chunk: int | None = None) -> None:
+        at_chunk = len(self.chunks)
+        since_chunk = at_chunk if since_chunk is None else since_chunk
+        if self._answered < since_chunk:
+            self._request = ReplyRequest(since_chunk, at_chunk)
+
+    def change_settings(self, settings: SessionSettings) -> None:
+        self.settings = settings
 
     async def events(self) -> AsyncIterator[Event]:
         while not isinstance(event := await self._events.get(), SessionEnded):
@@ -103,10 +112,18 @@ class ScriptedSession:
         was_loud, number, turn = False, 0, 0
         while (chunk := await self._chunks.get()) is not None:
             is_loud = float(np.sqrt(np.mean(chunk**2))) > LOUD
-            speaks = number in self._requested or (was_loud and not is_loud)
-            probability = 0.97 if speaks else 0.2 if is_loud else 0.02
-            self._events.put_nowait(Decision(number, speaks, probability, 3.0))
+            probability = 0.97 if was_loud and not is_loud else 0.2 if is_loud else 0.02
+            threshold = 1 / (1 + math.exp(self.settings.decision_bias))
+            request = self._request
+            is_asked_for = request is not None and number == request.at_chunk
+            speaks = is_asked_for or probability > threshold
+            self._events.put_nowait(
+                Decision(number, speaks, probability, threshold, 3.0, 13 * number, 4096)
+            )
             if speaks:
+                self._answered = number
+                if request is not None and number >= request.since_chunk:
+                    self._request = None
                 await self._say(turn, number, self._engine.replies[turn % self._engine.num_replies])
                 turn += 1
             was_loud, number = is_loud, number + 1

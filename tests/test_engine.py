@@ -1,6 +1,7 @@
 """The engine's core against the reference, and against itself in other company."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import torch
 from backend.config import (
     CHUNK_SAMPLES,
     GREEDY,
+    LISTENING_POSITIONS,
+    ONLY_WHEN_ASKED,
     EngineConfig,
     SamplingConfig,
     SessionSettings,
 )
 from backend.engine.core import EngineCore
+from backend.engine.model_runner import Choice
 from backend.engine.scheduler import Batch
 from backend.engine.session import Session
 from backend.errors import SessionLimitError, SettingsError
@@ -275,6 +279,102 @@ def test_a_requested_reply_answers_the_chunk_that_is_queued_next(core: EngineCor
     events = run(core)[session.session_id]
     speaks = [event.speak for event in events if isinstance(event, Decision)]
     assert speaks == [False] * 4 + [True]
+
+
+def decisions(events: Sequence[Event]) -> list[Decision]:
+    return [event for event in events if isinstance(event, Decision)]
+
+
+def test_a_bias_moves_the_decision_and_not_the_probability(
+    golden_checkpoint: Checkpoint,
+) -> None:
+    chunks = noise_chunks(8, seed=3)
+    spoken: dict[float, list[bool]] = {}
+    for bias in (-8.0, 0.0, 8.0):
+        core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1))
+        session = core.open(dataclasses.replace(CALM, decision_bias=bias))
+        hear_all(core, session, chunks[:1])
+        (first,) = decisions([event for _, event in core.step()])
+        assert first.threshold == pytest.approx(1 / (1 + math.exp(bias)))
+        run(core)
+        hear_all(core, session, chunks[1:])
+        heard = decisions(run(core)[session.session_id])
+        assert all(d.speak == (d.speak_probability > d.threshold) for d in [first, *heard])
+        spoken[bias] = [d.speak for d in [first, *heard]]
+        # Until a reply is given, what was heard is the same.
+        assert first.speak_probability == pytest.approx(
+            alone(golden_checkpoint, chunks[:1], CALM)[1][0], abs=1e-6
+        )
+    assert [speaks[0] for speaks in spoken.values()] == [False, False, True]
+    assert not any(spoken[-8.0])
+
+
+def test_a_model_that_replies_only_when_asked(core: EngineCore) -> None:
+    session = core.open(dataclasses.replace(DRAWN, decision_bias=ONLY_WHEN_ASKED))
+    hear_all(core, session, noise_chunks(5, seed=3))
+    core.request_reply(session)
+    hear_all(core, session, noise_chunks(2, seed=4))
+    heard = decisions(run(core)[session.session_id])
+    assert [d.speak for d in heard] == [False] * 5 + [True, False]
+    assert heard[0].threshold == 1.0
+
+
+def test_one_sessions_bias_is_its_own(core: EngineCore, golden_checkpoint: Checkpoint) -> None:
+    mine = noise_chunks(8, seed=3)
+    session = core.open(CALM)
+    eager = core.open(dataclasses.replace(CALM, decision_bias=8.0))
+    hear_all(core, session, mine)
+    hear_all(core, eager, mine)
+    run(core)
+    assert outcome(session) == alone(golden_checkpoint, mine, CALM)[0]
+
+
+def test_settings_change_between_two_steps(core: EngineCore) -> None:
+    session = core.open(dataclasses.replace(CALM, decision_bias=ONLY_WHEN_ASKED))
+    hear_all(core, session, noise_chunks(4, seed=3))
+    assert not any(d.speak for d in decisions(run(core)[session.session_id]))
+    core.change_settings(session, dataclasses.replace(CALM, decision_bias=8.0, max_reply_tokens=2))
+    hear_all(core, session, noise_chunks(4, seed=3))
+    events = run(core)[session.session_id]
+    assert any(d.speak for d in decisions(events))
+    assert max(len(chunk.tokens) for chunk in session.context) <= 1 + 2 + 1
+
+
+def test_a_decision_says_how_full_the_context_is(core: EngineCore) -> None:
+    session = core.open(CALM)
+    before = session.num_positions
+    hear_all(core, session, noise_chunks(2, seed=3))
+    first, second = decisions(run(core)[session.session_id])
+    assert first.positions == before + LISTENING_POSITIONS
+    assert second.positions == first.positions + LISTENING_POSITIONS
+    assert first.max_positions == core.max_positions
+
+
+SPEAKS_ITSELF = {
+    "before": ([True, False, False, False], [True, False, False, True]),
+    "on the first": ([False, True, False, False], [False, True, False, False]),
+    "later": ([False, False, True, False], [False, False, True, False]),
+    "never": ([False, False, False, False], [False, False, False, True]),
+}
+
+
+@pytest.mark.parametrize("name", SPEAKS_ITSELF)
+@pytest.mark.parametrize("is_heard_first", [False, True])
+def test_a_request_is_satisfied_by_a_reply_that_the_model_starts(
+    core: EngineCore, monkeypatch: pytest.MonkeyPatch, name: str, is_heard_first: bool
+) -> None:
+    """The request concerns chunks 1 to 3; the first three may have been heard when it comes."""
+    decided, expected = SPEAKS_ITSELF[name]
+    control = core.checkpoint.control_tokens
+    tokens = iter([control.text_begin if speaks else control.keep_silence for speaks in decided])
+    monkeypatch.setattr(core._runner, "decide", lambda rows, _: [Choice(next(tokens), 0.5)])
+    session = core.open(CALM)
+    hear_all(core, session, noise_chunks(3, seed=3))
+    heard = decisions(run(core)[session.session_id]) if is_heard_first else []
+    core.request_reply(session, since_chunk=1)
+    hear_all(core, session, noise_chunks(1, seed=4))
+    heard += decisions(run(core)[session.session_id])
+    assert [d.speak for d in heard] == expected
 
 
 def test_a_reply_may_hold_the_token_that_stands_for_audio(

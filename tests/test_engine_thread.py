@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,29 @@ def test_audio_that_cannot_be_used_is_refused(engine: Engine, chunk: np.ndarray)
         await session.close()
 
     asyncio.run(scenario())
+
+
+def test_settings_change_while_a_session_goes_on(engine: Engine) -> None:
+    async def scenario() -> None:
+        session = await engine.open_session(CALM)
+        for other in (replace(CALM, seed=1), replace(CALM, system_prompt="Be brief.")):
+            with pytest.raises(SettingsError, match="fixed"):
+                session.change_settings(other)
+        session.change_settings(replace(CALM, decision_bias=2.0))
+        await session.feed(noise(0))
+        session.finish()
+        (decision, *_) = await collect(session)
+        assert isinstance(decision, Decision)
+        assert decision.threshold == pytest.approx(0.1192, abs=1e-4)
+        await session.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bias", [8.1, -9.0, float("nan"), float("inf")])
+def test_a_bias_out_of_range_is_refused(bias: float) -> None:
+    with pytest.raises(SettingsError, match="decision bias"):
+        SessionSettings(decision_bias=bias)
 
 
 def test_a_feeder_far_ahead_of_the_model_waits(

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from backend.config import EngineConfig, SessionSettings
+from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.context import HeardChunk, chunks_to_keep
 from backend.engine.model_runner import Choice, ModelRunner, StepRow
 from backend.engine.scheduler import Batch, Scheduler
-from backend.engine.session import Detokenizer, Session, Turn
+from backend.engine.session import Detokenizer, ReplyRequest, Session, Turn
 from backend.errors import SettingsError
 from backend.events import (
     ContextRolled,
@@ -102,15 +102,20 @@ class EngineCore:
             session_id=next(self._session_ids),
             slot=slot,
             settings=settings,
-            sampling=settings.sampling or self.checkpoint.sampling,
-            # So that a roll always finds room for the reply in progress.
-            max_reply_tokens=min(settings.max_reply_tokens, self.max_positions // 4),
+            sampling=self._sampling(settings),
+            max_reply_tokens=self._max_reply_tokens(settings),
             prefix=prefix,
             generator=np.random.Generator(np.random.Philox(settings.seed)),
         )
         self._fill_cache(session)
         self._scheduler.add(session)
         return session
+
+    def change_settings(self, session: Session, settings: SessionSettings) -> None:
+        """Let what is sampled from now on follow `settings`; prompt and seed stay as they are."""
+        session.settings = settings
+        session.sampling = self._sampling(settings)
+        session.max_reply_tokens = self._max_reply_tokens(settings)
 
     def close(self, session: Session) -> None:
         """End a conversation and free its slot."""
@@ -130,9 +135,18 @@ class EngineCore:
         """Let the reply in progress, if there is one, end at its next token."""
         session.is_interrupted = session.is_speaking
 
-    def request_reply(self, session: Session) -> None:
-        """Have the next chunk that is queued answered, whatever the model decides."""
-        session.reply_at_chunk = session.num_chunks_heard + len(session.pending_chunks)
+    def request_reply(self, session: Session, since_chunk: int | None = None) -> None:
+        """Have the next chunk that is queued answered, whatever the model decides.
+
+        Args:
+            session: who replies.
+            since_chunk: a reply that the model starts or has started itself on this chunk or on
+                one after it will do. None asks for the next chunk's reply alone.
+        """
+        at_chunk = session.num_chunks_heard + len(session.pending_chunks)
+        since_chunk = at_chunk if since_chunk is None else since_chunk
+        if session.answered_chunk is None or session.answered_chunk < since_chunk:
+            session.request = ReplyRequest(since_chunk, at_chunk)
 
     def step(self) -> Iterator[SessionEvent]:
         """Let every session that can take a step take it; yields what happens, in order."""
@@ -148,6 +162,13 @@ class EngineCore:
         batch = self._scheduler.schedule()
         for session in batch.listening + batch.speaking:
             yield session, _fail(session, "the model failed on this conversation; start a new one")
+
+    def _sampling(self, settings: SessionSettings) -> SamplingConfig:
+        return settings.sampling or self.checkpoint.sampling
+
+    def _max_reply_tokens(self, settings: SessionSettings) -> int:
+        # So that a roll always finds room for the reply in progress.
+        return min(settings.max_reply_tokens, self.max_positions // 4)
 
     def _prefix(self, settings: SessionSettings) -> list[int]:
         prompt = settings.system_prompt
@@ -208,7 +229,9 @@ class EngineCore:
     ) -> Decision:
         control = self.checkpoint.control_tokens
         chunk = session.num_chunks_heard
-        token = control.text_begin if chunk == session.reply_at_chunk else choice.token
+        request = session.request
+        is_asked_for = request is not None and chunk == request.at_chunk
+        token = control.text_begin if is_asked_for else choice.token
         session.num_chunks_heard += 1
         session.num_positions += len(listening_tokens(control, session.last_token))
         session.context.append(HeardChunk(features, [token]))
@@ -217,7 +240,18 @@ class EngineCore:
             detokenizer = Detokenizer(self.checkpoint.tokenizer)
             session.turn = Turn(session.num_turns, chunk, detokenizer)
             session.num_turns += 1
-        return Decision(chunk, effect is Effect.OPEN_TURN, choice.speak_probability, milliseconds)
+            session.answered_chunk = chunk
+            if request is not None and chunk >= request.since_chunk:
+                session.request = None
+        return Decision(
+            chunk=chunk,
+            speak=effect is Effect.OPEN_TURN,
+            speak_probability=choice.speak_probability,
+            threshold=1 / (1 + math.exp(session.settings.decision_bias)),
+            milliseconds=milliseconds,
+            positions=session.num_positions,
+            max_positions=self.max_positions,
+        )
 
     def _speak(self, batch: Batch) -> Iterator[SessionEvent]:
         sessions = batch.speaking
@@ -274,5 +308,6 @@ def _row(session: Session) -> StepRow:
         position=session.num_positions,
         token=session.last_token,
         sampling=session.sampling,
+        decision_bias=session.settings.decision_bias,
         uniform=session.draw_uniform(),
     )

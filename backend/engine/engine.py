@@ -16,7 +16,7 @@ import numpy.typing as npt
 from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.engine.session import Session
-from backend.errors import AudioInputError, SessionClosedError
+from backend.errors import AudioInputError, SessionClosedError, SettingsError
 from backend.events import Decision, Event, SessionEnded, SessionFailed
 from backend.model.checkpoint import Checkpoint
 
@@ -84,10 +84,28 @@ class EngineSession:
         self._require_going_on()
         self._engine.command(lambda: self._engine.core.interrupt(self._session))
 
-    def request_reply(self) -> None:
-        """Have the next chunk that is fed answered, whatever the model decides."""
+    def request_reply(self, since_chunk: int | None = None) -> None:
+        """Have the next chunk that is fed answered, whatever the model decides.
+
+        Args:
+            since_chunk: number of a chunk that was fed; a reply that the model starts or has
+                started itself on it or on one after it will do. None asks for the next chunk's.
+        """
         self._require_going_on()
-        self._engine.command(lambda: self._engine.core.request_reply(self._session))
+        self._engine.command(lambda: self._engine.core.request_reply(self._session, since_chunk))
+
+    def change_settings(self, settings: SessionSettings) -> None:
+        """Follow `settings` from the next step on.
+
+        Raises:
+            SettingsError: another system prompt or seed; they are fixed when a session opens.
+            SessionClosedError: the session was closed, has failed or has ended.
+        """
+        self._require_going_on()
+        opened = self._session.settings
+        if (settings.system_prompt, settings.seed) != (opened.system_prompt, opened.seed):
+            raise SettingsError("the system prompt and the seed are fixed when a session opens")
+        self._engine.command(lambda: self._engine.core.change_settings(self._session, settings))
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens, as it happens, until the session ends, fails or is closed."""

@@ -39,12 +39,13 @@ class StepRow:
     token: int
     """The newest token, which is not in the cache yet."""
     sampling: SamplingConfig
+    decision_bias: float
     uniform: float
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A decision: KEEP_SILENCE or TEXT_BEGIN, and how likely the latter was."""
+    """A decision: KEEP_SILENCE or TEXT_BEGIN, and how likely the latter was without a bias."""
 
     token: int
     speak_probability: float
@@ -131,7 +132,8 @@ class ModelRunner:
         embeddings[:, 2 : 2 + FEATURES_PER_CHUNK] = features
         hidden = self._step(rows, embeddings)
         logits = hidden.float() @ self._decision_head.T
-        chosen = self._draw(rows, logits)
+        biases = self._upload(torch.tensor([[0.0, row.decision_bias] for row in rows]))
+        chosen = self._draw(rows, logits + biases)
         probabilities = logits.softmax(dim=-1)[:, 1]
         # The step's one copy to the host.
         outcome = torch.stack([chosen.float(), probabilities], dim=1).tolist()

@@ -43,6 +43,16 @@ class Turn:
     pieces: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class ReplyRequest:
+    """A reply that somebody asked for; chunks count from 0."""
+
+    since_chunk: int
+    """From here on, a reply that the model starts itself will do."""
+    at_chunk: int
+    """Without one, this chunk is answered."""
+
+
 @dataclass(slots=True)
 class Session:
     """State of one conversation in the engine."""
@@ -51,7 +61,9 @@ class Session:
     slot: int
     settings: SessionSettings
     sampling: SamplingConfig
+    """The settings' own, or the checkpoint's."""
     max_reply_tokens: int
+    """The settings' own, or what the context has room for."""
     prefix: list[int]
     generator: np.random.Generator
     state: TurnState = TurnState.LISTENING
@@ -62,9 +74,11 @@ class Session:
     turn: Turn | None = None
     num_chunks_heard: int = 0
     num_turns: int = 0
+    answered_chunk: int | None = None
+    """The latest chunk that a reply followed."""
     is_interrupted: bool = False
-    reply_at_chunk: int | None = None
-    """The chunk that is answered whatever the model decides."""
+    request: "ReplyRequest | None" = None
+    """The reply that is owed whatever the model decides."""
     is_finished: bool = False
     """No more chunks will come."""
     is_ended: bool = False
