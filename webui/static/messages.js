@@ -1,0 +1,38 @@
+// The words that visitors read, in the language of the page.
+
+import { ENGLISH } from './messages-en.js';
+import { CHINESE } from './messages-zh.js';
+
+const MESSAGES = { en: ENGLISH, zh: CHINESE };
+const callbacks = new Set();
+let current = preferredLanguage();
+
+export const LANGUAGES = Object.keys(MESSAGES);
+
+/** The first of the browser's languages that the page speaks. */
+export function preferredLanguage() {
+  const spoken = navigator.languages.map((tag) => tag.split('-')[0]);
+  return spoken.find((name) => name in MESSAGES) ?? 'en';
+}
+
+export function language() {
+  return current;
+}
+
+export function setLanguage(name) {
+  if (name === current || !(name in MESSAGES)) return;
+  current = name;
+  for (const callback of callbacks) callback(name);
+}
+
+/** `callback` gets the new language's name, after every change. */
+export function onLanguage(callback) {
+  callbacks.add(callback);
+}
+
+/** The text under `key`; `{name}` in it becomes `values.name`. */
+export function message(key, values = {}) {
+  const text = MESSAGES[current][key];
+  if (text === undefined) throw new Error(`there is no message "${key}"`);
+  return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
