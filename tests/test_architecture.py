@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 # From the inside out: a module imports from its own layer and from those before it.
 LAYERS = [
     ["backend.config", "backend.errors", "backend.events", "backend.protocol"],
-    ["backend.audio", "backend.features", "backend.model"],
+    ["backend.audio", "backend.features", "backend.model", "backend.voice_activity"],
     ["backend.engine"],
     ["backend.chunk_cost", "backend.realtime", "backend.recorder", "backend.speech"],
     ["backend.bench", "backend.cli", "backend.server", "webui"],

