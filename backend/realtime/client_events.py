@@ -1,6 +1,6 @@
 """Client events: what may arrive, validated once."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -11,6 +11,14 @@ MAX_MESSAGE_CHARACTERS = 4 * 1024 * 1024
 """Of one message; in base64 PCM16 this is more than a minute of audio at 24 kHz."""
 
 
+MAX_TYPED_CHARACTERS = 1000
+"""Of one typed text; read aloud, this is more than a minute."""
+
+Modality = Literal["text", "audio"]
+Eagerness = Literal["low", "medium", "high", "auto"]
+ItemId = Annotated[str, Field(min_length=1, max_length=128)]
+
+
 class AudioFormat(BaseModel):
     """How audio is encoded."""
 
@@ -18,37 +26,69 @@ class AudioFormat(BaseModel):
     rate: int | None = None
 
 
+class TurnDetection(BaseModel):
+    """What may be changed of how turns begin; None leaves a setting as it is."""
+
+    type: Literal["semantic_vad", "server_vad"] = "semantic_vad"
+    eagerness: Eagerness | None = None
+    create_response: bool | None = None
+    interrupt_response: bool | None = None
+
+
 class AudioInput(BaseModel):
     """The part of the configuration about the client's audio."""
 
     format: AudioFormat | None = None
     sample_rate_hz: int | None = None
+    turn_detection: TurnDetection | None = None
+    """An explicit null turns the model's own replies off: `model_fields_set` tells."""
+
+
+class CustomVoice(BaseModel):
+    """A voice as an object, which the API allows too."""
+
+    id: str
+
+
+class AudioOutput(BaseModel):
+    """The part of the configuration about the server's audio."""
+
+    format: AudioFormat | None = None
+    sample_rate_hz: int | None = None
+    voice: str | CustomVoice | None = None
+    speed: float | None = None
 
 
 class Audio(BaseModel):
     """The audio part of the configuration."""
 
     input: AudioInput | None = None
+    output: AudioOutput | None = None
 
 
 class SessionPatch(BaseModel):
     """The settings of `session.update` that are honoured; None leaves a setting as it is."""
 
     audio: Audio | None = None
+    output_modalities: list[Modality] | None = None
     instructions: str | None = None
     max_output_tokens: int | Literal["inf"] | None = None
     # Not in the OpenAI API, as other servers of open models name them.
+    modalities: list[Modality] | None = None
     temperature: float | None = None
     top_k: int | None = None
     seed: int | None = None
+    decision_bias: float | None = None
     sample_rate_hz: int | None = None
     input_audio_format: str | None = None
+    output_audio_format: str | None = None
+    voice: str | CustomVoice | None = None
 
 
 class ResponseOptions(BaseModel):
     """The options of `response.create` that are honoured."""
 
-    metadata: dict[str, str] | None = Field(default=None, max_length=8)
+    metadata: dict[str, str] | None = Field(default=None, max_length=16)
 
 
 class ClientEvent(BaseModel):
@@ -100,21 +140,136 @@ class CancelResponse(ClientEvent):
     response_id: str | None = None
 
 
+class ContentPart(BaseModel):
+    """A part of an item: `text` of an `input_text`, base64 PCM16 `audio` of an `input_audio`."""
+
+    type: str
+    text: str | None = Field(default=None, max_length=MAX_TYPED_CHARACTERS)
+    audio: str | None = None
+
+
+class NewItem(BaseModel):
+    """An item that the client adds."""
+
+    id: ItemId | None = None
+    type: str
+    role: str | None = None
+    content: list[ContentPart] = []
+
+
+class CreateItem(ClientEvent):
+    """Put text or audio into the conversation."""
+
+    TYPE = "conversation.item.create"
+    item: NewItem
+
+
+class TruncateItem(ClientEvent):
+    """Forget what was not heard of a spoken reply."""
+
+    TYPE = "conversation.item.truncate"
+    item_id: ItemId
+    content_index: int = 0
+    audio_end_ms: int = Field(ge=0)
+
+
+class RetrieveItem(ClientEvent):
+    """Tell an item."""
+
+    TYPE = "conversation.item.retrieve"
+    item_id: ItemId
+
+
+class DeleteItem(ClientEvent):
+    """Take an item back, which a model that has heard it cannot do."""
+
+    TYPE = "conversation.item.delete"
+    item_id: ItemId
+
+
+class ClearOutput(ClientEvent):
+    """Stop the reply in progress and what is still to be heard of it."""
+
+    TYPE = "output_audio_buffer.clear"
+
+
+# The rest is of the full-duplex dialect.
+
+
+class PlaybackAck(ClientEvent):
+    """How much of a reply was really heard."""
+
+    TYPE = "playback.ack"
+    response_id: str | None = None
+    item_id: str | None = None
+    played_ms: float = Field(ge=0, allow_inf_nan=False)
+    audio_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Where in the client's own audio that was so."""
+
+
+class BargeIn(ClientEvent):
+    """The client itself stops the reply."""
+
+    TYPE = "barge_in"
+
+
+class TurnSignal(ClientEvent):
+    """A hint of the client about turns; the model decides for itself."""
+
+    TYPE = "turn.signal"
+
+
+class ResumeSession(ClientEvent):
+    """Take up a conversation whose socket dropped."""
+
+    TYPE = "session.resume"
+    session_id: str
+    resume_token: str
+    last_received_server_event_seq: int = Field(default=0, ge=0)
+
+
+class AckEvent(ClientEvent):
+    """Events up to this one have arrived and need not be kept."""
+
+    TYPE = "session.event_ack"
+    server_event_seq: int = Field(ge=0)
+
+
+class Heartbeat(ClientEvent):
+    """The client is there; `active` says that somebody is."""
+
+    TYPE = "session.heartbeat"
+    active: bool = False
+
+
+class CloseSession(ClientEvent):
+    """End the conversation for good."""
+
+    TYPE = "session.close"
+
+
 AnyClientEvent = (
-    SessionUpdate | AppendAudio | CommitAudio | ClearAudio | CreateResponse | CancelResponse
+    SessionUpdate
+    | AppendAudio
+    | CommitAudio
+    | ClearAudio
+    | CreateResponse
+    | CancelResponse
+    | CreateItem
+    | TruncateItem
+    | RetrieveItem
+    | DeleteItem
+    | ClearOutput
+    | PlaybackAck
+    | BargeIn
+    | TurnSignal
+    | ResumeSession
+    | AckEvent
+    | Heartbeat
+    | CloseSession
 )
 
-_MODELS: dict[str, type[AnyClientEvent]] = {
-    model.TYPE: model
-    for model in (
-        SessionUpdate,
-        AppendAudio,
-        CommitAudio,
-        ClearAudio,
-        CreateResponse,
-        CancelResponse,
-    )
-}
+_MODELS: dict[str, type[AnyClientEvent]] = {model.TYPE: model for model in get_args(AnyClientEvent)}
 
 
 def parse_client_event(message: str) -> AnyClientEvent:
