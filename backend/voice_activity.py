@@ -31,14 +31,16 @@ class VoiceHeard:
     onset_seconds: float
     """Where the voice began."""
     voice_seconds: float
-    """How much of it was heard since, its pauses left out."""
+    """How much of it was heard since, short gaps left out."""
     at_seconds: float
     """Where the window ends."""
+    is_speech: bool
+    """Whether it has lasted long enough to be speech, or goes on with speech after a pause."""
 
 
 @dataclass(frozen=True, slots=True)
-class VoiceFaded:
-    """A voice fell silent that was too short to be speech."""
+class VoiceEnded:
+    """A voice fell silent: speech that pauses or ends, or a voice too short to be speech."""
 
     onset_seconds: float
     end_seconds: float
@@ -49,7 +51,7 @@ class VoiceFaded:
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
-    """The voice has lasted long enough to be speech."""
+    """A voice has lasted long enough to be speech."""
 
     onset_seconds: float
     """Where it began, not where that was certain."""
@@ -58,7 +60,7 @@ class SpeechStarted:
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
-    """Speech ended: nothing of it was heard for the hangover."""
+    """Speech ended: no voice was heard for the hangover."""
 
     end_seconds: float
     """Where its last window ended."""
@@ -66,7 +68,7 @@ class SpeechStopped:
     """Where this was certain."""
 
 
-VoiceEvent = VoiceHeard | VoiceFaded | SpeechStarted | SpeechStopped
+VoiceEvent = VoiceHeard | VoiceEnded | SpeechStarted | SpeechStopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class VoiceSettings:
     min_speech_seconds: float = 0.25
     """Voice of this length is speech."""
     fade_seconds: float = 0.2
-    """A voice that is not yet speech is over after a silence of this length."""
+    """A voice has ended after a silence of this length."""
     hangover_seconds: float = 0.5
     """Speech is over after a silence of this length."""
 
@@ -96,6 +98,8 @@ class _State(Enum):
     """A voice, perhaps only a cough."""
     SPEECH = auto()
     """A voice that has lasted long enough."""
+    PAUSE = auto()
+    """A silence, perhaps only within speech."""
 
 
 class SpeechDetector:
@@ -127,7 +131,7 @@ class SpeechDetector:
     @property
     def is_speech(self) -> bool:
         """Whether somebody speaks, or did within the hangover."""
-        return self._state is _State.SPEECH
+        return self._state in (_State.SPEECH, _State.PAUSE)
 
     @property
     def speech_end_seconds(self) -> float | None:
@@ -149,48 +153,64 @@ class SpeechDetector:
         self._num_judged += 1
         match self._state:
             case _State.SILENCE:
-                yield from self._in_silence(probability)
+                if self._voice_begins(probability):
+                    self._state = _State.VOICE
+                    yield self._voice_heard()
             case _State.VOICE:
-                yield from self._in_voice(probability)
+                if self._voice_goes_on(probability):
+                    if _seconds(self._num_voiced) < self._settings.min_speech_seconds:
+                        yield self._voice_heard()
+                    else:
+                        self._state = _State.SPEECH
+                        yield SpeechStarted(_seconds(self._onset), self.heard_seconds)
+                        yield self._voice_heard()
+                elif self._silence_seconds >= self._settings.fade_seconds:
+                    self._state = _State.SILENCE
+                    yield self._voice_ended()
             case _State.SPEECH:
-                yield from self._in_speech(probability)
+                if self._voice_goes_on(probability):
+                    yield self._voice_heard()
+                elif self._silence_seconds >= self._settings.fade_seconds:
+                    self._state = _State.PAUSE
+                    yield self._voice_ended()
+            case _State.PAUSE:
+                if self._voice_begins(probability):
+                    self._state = _State.SPEECH
+                    yield self._voice_heard()
+                elif self._silence_seconds >= self._settings.hangover_seconds:
+                    self._state = _State.SILENCE
+                    yield SpeechStopped(_seconds(self._voice_end), self.heard_seconds)
+        if self.is_speech:
+            self._speech_end = self._voice_end
 
-    def _in_silence(self, probability: float) -> Iterator[VoiceEvent]:
+    def _voice_begins(self, probability: float) -> bool:
         if probability >= self._settings.start_probability:
-            self._state = _State.VOICE
             # The detector is late by a window or two, which were likely without being sure.
             self._onset = self._num_judged - 1 - self._num_likely
-            self._num_voiced = self._num_likely
+            self._num_voiced = self._num_likely + 1
+            self._voice_end = self._num_judged
             self._num_likely = 0
-            yield self._voice_goes_on()
-        elif probability >= self._settings.onset_probability:
+            return True
+        if probability >= self._settings.onset_probability:
             self._num_likely = min(self._num_likely + 1, MAX_LATE_WINDOWS)
         else:
             self._num_likely = 0
+        return False
 
-    def _in_voice(self, probability: float) -> Iterator[VoiceEvent]:
+    def _voice_goes_on(self, probability: float) -> bool:
         if probability >= self._settings.stay_probability:
-            yield self._voice_goes_on()
-            if _seconds(self._num_voiced) >= self._settings.min_speech_seconds:
-                self._state = _State.SPEECH
-                self._speech_end = self._voice_end
-                yield SpeechStarted(_seconds(self._onset), self.heard_seconds)
-        elif self._silence_seconds >= self._settings.fade_seconds:
-            self._state = _State.SILENCE
-            yield VoiceFaded(_seconds(self._onset), _seconds(self._voice_end), self.heard_seconds)
+            self._num_voiced += 1
+            self._voice_end = self._num_judged
+            return True
+        return False
 
-    def _in_speech(self, probability: float) -> Iterator[VoiceEvent]:
-        if probability >= self._settings.stay_probability:
-            yield self._voice_goes_on()
-            self._speech_end = self._voice_end
-        elif self._silence_seconds >= self._settings.hangover_seconds:
-            self._state = _State.SILENCE
-            yield SpeechStopped(_seconds(self._voice_end), self.heard_seconds)
+    def _voice_heard(self) -> VoiceHeard:
+        return VoiceHeard(
+            _seconds(self._onset), _seconds(self._num_voiced), self.heard_seconds, self.is_speech
+        )
 
-    def _voice_goes_on(self) -> VoiceHeard:
-        self._num_voiced += 1
-        self._voice_end = self._num_judged
-        return VoiceHeard(_seconds(self._onset), _seconds(self._num_voiced), self.heard_seconds)
+    def _voice_ended(self) -> VoiceEnded:
+        return VoiceEnded(_seconds(self._onset), _seconds(self._voice_end), self.heard_seconds)
 
     @property
     def _silence_seconds(self) -> float:
