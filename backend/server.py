@@ -21,11 +21,12 @@ from backend.realtime import (
     CloseCode,
     Connection,
     ConnectionEnd,
-    ConnectionOptions,
+    Conversation,
+    ConversationOptions,
     Dialect,
     WireError,
 )
-from backend.realtime.server_events import WireEvent, error_event
+from backend.realtime.server_events import error_event
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
 from webui.gradio_app import STATIC_FOLDER, mount_page
 
@@ -153,12 +154,12 @@ def _require_same_origin(headers: Headers) -> None:
 
 
 def _connection(engine: Engine, websocket: WebSocket) -> Connection:
-    async def send(event: WireEvent) -> None:
+    async def send(text: str) -> None:
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-            await websocket.send_text(json.dumps(event, ensure_ascii=False))
+            await websocket.send_text(text)
 
     checkpoint = engine.checkpoint
-    options = _connection_options(websocket.query_params, checkpoint.name)
+    options = _conversation_options(websocket.query_params, checkpoint.name)
     try:
         defaults = SessionConfig(
             instructions=checkpoint.system_prompt,
@@ -167,10 +168,10 @@ def _connection(engine: Engine, websocket: WebSocket) -> Connection:
         )
     except WireError as error:
         raise ConnectionEnd(error, CloseCode.POLICY) from error
-    return Connection(engine, options, defaults, send)
+    return Connection(Conversation(engine, options, defaults), send)
 
 
-def _connection_options(query: QueryParams, model: str) -> ConnectionOptions:
+def _conversation_options(query: QueryParams, model: str) -> ConversationOptions:
     """What the address asks for.
 
     Raises:
@@ -185,7 +186,7 @@ def _connection_options(query: QueryParams, model: str) -> ConnectionOptions:
             "input_rate",
         )
         raise ConnectionEnd(error, CloseCode.POLICY)
-    return ConnectionOptions(model, dialect, int(given_rate))
+    return ConversationOptions(model, dialect, int(given_rate))
 
 
 async def _messages(websocket: WebSocket) -> AsyncIterator[str | bytes]:
@@ -202,8 +203,9 @@ async def _end(websocket: WebSocket, end: ConnectionEnd) -> None:
     """Say why, then close; the client may have gone already."""
     with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-            await websocket.send_text(json.dumps(error_event(end.error)))
-            await websocket.close(end.close_code, end.error.code)
+            if end.error is not None:
+                await websocket.send_text(json.dumps(error_event(end.error)))
+            await websocket.close(end.close_code, end.reason)
 
 
 def _first(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:

@@ -345,7 +345,7 @@ def test_client_that_vanishes_while_its_audio_waits_frees_its_slot(
 def test_audio_that_cannot_wait_is_refused_by_name(
     behind: tuple[ScriptedEngine, Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.realtime.connection.MAX_WAITING_SECONDS", 2.0)
+    monkeypatch.setattr("backend.realtime.conversation.MAX_WAITING_SECONDS", 2.0)
     _, client = behind
     client.append(np.zeros(2_400))
     errors = [event for event in client.until("error") if event["type"] == "error"]

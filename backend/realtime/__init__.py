@@ -1,6 +1,7 @@
 """The wire: the OpenAI Realtime API over a WebSocket, and its full-duplex dialect."""
 
-from backend.realtime.connection import Connection, ConnectionOptions
+from backend.realtime.connection import Connection
+from backend.realtime.conversation import Conversation, ConversationOptions
 from backend.realtime.errors import CloseCode, ConnectionEnd, WireError
 from backend.realtime.translator import Dialect
 
@@ -8,7 +9,8 @@ __all__ = [
     "CloseCode",
     "Connection",
     "ConnectionEnd",
-    "ConnectionOptions",
+    "Conversation",
+    "ConversationOptions",
     "Dialect",
     "WireError",
 ]

@@ -1,137 +1,28 @@
-"""One client's connection: what it sends goes to a session, what happens there goes back."""
+"""One client's socket: what arrives is obeyed by a conversation, what that tells is sent."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable
 
-import numpy as np
-import numpy.typing as npt
+from backend.errors import AudioInteractionError
+from backend.realtime.client_events import parse_client_event
+from backend.realtime.conversation import Conversation
+from backend.realtime.errors import CloseCode, ConnectionEnd, WireError, as_wire_error
+from backend.realtime.outbox import EventsLostError
 
-from backend.audio import Samples
-from backend.config import CHUNK_SECONDS, SessionSettings
-from backend.errors import AudioInteractionError, SessionLimitError
-from backend.events import Event, SessionFailed
-from backend.realtime.client_events import (
-    AppendAudio,
-    CancelResponse,
-    ClearAudio,
-    CommitAudio,
-    CreateResponse,
-    SessionUpdate,
-    parse_client_event,
-)
-from backend.realtime.errors import (
-    CloseCode,
-    ConnectionEnd,
-    ErrorType,
-    WireError,
-    as_wire_error,
-)
-from backend.realtime.input_audio import (
-    InputAudioBuffer,
-    TimedChunk,
-    decode_audio,
-    pcm_seconds,
-)
-from backend.realtime.server_events import (
-    WireEvent,
-    duplex_capabilities,
-    error_event,
-    new_id,
-    session_object,
-    wire_event,
-)
-from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
-from backend.realtime.translator import Clock, Dialect, Translator
-
-Send = Callable[[WireEvent], Awaitable[None]]
-
-MAX_WAITING_SECONDS = 300.0
-"""Of one client's audio: clips may come faster than they are heard, but memory has an end."""
-
-
-class EngineSession(Protocol):
-    """What a connection needs of an engine's session."""
-
-    async def feed(self, chunk: npt.NDArray[np.float32]) -> int:
-        """Hand over the next chunk; waits while the model is too far behind."""
-
-    def interrupt(self) -> None:
-        """Stop the reply in progress."""
-
-    def request_reply(self) -> None:
-        """Have the next chunk that is fed answered."""
-
-    def events(self) -> AsyncIterator[Event]:
-        """What happens, as it happens."""
-
-    async def close(self) -> None:
-        """Free the slot at once."""
-
-
-class SessionOpener(Protocol):
-    """What a connection needs of an engine."""
-
-    async def open_session(self, settings: SessionSettings | None = None) -> EngineSession:
-        """Start a conversation.
-
-        Raises:
-            SettingsError: the settings cannot be, whether or not there is a slot.
-            SessionLimitError: every slot is taken.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionOptions:
-    """What a client's address asks for, and the checkpoint's name."""
-
-    model: str
-    dialect: Dialect = Dialect.REALTIME
-    input_rate_hz: int = GA_RATE_HZ
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingChunk:
-    """What the engine is fed next, once it has room."""
-
-    samples: Samples
-    is_reply_requested: bool
+Send = Callable[[str], Awaitable[None]]
 
 
 class Connection:
-    """Serves one client from its first message to its last.
-
-    Three tasks: one obeys messages as they come, one feeds the engine at its pace, one tells the
-    client what happens. None of them keeps the socket from being read.
+    """Serves one socket from its first message to its last.
 
     Args:
-        engine: opens the session.
-        defaults: the configuration before the client changes it.
+        conversation: what the client talks to; it ends with the socket.
         send: delivers one event to the client, in order.
-        clock: seconds, for the latencies that are reported.
     """
 
-    def __init__(
-        self,
-        engine: SessionOpener,
-        options: ConnectionOptions,
-        defaults: SessionConfig,
-        send: Send,
-        clock: Clock = time.perf_counter,
-    ) -> None:
-        self._engine = engine
-        self._options = options
-        self._config = defaults
+    def __init__(self, conversation: Conversation, send: Send) -> None:
+        self._conversation = conversation
         self._deliver = send
-        self._session_id = new_id("sess")
-        self._input = InputAudioBuffer(defaults.input_rate_hz)
-        self._translator = Translator(options.dialect, self._session_id, clock)
-        self._sending = asyncio.Lock()
-        self._has_started = asyncio.Event()
-        self._waiting: asyncio.Queue[WaitingChunk] = asyncio.Queue()
-        self._session: EngineSession
 
     async def run(self, messages: AsyncIterator[str | bytes]) -> None:
         """Serve until `messages` ends; the slot is free when this returns or raises.
@@ -139,173 +30,45 @@ class Connection:
         Raises:
             ConnectionEnd: alone or in a group, when no session can be had or it failed.
         """
-        self._session = await self._open_session(self._config.settings())
+        await self._conversation.open()
         try:
-            await self._send([self._session_event("session.created")])
             async with asyncio.TaskGroup() as tasks:
-                others = [tasks.create_task(self._feed()), tasks.create_task(self._emit())]
+                others = [
+                    tasks.create_task(self._conversation.run()),
+                    tasks.create_task(self._send()),
+                ]
                 await self._receive(messages)
                 for other in others:
                     other.cancel()
         finally:
-            await self._session.close()
+            await self._conversation.close()
 
     async def _receive(self, messages: AsyncIterator[str | bytes]) -> None:
         async for message in messages:
             try:
                 await self._obey(message)
             except AudioInteractionError as error:
-                await self._send([error_event(as_wire_error(error))])
-
-    async def _feed(self) -> None:
-        while True:
-            chunk = await self._waiting.get()
-            try:
-                if chunk.is_reply_requested:
-                    self._session.request_reply()
-                await self._session.feed(chunk.samples)
-            except AudioInteractionError as error:
-                raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
-
-    async def _emit(self) -> None:
-        # Until audio comes, a session may be replaced by one with other settings.
-        await self._has_started.wait()
-        async for event in self._session.events():
-            if isinstance(event, SessionFailed):
-                failure = WireError(event.message, "session_failed", error_type=ErrorType.SERVER)
-                raise ConnectionEnd(failure, CloseCode.SESSION_FAILED)
-            await self._send(self._translator.translate(event))
+                self._conversation.report(as_wire_error(error))
 
     async def _obey(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
             raise WireError("events are JSON in text messages, not binary", "binary_message")
         event = parse_client_event(message)
         try:
-            match event:
-                case SessionUpdate():
-                    await self._update_session(event)
-                case AppendAudio():
-                    self._append_audio(event)
-                case CommitAudio():
-                    await self._commit_audio()
-                case ClearAudio():
-                    self._input.clear()
-                    await self._send([wire_event("input_audio_buffer.cleared")])
-                case CreateResponse():
-                    self._create_response(event)
-                case CancelResponse():
-                    self._cancel_response(event)
+            await self._conversation.obey(event)
         except AudioInteractionError as error:
             named = as_wire_error(error)
             named.event_id = event.event_id
             raise named from error
 
-    async def _update_session(self, event: SessionUpdate) -> None:
-        config = self._config.merged(event.session)
-        if config.settings() != self._config.settings():
-            await self._replace_session(config.settings())
-        if config.input_rate_hz != self._config.input_rate_hz:
-            for chunk in self._input.set_rate(config.input_rate_hz):
-                self._enqueue(chunk)
-        self._config = config
-        await self._send([self._session_event("session.updated")])
-
-    async def _replace_session(self, settings: SessionSettings) -> None:
-        if self._has_started.is_set():
-            raise WireError(
-                "instructions, sampling, seed and the longest reply are fixed once audio was sent",
-                "session_already_started",
-                "session",
-            )
+    async def _send(self) -> None:
+        outbox = self._conversation.outbox
         try:
-            replacement = await self._engine.open_session(settings)
-        except SessionLimitError:
-            # The settings are possible, and our own slot will do.
-            await self._session.close()
-            self._session = await self._open_session(settings)
-            return
-        replaced, self._session = self._session, replacement
-        await replaced.close()
-
-    def _append_audio(self, event: AppendAudio) -> None:
-        pcm = decode_audio(event.audio)
-        if not pcm:
-            return
-        seconds = pcm_seconds(pcm, self._config.input_rate_hz)
-        self._require_room(f"the {seconds:.2f} s of audio in this message are dropped")
-        self._translator.audio_arrived()
-        for chunk in self._input.append(pcm):
-            self._enqueue(chunk)
-
-    async def _commit_audio(self) -> None:
-        if not self._translator.has_uncommitted_audio:
-            raise WireError(
-                "there is no audio to commit since the last item",
-                "input_audio_buffer_commit_empty",
-            )
-        self._require_room("nothing is committed")
-        await self._send(self._translator.commit())
-        for chunk in self._input.flush():
-            self._enqueue(chunk)
-
-    def _create_response(self, event: CreateResponse) -> None:
-        if self._translator.is_replying or self._translator.has_request:
-            raise WireError(
-                "a response is in progress or asked for; cancel it or wait for its end",
-                "conversation_already_has_active_response",
-            )
-        self._require_room("no response is created")
-        # A reply follows a chunk: a client that has stopped sending would wait for ever.
-        *before, last = list(self._input.flush()) or [self._input.silence()]
-        for chunk in before:
-            self._enqueue(chunk)
-        metadata = event.response.metadata if event.response else None
-        self._enqueue(last, metadata or {})
-
-    def _cancel_response(self, event: CancelResponse) -> None:
-        if not self._translator.is_replying:
-            raise WireError("there is no response to cancel", "response_cancel_not_active")
-        if event.response_id not in (None, self._translator.response_id):
-            raise WireError(
-                f"{event.response_id!r} is not the response in progress",
-                "response_cancel_not_active",
-                "response_id",
-            )
-        self._session.interrupt()
-
-    def _enqueue(self, chunk: TimedChunk, requested: dict[str, str] | None = None) -> None:
-        """Have `chunk` fed in its turn, and answered if `requested` gives a reply's metadata."""
-        self._has_started.set()
-        self._translator.chunk_arrived(chunk.seconds, requested)
-        self._waiting.put_nowait(WaitingChunk(chunk.samples, requested is not None))
-
-    def _require_room(self, consequence: str) -> None:
-        """Checked before anything of a message is used: it is taken whole or not at all."""
-        waiting_seconds = self._waiting.qsize() * CHUNK_SECONDS
-        if waiting_seconds >= MAX_WAITING_SECONDS:
-            raise WireError(
-                f"{waiting_seconds:.1f} s of audio wait to be heard, {MAX_WAITING_SECONDS:g} s "
-                f"may; {consequence}",
-                "input_audio_buffer_full",
-            )
-
-    async def _open_session(self, settings: SessionSettings) -> EngineSession:
-        try:
-            return await self._engine.open_session(settings)
-        except SessionLimitError as error:
-            raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
-        except AudioInteractionError as error:
-            raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
-
-    def _session_event(self, event_type: str) -> WireEvent:
-        session = session_object(self._config, self._session_id, self._options.model)
-        if self._options.dialect is Dialect.DUPLEX:
-            session["capabilities"] = duplex_capabilities()
-        return wire_event(event_type, session=session)
-
-    async def _send(self, events: Iterable[WireEvent]) -> None:
-        """Both loops send; what belongs together stays together."""
-        ready = list(events)
-        async with self._sending:
-            for event in ready:
-                await self._deliver(event)
+            async for event in outbox.after(0):
+                await self._deliver(event.text)
+                outbox.forget(event.number)
+        except EventsLostError as error:
+            slow = WireError("events come faster than they are read", "client_too_slow")
+            raise ConnectionEnd(slow, CloseCode.POLICY) from error
+        assert outbox.ending is not None
+        raise ConnectionEnd(None, outbox.ending.close_code, outbox.ending.reason)

@@ -54,12 +54,18 @@ class WireError(AudioInteractionError):
 
 
 class ConnectionEnd(Exception):
-    """The connection cannot go on: `error` is sent, then the socket closes with `close_code`."""
+    """The connection cannot go on: the socket closes with `close_code`.
 
-    def __init__(self, error: WireError, close_code: CloseCode) -> None:
-        super().__init__(error.message)
+    Args:
+        error: is sent before; None where the client has been told already.
+        reason: goes with the close code; the error's name where there is an error.
+    """
+
+    def __init__(self, error: WireError | None, close_code: CloseCode, reason: str = "") -> None:
+        super().__init__(error.message if error else reason)
         self.error = error
         self.close_code = close_code
+        self.reason = error.code if error else reason
 
 
 def as_wire_error(error: AudioInteractionError) -> WireError:

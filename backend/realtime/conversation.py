@@ -1,0 +1,312 @@
+"""One conversation: obeys its client, feeds the engine, tells what happens. Knows no socket."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.audio import Samples
+from backend.config import CHUNK_SECONDS, SessionSettings
+from backend.errors import AudioInteractionError, SessionLimitError
+from backend.events import Event, SessionFailed
+from backend.realtime.client_events import (
+    AnyClientEvent,
+    AppendAudio,
+    CancelResponse,
+    ClearAudio,
+    CommitAudio,
+    CreateResponse,
+    SessionUpdate,
+)
+from backend.realtime.errors import (
+    CloseCode,
+    ConnectionEnd,
+    ErrorType,
+    WireError,
+    as_wire_error,
+)
+from backend.realtime.input_audio import (
+    InputAudioBuffer,
+    TimedChunk,
+    decode_audio,
+    pcm_seconds,
+)
+from backend.realtime.outbox import Outbox
+from backend.realtime.server_events import (
+    WireEvent,
+    duplex_capabilities,
+    error_event,
+    new_id,
+    session_object,
+    wire_event,
+)
+from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
+from backend.realtime.translator import Clock, Dialect, Translator
+
+MAX_WAITING_SECONDS = 300.0
+"""Of one client's audio: clips may come faster than they are heard, but memory has an end."""
+
+
+class EngineSession(Protocol):
+    """What a conversation needs of an engine's session."""
+
+    async def feed(self, chunk: npt.NDArray[np.float32]) -> int:
+        """Hand over the next chunk; waits while the model is too far behind."""
+
+    def interrupt(self) -> None:
+        """Stop the reply in progress."""
+
+    def request_reply(self) -> None:
+        """Have the next chunk that is fed answered."""
+
+    def events(self) -> AsyncIterator[Event]:
+        """What happens, as it happens."""
+
+    async def close(self) -> None:
+        """Free the slot at once."""
+
+
+class SessionOpener(Protocol):
+    """What a conversation needs of an engine."""
+
+    async def open_session(self, settings: SessionSettings | None = None) -> EngineSession:
+        """Start a conversation.
+
+        Raises:
+            SettingsError: the settings cannot be, whether or not there is a slot.
+            SessionLimitError: every slot is taken.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationOptions:
+    """What a client's address asks for, and the checkpoint's name."""
+
+    model: str
+    dialect: Dialect = Dialect.REALTIME
+    input_rate_hz: int = GA_RATE_HZ
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingChunk:
+    """What the engine is fed next, once it has room."""
+
+    samples: Samples
+    is_reply_requested: bool
+
+
+class Conversation:
+    """Goes on from `open` to `close`, whether or not a socket is attached meanwhile.
+
+    Two tasks: one feeds the engine at its pace, one tells the outbox what happens. Neither keeps
+    the client's messages from being obeyed.
+
+    Args:
+        engine: opens the session.
+        options: what the client's address asked for.
+        defaults: the configuration before the client changes it.
+        clock: seconds, for the latencies that are reported.
+    """
+
+    def __init__(
+        self,
+        engine: SessionOpener,
+        options: ConversationOptions,
+        defaults: SessionConfig,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self.options = options
+        self.session_id = new_id("sess")
+        self.outbox = Outbox(is_numbered=options.dialect is Dialect.DUPLEX)
+        self._engine = engine
+        self._config = defaults
+        self._input = InputAudioBuffer(defaults.input_rate_hz)
+        self._translator = Translator(options.dialect, self.session_id, clock)
+        self._has_started = asyncio.Event()
+        self._waiting: asyncio.Queue[WaitingChunk] = asyncio.Queue()
+        self._session: EngineSession
+
+    async def open(self) -> None:
+        """Take a slot of the engine; `close` frees it.
+
+        Raises:
+            ConnectionEnd: there is none, or the settings cannot be.
+        """
+        self._session = await self._open_session(self._config.settings())
+        self._put([self._session_event("session.created")])
+
+    async def run(self) -> None:
+        """Go on until the engine fails or this is cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._feed())
+                tasks.create_task(self._emit())
+        except* WireError as failures:
+            failure = _first(failures)
+            self._put([error_event(failure)])
+            self.outbox.end(CloseCode.SESSION_FAILED, failure.code)
+
+    async def close(self) -> None:
+        """Free the slot. Closing twice is allowed."""
+        await self._session.close()
+
+    async def obey(self, event: AnyClientEvent) -> None:
+        """Do what a message asks.
+
+        Raises:
+            AudioInteractionError: it cannot be done; the conversation goes on.
+            ConnectionEnd: the conversation cannot go on either.
+        """
+        match event:
+            case SessionUpdate():
+                await self._update_session(event)
+            case AppendAudio():
+                self._append_audio(event)
+            case CommitAudio():
+                self._commit_audio()
+            case ClearAudio():
+                self._input.clear()
+                self._put([wire_event("input_audio_buffer.cleared")])
+            case CreateResponse():
+                self._create_response(event)
+            case CancelResponse():
+                self._cancel_response(event)
+            case _:
+                raise WireError(f"{event.TYPE} is not supported", "unsupported_event", "type")
+
+    def report(self, error: WireError) -> None:
+        """Tell the client of a message that could not be honoured."""
+        self._put([error_event(error)])
+
+    async def _feed(self) -> None:
+        while True:
+            chunk = await self._waiting.get()
+            try:
+                if chunk.is_reply_requested:
+                    self._session.request_reply()
+                await self._session.feed(chunk.samples)
+            except AudioInteractionError as error:
+                raise as_wire_error(error) from error
+
+    async def _emit(self) -> None:
+        # Until audio comes, a session may be replaced by one with other settings.
+        await self._has_started.wait()
+        async for event in self._session.events():
+            if isinstance(event, SessionFailed):
+                raise WireError(event.message, "session_failed", error_type=ErrorType.SERVER)
+            self._put(self._translator.translate(event))
+
+    async def _update_session(self, event: SessionUpdate) -> None:
+        config = self._config.merged(event.session)
+        if config.settings() != self._config.settings():
+            await self._replace_session(config.settings())
+        if config.input_rate_hz != self._config.input_rate_hz:
+            for chunk in self._input.set_rate(config.input_rate_hz):
+                self._enqueue(chunk)
+        self._config = config
+        self._put([self._session_event("session.updated")])
+
+    async def _replace_session(self, settings: SessionSettings) -> None:
+        if self._has_started.is_set():
+            raise WireError(
+                "instructions, sampling, seed and the longest reply are fixed once audio was sent",
+                "session_already_started",
+                "session",
+            )
+        try:
+            replacement = await self._engine.open_session(settings)
+        except SessionLimitError:
+            # The settings are possible, and our own slot will do.
+            await self._session.close()
+            self._session = await self._open_session(settings)
+            return
+        replaced, self._session = self._session, replacement
+        await replaced.close()
+
+    def _append_audio(self, event: AppendAudio) -> None:
+        pcm = decode_audio(event.audio)
+        if not pcm:
+            return
+        seconds = pcm_seconds(pcm, self._config.input_rate_hz)
+        self._require_room(f"the {seconds:.2f} s of audio in this message are dropped")
+        self._translator.audio_arrived()
+        for chunk in self._input.append(pcm):
+            self._enqueue(chunk)
+
+    def _commit_audio(self) -> None:
+        if not self._translator.has_uncommitted_audio:
+            raise WireError(
+                "there is no audio to commit since the last item",
+                "input_audio_buffer_commit_empty",
+            )
+        self._require_room("nothing is committed")
+        self._put(self._translator.commit())
+        for chunk in self._input.flush():
+            self._enqueue(chunk)
+
+    def _create_response(self, event: CreateResponse) -> None:
+        if self._translator.is_replying or self._translator.has_request:
+            raise WireError(
+                "a response is in progress or asked for; cancel it or wait for its end",
+                "conversation_already_has_active_response",
+            )
+        self._require_room("no response is created")
+        # A reply follows a chunk: a client that has stopped sending would wait for ever.
+        *before, last = list(self._input.flush()) or [self._input.silence()]
+        for chunk in before:
+            self._enqueue(chunk)
+        metadata = event.response.metadata if event.response else None
+        self._enqueue(last, metadata or {})
+
+    def _cancel_response(self, event: CancelResponse) -> None:
+        if not self._translator.is_replying:
+            raise WireError("there is no response to cancel", "response_cancel_not_active")
+        if event.response_id not in (None, self._translator.response_id):
+            raise WireError(
+                f"{event.response_id!r} is not the response in progress",
+                "response_cancel_not_active",
+                "response_id",
+            )
+        self._session.interrupt()
+
+    def _enqueue(self, chunk: TimedChunk, requested: dict[str, str] | None = None) -> None:
+        """Have `chunk` fed in its turn, and answered if `requested` gives a reply's metadata."""
+        self._has_started.set()
+        self._translator.chunk_arrived(chunk.seconds, requested)
+        self._waiting.put_nowait(WaitingChunk(chunk.samples, requested is not None))
+
+    def _require_room(self, consequence: str) -> None:
+        """Checked before anything of a message is used: it is taken whole or not at all."""
+        waiting_seconds = self._waiting.qsize() * CHUNK_SECONDS
+        if waiting_seconds >= MAX_WAITING_SECONDS:
+            raise WireError(
+                f"{waiting_seconds:.1f} s of audio wait to be heard, {MAX_WAITING_SECONDS:g} s "
+                f"may; {consequence}",
+                "input_audio_buffer_full",
+            )
+
+    async def _open_session(self, settings: SessionSettings) -> EngineSession:
+        try:
+            return await self._engine.open_session(settings)
+        except SessionLimitError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
+        except AudioInteractionError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
+
+    def _session_event(self, event_type: str) -> WireEvent:
+        session = session_object(self._config, self.session_id, self.options.model)
+        if self.options.dialect is Dialect.DUPLEX:
+            session["capabilities"] = duplex_capabilities()
+        return wire_event(event_type, session=session)
+
+    def _put(self, events: Iterable[WireEvent]) -> None:
+        self.outbox.put(events)
+
+
+def _first(failures: BaseExceptionGroup[WireError]) -> WireError:
+    failure = failures.exceptions[0]
+    return _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
