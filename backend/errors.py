@@ -27,3 +27,15 @@ class SessionClosedError(AudioInteractionError):
 
 class ProtocolError(AudioInteractionError):
     """A token arrived in a state in which the protocol has no place for it."""
+
+
+class UnknownVoiceError(SettingsError):
+    """A voice was asked for that is not among those on offer."""
+
+
+class VoiceUnavailableError(AudioInteractionError):
+    """A voice cannot speak now: its service cannot be reached, or its library not loaded."""
+
+
+class TextInputError(AudioInteractionError):
+    """Typed text that cannot be read to the model: too long, or nothing in it to be said."""

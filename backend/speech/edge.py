@@ -1,0 +1,137 @@
+"""The online voices: Microsoft Edge's, through edge-tts. The text leaves this machine."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+import av
+import edge_tts
+from edge_tts.exceptions import EdgeTTSException
+
+from backend.errors import VoiceUnavailableError
+from backend.speech.prosody import Prosody
+from backend.speech.voice import SPEECH_RATE_HZ
+
+CONNECT_TIMEOUT_SECONDS = 3
+SILENCE_TIMEOUT_SECONDS = 5.0
+"""Without sound for this long, at the start or on the way, the service counts as unreachable."""
+
+Answer = AsyncGenerator[Mapping[str, Any], None]
+Communicate = Callable[..., Answer]
+"""Asks the service for a sentence: what it answers, `{"type": "audio", "data": mp3}` among it."""
+
+# Beside its own errors, what edge-tts lets through: the connection's, and answers that are not what
+# it expects (ValueError, KeyError). Seen from here, all of them mean that nothing is to be heard.
+_FAILURES = (
+    EdgeTTSException,
+    aiohttp.ClientError,
+    OSError,
+    TimeoutError,
+    ValueError,
+    KeyError,
+    av.FFmpegError,
+)
+
+
+def communicate(text: str, **settings: Any) -> Answer:
+    """What the service answers to `text`; it is asked with the first step."""
+    return edge_tts.Communicate(text, **settings).stream()
+
+
+class EdgeVoice:
+    """A neural voice of Microsoft Edge: good, online, and for one language (Chinese: and English).
+
+    `communicate` is edge-tts' own; tests put theirs.
+    """
+
+    is_online = True
+
+    def __init__(
+        self, name: str, label: str, language: str, communicate: Communicate = communicate
+    ) -> None:
+        self.id = f"edge:{name}"
+        self.label = label
+        self.language = language
+        self._name = name
+        self._communicate = communicate
+
+    async def synthesize(self, text: str, prosody: Prosody) -> AsyncGenerator[bytes, None]:
+        """`text` as PCM16 mono at 24 kHz, while the service is still sending it.
+
+        Raises:
+            VoiceUnavailableError: no internet, refused, too slow, or an answer without sound.
+        """
+        decoder = _Mp3Decoder()
+        has_sound = False
+        try:
+            answer = self._communicate(
+                text,
+                voice=self._name,
+                rate=f"{prosody.rate_percent:+d}%",
+                pitch=f"{prosody.pitch_hz:+d}Hz",
+                volume=f"{prosody.volume_percent:+d}%",
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                receive_timeout=round(SILENCE_TIMEOUT_SECONDS),
+            )
+            async with aclosing(_in_time(answer)) as chunks:
+                async for mp3 in chunks:
+                    for pcm in decoder.decode(mp3):
+                        has_sound = True
+                        yield pcm
+            for pcm in decoder.flush():
+                has_sound = True
+                yield pcm
+        except _FAILURES as error:
+            reason = str(error) or type(error).__name__
+            raise VoiceUnavailableError(f"{self.label} cannot be reached: {reason}") from error
+        if not has_sound:
+            raise VoiceUnavailableError(f"{self.label} sent no sound")
+
+
+async def _in_time(answer: Answer) -> AsyncGenerator[bytes, None]:
+    """The mp3 bytes of an answer.
+
+    Raises:
+        TimeoutError: none came for too long.
+    """
+    async with aclosing(answer):
+        while True:
+            async with asyncio.timeout(SILENCE_TIMEOUT_SECONDS):
+                mp3 = await _next_mp3(answer)
+            if mp3 is None:
+                return
+            yield mp3
+
+
+async def _next_mp3(answer: Answer) -> bytes | None:
+    async for chunk in answer:
+        if chunk["type"] == "audio":
+            return bytes(chunk["data"])
+    return None
+
+
+class _Mp3Decoder:
+    """Decodes mp3 as its bytes come."""
+
+    def __init__(self) -> None:
+        self._codec = av.CodecContext.create("mp3", "r")
+        self._to_pcm = av.AudioResampler(format="s16", layout="mono", rate=SPEECH_RATE_HZ)
+
+    def decode(self, mp3: bytes) -> Iterator[bytes]:
+        for packet in self._codec.parse(mp3):
+            yield from self._decode_packet(packet)
+
+    def flush(self) -> Iterator[bytes]:
+        yield from self.decode(b"")
+        yield from self._decode_packet(None)
+        yield from self._pcm_of(None)
+
+    def _decode_packet(self, packet: av.Packet | None) -> Iterator[bytes]:
+        for frame in self._codec.decode(packet):
+            yield from self._pcm_of(frame)
+
+    def _pcm_of(self, frame: av.AudioFrame | None) -> Iterator[bytes]:
+        for converted in self._to_pcm.resample(frame):
+            yield converted.to_ndarray().astype("<i2").tobytes()

@@ -1,0 +1,36 @@
+"""What a voice is."""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from backend.speech.prosody import Prosody
+
+SPEECH_RATE_HZ = 24_000
+"""The sample rate of what every voice says: the Realtime API's."""
+
+
+class Voice(Protocol):
+    """Something that says sentences. Creating one does no work: it speaks, or fails, when asked."""
+
+    @property
+    def id(self) -> str:
+        """What a client asks for: `espeak:en-us`."""
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+
+    @property
+    def language(self) -> str:
+        """As in BCP 47: `en-US`."""
+
+    @property
+    def is_online(self) -> bool:
+        """Whether the text leaves this machine."""
+
+    def synthesize(self, text: str, prosody: Prosody) -> AsyncGenerator[bytes, None]:
+        """`text` as PCM16 mono at 24 kHz, in blocks, as they come; closing it stops the work.
+
+        Raises:
+            VoiceUnavailableError: it cannot speak now.
+        """
