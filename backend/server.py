@@ -26,6 +26,7 @@ from backend.realtime import (
     Dialect,
     WireError,
 )
+from backend.realtime.errors import first_end
 from backend.realtime.server_events import error_event
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
 from webui.gradio_app import STATIC_FOLDER, mount_page
@@ -132,7 +133,7 @@ async def _serve_realtime(engine: Engine, websocket: WebSocket) -> None:
         connection = _connection(engine, websocket)
         await connection.run(_messages(websocket))
     except* ConnectionEnd as ends:
-        await _end(websocket, _first(ends))
+        await _end(websocket, first_end(ends))
     except* (WebSocketDisconnect, TimeoutError):
         logger.info("a client went away")
 
@@ -206,8 +207,3 @@ async def _end(websocket: WebSocket, end: ConnectionEnd) -> None:
             if end.error is not None:
                 await websocket.send_text(json.dumps(error_event(end.error)))
             await websocket.close(end.close_code, end.reason)
-
-
-def _first(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:
-    end = ends.exceptions[0]
-    return _first(end) if isinstance(end, BaseExceptionGroup) else end

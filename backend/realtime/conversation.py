@@ -1,7 +1,7 @@
 """One conversation: obeys its client, feeds the engine, tells what happens. Knows no socket."""
 
 import asyncio
-import time
+import secrets
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from backend.audio import Samples
 from backend.config import CHUNK_SECONDS, SessionSettings
 from backend.errors import AudioInteractionError, SessionLimitError
-from backend.events import Event, SessionFailed
+from backend.events import Event, SessionFailed, TurnDone, TurnStarted
 from backend.realtime.client_events import (
     AnyClientEvent,
     AppendAudio,
@@ -20,6 +20,7 @@ from backend.realtime.client_events import (
     ClearAudio,
     CommitAudio,
     CreateResponse,
+    PlaybackAck,
     SessionUpdate,
 )
 from backend.realtime.errors import (
@@ -28,7 +29,9 @@ from backend.realtime.errors import (
     ErrorType,
     WireError,
     as_wire_error,
+    first_end,
 )
+from backend.realtime.idleness import IdleWatch
 from backend.realtime.input_audio import (
     InputAudioBuffer,
     TimedChunk,
@@ -45,7 +48,8 @@ from backend.realtime.server_events import (
     wire_event,
 )
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
-from backend.realtime.translator import Clock, Dialect, Translator
+from backend.realtime.timing import SystemTime, Time
+from backend.realtime.translator import Dialect, Translator
 
 MAX_WAITING_SECONDS = 300.0
 """Of one client's audio: clips may come faster than they are heard, but memory has an end."""
@@ -84,11 +88,14 @@ class SessionOpener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConversationOptions:
-    """What a client's address asks for, and the checkpoint's name."""
+    """What a client's address asks for, and what the server has to say."""
 
     model: str
+    """The checkpoint's name."""
     dialect: Dialect = Dialect.REALTIME
     input_rate_hz: int = GA_RATE_HZ
+    idle_seconds: float = 0.0
+    """Of quiet that end the conversation; 0 for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,7 @@ class Conversation:
         engine: opens the session.
         options: what the client's address asked for.
         defaults: the configuration before the client changes it.
-        clock: seconds, for the latencies that are reported.
+        time: for the latencies that are reported, and for the end of one that has gone quiet.
     """
 
     def __init__(
@@ -117,15 +124,19 @@ class Conversation:
         engine: SessionOpener,
         options: ConversationOptions,
         defaults: SessionConfig,
-        clock: Clock = time.perf_counter,
+        time: Time | None = None,
     ) -> None:
         self.options = options
         self.session_id = new_id("sess")
+        self.resume_token = secrets.token_urlsafe(24)
         self.outbox = Outbox(is_numbered=options.dialect is Dialect.DUPLEX)
         self._engine = engine
         self._config = defaults
         self._input = InputAudioBuffer(defaults.input_rate_hz)
-        self._translator = Translator(options.dialect, self.session_id, clock)
+        self._time = time or SystemTime()
+        self._translator = Translator(options.dialect, self.session_id, self._time.now)
+        self._idle = IdleWatch(options.idle_seconds, self._time)
+        self._arrived_seconds = 0.0
         self._has_started = asyncio.Event()
         self._waiting: asyncio.Queue[WaitingChunk] = asyncio.Queue()
         self._session: EngineSession
@@ -137,18 +148,34 @@ class Conversation:
             ConnectionEnd: there is none, or the settings cannot be.
         """
         self._session = await self._open_session(self._config.settings())
-        self._put([self._session_event("session.created")])
+        created = self._session_event("session.created")
+        if self._is_duplex:
+            created |= {"resume_token": self.resume_token, "attachment_generation": 1}
+        self._put([created])
 
     async def run(self) -> None:
-        """Go on until the engine fails or this is cancelled."""
+        """Go on until the engine fails, nobody is there any more or this is cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed())
                 tasks.create_task(self._emit())
-        except* WireError as failures:
-            failure = _first(failures)
-            self._put([error_event(failure)])
-            self.outbox.end(CloseCode.SESSION_FAILED, failure.code)
+                if self.options.idle_seconds:
+                    tasks.create_task(self._end_when_idle())
+        except* ConnectionEnd as ends:
+            end = first_end(ends)
+            if end.error is not None:
+                self.report(end.error)
+            self.outbox.end(end.close_code, end.reason)
+
+    @property
+    def input_seconds(self) -> float:
+        """How much of the client's audio has arrived, also what was refused or cleared since."""
+        return self._arrived_seconds
+
+    def activity(self) -> None:
+        """Somebody spoke, typed or changed something, or the model replied: it is not idle."""
+        if self._idle.activity() and self._is_duplex:
+            self._put([self._translator.activity_resumed()])
 
     async def close(self) -> None:
         """Free the slot. Closing twice is allowed."""
@@ -161,6 +188,8 @@ class Conversation:
             AudioInteractionError: it cannot be done; the conversation goes on.
             ConnectionEnd: the conversation cannot go on either.
         """
+        if not isinstance(event, AppendAudio | PlaybackAck):
+            self.activity()
         match event:
             case SessionUpdate():
                 await self._update_session(event)
@@ -190,15 +219,30 @@ class Conversation:
                     self._session.request_reply()
                 await self._session.feed(chunk.samples)
             except AudioInteractionError as error:
-                raise as_wire_error(error) from error
+                raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
 
     async def _emit(self) -> None:
         # Until audio comes, a session may be replaced by one with other settings.
         await self._has_started.wait()
         async for event in self._session.events():
             if isinstance(event, SessionFailed):
-                raise WireError(event.message, "session_failed", error_type=ErrorType.SERVER)
+                failure = WireError(event.message, "session_failed", error_type=ErrorType.SERVER)
+                raise ConnectionEnd(failure, CloseCode.SESSION_FAILED)
+            if isinstance(event, TurnStarted | TurnDone):
+                self.activity()
             self._put(self._translator.translate(event))
+
+    async def _end_when_idle(self) -> None:
+        async for seconds_left in self._idle.notices():
+            if self._is_duplex:
+                left = round(seconds_left * 1000)
+                self._put([wire_event("session.go_away", reason="idle", time_left_ms=left)])
+        if self._is_duplex:
+            self._put([wire_event("session.expired", reason="idle")])
+            raise ConnectionEnd(None, CloseCode.EXPIRED, "idle")
+        minutes = self.options.idle_seconds / 60
+        error = WireError(f"nobody spoke for {minutes:g} minutes", "session_expired")
+        raise ConnectionEnd(error, CloseCode.EXPIRED)
 
     async def _update_session(self, event: SessionUpdate) -> None:
         config = self._config.merged(event.session)
@@ -232,6 +276,7 @@ class Conversation:
         if not pcm:
             return
         seconds = pcm_seconds(pcm, self._config.input_rate_hz)
+        self._arrived_seconds += seconds
         self._require_room(f"the {seconds:.2f} s of audio in this message are dropped")
         self._translator.audio_arrived()
         for chunk in self._input.append(pcm):
@@ -299,14 +344,13 @@ class Conversation:
 
     def _session_event(self, event_type: str) -> WireEvent:
         session = session_object(self._config, self.session_id, self.options.model)
-        if self.options.dialect is Dialect.DUPLEX:
+        if self._is_duplex:
             session["capabilities"] = duplex_capabilities()
         return wire_event(event_type, session=session)
 
+    @property
+    def _is_duplex(self) -> bool:
+        return self.options.dialect is Dialect.DUPLEX
+
     def _put(self, events: Iterable[WireEvent]) -> None:
         self.outbox.put(events)
-
-
-def _first(failures: BaseExceptionGroup[WireError]) -> WireError:
-    failure = failures.exceptions[0]
-    return _first(failure) if isinstance(failure, BaseExceptionGroup) else failure

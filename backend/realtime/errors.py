@@ -25,6 +25,14 @@ class CloseCode(IntEnum):
     SESSION_FAILED = 1011
     FULL = 1013
     """Every session is taken: try again later."""
+    UNAUTHORIZED = 3000
+    """The access key is missing or wrong."""
+    EXPIRED = 4000
+    """Nobody was there any more."""
+    REPLACED = 4001
+    """Another socket has taken up the conversation."""
+    NOT_FOUND = 4004
+    """There is no conversation to resume."""
 
 
 class WireError(AudioInteractionError):
@@ -66,6 +74,12 @@ class ConnectionEnd(Exception):
         self.error = error
         self.close_code = close_code
         self.reason = error.code if error else reason
+
+
+def first_end(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:
+    """The first of several tasks' ends: the others follow from it."""
+    end = ends.exceptions[0]
+    return first_end(end) if isinstance(end, BaseExceptionGroup) else end
 
 
 def as_wire_error(error: AudioInteractionError) -> WireError:

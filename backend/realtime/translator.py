@@ -244,19 +244,27 @@ class Translator:
             ),
         )
 
+    def activity_resumed(self) -> WireEvent:
+        """The notice that the conversation would end is taken back."""
+        return self._turn_event("activity_resumed")
+
     def _context_rolled(self, rolled: ContextRolled) -> Iterator[WireEvent]:
         if self._dialect is Dialect.DUPLEX:
-            yield wire_event(
-                "turn.event",
-                session_id=self._session_id,
-                epoch=self._num_turns,
-                event="context_rolled",
-                turn_state="speaking" if self.is_replying else "listening",
-                metadata={
-                    "positions_before": rolled.positions_before,
-                    "positions_after": rolled.positions_after,
-                },
+            yield self._turn_event(
+                "context_rolled",
+                positions_before=rolled.positions_before,
+                positions_after=rolled.positions_after,
             )
+
+    def _turn_event(self, event: str, **metadata: int) -> WireEvent:
+        return wire_event(
+            "turn.event",
+            session_id=self._session_id,
+            epoch=self._num_turns,
+            event=event,
+            turn_state="speaking" if self.is_replying else "listening",
+            metadata=metadata,
+        )
 
     def _timing(self, reply: Reply) -> Metadata:
         """Counted from when the answered chunk was complete here."""
