@@ -57,7 +57,7 @@ class OverlapSettings:
     page take a share of that.
     """
 
-    hold_voice_seconds: float = 0.13
+    hold_voice_seconds: float = 0.125
     """So much voice holds the reply."""
     barge_in_voice_seconds: float = 0.5
     """So much voice stops it."""
