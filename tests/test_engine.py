@@ -367,7 +367,7 @@ def test_a_request_is_satisfied_by_a_reply_that_the_model_starts(
     decided, expected = SPEAKS_ITSELF[name]
     control = core.checkpoint.control_tokens
     tokens = iter([control.text_begin if speaks else control.keep_silence for speaks in decided])
-    monkeypatch.setattr(core._runner, "decide", lambda rows, _: [Choice(next(tokens), 0.5)])
+    monkeypatch.setattr(core._runner, "decide", lambda rows, _: [Choice(next(tokens), 0.5, (0, 0))])
     session = core.open(CALM)
     hear_all(core, session, noise_chunks(3, seed=3))
     heard = decisions(run(core)[session.session_id]) if is_heard_first else []

@@ -18,6 +18,7 @@ from backend.engine.context import HeardChunk, chunks_to_keep
 from backend.engine.model_runner import Choice, ModelRunner, StepRow
 from backend.engine.scheduler import Batch, Scheduler
 from backend.engine.session import Detokenizer, ReplyRequest, Session, Turn
+from backend.engine.trace import Cause, Trace, TracedDecision, TracedToken
 from backend.errors import SettingsError
 from backend.events import (
     ContextRolled,
@@ -50,6 +51,7 @@ class EngineCore:
         checkpoint: the model.
         config: number of slots and size of a context.
         clock: seconds, for the cost of a chunk.
+        runner: makes what runs the model.
 
     Raises:
         SettingsError: the context is too small, or too small for the checkpoint's own prompt.
@@ -60,6 +62,7 @@ class EngineCore:
         checkpoint: Checkpoint,
         config: EngineConfig,
         clock: Callable[[], float] = time.perf_counter,
+        runner: Callable[[Checkpoint, int, int], ModelRunner] = ModelRunner,
     ) -> None:
         self.checkpoint = checkpoint
         self.max_positions = min(
@@ -71,7 +74,7 @@ class EngineCore:
             )
         self._prefix(SessionSettings())
         self._num_threads = config.num_threads
-        self._runner = ModelRunner(checkpoint, config.num_slots, self.max_positions)
+        self._runner = runner(checkpoint, config.num_slots, self.max_positions)
         self._scheduler = Scheduler(config.num_slots, self.max_positions)
         self._clock = clock
         self._session_ids = itertools.count()
@@ -89,8 +92,8 @@ class EngineCore:
         """Whether a step would do anything."""
         return self._scheduler.has_work()
 
-    def open(self, settings: SessionSettings) -> Session:
-        """Start a conversation.
+    def open(self, settings: SessionSettings, trace: Trace | None = None) -> Session:
+        """Start a conversation; `trace` is told of all that happens in it.
 
         Raises:
             SessionLimitError: every slot is taken.
@@ -106,6 +109,7 @@ class EngineCore:
             max_reply_tokens=self._max_reply_tokens(settings),
             prefix=prefix,
             generator=np.random.Generator(np.random.Philox(settings.seed)),
+            trace=trace,
         )
         self._fill_cache(session)
         self._scheduler.add(session)
@@ -116,6 +120,8 @@ class EngineCore:
         session.settings = settings
         session.sampling = self._sampling(settings)
         session.max_reply_tokens = self._max_reply_tokens(settings)
+        if session.trace is not None:
+            session.trace.settings_changed(settings, session.sampling, session.max_reply_tokens)
 
     def close(self, session: Session) -> None:
         """End a conversation and free its slot."""
@@ -125,7 +131,8 @@ class EngineCore:
 
     def hear(self, session: Session, chunk: npt.NDArray[np.float32]) -> None:
         """Queue a chunk `[6400]` of the session's audio."""
-        session.pending_chunks.append(chunk)
+        heard = chunk if session.trace is None else session.trace.hears(chunk)
+        session.pending_chunks.append(heard)
 
     def finish(self, session: Session) -> None:
         """Note that no more chunks come; the session ends when all is heard and said."""
@@ -204,7 +211,10 @@ class EngineCore:
             kept = chunks_to_keep(session.context, max(room, session.context[-1].num_positions))
             session.context = [session.context[index] for index in kept]
             self._fill_cache(session)
-            yield session, ContextRolled(before, session.num_positions)
+            rolled = ContextRolled(before, session.num_positions)
+            if session.trace is not None:
+                session.trace.rolled(rolled)
+            yield session, rolled
 
     def _listen(self, batch: Batch, began: float) -> Iterator[SessionEvent]:
         sessions = batch.listening
@@ -243,7 +253,7 @@ class EngineCore:
             session.answered_chunk = chunk
             if request is not None and chunk >= request.since_chunk:
                 session.request = None
-        return Decision(
+        decision = Decision(
             chunk=chunk,
             speak=effect is Effect.OPEN_TURN,
             speak_probability=choice.speak_probability,
@@ -252,6 +262,10 @@ class EngineCore:
             positions=session.num_positions,
             max_positions=self.max_positions,
         )
+        if session.trace is not None:
+            cause = Cause.REQUESTED if is_asked_for else Cause.DRAWN
+            session.trace.decided(TracedDecision(decision, token, choice.logits, cause))
+        return decision
 
     def _speak(self, batch: Batch) -> Iterator[SessionEvent]:
         sessions = batch.speaking
@@ -269,22 +283,26 @@ class EngineCore:
         control = self.checkpoint.control_tokens
         turn = session.turn
         assert turn is not None, "a speaking session has a turn"
-        status = TurnStatus.COMPLETED
+        status, cause = TurnStatus.COMPLETED, Cause.DRAWN
         token = sampled
         if session.is_interrupted:
-            token, status = control.text_end, TurnStatus.CANCELLED
+            token, status, cause = control.text_end, TurnStatus.CANCELLED, Cause.CANCELLED
         elif turn.num_tokens >= session.max_reply_tokens:
-            token, status = control.text_end, TurnStatus.INCOMPLETE
+            token, status, cause = control.text_end, TurnStatus.INCOMPLETE, Cause.LONGEST
         session.num_positions += 1
         session.context[-1].tokens.append(token)
         turn.num_tokens += 1
         session.state, effect = advance(session.state, kind_of(token, control))
-        if effect is Effect.NAME_EMOTION:
-            turn.emotion = control.emotion_of(token)
+        emotion = control.emotion_of(token) if effect is Effect.NAME_EMOTION else None
+        delta = turn.detokenizer.add(token) if effect is Effect.ADD_TEXT else ""
+        if session.trace is not None:
+            ended_as = status if effect is Effect.CLOSE_TURN else None
+            session.trace.said(TracedToken(turn.number, token, cause, delta, emotion, ended_as))
+        turn.emotion = turn.emotion or emotion
         if not turn.is_announced:
             turn.is_announced = True
             yield TurnStarted(turn.number, turn.chunk, turn.emotion)
-        if effect is Effect.ADD_TEXT and (delta := turn.detokenizer.add(token)):
+        if delta:
             turn.pieces.append(delta)
             yield TextDelta(turn.number, delta)
         if effect is Effect.CLOSE_TURN:
@@ -299,6 +317,8 @@ class EngineCore:
 
 def _fail(session: Session, message: str) -> SessionFailed:
     session.is_ended = True
+    if session.trace is not None:
+        session.trace.failed(message)
     return SessionFailed(message)
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.engine.session import Session
+from backend.engine.trace import Trace
 from backend.errors import AudioInputError, SessionClosedError, SettingsError
 from backend.events import Decision, Event, SessionEnded, SessionFailed
 from backend.model.checkpoint import Checkpoint
@@ -192,12 +193,19 @@ class Engine:
         self._thread.join()
 
     @property
+    def max_positions(self) -> int:
+        """Positions of one conversation's context."""
+        return self.core.max_positions
+
+    @property
     def num_sessions(self) -> int:
         """Conversations that are open."""
         return len(self._callers)
 
-    async def open_session(self, settings: SessionSettings | None = None) -> EngineSession:
-        """Start a conversation.
+    async def open_session(
+        self, settings: SessionSettings | None = None, trace: Trace | None = None
+    ) -> EngineSession:
+        """Start a conversation; `trace` is told, on the engine's thread, of all that happens.
 
         Raises:
             SessionLimitError: every slot is taken.
@@ -205,7 +213,7 @@ class Engine:
             SessionClosedError: the engine was stopped.
         """
         chosen = settings or SessionSettings()
-        opening = self.submit(lambda: self.core.open(chosen))
+        opening = self.submit(lambda: self.core.open(chosen, trace))
         try:
             session = await asyncio.shield(asyncio.wrap_future(opening))
         except asyncio.CancelledError:

@@ -49,6 +49,8 @@ class Choice:
 
     token: int
     speak_probability: float
+    logits: tuple[float, float]
+    """Of both, in this order, without a bias."""
 
 
 class ModelRunner:
@@ -136,10 +138,10 @@ class ModelRunner:
         chosen = self._draw(rows, logits + biases)
         probabilities = logits.softmax(dim=-1)[:, 1]
         # The step's one copy to the host.
-        outcome = torch.stack([chosen.float(), probabilities], dim=1).tolist()
+        outcome = torch.cat([chosen.float()[:, None], probabilities[:, None], logits], 1).tolist()
         return [
-            Choice(self._decision_tokens[int(choice)], probability)
-            for choice, probability in outcome
+            Choice(self._decision_tokens[int(choice)], probability, (silence, speech))
+            for choice, probability, silence, speech in outcome
         ]
 
     @torch.inference_mode()

@@ -10,6 +10,7 @@ from tokenizers.decoders import DecodeStream
 
 from backend.config import SamplingConfig, SessionSettings
 from backend.engine.context import HeardChunk
+from backend.engine.trace import Trace
 from backend.protocol import Emotion, TurnState
 
 
@@ -79,6 +80,8 @@ class Session:
     is_interrupted: bool = False
     request: "ReplyRequest | None" = None
     """The reply that is owed whatever the model decides."""
+    trace: Trace | None = None
+    """Is told of all that happens, where somebody records."""
     is_finished: bool = False
     """No more chunks will come."""
     is_ended: bool = False
