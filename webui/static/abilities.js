@@ -1,12 +1,18 @@
 // What the model says that it answers: a list to open and a few things to try.
 
 import { element } from './element.js';
+import { hasMessage, language, message } from './messages.js';
 
 const NUM_TRIES = 3;
-const HAS_PHRASES = 'The phrases it learnt mostly from synthetic voices.';
 
 function quote(text) {
   return `“${text}”`;
+}
+
+/** The checkpoint's own name for a group, in the page's language where it is a known one. */
+function groupName(group) {
+  const key = `group.${group}`;
+  return hasMessage(key) ? message(key) : group;
 }
 
 function entry({ heard, example, reply, emotion }) {
@@ -17,7 +23,7 @@ function entry({ heard, example, reply, emotion }) {
   const answer = element('p', reply);
   if (emotion !== null) {
     row.dataset.emotion = emotion;
-    answer.append(' ', element('b', emotion));
+    answer.append(' ', element('b', message(`emotion.${emotion}`)));
   }
   row.append(cue, answer);
   return row;
@@ -40,38 +46,50 @@ function examplesOf(abilities) {
 
 /** What it answers, in one sentence. */
 export function summary(abilities) {
-  const groups = new Intl.ListFormat('en').format(groupsOf(abilities));
-  return `It answers ${groups} in English, and keeps silent otherwise.`;
+  if (abilities.length === 0) return message('abilities.unknown');
+  const names = new Intl.ListFormat(language()).format(groupsOf(abilities).map(groupName));
+  return message('abilities.summary', { groups: names });
 }
 
 /** How to begin. */
 export function hint(abilities) {
+  if (abilities.length === 0) return message('hint.any');
   const [example] = examplesOf(abilities);
-  return example === undefined ? 'See “What can I say?”.' : `Say ${quote(example)}, for example.`;
+  if (example === undefined) return message('hint.see');
+  return message('hint.say', { example });
 }
 
 export class AbilityList {
   constructor({ askAbilities, abilities, closeAbilities, aboutPhrases, groups, tries }) {
     Object.assign(this, { toggle: askAbilities, section: abilities, aboutPhrases, groups, tries });
+    this.abilities = [];
+    this.tried = [];
     askAbilities.addEventListener('click', () => this.open(abilities.hidden));
     closeAbilities.addEventListener('click', () => this.close());
-    document.addEventListener('keydown', ({ key }) => {
-      if (key === 'Escape' && !abilities.hidden) this.close();
-    });
+  }
+
+  get isOpen() {
+    return !this.section.hidden;
   }
 
   show(abilities) {
-    this.toggle.hidden = false;
-    if (abilities.some(({ group }) => group === 'phrases')) {
-      this.aboutPhrases.textContent = HAS_PHRASES;
-    }
-    for (const group of groupsOf(abilities)) {
+    this.abilities = abilities;
+    this.tried = shuffled(examplesOf(abilities)).slice(0, NUM_TRIES);
+    this.toggle.hidden = abilities.length === 0;
+    this.aboutPhrases.hidden = abilities.every(({ group }) => group !== 'phrases');
+    this.showAgain();
+  }
+
+  /** Write everything again, in a new language. */
+  showAgain() {
+    const parts = groupsOf(this.abilities).flatMap((group) => {
       const rows = element('ul');
-      rows.append(...abilities.filter((ability) => ability.group === group).map(entry));
-      this.groups.append(element('h3', group), rows);
-    }
-    const tried = shuffled(examplesOf(abilities)).slice(0, NUM_TRIES);
-    this.tries.replaceChildren(...tried.map((example) => element('li', `Try: ${quote(example)}`)));
+      rows.append(...this.abilities.filter((ability) => ability.group === group).map(entry));
+      return [element('h3', groupName(group)), rows];
+    });
+    this.groups.replaceChildren(...parts);
+    const tries = this.tried.map((example) => element('li', message('abilities.try', { example })));
+    this.tries.replaceChildren(...tries);
   }
 
   open(isOpen) {

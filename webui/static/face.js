@@ -1,4 +1,4 @@
-// Faces as a few strokes each, drawn around the origin; the ring shows the level.
+// Faces as a few strokes each, drawn around the origin; the ring shows level or progress.
 
 const OPEN_EYES = 'M-14 -8 v1 M14 -8 v1';
 const WIDE_EYES = 'M-14 -11 v6 M14 -11 v6';
@@ -6,6 +6,9 @@ const WIDE_EYES = 'M-14 -11 v6 M14 -11 v6';
 const FACES = {
   idle: { eyes: '', lines: 'M-20 -7 q6 5 12 0 M8 -7 q6 5 12 0 M-8 14 q8 4 16 0' },
   connecting: { eyes: '', lines: 'M-20 -7 h12 M8 -7 h12 M-8 15 h16' },
+  queued: { eyes: 'M-10 -8 v1 M18 -8 v1', lines: 'M-6 15 h14' }, // looking at the clock
+  catching_up: { eyes: OPEN_EYES, lines: 'M-22 -20 l11 -2 M22 -20 l-11 -2 M-7 15 h14' },
+  reconnecting: { eyes: '', lines: 'M-20 -7 h12 M8 -7 h12 M-8 15 h16' },
   listening: { eyes: OPEN_EYES, lines: 'M-8 14 q8 5 16 0' },
   speaking: { eyes: OPEN_EYES, lines: 'M-9 12 h18 q-3 10 -9 10 q-6 0 -9 -10 z' },
   happy: { eyes: OPEN_EYES, lines: 'M-16 9 q16 18 32 0' },

@@ -1,30 +1,67 @@
 // Entry point: called once the panel's markup is in the page.
 
-import { hint, summary } from './abilities.js';
+import { Keys } from './keys.js';
 import { Live } from './live.js';
+import { onLanguage, setLanguage } from './messages.js';
 import { Panel } from './panel.js';
-import { credits, loadSamples } from './samples.js';
-
-// For a checkpoint that does not say what it answers.
-const ANY_HINT = 'Speak, or play a recording. It answers when it thinks that an answer is wanted.';
-const ANY_SUMMARY = 'It decides every 0.4 s whether to answer.';
+import { loadSamples } from './samples.js';
+import { SettingsDialog } from './settings-dialog.js';
+import { settings } from './settings.js';
 
 async function loadHealth() {
   const answer = await fetch(new URL('health', document.baseURI));
   return answer.json();
 }
 
+function listen(panel, live) {
+  const { parts, soundboard, strip, abilities } = panel;
+  parts.start.addEventListener('click', () => live.startOrStop());
+  parts.microphone.addEventListener('click', () => live.toggleMute());
+  parts.stopReply.addEventListener('click', () => live.stopReply());
+  parts.leaveQueue.addEventListener('click', () => live.leaveQueue());
+  parts.speakReplies.addEventListener('click', () => {
+    settings.set({ speakReplies: !settings.get().speakReplies });
+  });
+  parts.language.addEventListener('click', () => settings.set({ language: parts.language.lang }));
+  parts.say.addEventListener('submit', (event) => {
+    event.preventDefault();
+    const text = parts.typed.value.trim();
+    if (text === '') return;
+    parts.typed.value = '';
+    live.sendText(text);
+  });
+  soundboard.listen(parts.drop, {
+    onFile: (file) => live.playFile(file),
+    onStop: () => live.stopPlaying(),
+  });
+  panel.onChunk = (chunk) => live.hearChunk(chunk);
+  new Keys(parts.hold, {
+    onHold: (isHeld) => live.holdToTalk(isHeld),
+    onEscape: () => {
+      if (parts.settings.open) return; // it closes by itself
+      if (abilities.isOpen) abilities.close();
+      else if (strip.card.isOpen) strip.closeCard();
+      else live.stopReply();
+    },
+  });
+}
+
 export async function mount(root) {
-  const panel = new Panel(root);
+  setLanguage(settings.get().language);
+  const panel = new Panel(root.querySelector('.page'));
   const [health, samples] = await Promise.all([loadHealth(), loadSamples()]);
-  const { checkpoint, device, abilities } = health;
-  const isKnown = abilities.length > 0;
-  const live = new Live(panel, isKnown ? hint(abilities) : ANY_HINT);
-  const ability = isKnown ? summary(abilities) : ANY_SUMMARY;
-  panel.showModel(`${checkpoint} model, ${device.toUpperCase()}`, ability);
-  if (isKnown) panel.abilities.show(abilities);
-  panel.showSamples(samples, credits(samples), (sample, button) => live.playSample(sample, button));
-  panel.parts.start.addEventListener('click', () => live.startOrStop());
-  panel.parts.microphone.addEventListener('click', () => live.toggleMicrophone());
+  panel.showModel(health);
+  const live = new Live(panel);
+  const dialog = new SettingsDialog(panel, live, samples);
+  panel.soundboard.show(samples, {
+    onVoice: (sample, button) => live.playSample(sample, button),
+    onSound: (sound, button) => live.playSound(sound, button),
+  });
+  listen(panel, live);
+  settings.onChange(({ language }) => setLanguage(language));
+  onLanguage(() => {
+    panel.showAgain();
+    dialog.build();
+  });
   root.dataset.ready = 'true';
 }

@@ -80,7 +80,7 @@ export const ENGLISH = {
   'eagerness.resetTitle': 'Back to the middle',
   'card.chance': 'chance to speak',
   'card.threshold': 'needed',
-  'card.decision': 'it',
+  'card.decision': 'decision',
   'card.spoke': 'spoke',
   'card.silent': 'kept silent',
   'card.decisionMs': 'decided after',

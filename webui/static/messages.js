@@ -30,6 +30,10 @@ export function onLanguage(callback) {
   callbacks.add(callback);
 }
 
+export function hasMessage(key) {
+  return key in MESSAGES[current];
+}
+
 /** The text under `key`; `{name}` in it becomes `values.name`. */
 export function message(key, values = {}) {
   const text = MESSAGES[current][key];

@@ -1,27 +1,39 @@
 // The page's parts: shows what it is told, decides nothing.
 
-import { AbilityList } from './abilities.js';
+import { AbilityList, hint, summary } from './abilities.js';
+import { Eagerness } from './eagerness.js';
+import { element } from './element.js';
 import { Face } from './face.js';
+import { count, milliseconds, percent, seconds } from './figures.js';
+import { language, message } from './messages.js';
+import { settings } from './settings.js';
+import { Soundboard } from './soundboard.js';
 import { Strip } from './strip.js';
+import { translate } from './translate.js';
 import { Turns } from './turns.js';
+import { steps } from './waterfall.js';
 
-const STATE_WORDS = {
-  idle: 'NOT STARTED',
-  connecting: 'CONNECTING',
-  listening: 'LISTENING',
-  speaking: 'SPEAKING',
+const RESTING = ['idle', 'connecting', 'queued', 'reconnecting'];
+const OTHER_LANGUAGE = {
+  en: { tag: 'zh', name: '中文' },
+  zh: { tag: 'en', name: 'English' },
 };
+const LONG_REPLY = 90; // characters; beyond them the letters are smaller
+const NEARLY_FULL = 0.9;
 
 function levelToRing(level) {
   const decibels = 20 * Math.log10(Math.max(level, 1e-4));
   return Math.max(0, Math.min(1, (decibels + 60) / 50));
 }
 
-function figure(label, milliseconds) {
-  const span = document.createElement('span');
-  const value = document.createElement('b');
-  value.textContent = `${Math.round(milliseconds)} ms`;
-  span.append(`${label} `, value);
+/** Screen readers and the layout are left alone by what has not changed. */
+function write(target, text) {
+  if (target.textContent !== text) target.textContent = text;
+}
+
+function figure(label, value) {
+  const span = element('span', `${label} `);
+  span.append(element('b', value));
   return span;
 }
 
@@ -29,26 +41,70 @@ export class Panel {
   constructor(root) {
     this.parts = {};
     for (const part of root.querySelectorAll('[data-part]')) this.parts[part.dataset.part] = part;
-    this.face = new Face(this.parts.face);
-    this.strip = new Strip(this.parts.strip);
-    this.turns = new Turns(this.parts.turns, this.parts.empty);
-    this.abilities = new AbilityList(this.parts);
-    this.stateLine = this.parts.state.parentElement;
-    this.replyLine = this.parts.reply.parentElement;
+    const { parts } = this;
+    this.root = root;
+    this.onChunk = () => {}; // gets the number of a chunk of the strip that was chosen
+    this.face = new Face(parts.face);
+    this.strip = new Strip(parts, (chunk) => this.onChunk(chunk));
+    this.turns = new Turns(parts.turns, parts.empty);
+    this.abilities = new AbilityList(parts);
+    this.soundboard = new Soundboard(parts);
+    this.eagerness = new Eagerness(parts, (threshold) => this.strip.showThreshold(threshold));
+    this.stateLine = parts.state.parentElement;
+    this.replyLine = parts.reply.parentElement;
+    this.state = 'idle';
+    this.shown = new Map(); // what each part shows, to be written again in another language
+    this.latencies = null;
+    this.voices = null;
+    this.onVoices = () => {};
+    settings.onChange((_, changed) => {
+      if (changed.includes('speakReplies') || changed.includes('voice')) this.showSpeaking();
+    });
+    this.showAgain();
+    this.showRunning(false);
+    this.showMicrophone(false, false);
+    this.showSpeaking();
   }
 
+  /** Write a part now, and again whenever the language changes. */
+  show(part, write) {
+    this.shown.set(part, write);
+    write();
+  }
+
+  /** Everything once more, in the page's language. */
+  showAgain() {
+    document.documentElement.lang = language() === 'zh' ? 'zh-CN' : 'en';
+    translate(this.root);
+    const other = OTHER_LANGUAGE[language()];
+    this.parts.language.textContent = other.name;
+    this.parts.language.lang = other.tag;
+    this.eagerness.show();
+    this.abilities.showAgain();
+    this.soundboard.showAgain();
+    this.turns.showAgain();
+    this.strip.closeCard();
+    for (const write of this.shown.values()) write();
+  }
+
+  // The stage
+
   showState(state, emotion) {
-    this.stateLine.dataset.state = state;
-    this.parts.state.textContent = STATE_WORDS[state];
+    this.show('state', () => {
+      this.stateLine.dataset.state = state;
+      write(this.parts.state, message(`state.${state}`));
+      this.showEmotion(emotion);
+    });
     this.parts.caret.hidden = state !== 'speaking';
-    this.showEmotion(emotion);
+    this.parts.stopReply.disabled = state !== 'speaking';
     this.face.show(state, emotion);
-    if (state === 'speaking') this.face.fillRing(1);
-    if (state === 'idle' || state === 'connecting') this.face.fillRing(0);
+    if (state !== this.state && state === 'speaking') this.face.fillRing(1);
+    if (RESTING.includes(state)) this.face.fillRing(0);
+    this.state = state;
   }
 
   showEmotion(emotion) {
-    this.parts.emotion.textContent = emotion ?? '';
+    write(this.parts.emotion, emotion ? message(`emotion.${emotion}`) : '');
     if (emotion) this.parts.emotion.dataset.emotion = emotion;
     else delete this.parts.emotion.dataset.emotion;
   }
@@ -57,67 +113,164 @@ export class Panel {
     this.face.fillRing(levelToRing(level));
   }
 
-  showHint(text) {
-    this.replyLine.dataset.kind = 'hint';
-    this.parts.reply.textContent = text;
-    this.parts.latency.replaceChildren();
+  /** How much of the reply has been heard, 0 to 1. */
+  showPlayback(fraction) {
+    this.face.fillRing(fraction);
   }
 
-  showReply(turn, medianMs) {
-    this.replyLine.dataset.kind = 'reply';
-    this.parts.reply.textContent = turn.text;
-    this.replyLine.scrollTop = this.replyLine.scrollHeight;
-    const figures = [['decided in', turn.decisionMs]];
-    if (turn.firstTextMs !== null) figures.push(['first text', turn.firstTextMs]);
-    if (turn.doneMs !== null) figures.push(['finished', turn.doneMs]);
-    if (medianMs !== null) figures.push(['median', medianMs]);
-    this.parts.latency.replaceChildren(...figures.map(([label, time]) => figure(label, time)));
+  showHint() {
+    this.show('reply', () => {
+      this.replyLine.dataset.kind = 'hint';
+      write(this.parts.reply, hint(this.abilities.abilities));
+      this.parts.latency.replaceChildren();
+    });
+  }
+
+  showReply(turn) {
+    this.show('reply', () => {
+      const { reply, latency } = this.parts;
+      this.replyLine.dataset.kind = turn.text.length > LONG_REPLY ? 'long' : 'reply';
+      if (turn.heardText === null) write(reply, turn.text);
+      else reply.replaceChildren(turn.heardText, element('s', turn.text.slice(turn.heardText.length)));
+      this.replyLine.scrollTop = this.replyLine.scrollHeight;
+      const since = message(turn.isUnprompted ? 'latency.sinceChunk' : 'latency.sinceSpeech');
+      const figures = steps(turn.timing).map(([name, time]) =>
+        figure(message(`latency.${name}`), milliseconds(time)),
+      );
+      if (this.latencies) figures.push(figure(message('latency.p95'), milliseconds(this.latencies.p95)));
+      latency.replaceChildren(element('span', since), ...figures);
+    });
+  }
+
+  /** {position, waitSeconds} while the visitor waits for a place. */
+  showQueue(place) {
+    const { queue, latency, reply } = this.parts;
+    const wasQueued = !queue.hidden;
+    queue.hidden = place === null;
+    if (place === null) {
+      if (wasQueued) this.showHint();
+      return;
+    }
+    this.show('reply', () => {
+      this.replyLine.dataset.kind = 'hint';
+      const { position, waitSeconds } = place;
+      const wait = waitSeconds === null ? '' : message('queue.wait', { time: this.inMinutes(waitSeconds) });
+      write(reply, `${message('queue.position', { position })} ${wait}`.trim());
+      latency.replaceChildren();
+    });
+  }
+
+  inMinutes(time) {
+    if (time < 90) return message('time.seconds', { number: Math.max(5, 5 * Math.ceil(time / 5)) });
+    return message('time.minutes', { number: Math.ceil(time / 60) });
+  }
+
+  // The conversation
+
+  showTurn(turn) {
     this.turns.show(turn);
   }
 
-  showModel(text, ability) {
-    this.parts.model.textContent = text;
+  showLatencies(latencies) {
+    this.latencies = latencies;
+    this.show('latencies', () => {
+      const { p50, p95 } = latencies ?? {};
+      const figures =
+        p50 === undefined ? '' : `p50 ${milliseconds(p50)} · p95 ${milliseconds(p95)}`;
+      write(this.parts.latencies, figures);
+    });
+  }
+
+  showContext({ positions, maxPositions }) {
+    this.show('context', () => {
+      const values = { used: count(positions), all: count(maxPositions) };
+      const { meter } = this.parts;
+      write(this.parts.positions, message('memory.used', values));
+      const fraction = Math.min(1, positions / maxPositions);
+      meter.setAttribute('aria-valuemax', maxPositions);
+      meter.setAttribute('aria-valuenow', positions);
+      meter.setAttribute('aria-valuetext', `${message('memory.used', values)}, ${percent(fraction)}`);
+      meter.style.setProperty('--fraction', fraction);
+      meter.toggleAttribute('data-full', fraction > NEARLY_FULL);
+    });
+  }
+
+  // Around it
+
+  showModel({ checkpoint, device, abilities }) {
+    this.abilities.show(abilities);
     this.parts.model.hidden = false;
-    this.parts.ability.textContent = ability;
+    this.show('model', () => {
+      const values = { name: checkpoint, device: device.toUpperCase() };
+      write(this.parts.model, message('model', values));
+      write(this.parts.ability, summary(abilities));
+    });
+    this.showHint();
   }
 
-  showPace(milliseconds) {
-    this.parts.pace.textContent = `${milliseconds.toFixed(0)} ms per 0.4 s`;
+  showPace(time) {
     this.parts.pace.hidden = false;
+    this.show('pace', () => write(this.parts.pace, message('pace', { time: time.toFixed(0) })));
   }
 
-  showBehind(seconds) {
-    this.parts.behind.hidden = seconds === 0;
-    this.parts.behind.textContent = `catching up, ${seconds.toFixed(1)} s behind`;
+  showBehind(time) {
+    this.parts.behind.hidden = time === 0;
+    this.show('behind', () => write(this.parts.behind, message('behind', { time: seconds(time) })));
   }
 
   showRunning(isRunning) {
-    this.parts.start.textContent = isRunning ? 'Stop' : 'Start listening';
-    this.parts.microphone.hidden = !isRunning;
+    const { start, hold, microphone } = this.parts;
+    this.root.toggleAttribute('data-running', isRunning);
+    start.dataset.shape = isRunning ? 'stop' : 'start';
+    hold.disabled = !isRunning;
+    microphone.disabled = !isRunning;
+    this.show('running', () => write(start, message(isRunning ? 'stop' : 'start')));
   }
 
   showMicrophone(hasMicrophone, isMuted) {
-    this.parts.microphone.textContent = hasMicrophone ? 'Mute' : 'Use the microphone';
-    if (hasMicrophone) this.parts.microphone.setAttribute('aria-pressed', isMuted);
-    else this.parts.microphone.removeAttribute('aria-pressed');
+    const { microphone } = this.parts;
+    this.show('microphone', () => {
+      const isOff = this.root.hasAttribute('data-running') && !hasMicrophone;
+      write(microphone, message(isOff ? 'microphone' : 'mute'));
+    });
+    if (hasMicrophone) microphone.setAttribute('aria-pressed', isMuted);
+    else microphone.removeAttribute('aria-pressed');
   }
 
-  showSamples(samples, creditLine, onPlay) {
-    const buttons = samples.map((sample) => {
-      const button = document.createElement('button');
-      button.type = 'button';
-      button.textContent = sample.title;
-      button.title = `${sample.source} (${sample.licence})`;
-      button.addEventListener('click', () => onPlay(sample, button));
-      return button;
+  /** Who speaks, and what leaves the machine. */
+  showSpeaking() {
+    const { speakReplies, voice } = settings.get();
+    this.parts.speakReplies.setAttribute('aria-checked', speakReplies);
+    this.show('speaking', () => {
+      const chosen = this.voices?.find(({ id }) => id === voice);
+      const isOnline = chosen?.is_online ?? !voice.startsWith('espeak');
+      const who = voice === 'auto' ? 'auto' : isOnline ? 'online' : 'offline';
+      const name = chosen?.label ?? voice.split(':').at(-1);
+      write(this.parts.speakNote, message(`speak.${speakReplies ? who : 'off'}`, { name }));
+      write(this.parts.leaves, message(speakReplies && isOnline ? 'foot.text' : 'foot.nothing'));
     });
-    this.parts.samples.replaceChildren(...buttons);
-    this.parts.credits.textContent = creditLine;
+  }
+
+  showCapabilities({ voices, maxPositions }) {
+    this.voices = voices;
+    this.showContext({ positions: 0, maxPositions });
+    this.showSpeaking();
+    this.onVoices(voices);
+  }
+
+  showFile(playing) {
+    this.soundboard.showFile(playing);
+  }
+
+  /** Calm information; null takes it away. */
+  showNotice(text) {
+    this.parts.notice.hidden = text === null;
+    write(this.parts.notice, text ?? '');
   }
 
   showProblem(text) {
     this.parts.alert.hidden = text === null;
-    this.parts.alert.textContent = text ?? '';
+    write(this.parts.alert, text ?? '');
   }
 
   announce(text) {

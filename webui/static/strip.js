@@ -1,130 +1,364 @@
 // The decision strip: sound above, the chance to speak below, replies as spans; now is at the right.
 
 import { CHUNK_SECONDS, FRAME_SECONDS } from './audio-format.js';
+import { ChunkCard } from './chunk-card.js';
+import { clockTime } from './figures.js';
+import { message } from './messages.js';
 
-const PIXELS_PER_SECOND = 34;
-const LABEL_HEIGHT = 18;
+// A bar of the waveform is three pixels wide at both scales, and so always falls on whole pixels.
+const WIDE = { pixelsPerSecond: 30, framesPerBar: 2 };
+const NARROW = { pixelsPerSecond: 20, framesPerBar: 3 };
+const NARROW_BELOW = 560;
+const LABEL_HEIGHT = 20;
+const AXIS_HEIGHT = 22;
+const CHANCE_SHARE = 0.34; // of the height
+const GAP = 12;
 const LABEL_GAP = 6;
-const CHANCE_SHARE = 0.36; // of the height
-const GAP = 10;
-const SPEAK_ABOVE = 0.5;
+const CHUNKS_PER_LABEL = 25; // 10 s
+const DOT_RADIUS = 4.5;
+const NOW_WIDTH = 2;
 const LOUDNESS_EXPONENT = 0.5; // quiet speech stays visible beside loud speech
+const COLOURS = [
+  'panel', 'line', 'soft', 'quiet', 'wave', 'ink', 'speaking',
+  ...['happy', 'sad', 'angry', 'surprise', 'normal', 'urgent'].flatMap((name) => [name, `${name}-ink`]),
+];
+
+const calm = window.matchMedia('(prefers-reduced-motion: reduce)');
 
 export class Strip {
-  constructor(canvas) {
-    this.canvas = canvas;
-    this.context = canvas.getContext('2d');
+  /** `onChunk` gets the number of a chunk that was chosen to be heard. */
+  constructor({ strip, chunkCard }, onChunk) {
+    this.canvas = strip;
+    this.context = strip.getContext('2d');
+    this.card = new ChunkCard(chunkCard);
+    this.onChunk = onChunk;
     this.conversation = null;
-    new ResizeObserver(() => this.draw()).observe(canvas);
+    this.threshold = 0.5; // of decisions to come
+    this.chosen = null; // number of the chunk whose card is open
+    this.isDue = false;
+    this.colours = {};
+    new ResizeObserver(() => this.draw()).observe(strip);
+    const readColours = () => this.readColours();
+    new MutationObserver(readColours).observe(document.body, { attributeFilter: ['class'] });
+    strip.addEventListener('click', ({ offsetX }) => this.choose(this.chunkAt(offsetX)));
+    strip.addEventListener('keydown', (event) => this.onKey(event));
+    this.readColours();
+  }
+
+  readColours() {
+    const style = getComputedStyle(this.canvas);
+    for (const name of COLOURS) this.colours[name] = style.getPropertyValue(`--${name}`);
+    this.draw();
   }
 
   show(conversation) {
     this.conversation = conversation;
+    this.closeCard();
     this.draw();
   }
 
-  draw() {
-    const { clientWidth: width, clientHeight: height } = this.canvas;
-    const scale = window.devicePixelRatio;
-    this.canvas.width = Math.round(width * scale);
-    this.canvas.height = Math.round(height * scale);
-    this.context.setTransform(scale, 0, 0, scale, 0, 0);
-    this.context.font = '12px system-ui, sans-serif';
-    this.style = getComputedStyle(this.canvas);
-    this.width = width;
-    this.bottom = height - 1;
-    this.chanceTop = height * (1 - CHANCE_SHARE);
-    this.middle = (LABEL_HEIGHT + this.chanceTop - GAP) / 2;
-    this.drawThreshold();
-    if (this.conversation === null) {
-      this.drawEmpty();
-      return;
-    }
-    this.start = this.conversation.seconds - width / PIXELS_PER_SECOND;
-    this.drawReplies();
-    this.drawSound();
-    this.drawChances();
+  showThreshold(threshold) {
+    this.threshold = threshold;
+    this.draw();
   }
 
-  colour(name) {
-    return this.style.getPropertyValue(`--${name}`);
+  /** Draw with the next frame of the screen, however often it is asked for. */
+  draw() {
+    if (this.isDue) return;
+    this.isDue = true;
+    requestAnimationFrame(() => {
+      this.isDue = false;
+      this.drawNow();
+    });
+  }
+
+  // Choosing a chunk
+
+  get lastChunk() {
+    return Math.max(0, (this.conversation?.decisions.length ?? 0) - 1);
+  }
+
+  chunkAt(x) {
+    const chunk = Math.floor((x + this.offset) / this.pixelsPerSecond / CHUNK_SECONDS);
+    return Math.max(0, Math.min(this.lastChunk, chunk));
+  }
+
+  choose(number) {
+    const decisions = this.conversation?.decisions;
+    if (decisions === undefined || decisions.length === 0) return;
+    const chunk = Math.max(decisions.first, Math.min(this.lastChunk, number));
+    this.chosen = chunk;
+    const isAtRight = this.x((chunk + 0.5) * CHUNK_SECONDS) > this.width / 2;
+    const words = this.card.show(chunk, decisions.get(chunk), isAtRight ? 'left' : 'right');
+    this.canvas.setAttribute('aria-valuemin', decisions.first);
+    this.canvas.setAttribute('aria-valuemax', this.lastChunk);
+    this.canvas.setAttribute('aria-valuenow', chunk);
+    this.canvas.setAttribute('aria-valuetext', words);
+    this.onChunk(chunk);
+    this.draw();
+  }
+
+  closeCard() {
+    this.chosen = null;
+    this.card.close();
+    this.canvas.setAttribute('aria-valuetext', message('strip.none'));
+    this.draw();
+  }
+
+  onKey(event) {
+    const current = this.chosen ?? this.lastChunk + 1;
+    const steps = {
+      ArrowLeft: current - 1,
+      ArrowRight: current + 1,
+      ArrowDown: current - 1,
+      ArrowUp: current + 1,
+      PageUp: current - 10,
+      PageDown: current + 10,
+      Home: 0,
+      End: this.lastChunk,
+      Enter: Math.min(current, this.lastChunk),
+    };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    this.choose(steps[event.key]);
+  }
+
+  // Drawing
+
+  drawNow() {
+    this.measure();
+    this.context.clearRect(0, 0, this.width, this.height);
+    this.context.font = '12px system-ui, sans-serif';
+    this.drawAxis();
+    if (this.conversation !== null) {
+      this.drawChosen();
+      this.drawReplies();
+      this.drawSound();
+    }
+    this.drawThreshold();
+    if (this.conversation !== null) this.drawChances();
+    this.drawNames();
+    this.drawPresent();
+  }
+
+  measure() {
+    const { clientWidth, clientHeight } = this.canvas;
+    const ratio = window.devicePixelRatio;
+    const [width, height] = [Math.round(clientWidth * ratio), Math.round(clientHeight * ratio)];
+    if (this.canvas.width !== width) this.canvas.width = width;
+    if (this.canvas.height !== height) this.canvas.height = height;
+    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.width = clientWidth;
+    this.height = clientHeight;
+    const scale = clientWidth < NARROW_BELOW ? NARROW : WIDE;
+    Object.assign(this, scale);
+    this.bottom = clientHeight - AXIS_HEIGHT;
+    this.chanceTop = this.bottom - this.bottom * CHANCE_SHARE;
+    this.soundBottom = this.chanceTop - GAP;
+    this.middle = (LABEL_HEIGHT + this.soundBottom) / 2;
+    this.now = this.conversation?.seconds ?? 0;
+    // Where motion is not wanted it moves on once in a chunk.
+    const shown = calm.matches ? Math.ceil(this.now / CHUNK_SECONDS) * CHUNK_SECONDS : this.now;
+    const present = this.width - NOW_WIDTH - 1;
+    this.offset = Math.round((shown * this.pixelsPerSecond - present) * ratio) / ratio;
+    this.start = Math.max(0, this.offset / this.pixelsPerSecond);
+    this.present = present;
   }
 
   x(seconds) {
-    return (seconds - this.start) * PIXELS_PER_SECOND;
+    return seconds * this.pixelsPerSecond - this.offset;
   }
 
-  drawThreshold() {
-    const y = this.chanceY(SPEAK_ABOVE);
-    this.context.strokeStyle = this.colour('quiet');
-    this.context.setLineDash([2, 4]);
-    this.line(0, y, this.width, y);
-    this.context.setLineDash([]);
-    this.context.strokeStyle = this.colour('line');
-    this.line(0, this.bottom, this.width, this.bottom);
+  y(chance) {
+    return this.bottom - chance * (this.bottom - this.chanceTop);
   }
 
-  drawEmpty() {
-    this.context.strokeStyle = this.colour('line');
-    this.line(0, this.middle, this.width, this.middle);
-    this.context.fillStyle = this.colour('soft');
-    this.context.fillText('Sound', 0, this.middle - 8);
-    this.context.fillText('Chance that it speaks', 0, this.chanceTop + 4);
+  drawAxis() {
+    const { context, colours, bottom } = this;
+    context.strokeStyle = colours.line;
+    this.line(0, bottom + 0.5, this.width, bottom + 0.5);
+    if (this.conversation === null) return;
+    context.fillStyle = colours.soft;
+    context.strokeStyle = colours.quiet;
+    for (let chunk = Math.ceil(this.start / CHUNK_SECONDS); chunk * CHUNK_SECONDS <= this.now; chunk += 1) {
+      const x = Math.round(this.x(chunk * CHUNK_SECONDS)) + 0.5;
+      this.line(x, bottom + 1, x, bottom + (chunk % CHUNKS_PER_LABEL === 0 ? 7 : 4));
+    }
+    const note = message('strip.tick');
+    const noteFrom = this.width - context.measureText(note).width - 2;
+    context.fillText(note, noteFrom, bottom + 19);
+    const step = CHUNKS_PER_LABEL * CHUNK_SECONDS;
+    for (let time = Math.ceil(this.start / step) * step; time <= this.now; time += step) {
+      const words = clockTime(time);
+      const { width } = context.measureText(words);
+      const x = this.x(time) - width / 2;
+      if (x > 0 && x + width + LABEL_GAP < noteFrom) context.fillText(words, x, bottom + 19);
+    }
+  }
+
+  drawChosen() {
+    if (this.chosen === null) return;
+    this.context.fillStyle = this.colours.speaking;
+    this.context.globalAlpha = 0.14;
+    const x = this.x(this.chosen * CHUNK_SECONDS);
+    const width = CHUNK_SECONDS * this.pixelsPerSecond;
+    this.context.fillRect(x, LABEL_HEIGHT, width, this.bottom - LABEL_HEIGHT);
+    this.context.globalAlpha = 1;
   }
 
   drawReplies() {
     let labelledUntil = -Infinity;
     for (const turn of this.conversation.turns.from(0)) {
       const from = this.x(turn.seconds);
-      const until = this.x(turn.endSeconds ?? this.conversation.seconds);
-      const width = Math.max(until - from, CHUNK_SECONDS * PIXELS_PER_SECOND);
+      const until = this.x(turn.endSeconds ?? this.now);
+      const width = Math.max(until - from, CHUNK_SECONDS * this.pixelsPerSecond);
       if (from + width < 0) continue;
-      this.context.fillStyle = this.colour(turn.emotion ?? 'normal');
+      this.context.fillStyle = this.colours[turn.emotion ?? 'normal'];
       this.context.fillRect(from, LABEL_HEIGHT, width, 3);
-      this.context.globalAlpha = 0.16;
-      this.context.fillRect(from, LABEL_HEIGHT, width, this.bottom - LABEL_HEIGHT);
+      this.context.globalAlpha = 0.15;
+      this.context.fillRect(from, LABEL_HEIGHT + 3, width, this.soundBottom - LABEL_HEIGHT - 3);
       this.context.globalAlpha = 1;
-      labelledUntil = this.label(turn.emotion, from, labelledUntil);
+      if (turn.cutAfterMs !== null) this.drawCut(from + width, turn.emotion ?? 'normal');
+      labelledUntil = this.label(turn, from, labelledUntil);
     }
   }
 
+  /** A dashed edge with a cross: here somebody spoke over it. */
+  drawCut(x, emotion) {
+    const { context } = this;
+    context.strokeStyle = this.colours[`${emotion}-ink`];
+    context.setLineDash([4, 3]);
+    this.line(x, LABEL_HEIGHT, x, this.soundBottom);
+    context.setLineDash([]);
+    context.lineWidth = 1.5;
+    this.line(x - 4, LABEL_HEIGHT - 3, x + 4, LABEL_HEIGHT + 5);
+    this.line(x - 4, LABEL_HEIGHT + 5, x + 4, LABEL_HEIGHT - 3);
+    context.lineWidth = 1;
+  }
+
   /** Name a reply's emotion where there is room; returns where the label ends. */
-  label(emotion, from, freeFrom) {
-    const text = emotion ?? 'reply';
-    const { width } = this.context.measureText(text);
-    const x = Math.min(from, this.width - width);
+  label({ emotion }, from, freeFrom) {
+    const words = message(emotion ? `emotion.${emotion}` : 'strip.reply');
+    const { width } = this.context.measureText(words);
+    const x = Math.min(from, this.width - width - 2);
     if (x < freeFrom) return freeFrom;
-    this.context.fillStyle = this.colour(`${emotion ?? 'normal'}-ink`);
-    this.context.fillText(text, x, LABEL_HEIGHT - 5);
+    this.context.fillStyle = this.colours[`${emotion ?? 'normal'}-ink`];
+    this.context.fillText(words, x, LABEL_HEIGHT - 7);
     return x + width + LABEL_GAP;
   }
 
   drawSound() {
     const { peaks } = this.conversation;
-    const halfHeight = this.middle - LABEL_HEIGHT - 5;
+    const { framesPerBar } = this;
+    const halfHeight = this.middle - LABEL_HEIGHT - 8;
     const first = Math.max(peaks.first, Math.floor(this.start / FRAME_SECONDS));
-    this.context.fillStyle = this.colour('wave');
-    for (let i = first; i < peaks.length; i += 1) {
-      const height = Math.max(0.75, halfHeight * peaks.get(i) ** LOUDNESS_EXPONENT);
-      this.context.fillRect(this.x(i * FRAME_SECONDS), this.middle - height, 1.2, 2 * height);
+    this.context.fillStyle = this.colours.wave;
+    for (let bar = Math.ceil(first / framesPerBar); bar * framesPerBar < peaks.length; bar += 1) {
+      let peak = 0;
+      for (let i = 0; i < framesPerBar; i += 1) {
+        peak = Math.max(peak, peaks.get(bar * framesPerBar + i) ?? 0);
+      }
+      const height = Math.max(0.75, halfHeight * peak ** LOUDNESS_EXPONENT);
+      const x = this.x(bar * framesPerBar * FRAME_SECONDS);
+      this.context.fillRect(x, this.middle - height, 2, 2 * height);
     }
+  }
+
+  /** Each decision's own threshold; from the last one on the one that is in force. */
+  drawThreshold() {
+    const { context } = this;
+    const decisions = this.conversation?.decisions;
+    context.strokeStyle = this.colours.soft;
+    context.setLineDash([1.5, 3.5]);
+    context.lineDashOffset = Math.max(0, this.offset) % 5;
+    context.beginPath();
+    let from = 0;
+    if (decisions !== undefined) {
+      for (let chunk = this.firstChunk; chunk < decisions.length; chunk += 1) {
+        const decision = decisions.get(chunk);
+        if (decision === null) continue;
+        const until = this.x((chunk + 1) * CHUNK_SECONDS);
+        context.lineTo(Math.max(from, this.x(chunk * CHUNK_SECONDS)), this.y(decision.threshold));
+        context.lineTo(until, this.y(decision.threshold));
+        from = until;
+      }
+    }
+    context.lineTo(Math.max(0, from), this.y(this.threshold));
+    context.lineTo(this.width, this.y(this.threshold));
+    context.stroke();
+    context.setLineDash([]);
+  }
+
+  get firstChunk() {
+    const { decisions } = this.conversation;
+    return Math.max(decisions.first, Math.floor(this.start / CHUNK_SECONDS) - 1);
+  }
+
+  /** Runs of neighbouring decisions as points: [[{x, y, speaks}, ...], ...]. */
+  chances() {
+    const { decisions } = this.conversation;
+    const runs = [[]];
+    for (let chunk = this.firstChunk; chunk < decisions.length; chunk += 1) {
+      const decision = decisions.get(chunk);
+      if (decision === null) {
+        runs.push([]);
+        continue;
+      }
+      const x = this.x((chunk + 0.5) * CHUNK_SECONDS);
+      runs.at(-1).push({ x, y: this.y(decision.probability), speaks: decision.speaks });
+    }
+    return runs.filter((run) => run.length > 0);
   }
 
   drawChances() {
-    const { decisions } = this.conversation;
-    const width = CHUNK_SECONDS * PIXELS_PER_SECOND - 3;
-    const first = Math.max(decisions.first, Math.floor(this.start / CHUNK_SECONDS));
-    for (let chunk = first; chunk < decisions.length; chunk += 1) {
-      if (decisions.get(chunk) === null) continue;
-      const { probability, speaks } = decisions.get(chunk);
-      const top = Math.min(this.chanceY(probability), this.bottom - 2);
-      this.context.fillStyle = this.colour(speaks ? 'speaking' : 'quiet');
-      this.context.fillRect(this.x(chunk * CHUNK_SECONDS) + 1.5, top, width, this.bottom - top);
+    const { context, colours } = this;
+    for (const run of this.chances()) {
+      context.beginPath();
+      for (const { x, y } of run) context.lineTo(x, y);
+      context.strokeStyle = colours.speaking;
+      context.lineWidth = 2;
+      context.lineJoin = 'round';
+      context.stroke();
+      context.lineWidth = 1;
+      context.lineTo(run.at(-1).x, this.bottom);
+      context.lineTo(run[0].x, this.bottom);
+      context.fillStyle = colours.speaking;
+      context.globalAlpha = 0.1;
+      context.fill();
+      context.globalAlpha = 1;
+      for (const { x, y } of run.filter(({ speaks }) => speaks)) this.dot(x, y);
     }
   }
 
-  chanceY(probability) {
-    return this.bottom - probability * (this.bottom - this.chanceTop);
+  dot(x, y) {
+    const { context } = this;
+    context.beginPath();
+    context.arc(x, y, DOT_RADIUS, 0, 2 * Math.PI);
+    context.fillStyle = this.colours.speaking;
+    context.fill();
+    context.lineWidth = 1.5;
+    context.strokeStyle = this.colours.panel;
+    context.stroke();
+    context.lineWidth = 1;
+  }
+
+  drawNames() {
+    // Once sound lies there they would be in the way.
+    if (this.offset > 0 || this.chosen !== null) return;
+    this.context.fillStyle = this.colours.soft;
+    const isEmpty = this.conversation === null;
+    if (isEmpty) {
+      this.context.strokeStyle = this.colours.line;
+      this.line(0, Math.round(this.middle) + 0.5, this.width, Math.round(this.middle) + 0.5);
+    }
+    this.context.fillText(message('strip.sound'), 0, this.middle - 8);
+    this.context.fillText(message('strip.chance'), 0, this.chanceTop + 6);
+  }
+
+  drawPresent() {
+    if (this.conversation === null) return;
+    this.context.fillStyle = this.colours.speaking;
+    this.context.fillRect(this.present + 1, LABEL_HEIGHT - 4, NOW_WIDTH, this.bottom - LABEL_HEIGHT + 8);
   }
 
   line(x1, y1, x2, y2) {

@@ -1,0 +1,27 @@
+// Numbers as the page writes them.
+
+import { language } from './messages.js';
+
+export function milliseconds(value) {
+  return `${Math.round(value)} ms`;
+}
+
+export function seconds(value) {
+  return `${value.toFixed(1)} s`;
+}
+
+export function percent(fraction) {
+  return `${Math.round(100 * fraction)} %`;
+}
+
+export function count(number) {
+  return new Intl.NumberFormat(language()).format(number);
+}
+
+/** 75.4 is 1:15; with one decimal 1:15.4. */
+export function clockTime(time, decimals = 0) {
+  const scale = 10 ** decimals;
+  const whole = Math.floor(time * scale + 1e-6) / scale;
+  const width = decimals === 0 ? 2 : 3 + decimals;
+  return `${Math.floor(whole / 60)}:${(whole % 60).toFixed(decimals).padStart(width, '0')}`;
+}
