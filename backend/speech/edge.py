@@ -31,7 +31,6 @@ _FAILURES = (
     TimeoutError,
     ValueError,
     KeyError,
-    av.FFmpegError,
 )
 
 
@@ -129,7 +128,11 @@ class _Mp3Decoder:
         yield from self._pcm_of(None)
 
     def _decode_packet(self, packet: av.Packet | None) -> Iterator[bytes]:
-        for frame in self._codec.decode(packet):
+        try:
+            frames = self._codec.decode(packet)
+        except av.InvalidDataError:
+            return  # a tag, or a damaged frame of 24 ms: the decoder goes on with the next
+        for frame in frames:
             yield from self._pcm_of(frame)
 
     def _pcm_of(self, frame: av.AudioFrame | None) -> Iterator[bytes]:

@@ -33,8 +33,8 @@ _BUFFER_MILLISECONDS = 200
 """How often the callback is asked whether to go on."""
 _WORDS_PER_MINUTE = 165
 _MIN_WORDS_PER_MINUTE, _MAX_WORDS_PER_MINUTE = 80, 450
-_VOLUME_PERCENT = 85
-"""Below the library's 100, so that the loudest emotion does not clip."""
+_VOLUME_PERCENT = 60
+"""Below the library's 100, so that Mandarin does not clip in the loudest emotion."""
 _MEDIUM_PITCH = 50
 _PITCH_STEP_HZ = 2.5
 """A step of espeak's pitch (0 to 99), in the hertz of `Prosody.pitch_hz`."""

@@ -37,10 +37,10 @@ class Prosody:
 EMOTION_PROSODY = {
     Emotion.NORMAL: Prosody(),
     Emotion.HAPPY: Prosody(rate_percent=8, pitch_hz=25, volume_percent=5),
-    Emotion.SAD: Prosody(rate_percent=-18, pitch_hz=-25, volume_percent=-20),
-    Emotion.ANGRY: Prosody(rate_percent=6, pitch_hz=-12, volume_percent=15),
+    Emotion.SAD: Prosody(rate_percent=-18, pitch_hz=-25, volume_percent=-25),
+    Emotion.ANGRY: Prosody(rate_percent=6, pitch_hz=-12, volume_percent=25),
     Emotion.SURPRISE: Prosody(rate_percent=4, pitch_hz=45, volume_percent=10),
-    Emotion.URGENT: Prosody(rate_percent=25, pitch_hz=15, volume_percent=15),
+    Emotion.URGENT: Prosody(rate_percent=25, pitch_hz=15, volume_percent=20),
 }
 
 

@@ -18,21 +18,24 @@ _FOOTNOTE = regex.compile(r"\[\^[^\]\n]*\]:?")
 # `(https://...` may end with the text: a link that was cut short.
 _LINK = regex.compile(r"!?\[([^\[\]]*)\](?:\((?:[^()]|\([^()]*\))*(?:\)|\Z)|\[[^\]]*\])")
 _ADDRESS = regex.compile(
-    r"<?\b(?:https?://|www\.)[^\s<>\"'`*|()\[\]{}\p{Han}，。！？；：、）】」』”’]+>?", regex.I
+    r"<?(?<![A-Za-z0-9])(?:https?://|www\.)[^\s<>\"'`*|()\[\]{}\p{Han}，。！？；：、）】」』”’]*>?",
+    regex.I,
 )
 _END_OF_ADDRESS = regex.compile(r"[.,;:!?]+$")
 _EMOTION_LABEL = regex.compile(
-    r"^\s*[\[(<{（【*]+\|?\s*"
+    r"^\s*[*_]*[\[(<{（【]\|?\s*"
     r"(?:happy|sad|angry|surprised?|normal|neutral|urgent"
     r"|高兴|开心|快乐|悲伤|难过|伤心|生气|愤怒|惊讶|吃惊|平静|正常|中性|紧急|焦急)"
-    r"\s*\|?[\])>}）】*]+\s*[:：]?\s*",
+    r"\s*\|?[\])>}）】][*_]*\s*[:：]?\s*",
     regex.I,
 )
+# A keycap's digit stays: it is what is meant.
 _EMOJI = regex.compile(
     r"[\p{Extended_Pictographic}\p{Emoji_Modifier}\p{Regional_Indicator}"
     r"\N{ZERO WIDTH JOINER}\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}"
     r"\N{COMBINING ENCLOSING KEYCAP}\U000E0020-\U000E007F]"
 )
+_INVISIBLE = regex.compile("[\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}]")
 _RULE = regex.compile(r"^(?=.*[-=*_|:])[-=*_|:+\s]+$")
 _LINE_MARKUP = regex.compile(r"^\s*(?:>\s?)*\s*(?:#{1,6}(?:\s+|$)|[-*+•‣◦]\s+(?:\[[ xX]\]\s+)?|>)?")
 _HEADING_END = regex.compile(r"\s+#+\s*$")
@@ -40,7 +43,7 @@ _CODE_SPAN = regex.compile(r"`+([^`]*)`*")
 # Not what stands between digits or Latin letters: 2*3, 2**3, snake_case.
 _EMPHASIS = regex.compile(r"(?<![A-Za-z0-9*_])([*_]{1,3})(?=\S)([^*_\n]+?)(?<=\S)\1(?![A-Za-z0-9])")
 _LEFT_OVER_EMPHASIS = regex.compile(
-    r"(?<![A-Za-z0-9])[*_]+(?=\w)|(?<=[\w\p{P}])[*_]+(?![A-Za-z0-9])|~~"
+    r"(?<![A-Za-z0-9*_])[*_]++(?=\w)|(?<=[\w\p{P}])(?<![*_])[*_]++(?![A-Za-z0-9])|~~"
 )
 _SOMETHING_TO_SAY = regex.compile(r"[\p{L}\p{N}]")
 
@@ -56,7 +59,7 @@ def speakable(text: str) -> str:
     Left out: emoji, Markdown and HTML markup, fenced code, a leading emotion label. Of a link its
     text is left, of a bare address its host. Numbers, prices and times stay as they are.
     """
-    text = _FENCED_CODE.sub("", text)
+    text = _INVISIBLE.sub("", _FENCED_CODE.sub("", text))
     text = _COMMENT.sub("", text)
     text = _EMOTION_LABEL.sub("", text)
     text = _FOOTNOTE.sub("", text)
@@ -76,7 +79,7 @@ def _host_of(address: regex.Match[str]) -> str:
     bare = whole.removesuffix(punctuation)
     try:
         host = urlsplit(bare if "://" in bare else f"//{bare}").hostname
-    except ValueError:  # an address with half a bracket, which no browser opens either
+    except ValueError:  # a host name that no address can have
         host = None
     return (host or "").removeprefix("www.") + punctuation
 
@@ -97,14 +100,20 @@ def _line_without_markup(line: str) -> str:
 
 _CLOSERS = r"[\"'”’»)\]）】」』》*_`~]*"
 _SENTENCE_END = regex.compile(rf"[.!?…。！？]{_CLOSERS}\s*$")
-_CLAUSE_END = regex.compile(rf"(?:[,;:]{_CLOSERS}\s+|[，；：、—]{_CLOSERS}\s*|\s[-–—]\s+)$")
+_CLAUSE_END = regex.compile(rf"(?:[,;:]{_CLOSERS}\s+|[，；：、—]{_CLOSERS}\s*|\s[–—]\s+)$")
 _CLOSER = regex.compile(r"[\p{Pe}\p{Pf}\p{M}.,;:!?…。！？，；：、—*_`~\"']")
 """What belongs to the sentence before it where no space stands between."""
 _LATIN_ENDS = ".,;:!?\"')]*_`~"
 """What ends nothing unless a space follows: 3.5, a.m., 3:30, e.g."""
 _ONLY_A_LIST_MARK = regex.compile(r"^\s*(?:[-*+•]|\(?\d{1,3}[.)])\s*$")
 _OPEN_LINK = regex.compile(r"\[[^\]\n]*$|\]\([^)\s]*$")
-_FENCE = regex.compile(r"^ {0,3}(?:```|~~~)", regex.M)
+_FENCE = regex.compile(r" {0,3}(?:```|~~~)")
+_CODE_WITHIN_LINE = regex.compile(r" {0,3}```[^`]+`")
+"""Starts like a fence and is none."""
+_LONGEST_FENCE = 80
+_ANSWER = regex.compile(r"(?<!\w)(?:no|ok)\.$", regex.I)
+"""Which the rules take for the short forms of number and Oklahoma."""
+_CHINESE_ENDS = "。！？"
 
 _HAN_WEIGHT = 3
 """A Chinese character takes about as long to say as three Latin letters."""
@@ -125,6 +134,8 @@ class SentenceCutter:
     def __init__(self) -> None:
         self._waiting = ""
         self._weight = 0
+        self._line = ""
+        self._is_in_code = False
         self._is_first = True
 
     def push(self, delta: str) -> Iterator[str]:
@@ -134,6 +145,7 @@ class SentenceCutter:
                 yield self._take()
             self._waiting += character
             self._weight += _HAN_WEIGHT if is_chinese(character) else 1
+            self._follow_line(character)
 
     def flush(self) -> Iterator[str]:
         """What is left when the text has ended."""
@@ -145,16 +157,24 @@ class SentenceCutter:
         self._is_first = False
         return sentence
 
+    def _follow_line(self, character: str) -> None:
+        if character == "\n":
+            self._line = ""
+        elif len(self._line) < _LONGEST_FENCE:
+            self._line += character
+            if _FENCE.fullmatch(self._line) or _CODE_WITHIN_LINE.fullmatch(self._line):
+                self._is_in_code = not self._is_in_code
+
     def _ends_before(self, character: str) -> bool:
         waiting = self._waiting
-        if character.isspace() or not waiting or waiting.isspace():
+        if self._is_in_code or character.isspace() or not waiting or waiting.isspace():
             return False
-        if self._weight >= _LONGEST_WORD_WEIGHT and not _is_in_code(waiting):
+        if self._weight >= _LONGEST_WORD_WEIGHT:
             return True
         ends_in_space = waiting[-1].isspace()
         if not ends_in_space and (waiting[-1] in _LATIN_ENDS or _CLOSER.match(character)):
             return False
-        if _ONLY_A_LIST_MARK.match(waiting) or _OPEN_LINK.search(waiting) or _is_in_code(waiting):
+        if _ONLY_A_LIST_MARK.match(waiting) or _OPEN_LINK.search(waiting):
             return False
         if "\n" in waiting[len(waiting.rstrip()) :]:
             return True
@@ -165,17 +185,20 @@ class SentenceCutter:
         return self._weight >= _LONGEST_WEIGHT and ends_in_space
 
 
-def _is_in_code(text: str) -> bool:
-    return len(_FENCE.findall(text)) % 2 == 1
-
-
 def _is_boundary(text: str, next_character: str) -> bool:
     """Whether a sentence ends where `text` does; abbreviations do not end one.
 
     The rules look at the word that follows: whether it starts in upper case.
     """
     ending = text.rstrip().rstrip("*_`~)]").replace("…", "...")
-    text_to_judge = f"{ending} {next_character}"
+    if any(mark in _CHINESE_ENDS for mark in ending[-2:]):
+        return True
+    if _ANSWER.search(ending):
+        return not next_character.isdigit()
+    # What opens a quotation or emphasis, and what is neither upper nor lower case, tells nothing.
+    is_telling = next_character.isalnum() and not is_chinese(next_character)
+    start = next_character if is_telling else "A"
+    text_to_judge = f"{ending} {start}"
     last = get_sentence_boundaries("en", text_to_judge)[-1]
     return bool(last["start_index"] == len(text_to_judge) - 1)
 
