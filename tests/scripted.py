@@ -31,6 +31,7 @@ LOUD = 0.01
 """Root mean square above which a chunk is sound."""
 
 LONGEST_PROMPT = 1000
+MAX_POSITIONS = 4096
 
 BREAK = "break"
 """A scripted reply that fails the session instead."""
@@ -118,7 +119,7 @@ class ScriptedSession:
             is_asked_for = request is not None and number == request.at_chunk
             speaks = is_asked_for or probability > threshold
             self._events.put_nowait(
-                Decision(number, speaks, probability, threshold, 3.0, 13 * number, 4096)
+                Decision(number, speaks, probability, threshold, 3.0, 13 * number, MAX_POSITIONS)
             )
             if speaks:
                 self._answered = number
@@ -163,6 +164,10 @@ class ScriptedEngine:
         self.seconds_per_word = seconds_per_word
         self.max_pending_chunks = max_pending_chunks
         self.sessions: set[ScriptedSession] = set()
+
+    @property
+    def max_positions(self) -> int:
+        return MAX_POSITIONS
 
     @property
     def num_sessions(self) -> int:

@@ -2,8 +2,8 @@
 
 from backend.realtime.connection import Connection
 from backend.realtime.conversation import Conversation, ConversationOptions
+from backend.realtime.dialect import Dialect
 from backend.realtime.errors import CloseCode, ConnectionEnd, WireError
-from backend.realtime.translator import Dialect
 
 __all__ = [
     "CloseCode",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from backend.realtime.errors import WireError
@@ -10,9 +10,6 @@ from backend.realtime.errors import WireError
 MAX_MESSAGE_CHARACTERS = 4 * 1024 * 1024
 """Of one message; in base64 PCM16 this is more than a minute of audio at 24 kHz."""
 
-
-MAX_TYPED_CHARACTERS = 1000
-"""Of one typed text; read aloud, this is more than a minute."""
 
 Modality = Literal["text", "audio"]
 Eagerness = Literal["low", "medium", "high", "auto"]
@@ -24,6 +21,12 @@ class AudioFormat(BaseModel):
 
     type: str = "audio/pcm"
     rate: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        """Older clients give the name alone."""
+        return {"type": value} if isinstance(value, str) else value
 
 
 class TurnDetection(BaseModel):
@@ -89,6 +92,14 @@ class ResponseOptions(BaseModel):
     """The options of `response.create` that are honoured."""
 
     metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    output_modalities: list[Modality] | None = None
+
+    @property
+    def modality(self) -> Modality | None:
+        """How this reply is to be given; None as the session says."""
+        if not self.output_modalities:
+            return None
+        return "audio" if "audio" in self.output_modalities else "text"
 
 
 class ClientEvent(BaseModel):
@@ -144,7 +155,7 @@ class ContentPart(BaseModel):
     """A part of an item: `text` of an `input_text`, base64 PCM16 `audio` of an `input_audio`."""
 
     type: str
-    text: str | None = Field(default=None, max_length=MAX_TYPED_CHARACTERS)
+    text: str | None = None
     audio: str | None = None
 
 

@@ -3,26 +3,35 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.audio import Samples
-from backend.config import CHUNK_SECONDS, SessionSettings
+from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SessionSettings
 from backend.errors import AudioInteractionError, SessionLimitError
 from backend.events import Event, SessionFailed, TurnDone, TurnStarted
 from backend.realtime.client_events import (
     AnyClientEvent,
     AppendAudio,
+    BargeIn,
     CancelResponse,
     ClearAudio,
+    ClearOutput,
     CommitAudio,
+    CreateItem,
     CreateResponse,
+    DeleteItem,
     PlaybackAck,
+    ResponseOptions,
+    RetrieveItem,
     SessionUpdate,
+    TruncateItem,
+    TurnSignal,
 )
+from backend.realtime.dialect import Dialect
 from backend.realtime.errors import (
     CloseCode,
     ConnectionEnd,
@@ -31,6 +40,7 @@ from backend.realtime.errors import (
     as_wire_error,
     first_end,
 )
+from backend.realtime.floor import Floor
 from backend.realtime.idleness import IdleWatch
 from backend.realtime.input_audio import (
     InputAudioBuffer,
@@ -38,7 +48,9 @@ from backend.realtime.input_audio import (
     decode_audio,
     pcm_seconds,
 )
+from backend.realtime.new_item import hear_item
 from backend.realtime.outbox import Outbox
+from backend.realtime.reply import CancelReason
 from backend.realtime.server_events import (
     WireEvent,
     duplex_capabilities,
@@ -49,7 +61,8 @@ from backend.realtime.server_events import (
 )
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
 from backend.realtime.timing import SystemTime, Time
-from backend.realtime.translator import Dialect, Translator
+from backend.realtime.translator import Translator, WantedReply
+from backend.speech import Voices
 
 MAX_WAITING_SECONDS = 300.0
 """Of one client's audio: clips may come faster than they are heard, but memory has an end."""
@@ -64,8 +77,11 @@ class EngineSession(Protocol):
     def interrupt(self) -> None:
         """Stop the reply in progress."""
 
-    def request_reply(self) -> None:
-        """Have the next chunk that is fed answered."""
+    def request_reply(self, since_chunk: int | None = None) -> None:
+        """Have the next chunk that is fed answered, if none since that chunk is."""
+
+    def change_settings(self, settings: SessionSettings) -> None:
+        """Follow other settings; the prompt and the seed stay."""
 
     def events(self) -> AsyncIterator[Event]:
         """What happens, as it happens."""
@@ -76,6 +92,10 @@ class EngineSession(Protocol):
 
 class SessionOpener(Protocol):
     """What a conversation needs of an engine."""
+
+    @property
+    def max_positions(self) -> int:
+        """Positions of one conversation's context."""
 
     async def open_session(self, settings: SessionSettings | None = None) -> EngineSession:
         """Start a conversation.
@@ -94,6 +114,10 @@ class ConversationOptions:
     """The checkpoint's name."""
     dialect: Dialect = Dialect.REALTIME
     input_rate_hz: int = GA_RATE_HZ
+    voices: Voices = field(default_factory=Voices)
+    """Those that say replies and read typed text; conversations share what they know of them."""
+    has_older_names: bool = False
+    """Whether the client also waits for `conversation.item.created`, as before the API's GA."""
     idle_seconds: float = 0.0
     """Of quiet that end the conversation; 0 for never."""
 
@@ -103,14 +127,15 @@ class WaitingChunk:
     """What the engine is fed next, once it has room."""
 
     samples: Samples
-    is_reply_requested: bool
+    wanted: WantedReply | None = None
+    """The reply that the client asks for here."""
 
 
 class Conversation:
     """Goes on from `open` to `close`, whether or not a socket is attached meanwhile.
 
-    Two tasks: one feeds the engine at its pace, one tells the outbox what happens. Neither keeps
-    the client's messages from being obeyed.
+    Three tasks: one feeds the engine at its pace, one tells the outbox what happens, one says
+    replies aloud. None of them keeps the client's messages from being obeyed.
 
     Args:
         engine: opens the session.
@@ -134,7 +159,19 @@ class Conversation:
         self._config = defaults
         self._input = InputAudioBuffer(defaults.input_rate_hz)
         self._time = time or SystemTime()
+        self._voices = options.voices
         self._translator = Translator(options.dialect, self.session_id, self._time.now)
+        self._floor = Floor(
+            self._translator,
+            options.dialect,
+            self.session_id,
+            options.voices,
+            defaults,
+            put=self._put,
+            interrupt=lambda: self._session.interrupt(),
+        )
+        self._typed_since: int | None = None
+        """The first chunk of what was typed and not answered yet."""
         self._idle = IdleWatch(options.idle_seconds, self._time)
         self._arrived_seconds = 0.0
         self._has_started = asyncio.Event()
@@ -159,6 +196,7 @@ class Conversation:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed())
                 tasks.create_task(self._emit())
+                tasks.create_task(self._floor.speak())
                 if self.options.idle_seconds:
                     tasks.create_task(self._end_when_idle())
         except* ConnectionEnd as ends:
@@ -194,16 +232,36 @@ class Conversation:
             case SessionUpdate():
                 await self._update_session(event)
             case AppendAudio():
-                self._append_audio(event)
+                await self._append_audio(event)
             case CommitAudio():
-                self._commit_audio()
+                await self._commit_audio()
             case ClearAudio():
                 self._input.clear()
                 self._put([wire_event("input_audio_buffer.cleared")])
             case CreateResponse():
-                self._create_response(event)
+                await self._create_response(event)
             case CancelResponse():
                 self._cancel_response(event)
+            case CreateItem():
+                await self._create_item(event)
+            case RetrieveItem():
+                item = self._translator.items.find(event.item_id)
+                self._put([wire_event("conversation.item.retrieved", item=item)])
+            case DeleteItem():
+                self._translator.items.find(event.item_id)
+                raise WireError(
+                    "what the model has heard or said cannot be taken back", "unsupported_event"
+                )
+            case TruncateItem():
+                self._floor.truncate(event)
+            case ClearOutput():
+                self._floor.clear_output()
+            case BargeIn():
+                self._floor.client_barges_in()
+            case PlaybackAck():
+                self._floor.acknowledge(event)
+            case TurnSignal():
+                pass
             case _:
                 raise WireError(f"{event.TYPE} is not supported", "unsupported_event", "type")
 
@@ -215,8 +273,8 @@ class Conversation:
         while True:
             chunk = await self._waiting.get()
             try:
-                if chunk.is_reply_requested:
-                    self._session.request_reply()
+                if chunk.wanted is not None:
+                    self._session.request_reply(chunk.wanted.since_chunk)
                 await self._session.feed(chunk.samples)
             except AudioInteractionError as error:
                 raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
@@ -230,7 +288,7 @@ class Conversation:
                 raise ConnectionEnd(failure, CloseCode.SESSION_FAILED)
             if isinstance(event, TurnStarted | TurnDone):
                 self.activity()
-            self._put(self._translator.translate(event))
+            self._floor.happened(event)
 
     async def _end_when_idle(self) -> None:
         async for seconds_left in self._idle.notices():
@@ -246,18 +304,21 @@ class Conversation:
 
     async def _update_session(self, event: SessionUpdate) -> None:
         config = self._config.merged(event.session)
-        if config.settings() != self._config.settings():
+        config = replace(config, voice=self._voices.find_voice(config.voice))
+        if config.prompt_and_seed != self._config.prompt_and_seed:
             await self._replace_session(config.settings())
+        elif config.settings() != self._config.settings():
+            self._session.change_settings(config.settings())
         if config.input_rate_hz != self._config.input_rate_hz:
-            for chunk in self._input.set_rate(config.input_rate_hz):
-                self._enqueue(chunk)
+            await self._hear(self._input.drain(config.input_rate_hz))
         self._config = config
+        self._floor.configure(config)
         self._put([self._session_event("session.updated")])
 
     async def _replace_session(self, settings: SessionSettings) -> None:
         if self._has_started.is_set():
             raise WireError(
-                "instructions, sampling, seed and the longest reply are fixed once audio was sent",
+                "instructions and seed are fixed once audio was sent",
                 "session_already_started",
                 "session",
             )
@@ -271,7 +332,7 @@ class Conversation:
         replaced, self._session = self._session, replacement
         await replaced.close()
 
-    def _append_audio(self, event: AppendAudio) -> None:
+    async def _append_audio(self, event: AppendAudio) -> None:
         pcm = decode_audio(event.audio)
         if not pcm:
             return
@@ -279,10 +340,20 @@ class Conversation:
         self._arrived_seconds += seconds
         self._require_room(f"the {seconds:.2f} s of audio in this message are dropped")
         self._translator.audio_arrived()
-        for chunk in self._input.append(pcm):
-            self._enqueue(chunk)
+        await self._hear(self._input.resample(pcm))
 
-    def _commit_audio(self) -> None:
+    async def _hear(self, samples: Samples) -> None:
+        """The client's audio `[n]` at 16 kHz: for voices over a reply, and in chunks."""
+        for start in range(0, len(samples), CHUNK_SAMPLES):
+            piece = samples[start : start + CHUNK_SAMPLES]
+            if self._floor.hear(piece):
+                self.activity()
+            for chunk in self._input.push(piece):
+                self._enqueue(chunk)
+            # A minute of audio in one message does not keep other conversations waiting.
+            await asyncio.sleep(0)
+
+    async def _commit_audio(self) -> None:
         if not self._translator.has_uncommitted_audio:
             raise WireError(
                 "there is no audio to commit since the last item",
@@ -290,22 +361,47 @@ class Conversation:
             )
         self._require_room("nothing is committed")
         self._put(self._translator.commit())
-        for chunk in self._input.flush():
+        await self._hear(self._input.drain())
+        for chunk in self._input.pad():
             self._enqueue(chunk)
 
-    def _create_response(self, event: CreateResponse) -> None:
-        if self._translator.is_replying or self._translator.has_request:
+    async def _create_item(self, event: CreateItem) -> None:
+        self._translator.items.require_new(event.item.id)
+        self._require_room("the item is not added")
+        heard = await hear_item(event.item, self._voices, self._config.input_rate_hz)
+        has_older_names = self._is_duplex or self.options.has_older_names
+        self._put(self._translator.add_item(heard.item, has_older_names))
+        self._typed_since = self._translator.num_chunks
+        for samples in heard.chunks:
+            self._feed_next(samples, self._input.seconds, self._input.seconds)
+
+    async def _create_response(self, event: CreateResponse) -> None:
+        typed_since, self._typed_since = self._typed_since, None
+        reply = self._translator.newest_reply
+        if typed_since is not None and reply is not None and reply.answered_chunk >= typed_since:
+            if self._translator.is_replying:
+                # The model has begun to answer what was typed: that is the response.
+                return
+            typed_since = None
+        is_busy = self._translator.is_replying and typed_since is None
+        if is_busy or self._translator.has_request:
             raise WireError(
                 "a response is in progress or asked for; cancel it or wait for its end",
                 "conversation_already_has_active_response",
             )
         self._require_room("no response is created")
-        # A reply follows a chunk: a client that has stopped sending would wait for ever.
-        *before, last = list(self._input.flush()) or [self._input.silence()]
+        options = event.response or ResponseOptions()
+        if typed_since is None:
+            await self._hear(self._input.drain())
+            *before, last = list(self._input.pad()) or [self._input.silence()]
+        else:
+            # What is said meanwhile waits for its own chunk.
+            before, last = [], self._input.silence()
         for chunk in before:
             self._enqueue(chunk)
-        metadata = event.response.metadata if event.response else None
-        self._enqueue(last, metadata or {})
+        # A reply follows a chunk: a client that has stopped sending would wait for ever.
+        since = self._translator.num_chunks if typed_since is None else typed_since
+        self._enqueue(last, WantedReply(since, options.metadata or {}, options.modality))
 
     def _cancel_response(self, event: CancelResponse) -> None:
         if not self._translator.is_replying:
@@ -316,13 +412,26 @@ class Conversation:
                 "response_cancel_not_active",
                 "response_id",
             )
-        self._session.interrupt()
+        self._floor.stop(CancelReason.CLIENT)
 
-    def _enqueue(self, chunk: TimedChunk, requested: dict[str, str] | None = None) -> None:
-        """Have `chunk` fed in its turn, and answered if `requested` gives a reply's metadata."""
+    def _enqueue(self, chunk: TimedChunk, wanted: WantedReply | None = None) -> None:
+        """Have a chunk of the client's audio fed in its turn, and answered if that is wanted."""
+        samples = self._floor.chunk_for_model(chunk.samples, chunk.seconds)
+        speech_end_seconds = self._floor.speech_end_before(chunk.seconds)
+        self._feed_next(samples, chunk.seconds, speech_end_seconds, wanted)
+
+    def _feed_next(
+        self,
+        samples: Samples,
+        seconds: float,
+        speech_end_seconds: float | None,
+        wanted: WantedReply | None = None,
+    ) -> None:
         self._has_started.set()
-        self._translator.chunk_arrived(chunk.seconds, requested)
-        self._waiting.put_nowait(WaitingChunk(chunk.samples, requested is not None))
+        self._translator.chunk_arrived(seconds, speech_end_seconds)
+        if wanted is not None:
+            self._translator.reply_wanted(wanted)
+        self._waiting.put_nowait(WaitingChunk(samples, wanted))
 
     def _require_room(self, consequence: str) -> None:
         """Checked before anything of a message is used: it is taken whole or not at all."""
@@ -345,7 +454,8 @@ class Conversation:
     def _session_event(self, event_type: str) -> WireEvent:
         session = session_object(self._config, self.session_id, self.options.model)
         if self._is_duplex:
-            session["capabilities"] = duplex_capabilities()
+            voices = [asdict(voice) for voice in self._voices.catalogue()]
+            session["capabilities"] = duplex_capabilities(voices, self._engine.max_positions)
         return wire_event(event_type, session=session)
 
     @property

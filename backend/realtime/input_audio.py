@@ -29,23 +29,34 @@ class InputAudioBuffer:
     def __init__(self, rate_hz: int) -> None:
         self._rate_hz = rate_hz
         self._num_heard_samples = 0
-        self._resampler: Resampler
-        self.clear()
-
-    def set_rate(self, rate_hz: int) -> Iterator[TimedChunk]:
-        """What comes from now on is sampled at another rate; what the old filter holds is heard."""
-        held = self._resampler.flush()
-        self._rate_hz = rate_hz
+        self._num_waiting_samples = 0
         self._resampler = Resampler(rate_hz)
-        yield from self._push(held)
+        self._chunker = Chunker()
 
-    def append(self, pcm: bytes) -> Iterator[TimedChunk]:
-        """The chunks that more audio completes, as they are taken."""
-        yield from self._push(self._resampler.process(pcm16_to_float(pcm)))
+    @property
+    def seconds(self) -> float:
+        """How much of the client's audio went into chunks or was cleared."""
+        return self._num_heard_samples / SAMPLE_RATE_HZ
 
-    def flush(self) -> Iterator[TimedChunk]:
-        """All that waits, as the client stops here: the last chunk is padded with silence."""
-        yield from self.set_rate(self._rate_hz)
+    def resample(self, pcm: bytes) -> Samples:
+        """More audio at 16 kHz, as far as the filter gives it; `push` cuts it into chunks."""
+        return self._resampler.process(pcm16_to_float(pcm))
+
+    def drain(self, rate_hz: int | None = None) -> Samples:
+        """What the filter still holds; what comes afterwards is sampled at `rate_hz`."""
+        held = self._resampler.flush()
+        self._rate_hz = rate_hz or self._rate_hz
+        self._resampler = Resampler(self._rate_hz)
+        return held
+
+    def push(self, samples: Samples) -> Iterator[TimedChunk]:
+        """The chunks that more samples at 16 kHz complete."""
+        self._num_waiting_samples += len(samples)
+        for chunk in self._chunker.push(samples):
+            yield self._timed(chunk, CHUNK_SAMPLES)
+
+    def pad(self) -> Iterator[TimedChunk]:
+        """The chunk that waits, filled up with silence, if one does: the client stops here."""
         if (rest := self._chunker.flush()) is not None:
             yield self._timed(rest, self._num_waiting_samples)
 
@@ -54,15 +65,11 @@ class InputAudioBuffer:
         return self._timed(np.zeros(CHUNK_SAMPLES, np.float32), 0)
 
     def clear(self) -> None:
-        """Forget what does not fill a chunk, in the filter too."""
+        """Forget what does not fill a chunk, in the filter too; the client's time goes on."""
+        self._num_heard_samples += self._num_waiting_samples + len(self._resampler.flush())
+        self._num_waiting_samples = 0
         self._resampler = Resampler(self._rate_hz)
         self._chunker = Chunker()
-        self._num_waiting_samples = 0
-
-    def _push(self, samples: Samples) -> Iterator[TimedChunk]:
-        self._num_waiting_samples += len(samples)
-        for chunk in self._chunker.push(samples):
-            yield self._timed(chunk, CHUNK_SAMPLES)
 
     def _timed(self, chunk: Samples, num_samples: int) -> TimedChunk:
         self._num_heard_samples += num_samples

@@ -1,18 +1,21 @@
 """Server events as JSON objects, in the shapes of the OpenAI Realtime API."""
 
+import base64
 import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.config import CHUNK_SECONDS
-from backend.events import TurnStatus
+from backend.realtime.client_events import Modality
 from backend.realtime.errors import WireError
-from backend.realtime.session_config import SessionConfig
+from backend.realtime.session_config import GA_RATE_HZ, NO_TURN_TAKING, SessionConfig
 
 WireEvent = dict[str, Any]
+Item = dict[str, Any]
 Metadata = dict[str, Any]
 
-_CANCELLED_DETAILS = {"type": "cancelled", "reason": "client_cancelled"}
-_INCOMPLETE_DETAILS = {"type": "incomplete", "reason": "max_output_tokens"}
+MAX_METADATA_KEYS = 16
+"""Of a response, in the API."""
 
 
 def new_id(prefix: str) -> str:
@@ -46,82 +49,123 @@ def session_object(config: SessionConfig, session_id: str, model: str) -> dict[s
         "object": "realtime.session",
         "id": session_id,
         "model": model,
-        "output_modalities": ["text"],
+        "output_modalities": [config.modality],
         "instructions": config.instructions,
         "max_output_tokens": config.max_output_tokens,
         "temperature": config.sampling.temperature,
         "top_k": config.sampling.top_k,
         "seed": config.seed,
+        "decision_bias": config.decision_bias,
+        "tools": [],
+        "tool_choice": "auto",
         "audio": {
             "input": {
                 "format": {"type": "audio/pcm", "rate": config.input_rate_hz},
                 "transcription": None,
                 "noise_reduction": None,
-                "turn_detection": {
-                    "type": "semantic_vad",
-                    "create_response": True,
-                    "interrupt_response": False,
-                },
-            }
+                "turn_detection": _turn_detection(config),
+            },
+            "output": {
+                "format": {"type": "audio/pcm", "rate": GA_RATE_HZ},
+                "voice": config.voice,
+                "speed": config.speed,
+            },
         },
     }
 
 
-def duplex_capabilities() -> dict[str, Any]:
+def _turn_detection(config: SessionConfig) -> dict[str, Any] | None:
+    taking = config.turn_taking
+    if taking == NO_TURN_TAKING:
+        return None
+    detection = {
+        "type": taking.type,
+        "create_response": taking.create_response,
+        "interrupt_response": taking.interrupt_response,
+    }
+    # The API knows eagerness for this type alone.
+    return detection | ({"eagerness": config.eagerness} if taking.type == "semantic_vad" else {})
+
+
+def duplex_capabilities(voices: Sequence[Mapping[str, Any]], max_positions: int) -> dict[str, Any]:
     """What a client of the full-duplex dialect may adapt to."""
-    return {"chunk_period_ms": round(CHUNK_SECONDS * 1000), "supports_audio_output": False}
-
-
-def user_item(item_id: str) -> dict[str, Any]:
-    """A user's utterance; there is no transcript of it."""
     return {
-        "id": item_id,
-        "object": "realtime.item",
-        "type": "message",
-        "status": "completed",
-        "role": "user",
-        "content": [{"type": "input_audio", "transcript": None}],
+        "chunk_period_ms": round(CHUNK_SECONDS * 1000),
+        "max_positions": max_positions,
+        "voices": list(voices),
+        "supports_audio_output": True,
+        "supports_barge_in": True,
+        "supports_decision_bias": True,
+        "supports_playback_ack": True,
+        "supports_resume": True,
+        "supports_text_input": True,
     }
 
 
-def assistant_item(item_id: str, status: str, text: str | None) -> dict[str, Any]:
+def user_audio_item(item_id: str) -> Item:
+    """A user's utterance; there is no transcript of it."""
+    return user_item(item_id, [{"type": "input_audio", "transcript": None}])
+
+
+def user_item(item_id: str, content: list[dict[str, Any]]) -> Item:
+    """What a user says, or has typed."""
+    return _item(item_id, "completed", "user", content)
+
+
+def assistant_item(item_id: str, status: str, modality: Modality, text: str | None) -> Item:
     """A reply; without content while it is in progress."""
+    content = [] if text is None else [reply_content(modality, text)]
+    return _item(item_id, status, "assistant", content)
+
+
+def reply_content(modality: Modality, text: str) -> dict[str, str]:
+    """The only content part of a reply, as an item holds it."""
+    if modality == "audio":
+        return {"type": "output_audio", "transcript": text}
+    return {"type": "output_text", "text": text}
+
+
+def reply_part(modality: Modality, text: str) -> dict[str, str]:
+    """The same part as the events of content parts hold it."""
+    if modality == "audio":
+        return {"type": "audio", "transcript": text}
+    return {"type": "text", "text": text}
+
+
+def _item(item_id: str, status: str, role: str, content: list[dict[str, Any]]) -> Item:
     return {
         "id": item_id,
         "object": "realtime.item",
         "type": "message",
         "status": status,
-        "role": "assistant",
-        "content": [] if text is None else [{"type": "output_text", "text": text}],
+        "role": role,
+        "content": content,
     }
 
 
 def response_object(
     response_id: str,
     status: str,
+    modality: Modality,
     metadata: Metadata,
-    output: list[dict[str, Any]],
-    status_details: dict[str, Any] | None = None,
+    output: list[Item],
+    status_reason: str | None = None,
 ) -> dict[str, Any]:
-    """A response; its metadata are strings, as the API has it."""
+    """A response; its metadata are strings and few, as the API has it."""
+    kept = list(metadata.items())[:MAX_METADATA_KEYS]
+    details = {"type": status, "reason": status_reason} if status_reason else None
     return {
         "id": response_id,
         "object": "realtime.response",
         "status": status,
-        "status_details": status_details,
+        "status_details": details,
         "output": output,
-        "output_modalities": ["text"],
-        "metadata": {name: str(value) for name, value in metadata.items()},
+        "output_modalities": [modality],
+        "metadata": {name: str(value) for name, value in kept},
         "usage": None,
     }
 
 
-def status_details(status: TurnStatus) -> dict[str, Any] | None:
-    """Why a response did not complete."""
-    match status:
-        case TurnStatus.COMPLETED:
-            return None
-        case TurnStatus.CANCELLED:
-            return _CANCELLED_DETAILS
-        case TurnStatus.INCOMPLETE:
-            return _INCOMPLETE_DETAILS
+def audio_base64(pcm: bytes) -> str:
+    """PCM16 bytes as events carry them."""
+    return base64.b64encode(pcm).decode("ascii")

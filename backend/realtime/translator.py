@@ -1,9 +1,8 @@
-"""Engine events to wire events. Pure but for the injected clock."""
+"""Engine events to wire events: one reply at a time. Pure but for the injected clock."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum, auto
 
 from backend.events import (
     ContextRolled,
@@ -14,151 +13,218 @@ from backend.events import (
     TextDelta,
     TurnDone,
     TurnStarted,
-    TurnStatus,
 )
+from backend.realtime.client_events import Modality
+from backend.realtime.dialect import Dialect
+from backend.realtime.items import Items
+from backend.realtime.reply import CancelReason, Clock, HeardAudio, Reply, TimedDecision
 from backend.realtime.server_events import (
+    Item,
     Metadata,
     WireEvent,
-    assistant_item,
     new_id,
-    response_object,
-    status_details,
-    user_item,
+    user_audio_item,
     wire_event,
 )
+from backend.speech import SpokenPiece
 
-Clock = Callable[[], float]
-
-
-class Dialect(Enum):
-    """Which vocabulary a client has asked for."""
-
-    REALTIME = auto()
-    """OpenAI Realtime, nothing extra."""
-    DUPLEX = auto()
-    """With the events of the full-duplex dialect: every decision can be seen."""
+RECENT_REPLIES = 8
+"""Replies that a client may still play or truncate after their last event."""
 
 
 @dataclass(frozen=True, slots=True)
-class HeardAudio:
-    """A chunk for the engine: where it ends in the client's audio, and when it came.
+class WantedReply:
+    """A reply that the client asked for. Chunks count from 0, as the engine's."""
 
-    `requested` is the metadata of the reply that the client asked for here; None where it did not.
-    """
-
-    seconds: float
-    arrived_at: float
-    requested: dict[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TimedDecision:
-    """A decision with the chunk it answered."""
-
-    decision: Decision
-    heard: HeardAudio
-    decided_at: float
-
-    def metadata(self) -> Metadata:
-        """The numbers that clients may show."""
-        return {
-            "chunk": self.decision.chunk,
-            "seconds": round(self.heard.seconds, 3),
-            "speak_probability": round(self.decision.speak_probability, 4),
-            "milliseconds": round(self.decision.milliseconds, 2),
-            "decision_ms": _milliseconds(self.heard.arrived_at, self.decided_at),
-        }
+    since_chunk: int
+    """A reply to this chunk or to one after it is the one."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    modality: Modality | None = None
+    """None takes the session's."""
 
 
 @dataclass(slots=True)
-class Reply:
-    """The response in progress."""
+class OpenReply:
+    """A reply that is not over, and its events that wait for the one before it to end."""
 
-    answers: TimedDecision
-    metadata: Metadata
-    response_id: str = field(default_factory=lambda: new_id("resp"))
-    item_id: str = field(default_factory=lambda: new_id("item"))
-    first_text_at: float | None = None
-
-    def part_ids(self) -> dict[str, str | int]:
-        """The fields that name this reply's only content part."""
-        return {
-            "response_id": self.response_id,
-            "item_id": self.item_id,
-            "output_index": 0,
-            "content_index": 0,
-        }
+    reply: Reply
+    waiting: list[WireEvent] = field(default_factory=list)
 
 
 class Translator:
-    """One conversation as its client sees it."""
+    """One conversation as its client sees it.
+
+    A reply's events begin when those of the one before have ended, which may be long after the
+    model's part in it: its sound takes longer than its text. Decisions to listen do not wait.
+    """
 
     def __init__(self, dialect: Dialect, session_id: str, clock: Clock) -> None:
+        self.modality: Modality = "text"
+        self.items = Items()
         self._dialect = dialect
         self._session_id = session_id
         self._clock = clock
         self._unanswered: deque[HeardAudio] = deque()
         self._last: TimedDecision | None = None
-        self._reply: Reply | None = None
-        self._last_item_id: str | None = None
+        self._wanted: WantedReply | None = None
+        self._open: deque[OpenReply] = deque()
+        self._recent: deque[Reply] = deque(maxlen=RECENT_REPLIES)
         self._has_uncommitted_audio = False
+        self._num_chunks = 0
         self._num_turns = 0
+        self._cancel_reason: CancelReason | None = None
+        self._next_user_item_id = new_id("item")
+        self._is_speech_told = False
 
     @property
     def is_replying(self) -> bool:
         """Whether a response is in progress, or the decision for one has been taken."""
-        return self._reply is not None or (self._last is not None and self._last.decision.speak)
+        return bool(self._open) or self._is_starting
 
     @property
     def response_id(self) -> str | None:
         """The response in progress; None before its first event and after its last."""
-        return self._reply.response_id if self._reply else None
+        return self._open[0].reply.response_id if self._open else None
+
+    @property
+    def epoch(self) -> int:
+        """How many turns have begun."""
+        return self._num_turns
 
     @property
     def has_request(self) -> bool:
         """Whether the client has asked for a response that is not decided yet."""
-        return any(heard.requested is not None for heard in self._unanswered)
+        return self._wanted is not None
 
     @property
     def has_uncommitted_audio(self) -> bool:
         """Whether audio has come in since the last user item."""
         return self._has_uncommitted_audio
 
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that have come; the next one has this number."""
+        return self._num_chunks
+
+    @property
+    def newest_reply(self) -> Reply | None:
+        """The latest of all."""
+        return self._recent[-1] if self._recent else None
+
+    def find_reply(self, response_id: str | None, item_id: str | None) -> Reply | None:
+        """A reply of late by one of its ids; without any, the latest."""
+        if response_id is None and item_id is None:
+            return self.newest_reply
+        return next((r for r in self._recent if r.response_id == response_id), None) or next(
+            (r for r in self._recent if r.item_id == item_id), None
+        )
+
     def audio_arrived(self) -> None:
         """The client sent audio."""
         self._has_uncommitted_audio = True
 
-    def chunk_arrived(self, seconds: float, requested: dict[str, str] | None = None) -> None:
+    def chunk_arrived(self, seconds: float, speech_end_seconds: float | None = None) -> None:
         """A chunk is complete and will be fed; it ends at `seconds` of the client's audio."""
-        self._unanswered.append(HeardAudio(seconds, self._clock(), requested))
+        self._num_chunks += 1
+        self._unanswered.append(HeardAudio(seconds, self._clock(), speech_end_seconds))
 
-    def commit(self) -> Iterator[WireEvent]:
+    def reply_wanted(self, wanted: WantedReply) -> None:
+        """The client asked for a reply; none is in progress."""
+        self._wanted = wanted
+
+    def speech_started(self, onset_seconds: float) -> list[WireEvent]:
+        """Somebody speaks, since then."""
+        if self._is_speech_told:
+            return []
+        self._is_speech_told = True
+        return [
+            wire_event(
+                "input_audio_buffer.speech_started",
+                item_id=self._next_user_item_id,
+                audio_start_ms=round(onset_seconds * 1000),
+            )
+        ]
+
+    def speech_stopped(self, end_seconds: float) -> list[WireEvent]:
+        """Nobody speaks any more, since then; said once for each start."""
+        if not self._is_speech_told:
+            return []
+        self._is_speech_told = False
+        return [
+            wire_event(
+                "input_audio_buffer.speech_stopped",
+                item_id=self._next_user_item_id,
+                audio_end_ms=round(end_seconds * 1000),
+            )
+        ]
+
+    def commit(self) -> list[WireEvent]:
         """What has been heard since the last item becomes the user's next item."""
         self._has_uncommitted_audio = False
-        item = user_item(new_id("item"))
-        previous = self._last_item_id
-        self._last_item_id = item["id"]
-        yield wire_event(
-            "input_audio_buffer.committed", item_id=item["id"], previous_item_id=previous
-        )
-        yield wire_event("conversation.item.added", item=item, previous_item_id=previous)
-        yield wire_event("conversation.item.done", item=item, previous_item_id=previous)
+        item = user_audio_item(self._next_user_item_id)
+        self._next_user_item_id = new_id("item")
+        previous = self.items.add(item)
+        return [
+            wire_event(
+                "input_audio_buffer.committed", item_id=item["id"], previous_item_id=previous
+            ),
+            *_added(item, previous),
+        ]
 
-    def translate(self, event: Event) -> Iterator[WireEvent]:
+    def add_item(self, item: Item, has_older_names: bool) -> list[WireEvent]:
+        """The client's own item becomes the next one."""
+        previous = self.items.add(item)
+        added, done = _added(item, previous)
+        created = wire_event("conversation.item.created", item=item, previous_item_id=previous)
+        return [added, created, done] if has_older_names else [added, done]
+
+    def translate(self, event: Event) -> list[WireEvent]:
         """The wire events that tell the client of an engine event; failures are the caller's."""
         match event:
             case Decision():
-                yield from self._decision(event)
+                return list(self._decision(event))
             case TurnStarted():
-                yield from self._turn_started(event)
+                return list(self._turn_started(event))
             case TextDelta():
-                yield from self._text_delta(event)
+                newest = self._newest()
+                return list(self._tell(newest, newest.reply.add_text(event.delta)))
             case TurnDone():
-                yield from self._turn_done(event)
+                self._newest().reply.generated(event)
+                return list(self._end_complete())
             case ContextRolled():
-                yield from self._context_rolled(event)
+                return list(self._context_rolled(event))
             case SessionFailed() | SessionEnded():
-                return
+                return []
+
+    def sound(self, reply: Reply, piece: SpokenPiece) -> list[WireEvent]:
+        """More of a reply's sound; nothing of one that was cancelled."""
+        if reply.cancel_reason is not None:
+            return []
+        opened = next(opened for opened in self._open if opened.reply is reply)
+        return list(self._tell(opened, reply.add_sound(piece)))
+
+    def spoken(self, reply: Reply, voice_id: str | None) -> list[WireEvent]:
+        """All of a reply's sound has been told."""
+        if reply.cancel_reason is None:
+            reply.spoken(voice_id)
+        return list(self._end_complete())
+
+    def cancel(self, reason: CancelReason) -> list[WireEvent]:
+        """Stop all that is being said; what the model is at ends when it says so."""
+        if self._is_starting:
+            self._cancel_reason = reason
+        for opened in self._open:
+            opened.reply.cancel_reason = reason
+        return list(self._end_complete())
+
+    def activity_resumed(self) -> WireEvent:
+        """The notice that the conversation will end is taken back."""
+        return self._turn_event("activity_resumed", {})
+
+    @property
+    def _is_starting(self) -> bool:
+        """Whether the model has decided to speak, and not said more yet."""
+        return self._last is not None and self._last.decision.speak
 
     def _decision(self, decision: Decision) -> Iterator[WireEvent]:
         self._last = TimedDecision(decision, self._unanswered.popleft(), self._clock())
@@ -177,86 +243,67 @@ class Translator:
 
     def _turn_started(self, started: TurnStarted) -> Iterator[WireEvent]:
         assert self._last is not None, "a turn started before any decision"
+        answers, self._last = self._last, None
         self._num_turns += 1
-        if self._has_uncommitted_audio:
-            yield from self.commit()
-        metadata = (self._last.heard.requested or {}) | self._last.metadata()
+        wanted = self._take_wanted(started.chunk)
+        metadata: Metadata = wanted.metadata | answers.metadata()
         if started.emotion is not None:
             metadata["emotion"] = started.emotion.value
-        reply = self._reply = Reply(self._last, metadata)
-        item = assistant_item(reply.item_id, "in_progress", None)
-        previous, self._last_item_id = self._last_item_id, reply.item_id
-        yield wire_event(
-            "response.created",
-            response=response_object(reply.response_id, "in_progress", metadata, []),
-        )
-        if self._dialect is Dialect.DUPLEX:
-            yield wire_event(
-                "response.speak",
-                session_id=self._session_id,
-                epoch=self._num_turns,
-                metadata=metadata,
-                **reply.part_ids(),
-            )
-        yield wire_event(
-            "response.output_item.added",
-            response_id=reply.response_id,
-            output_index=0,
-            item=item,
-        )
-        yield wire_event("conversation.item.added", item=item, previous_item_id=previous)
-        yield wire_event(
-            "response.content_part.added", part={"type": "text", "text": ""}, **reply.part_ids()
-        )
+        if answers.heard.speech_end_seconds is not None:
+            metadata["speech_end_seconds"] = round(answers.heard.speech_end_seconds, 3)
+        modality = wanted.modality or self.modality
+        reply = Reply(answers, metadata, modality, self._dialect, self._clock)
+        reply.cancel_reason, self._cancel_reason = self._cancel_reason, None
+        self._recent.append(reply)
+        opened = OpenReply(reply)
+        self._open.append(opened)
+        # Clients know this order: the user's part ends before the reply begins.
+        yield from self.speech_stopped(answers.heard.speech_end_seconds or answers.heard.seconds)
+        if self._has_uncommitted_audio:
+            yield from self.commit()
+        previous = self.items.add(reply.item("in_progress", None))
+        opening = reply.opening(self._session_id, self._num_turns, previous)
+        yield from self._tell(opened, opening)
 
-    def _text_delta(self, text: TextDelta) -> Iterator[WireEvent]:
-        reply = self._current_reply()
-        if reply.first_text_at is None:
-            reply.first_text_at = self._clock()
-        yield wire_event("response.output_text.delta", delta=text.delta, **reply.part_ids())
+    def _take_wanted(self, chunk: int) -> WantedReply:
+        """The request that a reply to `chunk` satisfies, or one that asks for nothing."""
+        wanted = self._wanted
+        if wanted is None or chunk < wanted.since_chunk:
+            return WantedReply(chunk)
+        self._wanted = None
+        return wanted
 
-    def _turn_done(self, done: TurnDone) -> Iterator[WireEvent]:
-        reply = self._current_reply()
-        self._reply = self._last = None
-        item_status = "completed" if done.status is TurnStatus.COMPLETED else "incomplete"
-        item = assistant_item(reply.item_id, item_status, done.text)
-        yield wire_event("response.output_text.done", text=done.text, **reply.part_ids())
-        yield wire_event(
-            "response.content_part.done",
-            part={"type": "text", "text": done.text},
-            **reply.part_ids(),
-        )
-        yield wire_event(
-            "response.output_item.done",
-            response_id=reply.response_id,
-            output_index=0,
-            item=item,
-        )
-        yield wire_event("conversation.item.done", item=item)
-        yield wire_event(
-            "response.done",
-            response=response_object(
-                reply.response_id,
-                done.status.value,
-                reply.metadata | self._timing(reply),
-                [item],
-                status_details(done.status),
-            ),
-        )
+    def _end_complete(self) -> Iterator[WireEvent]:
+        """End the replies that are complete, in order; the next one's events follow."""
+        while self._open and self._open[0].reply.is_complete:
+            reply = self._open.popleft().reply
+            self.items.change(reply.lasting_item())
+            yield from reply.closing()
+            if self._open:
+                yield from self._open[0].waiting
+                self._open[0].waiting.clear()
 
-    def activity_resumed(self) -> WireEvent:
-        """The notice that the conversation would end is taken back."""
-        return self._turn_event("activity_resumed")
+    def _tell(self, opened: OpenReply, events: Iterable[WireEvent]) -> Iterator[WireEvent]:
+        if opened is self._open[0]:
+            yield from events
+        else:
+            opened.waiting.extend(events)
+
+    def _newest(self) -> OpenReply:
+        assert self._open, "text or an end of a turn that was not started"
+        return self._open[-1]
 
     def _context_rolled(self, rolled: ContextRolled) -> Iterator[WireEvent]:
         if self._dialect is Dialect.DUPLEX:
             yield self._turn_event(
                 "context_rolled",
-                positions_before=rolled.positions_before,
-                positions_after=rolled.positions_after,
+                {
+                    "positions_before": rolled.positions_before,
+                    "positions_after": rolled.positions_after,
+                },
             )
 
-    def _turn_event(self, event: str, **metadata: int) -> WireEvent:
+    def _turn_event(self, event: str, metadata: Metadata) -> WireEvent:
         return wire_event(
             "turn.event",
             session_id=self._session_id,
@@ -266,18 +313,9 @@ class Translator:
             metadata=metadata,
         )
 
-    def _timing(self, reply: Reply) -> Metadata:
-        """Counted from when the answered chunk was complete here."""
-        arrived_at = reply.answers.heard.arrived_at
-        timing = {"reply_ms": _milliseconds(arrived_at, self._clock())}
-        if reply.first_text_at is not None:
-            timing["latency_ms"] = _milliseconds(arrived_at, reply.first_text_at)
-        return timing
 
-    def _current_reply(self) -> Reply:
-        assert self._reply is not None, "text or an end of a turn that was not started"
-        return self._reply
-
-
-def _milliseconds(start: float, end: float) -> float:
-    return round((end - start) * 1000, 1)
+def _added(item: Item, previous_item_id: str | None) -> tuple[WireEvent, WireEvent]:
+    return (
+        wire_event("conversation.item.added", item=item, previous_item_id=previous_item_id),
+        wire_event("conversation.item.done", item=item, previous_item_id=previous_item_id),
+    )

@@ -1,0 +1,238 @@
+"""Who speaks: the model's replies with their sound, and the voices over them."""
+
+from collections.abc import Callable, Iterable
+
+from backend.audio import Samples
+from backend.events import Event, TextDelta, TurnDone, TurnStarted
+from backend.realtime.client_events import PlaybackAck, TruncateItem
+from backend.realtime.dialect import Dialect
+from backend.realtime.ears import Ears
+from backend.realtime.errors import WireError
+from backend.realtime.mouth import Mouth, MouthEvent, ReplySpoken, VoiceFailed
+from backend.realtime.overlap import OverlapAction, OverlapDecision, OverlapOutcome
+from backend.realtime.playback import Playback
+from backend.realtime.reply import CancelReason, Reply
+from backend.realtime.server_events import WireEvent, wire_event
+from backend.realtime.session_config import SessionConfig
+from backend.realtime.translator import Translator
+from backend.speech import SpokenPiece, VoiceFallback, Voices
+from backend.voice_activity import SpeechStarted, SpeechStopped
+
+Put = Callable[[Iterable[WireEvent]], None]
+
+
+class Floor:
+    """Gives replies a voice, and stops them when somebody speaks over them.
+
+    Args:
+        translator: the conversation as its client sees it.
+        voices: those of the server.
+        config: what is in force.
+        put: tells the client.
+        interrupt: stops what the model is saying.
+    """
+
+    def __init__(
+        self,
+        translator: Translator,
+        dialect: Dialect,
+        session_id: str,
+        voices: Voices,
+        config: SessionConfig,
+        put: Put,
+        interrupt: Callable[[], None],
+    ) -> None:
+        self._translator = translator
+        self._dialect = dialect
+        self._session_id = session_id
+        self._put = put
+        self._interrupt = interrupt
+        self._mouth = Mouth(voices)
+        self._ears = Ears()
+        self._playback = Playback()
+        self._has_told_of_fallback = False
+        self.configure(config)
+
+    def configure(self, config: SessionConfig) -> None:
+        """What is in force has changed: for the replies that come."""
+        self._config = config
+        self._translator.modality = config.modality
+        self._ears.let_interrupt(config.turn_taking.interrupt_response)
+
+    def hear(self, samples: Samples) -> bool:
+        """More of the client's audio `[n]` at 16 kHz; returns whether somebody began to speak."""
+        reply = self._sounding_reply()
+        outcomes = self._ears.hear(samples, reply is not None)
+        self._follow(outcomes, reply, CancelReason.TURN_DETECTED)
+        return any(isinstance(outcome, SpeechStarted) for outcome in outcomes)
+
+    def chunk_for_model(self, chunk: Samples, end_seconds: float) -> Samples:
+        """What the model is to hear of the chunk `[6400]` that ends there in the client's audio."""
+        return self._ears.without_echo(chunk, end_seconds)
+
+    def speech_end_before(self, seconds: float) -> float | None:
+        """Where the speech ended that a reply to the client's audio up to there answers."""
+        return self._ears.speech_end_before(seconds)
+
+    def happened(self, event: Event) -> None:
+        """The engine tells of the conversation."""
+        self._put(self._translator.translate(event))
+        reply = self._translator.newest_reply
+        match event:
+            case TurnStarted() if reply is not None and reply.modality == "audio":
+                self._begin(reply, event)
+            case TextDelta() if reply is not None:
+                self._mouth.say(reply, event.delta)
+            case TurnDone() if reply is not None:
+                self._mouth.finish(reply)
+
+    async def speak(self) -> None:
+        """Say replies aloud, for as long as the conversation goes on."""
+        async for reply, event in self._mouth.sounds():
+            self._sound(reply, event)
+
+    def stop(self, reason: CancelReason) -> None:
+        """End all that is being said, generated or played."""
+        self._mouth.stop()
+        self._playback.stop()
+        self._ears.note_reply(False)
+        was_replying = self._translator.is_replying
+        self._put(self._translator.cancel(reason))
+        if was_replying:
+            self._interrupt()
+
+    def client_barges_in(self) -> None:
+        """The client itself stops the reply."""
+        self._follow(self._ears.client_stops(), self._sounding_reply(), CancelReason.CLIENT)
+        self.stop(CancelReason.CLIENT)
+
+    def clear_output(self) -> None:
+        """Stop what is being said, as clients ask for that play nothing themselves."""
+        reply = self._sounding_reply() or self._translator.newest_reply
+        self.stop(CancelReason.CLIENT)
+        response_id = reply.response_id if reply else ""
+        self._put([wire_event("output_audio_buffer.cleared", response_id=response_id)])
+
+    def truncate(self, event: TruncateItem) -> None:
+        """Of a spoken reply, only what was heard stays in the conversation.
+
+        Raises:
+            WireError: there is no such item, or it is no spoken reply of late.
+        """
+        self._translator.items.find(event.item_id)
+        reply = self._translator.find_reply(None, event.item_id)
+        if reply is None or reply.modality != "audio":
+            raise WireError(
+                "only a spoken reply of late can be truncated", "invalid_value", "item_id"
+            )
+        reply.truncate(event.audio_end_ms)
+        self._translator.items.change(reply.lasting_item())
+        self._playback.forget(reply)
+        self._put(
+            [
+                wire_event(
+                    "conversation.item.truncated",
+                    item_id=event.item_id,
+                    content_index=event.content_index,
+                    audio_end_ms=event.audio_end_ms,
+                )
+            ]
+        )
+
+    def acknowledge(self, event: PlaybackAck) -> None:
+        """The client says how much of a reply was heard.
+
+        Raises:
+            WireError: there is no such reply, or it is long ago.
+        """
+        reply = self._translator.find_reply(event.response_id, event.item_id)
+        if reply is None:
+            raise WireError("there is no such reply of late", "response_not_found", "response_id")
+        at_seconds = event.audio_seconds
+        if at_seconds is None:
+            at_seconds = self._ears.heard_seconds
+        self._playback.acknowledge(reply, event.played_ms, at_seconds)
+        self._ears.reply_played(reply.response_id, event.played_ms, at_seconds)
+        if self._dialect is Dialect.DUPLEX:
+            self._put([_acknowledged(reply, event.played_ms)])
+
+    def _begin(self, reply: Reply, started: TurnStarted) -> None:
+        if reply.cancel_reason is not None:
+            return
+        self._mouth.begin(reply, self._config.voice, started.emotion, self._config.speed)
+        self._playback.reply_started(reply, self._ears.heard_seconds)
+        self._ears.note_reply(True)
+
+    def _sound(self, reply: Reply, event: MouthEvent) -> None:
+        match event:
+            case SpokenPiece():
+                if event.start_ms == 0:
+                    self._playback.sound_arrived(reply, self._ears.heard_seconds)
+                self._ears.reply_sounds(reply.response_id, event.pcm)
+                self._put(self._translator.sound(reply, event))
+            case VoiceFallback():
+                if not self._has_told_of_fallback:
+                    self._notice("voice_fallback", event.reason)
+                self._has_told_of_fallback = True
+            case VoiceFailed():
+                self._notice("voice_unavailable", event.reason)
+            case ReplySpoken():
+                self._put(self._translator.spoken(reply, event.voice_id))
+
+    def _follow(
+        self, outcomes: list[OverlapOutcome], reply: Reply | None, reason: CancelReason
+    ) -> None:
+        """Tell what was made of a voice; then stop the reply if that follows."""
+        is_stopped = False
+        for outcome in outcomes:
+            match outcome:
+                case SpeechStarted():
+                    self._put(self._translator.speech_started(outcome.onset_seconds))
+                case SpeechStopped():
+                    self._put(self._translator.speech_stopped(outcome.end_seconds))
+                case OverlapDecision():
+                    is_stopped = is_stopped or outcome.action is OverlapAction.BARGE_IN
+                    if self._dialect is Dialect.DUPLEX:
+                        self._put([self._overlap(outcome, reply)])
+        if is_stopped:
+            self.stop(reason)
+
+    def _sounding_reply(self) -> Reply | None:
+        return self._playback.current(self._ears.heard_seconds)
+
+    def _overlap(self, decision: OverlapDecision, reply: Reply | None) -> WireEvent:
+        return wire_event(
+            "overlap.decision",
+            session_id=self._session_id,
+            epoch=self._translator.epoch,
+            policy="voice_activity",
+            action=decision.action.value,
+            reason=decision.reason.value,
+            metadata={
+                "response_id": reply.response_id if reply else None,
+                "onset_seconds": round(decision.onset_seconds, 3),
+                "seconds": round(decision.seconds, 3),
+            },
+        )
+
+    def _notice(self, code: str, message: str) -> None:
+        if self._dialect is Dialect.DUPLEX:
+            self._put([wire_event("notice", code=code, message=message)])
+
+
+def _acknowledged(reply: Reply, played_ms: float) -> WireEvent:
+    audio_ms = round(reply.audio_ms, 1)
+    return wire_event(
+        "playback.acknowledged",
+        response_id=reply.response_id,
+        item_id=reply.item_id,
+        event={
+            "playback": {
+                "generated_ms": audio_ms,
+                "sent_ms": audio_ms,
+                "played_ms": played_ms,
+                "committed_ms": played_ms,
+            },
+            "history_committed": False,
+        },
+    )

@@ -1,0 +1,96 @@
+"""Says replies aloud, one after another, while their text is still being generated."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from backend.errors import VoiceUnavailableError
+from backend.protocol import Emotion
+from backend.realtime.reply import Reply
+from backend.speech import Speaker, SpokenPiece, VoiceFallback, Voices
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceFailed:
+    """Not even the offline voice could say the rest of a reply."""
+
+    reason: str
+    """For people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplySpoken:
+    """No more sound of a reply comes."""
+
+    voice_id: str | None
+    """Who said its end; None where nothing of it was said."""
+
+
+MouthEvent = SpokenPiece | VoiceFallback | VoiceFailed | ReplySpoken
+
+
+@dataclass(frozen=True, slots=True)
+class _Utterance:
+    reply: Reply
+    speaker: Speaker
+
+
+class Mouth:
+    """The voice of one conversation: a reply is said once the one before it has been."""
+
+    def __init__(self, voices: Voices) -> None:
+        self._voices = voices
+        self._waiting: asyncio.Queue[_Utterance] = asyncio.Queue()
+        self._unsaid: deque[_Utterance] = deque()
+
+    def begin(self, reply: Reply, voice_id: str, emotion: Emotion | None, speed: float) -> None:
+        """The text of another reply begins."""
+        utterance = _Utterance(reply, Speaker(self._voices, voice_id, emotion, speed))
+        self._unsaid.append(utterance)
+        self._waiting.put_nowait(utterance)
+
+    def say(self, reply: Reply, delta: str) -> None:
+        """More of the reply's text; nothing happens if the reply has no voice or was stopped."""
+        if speaker := self._speaker_of(reply):
+            speaker.say(delta)
+
+    def finish(self, reply: Reply) -> None:
+        """The reply's text is complete."""
+        if speaker := self._speaker_of(reply):
+            speaker.finish()
+
+    def stop(self) -> None:
+        """Say nothing more of any reply."""
+        for utterance in self._unsaid:
+            utterance.speaker.cancel()
+
+    async def sounds(self) -> AsyncIterator[tuple[Reply, MouthEvent]]:
+        """What there is to hear, reply after reply; each ends with `ReplySpoken`."""
+        while True:
+            utterance = await self._waiting.get()
+            voice_id: str | None = None
+            async for event in _said(utterance.speaker):
+                if isinstance(event, SpokenPiece):
+                    voice_id = event.voice_id
+                yield utterance.reply, event
+            self._unsaid.remove(utterance)
+            yield utterance.reply, ReplySpoken(voice_id)
+
+    def _speaker_of(self, reply: Reply) -> Speaker | None:
+        return next((u.speaker for u in self._unsaid if u.reply is reply), None)
+
+
+async def _said(speaker: Speaker) -> AsyncIterator[SpokenPiece | VoiceFallback | VoiceFailed]:
+    try:
+        async for piece in speaker:
+            yield piece
+    except VoiceUnavailableError as error:
+        yield VoiceFailed(str(error))
+    except Exception:
+        # Whatever breaks a voice ends the sound of one reply, and not the conversation.
+        logger.exception("a voice broke")
+        yield VoiceFailed("the voice broke; the reply is only shown")
