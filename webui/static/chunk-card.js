@@ -50,5 +50,6 @@ export class ChunkCard {
 
   close() {
     this.card.hidden = true;
+    this.card.replaceChildren();
   }
 }

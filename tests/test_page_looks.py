@@ -1,0 +1,637 @@
+"""How the page looks and is handled, in a real browser: what it shows is staged."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from backend.model.checkpoint import Ability
+from backend.protocol import Emotion
+from tests.browsing import chromium, microphone_file, part
+from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply
+from tests.serving import serving
+from webui.gradio_app import STATIC_FOLDER
+
+STAGED_LIVE = (Path(__file__).parent / "staged_live.js").read_text("utf-8")
+DESKTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+SCENES = ["idle", "connecting", "queued", "listening", "speaking", "long", "cut", "reconnecting"]
+ABILITIES = (
+    Ability("digits", "0", "7", "7.", Emotion.NORMAL),
+    Ability("sounds", "1", None, "8.", Emotion.HAPPY),
+)
+SHORTEST_STRIP = 120
+READABLE_CONTRAST = 4.5
+# These are the same in every language.
+NAMES = ["Audio-Interaction Live", "scripted", "CPU", "Esc", "edge-tts", "eSpeak", "Jenny", "Top-k"]
+NAMES += ["English", "token", "http", "https", "localhost", "WAV", "MP3", "Ogg", "FLAC", "wav"]
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
+    with sync_playwright() as playwright, chromium(playwright, microphone) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    engine = ScriptedEngine([ScriptedReply("Yes.")])
+    engine.checkpoint = ScriptedCheckpoint(abilities=ABILITIES)
+    with serving(engine) as address:
+        yield address
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Visit]:
+    """Opens the page, without sound and server behind it, and shows a scene."""
+    contexts: list[BrowserContext] = []
+
+    def visit(scene: str = "speaking", **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": DESKTOP, "locale": "en-US", **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.route(
+            "**/live/live.js",
+            lambda route: route.fulfill(body=STAGED_LIVE, content_type="text/javascript"),
+        )
+        page.goto(f"http://{address}/")
+        page.wait_for_selector("[data-ready]")
+        show(page, scene)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+def show(page: Page, scene: str) -> None:
+    page.evaluate("scene => window.stage.show(scene)", scene)
+
+
+def asked(page: Page) -> list[list[Any]]:
+    """What the visitor has asked for so far: [[method, argument, ...], ...]."""
+    calls: list[list[Any]] = page.evaluate("window.stage.asked")
+    return calls
+
+
+def messages(name: str) -> dict[str, str]:
+    """The words of one language, by key."""
+    code = (STATIC_FOLDER / f"messages-{name}.js").read_text("utf-8")
+    pairs = re.findall(r"^  '([\w.?& -]+)':\s+(['\"])((?:\\.|(?!\2).)*)\2,$", code, re.MULTILINE)
+    return {key: words for key, _, words in pairs}
+
+
+# Layout
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize("scene", SCENES)
+def test_one_screen_without_scrolling(visit: Visit, scene: str, locale: str) -> None:
+    page = visit(scene, locale=locale)
+    size = "[document.scrollingElement.scrollWidth, document.scrollingElement.scrollHeight]"
+    assert page.evaluate(size) == [1280, 800]
+    strip = page.locator(part("strip")).bounding_box()
+    assert strip is not None
+    assert strip["height"] >= SHORTEST_STRIP
+    for panel in page.locator(".panel:visible").all():
+        box = panel.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= 800
+        assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth")
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize("scene", SCENES)
+def test_one_column_on_a_phone(visit: Visit, scene: str, locale: str) -> None:
+    page = visit(scene, viewport=PHONE, locale=locale, has_touch=True)
+    assert page.evaluate("document.scrollingElement.scrollWidth") == 390
+    tops = [
+        box["y"]
+        for name in ("stage", "strip", "controls", "conversation", "memory")
+        if (box := page.locator(f".panel.{name}").bounding_box()) is not None
+    ]
+    assert len(tops) == 5
+    assert tops == sorted(tops)
+    page.click(part("openSettings"))
+    dialog = page.get_by_role("dialog")
+    assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+    box = dialog.bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+
+
+def test_buttons_that_stay_do_not_move(visit: Visit) -> None:
+    page = visit("idle")
+    names = ("start", "hold", "stopReply", "file", "typed")
+    boxes = [[page.locator(part(name)).bounding_box() for name in names]]
+    for scene in ("connecting", "speaking"):
+        show(page, scene)
+        boxes.append([page.locator(part(name)).bounding_box() for name in names])
+    tops = [[box and box["y"] for box in row] for row in boxes]
+    assert tops[0] == tops[1] == tops[2]
+
+
+# Colours
+
+# Every visible text with its contrast: [[text, ratio], ...]; what is disabled may be faint.
+CONTRASTS = """() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+  const paint = (colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (colour) => {
+    const [r, g, b] = colour.map((value) => {
+      const channel = value / 255;
+      return channel <= 0.04045 ? channel / 12.92 : ((channel + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const grounds = (element) => element === null
+    ? ['white'] : [...grounds(element.parentElement), getComputedStyle(element).backgroundColor];
+  const found = [];
+  const root = document.querySelector('.page');
+  const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const { parentElement: element, data } = texts.currentNode;
+    if (data.trim() === '' || !element.checkVisibility({ visibilityProperty: true })) continue;
+    if (element.closest(':disabled') !== null) continue;
+    const ground = grounds(element);
+    const text = luminance(paint([...ground, getComputedStyle(element).color]));
+    const behind = luminance(paint(ground));
+    const [darker, lighter] = [text, behind].sort((a, b) => a - b);
+    found.push([data.trim(), (lighter + 0.05) / (darker + 0.05)]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_is_readable(visit: Visit, theme: str) -> None:
+    page = visit("idle", color_scheme=theme)
+    found = page.evaluate(CONTRASTS)
+    for scene in SCENES[1:]:
+        show(page, scene)
+        found += page.evaluate(CONTRASTS)
+    page.click(part("askAbilities"))
+    page.click(part("openSettings"))
+    found += page.evaluate(CONTRASTS)
+    assert len(found) > 300
+    assert [(text, ratio) for text, ratio in found if ratio < READABLE_CONTRAST] == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_emotions_are_readable_and_have_a_word_and_a_face(visit: Visit, theme: str) -> None:
+    page = visit("idle", color_scheme=theme)
+    faces = set()
+    for emotion in Emotion:
+        name = emotion.value
+        page.evaluate("name => window.stage.panel.showState('speaking', name)", name)
+        expect(page.locator(part("emotion"))).to_have_text(name)
+        faces.add(page.locator(part("face")).locator("path").first.get_attribute("d"))
+        unreadable = [row for row in page.evaluate(CONTRASTS) if row[1] < READABLE_CONTRAST]
+        assert unreadable == []
+    assert len(faces) == len(Emotion)
+
+
+# Languages
+
+
+def test_languages_have_the_same_messages() -> None:
+    english, chinese = messages("en"), messages("zh")
+    assert len(english) > 150
+    assert english.keys() == chinese.keys()
+    for key, words in english.items():
+        assert sorted(re.findall(r"\{\w+\}", words)) == sorted(
+            re.findall(r"\{\w+\}", chinese[key])
+        ), key
+        assert words.strip(), key
+    for name in ("en", "zh"):
+        lines = (STATIC_FOLDER / f"messages-{name}.js").read_text("utf-8")
+        assert len(re.findall(r"^  ['\"][\w.?& -]+['\"]:", lines, re.MULTILINE)) == len(english)
+
+
+def test_every_message_that_is_shown_exists() -> None:
+    known = messages("en")
+    for file in STATIC_FOLDER.glob("*.js"):
+        for key in re.findall(r"message\(\s*'([^']+)'", file.read_text("utf-8")):
+            assert key in known, (file.name, key)
+    page = (STATIC_FOLDER / "live.html").read_text("utf-8")
+    for key in re.findall(r'data-(?:text|label|title|placeholder)="([^"]+)"', page):
+        assert key in known, key
+
+
+class _Words(HTMLParser):
+    """Texts and spoken attributes that are written into markup itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.found += [data.strip()] if data.strip() else []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        spoken = ("aria-label", "title", "placeholder", "alt", "aria-valuetext")
+        self.found += [value or "" for name, value in attrs if name in spoken]
+
+
+def test_markup_holds_no_words() -> None:
+    words = _Words()
+    words.feed((STATIC_FOLDER / "live.html").read_text("utf-8"))
+    assert words.found == ["Audio-Interaction Live", "Esc"]
+
+
+# Everything that can be read or is read out, but for what the model and the samples say.
+WORDS = """() => {
+  const root = document.querySelector('.page');
+  const data = '[data-part=reply], .said, [data-part=samples], [data-part=sounds], .credits';
+  const isData = (element) => element.closest(data) !== null;
+  const found = [];
+  const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    if (!isData(texts.currentNode.parentElement)) found.push(texts.currentNode.data);
+  }
+  for (const element of root.querySelectorAll('*')) {
+    for (const name of ['aria-label', 'title', 'placeholder', 'aria-valuetext', 'label']) {
+      if (element.hasAttribute(name) && !isData(element)) found.push(element.getAttribute(name));
+    }
+  }
+  return found;
+}"""
+
+
+def test_nothing_stays_english_in_chinese(visit: Visit) -> None:
+    page = visit("idle")
+    page.click(part("language"))
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    page.click(part("askAbilities"))
+    found = page.evaluate(WORDS)
+    for scene in SCENES[1:]:
+        show(page, scene)
+        found += page.evaluate(WORDS)
+    names = "|".join(re.escape(name) for name in NAMES)
+    left = [re.sub(names, "", words) for words in found]
+    assert [words for words in left if re.search("[A-Za-z]{3}", words)] == []
+    # And back: what was shown in Chinese is written again, but for what concerned a moment.
+    page.evaluate("window.stage.panel.showProblem(null)")
+    page.evaluate("window.stage.panel.showNotice(null)")
+    page.click(part("language"))
+    left = [words for words in page.evaluate(WORDS) if re.search("[\u4e00-\u9fff]", words)]
+    assert set(left) == {"中文"}
+
+
+def test_language_is_the_browsers_and_then_the_visitors(visit: Visit) -> None:
+    page = visit("idle", locale="zh-TW")
+    expect(page.locator(part("start"))).to_have_text("开始听")
+    page.click(part("language"))
+    expect(page.locator(part("start"))).to_have_text("Start listening")
+    page.reload()
+    page.wait_for_selector("[data-ready]")
+    expect(page.locator(part("start"))).to_have_text("Start listening")
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+# Keyboard and screen reader
+
+
+def test_everything_is_reached_by_keyboard_with_visible_focus(visit: Visit) -> None:
+    page = visit("speaking")
+    reached = []
+    page.evaluate("document.body.focus()")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            """() => {
+              const { activeElement: element } = document;
+              const { outlineStyle, outlineWidth } = getComputedStyle(element);
+              return [element.dataset.part, outlineStyle === 'none' ? 0 : parseFloat(outlineWidth)];
+            }"""
+        )
+        if name is not None:
+            assert outline >= 2, name
+            reached.append(name)
+    expected = ["askAbilities", "language", "openSettings", "eagerness", "strip", "start", "hold"]
+    expected += ["microphone", "stopReply", "speakReplies", "file", "turns", "typed"]
+    assert reached[: len(expected)] == expected
+
+
+def test_space_talks_unless_something_else_wants_it(visit: Visit) -> None:
+    page = visit("speaking")
+    page.keyboard.down(" ")
+    page.keyboard.down(" ")  # repeats while it is held
+    page.keyboard.up(" ")
+    assert asked(page) == [["holdToTalk", True], ["holdToTalk", False]]
+    page.locator(part("microphone")).focus()
+    page.keyboard.press(" ")
+    assert asked(page)[2:] == [["toggleMute"]]
+    page.click(part("microphone"))  # a click leaves the keys to talking
+    page.keyboard.press(" ")
+    assert asked(page)[3:] == [["toggleMute"], ["holdToTalk", True], ["holdToTalk", False]]
+    page.locator(part("typed")).press_sequentially("a b")
+    expect(page.locator(part("typed"))).to_have_value("a b")
+    assert len(asked(page)) == 6
+    page.locator(part("hold")).focus()
+    page.keyboard.press("Enter")
+    assert asked(page)[6:] == [["holdToTalk", True], ["holdToTalk", False]]
+
+
+def test_hold_button_talks_while_it_is_held(visit: Visit) -> None:
+    page = visit("speaking")
+    page.locator(part("hold")).hover()
+    page.mouse.down()
+    assert asked(page) == [["holdToTalk", True]]
+    page.mouse.move(10, 10)
+    page.mouse.up()
+    assert asked(page) == [["holdToTalk", True], ["holdToTalk", False]]
+
+
+def test_escape_closes_what_is_open_and_else_stops_the_reply(visit: Visit) -> None:
+    page = visit("speaking")
+    for opener, opened in (("openSettings", "settings"), ("askAbilities", "abilities")):
+        page.click(part(opener))
+        expect(page.locator(part(opened))).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator(part(opened))).to_be_hidden()
+    assert asked(page) == []
+    page.keyboard.press("Escape")
+    assert asked(page) == [["stopReply"]]
+
+
+def test_controls_ask_for_what_they_say(visit: Visit) -> None:
+    page = visit("speaking")
+    for name in ("start", "microphone", "stopReply"):
+        page.click(part(name))
+    page.fill(part("typed"), "  hello there ")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="A dog barking", exact=True).click()
+    page.get_by_role("button", name="Seven", exact=True).click()
+    page.set_input_files(
+        part("chosenFile"), {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"a"}
+    )
+    names = [name for name, *_ in asked(page)]
+    assert names[:4] == ["startOrStop", "toggleMute", "stopReply", "sendText"]
+    assert asked(page)[3] == ["sendText", "hello there"]
+    assert names[4:] == ["playSound", "playSample", "playFile"]
+    expect(page.locator(part("typed"))).to_have_value("")
+    show(page, "listening")
+    page.get_by_role("button", name="Stop 1.wav").click()
+    assert asked(page)[-1] == ["stopPlaying"]
+    show(page, "queued")
+    page.get_by_role("button", name="Leave the queue").click()
+    assert asked(page)[-1] == ["leaveQueue"]
+
+
+def test_file_can_be_dropped_anywhere(visit: Visit) -> None:
+    page = visit("idle")
+    page.evaluate(
+        """() => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File(['a'], 'a.wav', { type: 'audio/wav' }));
+          const drag = (name) => document.querySelector('h1').dispatchEvent(
+            new DragEvent(name, { dataTransfer, bubbles: true, cancelable: true }));
+          drag('dragover');
+          window.wasShown = !document.querySelector('[data-part=drop]').hidden;
+          drag('drop');
+        }"""
+    )
+    assert page.evaluate("window.wasShown")
+    expect(page.locator(part("drop"))).to_be_hidden()
+    assert [name for name, *_ in asked(page)] == ["playFile"]
+
+
+def test_live_regions(visit: Visit) -> None:
+    page = visit("queued")
+    expect(page.get_by_role("alert")).to_contain_text("Allow it beside the address")
+    expect(page.get_by_role("status").filter(has_text="connection")).to_be_visible()
+    page.evaluate("window.stage.panel.announce('happy: Yes.')")
+    expect(page.get_by_role("status").filter(has_text="happy: Yes.")).to_have_count(1)
+
+
+def test_controls_have_names(visit: Visit) -> None:
+    page = visit("speaking")
+    page.click(part("openSettings"))
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('.page :is(button, input, select, textarea, canvas)')]
+          .filter((control) => !control.hidden && control.textContent.trim() === '' &&
+            !control.labels?.length && !control.hasAttribute('aria-label'))
+          .map((control) => control.outerHTML)"""
+    )
+    assert nameless == []
+    expect(page.get_by_role("switch", name="Noise suppression")).to_have_attribute(
+        "aria-checked", "false"
+    )
+    meter = page.locator(part("meter"))
+    expect(meter).to_have_attribute("aria-valuetext", "1,392 of 4,096, 34 %")
+
+
+def test_nothing_moves_by_itself_where_motion_is_not_wanted(visit: Visit) -> None:
+    page = visit("speaking", reduced_motion="reduce")
+    moving = page.evaluate(
+        """() => [...document.querySelectorAll('.page *')].filter((element) => {
+          const { animationName, transitionDuration } = getComputedStyle(element);
+          return animationName !== 'none' || parseFloat(transitionDuration) > 0;
+        }).length"""
+    )
+    assert moving == 0
+    # The strip moves on once in a chunk, not with every frame.
+    offsets = page.evaluate(
+        """() => {
+          const { strip } = window.stage.panel;
+          const offsets = [];
+          for (let frame = 0; frame < 8; frame += 1) {
+            strip.conversation.frameCaptured({ pcm: new Int16Array(800), peak: 0 }, 0);
+            strip.drawNow();
+            offsets.push(strip.offset);
+          }
+          return offsets;
+        }"""
+    )
+    assert len(set(offsets)) == 1
+
+
+# The strip
+
+
+def test_chunk_is_heard_and_shows_its_numbers(visit: Visit) -> None:
+    page = visit("speaking")
+    strip, card = page.locator(part("strip")), page.locator(part("chunkCard"))
+    spoken = page.evaluate(
+        "window.stage.panel.strip.drawNow() ?? window.stage.panel.strip.x(62.5 * 0.4)"
+    )
+    strip.click(position={"x": spoken, "y": 80})
+    assert asked(page) == [["hearChunk", 62]]
+    for words in ("0:24.8 – 0:25.2", "97 %", "50 %", "spoke", "64 ms", "12 ms", "1,272"):
+        expect(card).to_contain_text(words)
+    strip.focus()
+    page.keyboard.press("ArrowLeft")
+    assert asked(page)[-1] == ["hearChunk", 61]
+    expect(strip).to_have_attribute("aria-valuenow", "61")
+    expect(strip).to_have_attribute("aria-valuetext", re.compile("kept silent"))
+    page.keyboard.press("Escape")
+    expect(card).to_be_hidden()
+    page.keyboard.press("End")
+    assert asked(page)[-1] == ["hearChunk", 69]
+
+
+# Rows of the canvas, from its bottom, in which the colour of the threshold lies between two places.
+THRESHOLD_ROWS = """([from, until]) => {
+  const { strip } = window.stage.panel;
+  strip.drawNow();
+  const [left, right] = [from, until].map((seconds) => Math.round(strip.x(seconds)));
+  const height = Math.round(strip.bottom - strip.chanceTop - 2);
+  const { data } = strip.context.getImageData(left, strip.chanceTop, right - left, height);
+  const wanted = strip.colours.soft.match(/\\w\\w/g).map((channel) => parseInt(channel, 16));
+  const rows = new Set();
+  for (let i = 0; i < data.length; i += 4) {
+    const isNear = wanted.every((channel, c) => Math.abs(channel - data[i + c]) < 60);
+    if (data[i + 3] > 40 && isNear) rows.add(1 - Math.floor(i / 4 / (right - left)) / height);
+  }
+  const all = [...rows];
+  return all.reduce((sum, row) => sum + row, 0) / all.length;
+}"""
+
+
+def test_slider_moves_the_threshold_and_history_stays(visit: Visit) -> None:
+    page = visit("speaking")
+    page.evaluate(
+        """() => {
+          const { panel, stagedConversation } = window.stage;
+          panel.strip.show(stagedConversation(70, (chunk) => (chunk < 35 ? 0 : -1.5)));
+        }"""
+    )
+    slider, output = page.get_by_role("slider", name="Eagerness"), page.locator(part("threshold"))
+    expect(output).to_have_text("speaks above 50 %")
+    assert page.evaluate(THRESHOLD_ROWS, [5.6, 8]) == pytest.approx(0.5, abs=0.05)
+    assert page.evaluate(THRESHOLD_ROWS, [17.6, 20]) == pytest.approx(0.82, abs=0.05)
+    slider.fill("-2")
+    expect(output).to_have_text("speaks above 88 %")
+    expect(slider).to_have_attribute("aria-valuetext", "shy 2, speaks above 88 %")
+    assert page.evaluate("window.stage.panel.strip.threshold") == pytest.approx(0.88, abs=0.01)
+    assert page.evaluate(THRESHOLD_ROWS, [5.6, 8]) == pytest.approx(0.5, abs=0.05)
+    page.get_by_role("button", name="reset", exact=True).click()
+    expect(output).to_have_text("speaks above 50 %")
+    expect(slider).to_be_focused()
+
+
+def test_strip_is_drawn_once_a_frame_and_sharp(visit: Visit) -> None:
+    page = visit("speaking", device_scale_factor=2)
+    times, width = page.evaluate(
+        """async () => {
+          const { strip } = window.stage.panel;
+          await new Promise(requestAnimationFrame);
+          let times = 0;
+          const { drawNow } = strip;
+          strip.drawNow = () => { times += 1; drawNow.call(strip); };
+          for (let i = 0; i < 100; i += 1) strip.draw();
+          await new Promise(requestAnimationFrame);
+          await new Promise(requestAnimationFrame);
+          return [times, strip.canvas.width / strip.canvas.clientWidth];
+        }"""
+    )
+    assert times == 1
+    assert width == pytest.approx(2, rel=0.01)
+
+
+# The conversation and the rest
+
+
+def test_conversation_says_what_happened(visit: Visit) -> None:
+    page = visit("speaking")
+    rows = page.locator(part("turns")).locator("li")
+    expect(rows).to_have_count(4)
+    expect(rows.first).to_contain_text("unprompted")
+    cut = rows.nth(2)
+    expect(cut).to_contain_text("cut off by you after 0.9 s")
+    expect(cut).to_contain_text("silent in 140 ms")
+    expect(cut.locator("s")).to_have_text(" say jarvis?")
+    bar = cut.get_by_role("img")
+    expect(bar).to_have_attribute(
+        "aria-label", "after you stopped: decided 326 ms, first text 339 ms, first sound 420 ms"
+    )
+    widths = bar.locator("i").evaluate_all(
+        "segments => segments.map((segment) => segment.style.width)"
+    )
+    assert [float(width.removesuffix("%")) for width in widths] == pytest.approx([32.6, 1.3, 8.1])
+    expect(page.locator(part("latencies"))).to_have_text("p50 331 ms · p95 430 ms")
+
+
+def test_long_conversation_stays_light_and_where_it_is_read(visit: Visit) -> None:
+    page = visit("speaking")
+    rows, moved = page.evaluate(
+        """() => {
+          const { panel, stagedConversation } = window.stage;
+          const turn = stagedConversation().turns.get(0);
+          const list = document.querySelector('[data-part=turns]');
+          for (let number = 10; number < 300; number += 1) panel.showTurn({ ...turn, number });
+          list.scrollTop = 200;
+          const read = list.children[5];
+          const top = read.getBoundingClientRect().top;
+          panel.showTurn({ ...turn, number: 300 });
+          return [list.children.length, read.getBoundingClientRect().top - top];
+        }"""
+    )
+    assert rows == 200
+    assert moved == pytest.approx(0, abs=1)
+
+
+def test_page_says_what_leaves_the_machine(visit: Visit) -> None:
+    page = visit("speaking")
+    leaves, note = page.locator(part("leaves")), page.locator(part("speakNote"))
+    expect(leaves).to_contain_text("nowhere else")
+    speak = page.get_by_role("switch", name="Speak replies").first
+    speak.click()
+    expect(speak).to_have_attribute("aria-checked", "true")
+    expect(note).to_contain_text("Microsoft")
+    expect(leaves).to_contain_text("may go to Microsoft")
+    page.click(part("openSettings"))
+    page.get_by_label("Voice", exact=True).select_option("espeak:en-us")
+    page.click(part("closeSettings"))
+    expect(note).to_contain_text("on this server")
+    expect(leaves).to_contain_text("nowhere else")
+
+
+def test_settings_last_and_reset(visit: Visit) -> None:
+    page = visit("speaking")
+    page.click(part("openSettings"))
+    page.get_by_role("switch", name="Noise suppression").click()
+    page.get_by_label("Access key").fill("secret")
+    page.get_by_label("Temperature").fill("0.5")
+    top_k = page.get_by_label("Top-k")
+    top_k.fill("0")
+    restart = page.get_by_role("button", name="Start a new one")
+    expect(restart).to_be_visible()  # a key is for a new conversation
+    top_k.blur()
+    expect(top_k).to_have_attribute("aria-invalid", "true")
+    restart.click()
+    assert asked(page) == [["startOrStop"], ["startOrStop"]]
+    kept = json.loads(page.evaluate("JSON.stringify({ ...localStorage })"))
+    kept = json.loads(kept["audio-interaction-live"])
+    assert (kept["noiseSuppression"], kept["temperature"], kept["topK"]) == (True, 0.5, None)
+    assert "secret" not in json.dumps(kept)
+    page.reload()
+    page.wait_for_selector("[data-ready]")
+    page.click(part("openSettings"))
+    suppression = page.get_by_role("switch", name="Noise suppression")
+    expect(suppression).to_have_attribute("aria-checked", "true")
+    expect(page.get_by_label("Access key")).to_have_value("secret")
+    page.get_by_role("button", name="Reset all").click()
+    expect(suppression).to_have_attribute("aria-checked", "false")
+    expect(page.get_by_label("Temperature")).to_have_value("")
+
+
+def test_echo_check_says_what_to_do(visit: Visit) -> None:
+    page = visit("idle")
+    page.click(part("openSettings"))
+    page.get_by_role("button", name="Check for echo").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Fine: what comes back is -62 dB")
