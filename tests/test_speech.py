@@ -34,6 +34,7 @@ from backend.speech.prosody import EMOTION_PROSODY, Prosody, prosody_of
 from backend.speech.speaker import PIECE_BYTES
 from backend.speech.text import SentenceCutter, cut_sentences, speakable
 from backend.speech.voices import MAX_READ_CHARACTERS, OPENAI_VOICES, REST_SECONDS
+from tests.scripted_voices import Cast
 
 AMERICAN = EspeakVoice("en-us", "gmw/en-US", "American", "en-US")
 MANDARIN = EspeakVoice("cmn", "sit/cmn", "Mandarin", "zh-CN")
@@ -76,6 +77,7 @@ def anyio_backend() -> str:
         ("**[surprise]** Hello", "Hello"),
         ("<|urgent|>Run!", "Run!"),
         ("【开心】你好", "你好"),
+        (r"\(a\) is \*not\* b", "(a) is *not* b"),
     ],
 )
 def test_markup_is_not_said(text: str, said: str) -> None:
@@ -101,7 +103,7 @@ def test_what_is_no_markup_is_said(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("Well done 😀!", "Well done !"),
+        ("Well done 😀!", "Well done!"),
         ("A family 👨‍👩‍👧‍👦 here", "A family here"),
         ("Thumbs 👍🏽 up", "Thumbs up"),
         ("I ❤️ it", "I it"),
@@ -127,7 +129,6 @@ def test_emoji_are_not_said(text: str, said: str) -> None:
 def test_whatever_the_text_no_emoji_and_no_empty_line_is_said(text: str) -> None:
     said = speakable(text)
     assert not set(said) & set("😀👨\u200d👩🏽🇩\ufe0f\u20e3")
-    assert "**" not in said or any(letter.isalnum() for letter in said)
     assert all(line and line == " ".join(line.split()) for line in said.splitlines())
     assert said == "" or any(letter.isalnum() for letter in said)
 
@@ -143,7 +144,9 @@ def test_whatever_the_text_no_emoji_and_no_empty_line_is_said(text: str) -> None
         ["Some e.g. this one cost 1,000.50 in all. ", "Fine."],
         ["Wait... what? ", "Ok... ", "So… ", "Fine."],
         ['"Yes." ', "(Really.) ", "**Bold.** ", "Then."],
-        ["No. ", "I like No. 5 best. ", "Yes."],
+        ["No. ", "I like No. 5 best. ", "OK."],
+        ["Add one tsp. salt, then. ", "Is it? ", "it is! ", "it is."],
+        ["这是Python 3.11.", "很好!", "你来吗?", "来."],
         ["你好。", "今天3.5度！", "“真的吗？”", "他说。", "好……", "走吧。"],
         ["OK. ", "你好！ ", "Fine。", "Good."],
         ["Title\n\n", "* one\n", "* two\n\n", "1. One. ", "2. Two."],
@@ -174,7 +177,7 @@ def test_the_first_sentence_may_end_at_a_comma_and_later_ones_only_when_long() -
         f"Then {clause}good.",
     ]
     long = clause * 6
-    assert list(cut_sentences(f"So. {long}good."))[1:] == [clause * 4, f"{clause * 2}good."]
+    assert list(cut_sentences(f"So! {long}good."))[1:] == [clause * 4, f"{clause * 2}good."]
     assert next(cut_sentences("当然可以没问题啊，我们走吧。")) == "当然可以没问题啊，"
 
 
@@ -319,7 +322,7 @@ async def test_espeak_without_such_a_voice_says_so() -> None:
 
 
 async def test_espeak_stops_when_nobody_listens_any_more() -> None:
-    """The library takes about a second for this text, and the thread is the only one."""
+    """The library takes seconds for this text, and the thread is the only one."""
     endless = asyncio.create_task(said_by(AMERICAN, "This is a very long sentence, " * 4000))
     await asyncio.sleep(0.1)
     started = time.perf_counter()
@@ -502,49 +505,6 @@ async def test_a_refused_connection_fails_fast() -> None:
 
 
 # The reply.
-
-
-class ScriptedVoice:
-    """Says 0.5 s of a constant for every sentence, and notes what it was asked for."""
-
-    def __init__(self, voice_id: str, language: str = "en-US", *, is_online: bool = False) -> None:
-        self.id = voice_id
-        self.label = voice_id
-        self.language = language
-        self.is_online = is_online
-        self.said: list[str] = []
-        self.fails_after_blocks: int | None = None
-        self.may_speak = asyncio.Event()
-        self.may_speak.set()
-        self.is_speaking = False
-
-    async def synthesize(self, text: str, prosody: Prosody) -> AsyncGenerator[bytes, None]:
-        self.said.append(text)
-        self.is_speaking = True
-        try:
-            for block in range(5):
-                if block == self.fails_after_blocks:
-                    raise VoiceUnavailableError(f"{self.id} is out of reach")
-                await self.may_speak.wait()
-                yield b"\x01\x00" * (SPEECH_RATE_HZ // 10)
-        finally:
-            self.is_speaking = False
-
-
-class Cast:
-    """Scripted voices of both kinds and a clock to turn."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.offline = ScriptedVoice("espeak:en")
-        self.offline_chinese = ScriptedVoice("espeak:zh", "zh-CN")
-        self.online = ScriptedVoice("edge:en", is_online=True)
-        self.online_chinese = ScriptedVoice("edge:zh", "zh-CN", is_online=True)
-        self.voices = Voices(
-            [self.offline, self.offline_chinese],
-            [self.online, self.online_chinese],
-            clock=lambda: self.seconds,
-        )
 
 
 async def spoken(speaker: Speaker, text: str) -> tuple[list[SpokenPiece], list[VoiceFallback]]:
@@ -774,7 +734,7 @@ async def test_typed_text_is_read_aloud_for_the_model() -> None:
     samples = await cast.voices.read_aloud("**One.** Two 😀. 好。")
     assert samples.dtype == np.float32
     assert len(samples) / 16_000 == pytest.approx(1.5, abs=0.01)
-    assert cast.offline.said == ["One.", "Two ."]
+    assert cast.offline.said == ["One.", "Two."]
     assert cast.offline_chinese.said == ["好。"]
     assert cast.online.said == []
 

@@ -1,0 +1,104 @@
+"""A conversation without a socket: what a client sends goes in, what it is told comes out."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from backend.audio import Samples, float_to_pcm16
+from backend.config import SAMPLE_RATE_HZ
+from backend.realtime.client_events import parse_client_event
+from backend.realtime.conversation import Conversation, ConversationOptions
+from backend.realtime.dialect import Dialect
+from backend.realtime.session_config import SessionConfig
+from backend.speech import Voices
+from tests.scripted import ScriptedEngine
+
+WireEvent = dict[str, Any]
+
+WAIT_SECONDS = 20.0
+BLOCK_SAMPLES = SAMPLE_RATE_HZ // 20
+
+
+class Talk:
+    """One client's side of a conversation."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self.told: list[WireEvent] = []
+        self._events = conversation.outbox.after(0)
+
+    async def send(self, event_type: str, **fields: Any) -> None:
+        """Have an event obeyed."""
+        await self.conversation.obey(parse_client_event(json.dumps({"type": event_type, **fields})))
+
+    async def set(self, **session: Any) -> WireEvent:
+        """Change the configuration; returns what is in force then."""
+        await self.send("session.update", session=session)
+        updated: WireEvent = (await self.until("session.updated"))[-1]["session"]
+        return updated
+
+    async def hear(self, audio: Samples) -> None:
+        """Send audio at 16 kHz in blocks of 50 ms, as a microphone does, but at once."""
+        for start in range(0, len(audio), BLOCK_SAMPLES):
+            block = float_to_pcm16(audio[start : start + BLOCK_SAMPLES].astype(np.float32))
+            await self.send("input_audio_buffer.append", audio=base64.b64encode(block).decode())
+            # What the audio leads to happens before more of it comes.
+            await asyncio.sleep(0.001)
+
+    async def until(self, event_type: str, count: int = 1) -> list[WireEvent]:
+        """What is told from now on, up to the event of this type that comes as `count`-th."""
+        events: list[WireEvent] = []
+        while sum(event["type"] == event_type for event in events) < count:
+            numbered = await asyncio.wait_for(anext(self._events), WAIT_SECONDS)
+            events.append(json.loads(numbered.text))
+            self.told.append(events[-1])
+        return events
+
+    async def rest(self) -> list[WireEvent]:
+        """What else is told, once nothing more comes."""
+        events: list[WireEvent] = []
+        outbox = self.conversation.outbox
+        await asyncio.sleep(0.05)
+        while len(self.told) < outbox.last_number:
+            events += [json.loads((await anext(self._events)).text)]
+            self.told.append(events[-1])
+        return events
+
+
+@asynccontextmanager
+async def talking(
+    engine: ScriptedEngine, voices: Voices | None = None, dialect: Dialect = Dialect.DUPLEX
+) -> AsyncIterator[Talk]:
+    """A conversation that goes on while the block runs."""
+    options = ConversationOptions("scripted", dialect, SAMPLE_RATE_HZ, voices=voices or Voices())
+    defaults = SessionConfig(
+        engine.checkpoint.system_prompt, engine.checkpoint.sampling, SAMPLE_RATE_HZ
+    )
+    conversation = Conversation(engine, options, defaults)
+    await conversation.open()
+    going_on = asyncio.create_task(conversation.run())
+    try:
+        talk = Talk(conversation)
+        await talk.until("session.created")
+        yield talk
+        assert not going_on.done() or going_on.exception() is None
+    finally:
+        going_on.cancel()
+        with suppress(asyncio.CancelledError):
+            await going_on
+        await conversation.close()
+
+
+def types(events: list[WireEvent]) -> list[str]:
+    """Their types, in order."""
+    return [event["type"] for event in events]
+
+
+def only(events: list[WireEvent], *event_types: str) -> list[WireEvent]:
+    """Those of certain types."""
+    return [event for event in events if event["type"] in event_types]
