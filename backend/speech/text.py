@@ -30,21 +30,26 @@ _EMOTION_LABEL = regex.compile(
     regex.I,
 )
 # A keycap's digit stays: it is what is meant.
-_EMOJI = regex.compile(
+_EMOJI_CHARACTER = (
     r"[\p{Extended_Pictographic}\p{Emoji_Modifier}\p{Regional_Indicator}"
     r"\N{ZERO WIDTH JOINER}\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}"
     r"\N{COMBINING ENCLOSING KEYCAP}\U000E0020-\U000E007F]"
 )
+# With the space before it where punctuation follows.
+_EMOJI = regex.compile(rf"(?:[^\S\n]*{_EMOJI_CHARACTER})+(?=[.,!?;:…])|{_EMOJI_CHARACTER}")
 _INVISIBLE = regex.compile("[\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}]")
 _RULE = regex.compile(r"^(?=.*[-=*_|:])[-=*_|:+\s]+$")
 _LINE_MARKUP = regex.compile(r"^\s*(?:>\s?)*\s*(?:#{1,6}(?:\s+|$)|[-*+•‣◦]\s+(?:\[[ xX]\]\s+)?|>)?")
 _HEADING_END = regex.compile(r"\s+#+\s*$")
 _CODE_SPAN = regex.compile(r"`+([^`]*)`*")
-# Not what stands between digits or Latin letters: 2*3, 2**3, snake_case.
-_EMPHASIS = regex.compile(r"(?<![A-Za-z0-9*_])([*_]{1,3})(?=\S)([^*_\n]+?)(?<=\S)\1(?![A-Za-z0-9])")
-_LEFT_OVER_EMPHASIS = regex.compile(
-    r"(?<![A-Za-z0-9*_])[*_]++(?=\w)|(?<=[\w\p{P}])(?<![*_])[*_]++(?![A-Za-z0-9])|~~"
+# Not what stands between digits or Latin letters (2*3, 2**8, snake_case), nor what is escaped.
+_EMPHASIS = regex.compile(
+    r"(?<![A-Za-z0-9*_\\])([*_]{1,3})(?=\S)([^*_\n]+?)(?<=[^\s\\])\1(?![A-Za-z0-9])"
 )
+_LEFT_OVER_EMPHASIS = regex.compile(
+    r"(?<![A-Za-z0-9*_\\])[*_]++(?=\w)|(?<=[\w\p{P}])(?<![*_\\])[*_]++(?![A-Za-z0-9])|~~"
+)
+_ESCAPED = regex.compile(r"\\([!-/:-@\[-`{-~])")
 _SOMETHING_TO_SAY = regex.compile(r"[\p{L}\p{N}]")
 
 
@@ -95,7 +100,7 @@ def _line_without_markup(line: str) -> str:
     previous = None
     while line != previous:  # emphasis in emphasis
         previous, line = line, _EMPHASIS.sub(r"\2", line)
-    return _LEFT_OVER_EMPHASIS.sub("", line)
+    return _ESCAPED.sub(r"\1", _LEFT_OVER_EMPHASIS.sub("", line))
 
 
 _CLOSERS = r"[\"'”’»)\]）】」』》*_`~]*"
@@ -172,7 +177,10 @@ class SentenceCutter:
         if self._weight >= _LONGEST_WORD_WEIGHT:
             return True
         ends_in_space = waiting[-1].isspace()
-        if not ends_in_space and (waiting[-1] in _LATIN_ENDS or _CLOSER.match(character)):
+        is_latin_next = not is_chinese(character)
+        if not ends_in_space and (
+            _CLOSER.match(character) or (is_latin_next and waiting[-1] in _LATIN_ENDS)
+        ):
             return False
         if _ONLY_A_LIST_MARK.match(waiting) or _OPEN_LINK.search(waiting):
             return False
@@ -180,7 +188,8 @@ class SentenceCutter:
             return True
         if _SENTENCE_END.search(waiting):
             return _is_boundary(waiting, character)
-        if _CLAUSE_END.search(waiting):
+        # Between Chinese characters there are no spaces, whatever the punctuation.
+        if _CLAUSE_END.search(waiting if is_latin_next else f"{waiting} "):
             return self._weight >= (_FIRST_CLAUSE_WEIGHT if self._is_first else _LONG_CLAUSE_WEIGHT)
         return self._weight >= _LONGEST_WEIGHT and ends_in_space
 
@@ -195,6 +204,8 @@ def _is_boundary(text: str, next_character: str) -> bool:
         return True
     if _ANSWER.search(ending):
         return not next_character.isdigit()
+    if ending.endswith(".") and next_character.islower():  # tsp. salt
+        return False
     # What opens a quotation or emphasis, and what is neither upper nor lower case, tells nothing.
     is_telling = next_character.isalnum() and not is_chinese(next_character)
     start = next_character if is_telling else "A"
