@@ -20,7 +20,7 @@ lint: $(VENV)/dev.stamp
 	rm -f webui/*.pyi
 	$(PYTHON) -m mypy
 
-bench: $(VENV)/run.stamp
+bench: $(VENV)/chromium.stamp
 	$(PYTHON) -m backend.bench $(ARGS)
 
 train evaluate: $(VENV)/voices.stamp

@@ -1,4 +1,4 @@
-"""What a chunk costs, in time and memory, and what the model gets right: `make bench`."""
+"""What a chunk costs, what the model gets right, how fast replies come: `make bench`."""
 
 import argparse
 import asyncio
@@ -38,13 +38,15 @@ from backend.config import (
     SessionSettings,
 )
 from backend.engine.core import EngineCore
+from backend.errors import AudioInteractionError
 from backend.events import Decision, TurnDone
+from backend.live_bench import report_live
 from backend.model.checkpoint import EMBEDDED, Checkpoint, empty_audio_tower, load_checkpoint
 from backend.model.language_model import LanguageModelConfig, empty_language_model
 from backend.protocol import ControlTokens
 
 SAMPLES_FOLDER = Path(__file__).parents[1] / "assets" / "samples"
-SECTIONS = ("streaming", "samples", "hour", "gpu")
+SECTIONS = ("streaming", "samples", "live", "hour", "gpu")
 
 NUM_SESSIONS = (1, 16, 64)
 
@@ -247,6 +249,17 @@ def _answer(core: EngineCore, path: Path) -> list[TurnDone]:
     return turns
 
 
+# Live
+
+
+def recordings_under(folder: Path | None) -> list[Path]:
+    """Every file under `folder`; without one, the voices among the repository's recordings."""
+    if folder is not None:
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+    samples = json.loads((SAMPLES_FOLDER / "samples.json").read_text(encoding="utf-8"))
+    return [SAMPLES_FOLDER / sample["file"] for sample in samples if sample["reply"]]
+
+
 # Held-out recordings
 
 
@@ -313,15 +326,22 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=" or ".join(SECTIONS))
     parser.add_argument("--gpu", action="store_true", help="add the steps of many sessions")
     parser.add_argument("--data", type=Path, help="score the held-out recordings under this folder")
+    parser.add_argument("--utterances", type=int, default=100, help="of `live` (%(default)s)")
+    parser.add_argument("--recordings", type=Path, help="a folder of utterances for `live`")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     parsed = parser.parse_args()
     if unknown := set(parsed.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    sections = parsed.sections or ["streaming", "samples"]
+    sections = parsed.sections or ["streaming", "samples", "live"]
     if "streaming" in sections:
         report_streaming(parsed.threads)
     if "samples" in sections:
         report_samples()
+    if "live" in sections:
+        try:
+            report_live(recordings_under(parsed.recordings), parsed.utterances)
+        except AudioInteractionError as error:
+            parser.error(str(error))
     if "hour" in sections:
         report_hour(parsed.threads)
     if parsed.data:

@@ -16,7 +16,7 @@ LAYERS = [
     ["backend.audio", "backend.features", "backend.model", "backend.voice_activity"],
     ["backend.engine"],
     ["backend.chunk_cost", "backend.realtime", "backend.recorder", "backend.speech"],
-    ["backend.bench", "backend.cli", "backend.server", "webui"],
+    ["backend.bench", "backend.cli", "backend.live_bench", "backend.server", "webui"],
     ["app"],
 ]
 # Offline work: it may use everything but the front ends, and none of them uses it.
