@@ -144,16 +144,18 @@ class Speaker:
         self, words: str
     ) -> AsyncGenerator[tuple[Voice, bytes] | VoiceFallback, None]:
         voice = self._voices.voice_for(self._voice_id, words)
-        if voice.is_online and self._voices.online_failure is None:
+        failure = self._voices.online_failure if voice.is_online else None
+        if voice.is_online and failure is None:
             try:
                 async with aclosing(_pieces(voice.synthesize(words, self._prosody))) as pieces:
                     async for pcm in pieces:
                         yield voice, pcm
             except VoiceUnavailableError as error:
-                self._voices.rest_online_voices(str(error))
+                failure = str(error)
+                self._voices.rest_online_voices(failure)
             else:
                 return
-        if (failure := self._voices.online_failure) is not None and voice.is_online:
+        if failure is not None:
             wanted, voice = voice, self._voices.offline_voice_for(words)
             if not self._has_fallen_back:
                 self._has_fallen_back = True
