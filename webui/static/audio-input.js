@@ -1,21 +1,30 @@
-// What the model hears: the microphone or a recording, through one graph and one worklet.
+// What the model hears: microphone, sounds and recordings, through one graph and one worklet.
 
-const MICROPHONE = {
-  // Suppression and gain control would hide the very sounds the model listens for.
-  audio: { echoCancellation: true, noiseSuppression: false, autoGainControl: false },
-};
+import { SAMPLE_RATE } from './audio-format.js';
+
+const GATE_SECONDS = 0.005; // a gate that shuts at once would click
+
+function microphoneWanted({ inputDevice, echoCancellation, noiseSuppression, autoGainControl }) {
+  return {
+    audio: {
+      ...(inputDevice && { deviceId: { exact: inputDevice } }),
+      echoCancellation,
+      noiseSuppression,
+      autoGainControl,
+    },
+  };
+}
+
+/** A recording that the browser cannot play. */
+export class RecordingError extends Error {}
 
 export class AudioInput {
-  /** Call from a click: browsers allow sound only then. `onFrame` gets {pcm, level, peak}. */
-  static async open({ onFrame, onMicrophoneLost }) {
-    const context = new AudioContext();
-    try {
-      await context.resume();
-      await context.audioWorklet.addModule(new URL('./capture-worklet.js', import.meta.url));
-    } catch (error) {
-      await context.close();
-      throw error;
-    }
+  /**
+   * `onFrame` gets {pcm, level, peak, time} every 50 ms; `onMicrophoneLost` is called when the
+   * microphone goes by itself.
+   */
+  static async open(context, { onFrame, onMicrophoneLost }) {
+    await context.audioWorklet.addModule(new URL('./capture-worklet.js', import.meta.url));
     return new AudioInput(context, onFrame, onMicrophoneLost);
   }
 
@@ -25,33 +34,60 @@ export class AudioInput {
     this.capture = new AudioWorkletNode(context, 'capture');
     this.capture.port.onmessage = ({ data }) => onFrame(data);
     this.capture.connect(context.destination); // silent; a node that leads nowhere does not run
-    this.stream = null;
+    this.microphone = null; // {stream, source}
     this.opening = null; // while the browser asks the visitor for the microphone
     this.isClosed = false;
     this.gate = context.createGain();
     this.gate.connect(this.capture);
     this.isMuted = false;
-    this.recording = null;
+    this.needsHold = false; // push-to-talk
+    this.isTalkHeld = false;
+    this.playing = new Set();
+    // While one of them plays, the microphone would hear it a second time.
+    this.insteadOfMicrophone = { recording: null, replay: null };
+    this.updateGate();
   }
 
   get hasMicrophone() {
-    return this.stream !== null;
+    return this.microphone !== null;
   }
 
   /** Asking again while the visitor is being asked waits for the same answer. */
-  openMicrophone() {
-    this.opening ??= this.askForMicrophone().finally(() => {
+  openMicrophone(settings) {
+    this.opening ??= this.askForMicrophone(settings).finally(() => {
       this.opening = null;
     });
     return this.opening;
   }
 
-  async askForMicrophone() {
-    const stream = await navigator.mediaDevices.getUserMedia(MICROPHONE);
-    this.stream = stream;
-    if (this.isClosed) return this.stopMicrophone(); // stopped meanwhile
-    for (const track of stream.getTracks()) track.onended = () => this.onMicrophoneLost();
-    this.context.createMediaStreamSource(this.stream).connect(this.gate);
+  /** With other settings; some browsers cannot have one device open with both. */
+  async reopenMicrophone(settings) {
+    await this.opening;
+    if (!this.hasMicrophone) return;
+    this.closeMicrophone();
+    await this.openMicrophone(settings);
+  }
+
+  async askForMicrophone(settings) {
+    const stream = await navigator.mediaDevices.getUserMedia(microphoneWanted(settings));
+    if (this.isClosed) return stream.getTracks().forEach((track) => track.stop()); // stopped meanwhile
+    for (const track of stream.getTracks()) {
+      track.onended = () => {
+        this.closeMicrophone();
+        this.onMicrophoneLost();
+      };
+    }
+    const source = this.context.createMediaStreamSource(stream);
+    source.connect(this.gate);
+    this.microphone = { stream, source };
+  }
+
+  closeMicrophone() {
+    if (this.microphone === null) return;
+    const { stream, source } = this.microphone;
+    this.microphone = null;
+    source.disconnect();
+    stream.getTracks().forEach((track) => track.stop());
   }
 
   setMuted(isMuted) {
@@ -59,50 +95,143 @@ export class AudioInput {
     this.updateGate();
   }
 
-  /** Play encoded audio to the model and to the room; resolves when it has ended. */
-  async play(encoded) {
-    if (this.isClosed) return;
-    const buffer = await this.context.decodeAudioData(encoded);
-    if (this.isClosed) return; // nothing would ever end on a closed context
-    this.stopRecording();
-    await new Promise((onEnded) => {
-      const source = this.context.createBufferSource();
-      source.buffer = buffer;
-      source.connect(this.capture);
-      source.connect(this.context.destination);
-      source.onended = () => this.stopRecording();
-      source.start();
-      this.recording = { source, onEnded };
+  setPushToTalk(needsHold) {
+    this.needsHold = needsHold;
+    this.updateGate();
+  }
+
+  holdToTalk(isHeld) {
+    this.isTalkHeld = isHeld;
+    this.updateGate();
+  }
+
+  /** Play a recording instead of the microphone; resolves when it has ended or was stopped. */
+  async playRecording(encoded) {
+    const buffer = await this.decode(encoded);
+    if (buffer === null) return;
+    await this.play(this.bufferPlayer(buffer), { isHeard: true, as: 'recording' });
+  }
+
+  /** Mix a sound into what the microphone hears; resolves when it has ended. */
+  async playSound(encoded) {
+    const buffer = await this.decode(encoded);
+    if (buffer !== null) await this.play(this.bufferPlayer(buffer), { isHeard: true });
+  }
+
+  /** Play captured Int16 samples again, to the visitor alone; nothing is heard meanwhile. */
+  async playAgain(pcm) {
+    const samples = Float32Array.from(pcm, (value) => value / 32768);
+    const player = this.bufferPlayer(this.bufferOf(samples));
+    await this.play(player, { isHeard: false, as: 'replay' });
+  }
+
+  /** Play samples at 16 kHz to the room, at a time of the context's; the microphone stays open. */
+  async playToRoom(samples, when) {
+    await this.play(this.bufferPlayer(this.bufferOf(samples), when), { isHeard: false });
+  }
+
+  /**
+   * Play a file at normal speed instead of the microphone, however long it is: the browser decodes
+   * it on the way. `onProgress` gets 0 to 1. Resolves when it has ended or was stopped.
+   */
+  async playFile(file, onProgress) {
+    const element = new Audio();
+    element.src = URL.createObjectURL(file);
+    element.ontimeupdate = () => onProgress(element.currentTime / element.duration || 0);
+    const player = {
+      node: this.context.createMediaElementSource(element),
+      start: (onEnded, onFailed) => {
+        element.onended = onEnded;
+        element.onerror = () => onFailed(new RecordingError(element.error.message));
+        element.play().catch(() => {}); // what it cannot play, `onerror` tells
+      },
+      stop: () => {
+        element.onended = element.onerror = element.ontimeupdate = null;
+        element.pause();
+        URL.revokeObjectURL(element.src);
+      },
+    };
+    await this.play(player, { isHeard: true, as: 'recording' });
+  }
+
+  /** Null where the conversation was stopped meanwhile: nothing ever ends on a closed context. */
+  async decode(encoded) {
+    if (this.isClosed) return null;
+    try {
+      const buffer = await this.context.decodeAudioData(encoded);
+      return this.isClosed ? null : buffer;
+    } catch (error) {
+      if (this.isClosed) return null;
+      throw new RecordingError(error.message);
+    }
+  }
+
+  bufferOf(samples) {
+    const buffer = this.context.createBuffer(1, samples.length, SAMPLE_RATE);
+    buffer.copyToChannel(samples, 0);
+    return buffer;
+  }
+
+  bufferPlayer(buffer, when = 0) {
+    const node = this.context.createBufferSource();
+    node.buffer = buffer;
+    return {
+      node,
+      start: (onEnded) => {
+        node.onended = onEnded;
+        node.start(when);
+      },
+      stop: () => {
+        node.onended = null; // a closed context would never call it
+        node.stop();
+      },
+    };
+  }
+
+  /** Resolves when it has ended or was stopped. `as` names what it plays instead of the microphone. */
+  play(player, { isHeard, as = null }) {
+    const instead = this.insteadOfMicrophone;
+    if (as !== null) instead[as]?.stop();
+    return new Promise((resolve, reject) => {
+      const playing = {
+        stop: () => {
+          player.stop();
+          player.node.disconnect();
+          this.playing.delete(playing);
+          if (as !== null) instead[as] = null;
+          this.updateGate();
+          resolve();
+        },
+      };
+      this.playing.add(playing);
+      if (as !== null) instead[as] = playing;
       this.updateGate();
+      if (isHeard) player.node.connect(this.capture);
+      player.node.connect(this.context.destination);
+      player.start(playing.stop, (error) => {
+        reject(error);
+        playing.stop();
+      });
     });
   }
 
-  stopRecording() {
-    if (this.recording === null) return;
-    const { source, onEnded } = this.recording;
-    this.recording = null;
-    source.onended = null; // a closed context would never call it
-    source.stop();
-    source.disconnect();
-    this.updateGate();
-    onEnded();
+  stopPlaying() {
+    for (const playing of [...this.playing]) playing.stop();
   }
 
-  async close() {
+  close() {
     this.isClosed = true;
     this.capture.port.onmessage = null;
-    this.stopRecording();
-    this.stopMicrophone();
-    if (this.context.state !== 'closed') await this.context.close();
-  }
-
-  stopMicrophone() {
-    this.stream?.getTracks().forEach((track) => track.stop());
-    this.stream = null;
+    this.stopPlaying();
+    this.closeMicrophone();
+    this.gate.disconnect();
+    this.capture.disconnect();
   }
 
   updateGate() {
-    // While a recording plays, the microphone would hear it a second time.
-    this.gate.gain.value = this.isMuted || this.recording !== null ? 0 : 1;
+    const { recording, replay } = this.insteadOfMicrophone;
+    const isWanted = this.isTalkHeld || (!this.isMuted && !this.needsHold);
+    const isOpen = isWanted && recording === null && replay === null;
+    this.gate.gain.setTargetAtTime(isOpen ? 1 : 0, this.context.currentTime, GATE_SECONDS / 3);
   }
 }

@@ -19,10 +19,13 @@ class Capture extends AudioWorkletProcessor {
   constructor() {
     super();
     this.resampler = new Resampler(sampleRate, SAMPLE_RATE);
+    this.startedAt = null; // on the context's clock
+    this.numSamples = 0;
     this.startFrame();
   }
 
   process([channels]) {
+    this.startedAt ??= currentTime;
     for (const sample of this.resampler.process(mixToMono(channels))) this.add(sample);
     return true;
   }
@@ -44,8 +47,15 @@ class Capture extends AudioWorkletProcessor {
   }
 
   post() {
-    const level = Math.sqrt(this.energy / FRAME_SAMPLES);
-    this.port.postMessage({ pcm: this.pcm.buffer, level, peak: this.peak }, [this.pcm.buffer]);
+    this.numSamples += FRAME_SAMPLES;
+    const frame = {
+      pcm: this.pcm,
+      level: Math.sqrt(this.energy / FRAME_SAMPLES),
+      peak: this.peak,
+      // When its last sample was captured: counted, so that it does not waver with the thread.
+      time: this.startedAt + this.numSamples / SAMPLE_RATE,
+    };
+    this.port.postMessage(frame, [frame.pcm.buffer]);
     this.startFrame();
   }
 }

@@ -1,30 +1,33 @@
 // What went wrong, in words, with what to do.
 
-const SERVER_GONE = 'The server cannot be reached. Check that it is running, then start again.';
-
-export const MICROPHONE_LOST =
-  'The microphone was disconnected. Connect it and start again, or play a recording.';
+import { RecordingError } from './audio-input.js';
+import { message } from './messages.js';
+import { OutputChoiceError } from './sound-card.js';
 
 const REFUSED = 1008;
 const CLOSED = {
-  1006: SERVER_GONE,
-  1009: 'The server refused a message that was too large. Start again.',
-  1011: 'The model failed on this conversation. Start again for a new one.',
-  1012: 'The server is restarting. Start again in a moment.',
-  1013: 'All conversations are taken. Wait for one to end, then start again.',
+  1001: 'problem.server_gone',
+  1005: 'problem.server_gone',
+  1006: 'problem.server_gone',
+  1009: 'problem.message_too_large',
+  1011: 'problem.model_failed',
+  1012: 'problem.server_restarting',
+  1013: 'problem.server_full',
+  3000: 'problem.access_key',
+  4000: 'problem.session_expired',
+  4001: 'problem.session_replaced',
 };
 
 const AUDIO = {
-  NotAllowedError:
-    'The browser does not let this page use the microphone. Allow it beside the address ' +
-    '(inside another page: open this one in a tab of its own), then start again, or play a recording.',
-  NotFoundError: 'No microphone was found. Connect one and start again, or play a recording.',
-  NotReadableError:
-    'The microphone is in use by another program. Close that program and start again.',
-  EncodingError: 'This browser cannot decode that recording. Try another, or the microphone.',
+  NotAllowedError: 'problem.microphone_denied',
+  NotFoundError: 'problem.no_microphone',
+  OverconstrainedError: 'problem.device_missing',
+  NotReadableError: 'problem.microphone_busy',
   // A file of this page could not be loaded: the worklet, or a recording.
-  AbortError: SERVER_GONE,
-  TypeError: SERVER_GONE,
+  AbortError: 'problem.server_gone',
+  TypeError: 'problem.server_gone',
+  // A key that cannot be part of a WebSocket's handshake.
+  SyntaxError: 'problem.access_key',
 };
 
 export class InsecureAddressError extends Error {}
@@ -38,13 +41,17 @@ export function requireSecureAddress() {
 
 /** `serverError` is the server's own sentence, where it sent one. */
 export function explainClose(code, serverError) {
-  if (code === REFUSED && serverError !== null) return `The server refused: ${serverError}.`;
-  return CLOSED[code] ?? `The connection ended (code ${code}). Start again.`;
+  if (code === REFUSED && serverError !== null) {
+    return message('problem.refused', { reason: serverError });
+  }
+  const key = CLOSED[code];
+  return key === undefined ? message('problem.connection_ended', { code }) : message(key);
 }
 
 export function explainError(error) {
-  if (error instanceof InsecureAddressError) {
-    return 'Browsers give audio to secure pages only. Open this page as http://localhost or over https.';
-  }
-  return AUDIO[error.name] ?? `The audio could not be started (${error.message}).`;
+  if (error instanceof InsecureAddressError) return message('problem.insecure_address');
+  if (error instanceof OutputChoiceError) return message('problem.no_output_choice');
+  if (error instanceof RecordingError) return message('problem.recording_unreadable');
+  const key = AUDIO[error.name];
+  return key === undefined ? message('problem.audio', { reason: error.message }) : message(key);
 }

@@ -50,6 +50,7 @@ export class Resampler {
     const bandwidth = CUTOFF * Math.min(1, outputRate / inputRate);
     const halfWidth = Math.ceil(ZERO_CROSSINGS * Math.max(1, inputRate / outputRate));
     this.rows = this.up === this.down ? null : polyphaseFilter(this.up, bandwidth, halfWidth);
+    this.halfWidth = halfWidth;
     this.waiting = new Float32Array(halfWidth - 1);
     this.position = 0; // of the next output sample in `waiting`, in 1 / up of an input sample
   }
@@ -75,5 +76,10 @@ export class Resampler {
     this.waiting = samples.slice(used);
     this.position -= used * this.up;
     return Float32Array.from(output);
+  }
+
+  /** The rest, when the input has ended: the output is then as long as the input was. */
+  flush() {
+    return this.rows === null ? new Float32Array(0) : this.process(new Float32Array(this.halfWidth));
   }
 }

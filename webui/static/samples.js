@@ -1,10 +1,19 @@
-// Recordings that people without a microphone can play into the model.
+// Recordings that people without a microphone can play into the model, and sounds to mix into it.
 
 const FOLDER = new URL('samples/', document.baseURI);
 
-/** All samples: {file, title, source, licence}. */
+/** All of them: {kind, file, title, title_zh, source, licence}; `kind` is 'voice' or 'sound'. */
 export async function loadSamples() {
-  const answer = await fetch(new URL('samples.json', FOLDER));
+  const [samples, sounds] = await Promise.all([load('samples.json'), load('sounds.json')]);
+  const kindOf = (sample) => (sample.heard === 'sound' ? 'sound' : 'voice');
+  return [
+    ...samples.map((sample) => ({ kind: kindOf(sample), ...sample })),
+    ...sounds.map((sound) => ({ kind: 'sound', ...sound })),
+  ];
+}
+
+async function load(file) {
+  const answer = await fetch(new URL(file, FOLDER));
   return answer.ok ? answer.json() : [];
 }
 
@@ -14,11 +23,11 @@ export async function fetchSample(sample) {
   return answer.arrayBuffer();
 }
 
-/** One sentence naming every source once. */
+/** Every source once, as one line. */
 export function credits(samples) {
   const sources = samples.map(({ source, licence }) => {
     const name = source.split(',').slice(0, -1).join(',') || source;
     return `${name}, ${licence}`;
   });
-  return `Recordings: ${[...new Set(sources)].join('; ')}.`;
+  return [...new Set(sources)].join('; ');
 }

@@ -1,38 +1,171 @@
-// The conversation's WebSocket: the OpenAI Realtime API with the full-duplex dialect.
+// The conversation's WebSocket: the OpenAI Realtime API with the full-duplex dialect. A lost
+// connection is taken up again where it broke.
 
-function address() {
+const HEARTBEAT_MS = 5000;
+const DEAD_AFTER_MS = 12000; // without a word from the server, which answers heartbeats
+const EVENTS_PER_ACK = 32;
+const RESUMABLE_MS = 60000; // the server keeps a conversation that long
+const FIRST_PAUSE_MS = 200;
+const LONGEST_PAUSE_MS = 4000;
+
+// Codes with which nobody chose to end the conversation.
+const LOST_CODES = [1001, 1005, 1006];
+
+function address(resumes) {
   const url = new URL('v1/realtime?duplex=1&input_rate=16000', document.baseURI);
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
+  if (resumes) url.searchParams.set('resume', '1');
   return url;
 }
 
-function base64(buffer) {
-  return btoa(String.fromCharCode(...new Uint8Array(buffer)));
+/** Browsers can send a key only as a subprotocol. */
+function protocols(accessKey) {
+  return accessKey === null ? [] : ['realtime', `openai-insecure-api-key.${accessKey}`];
+}
+
+function base64({ buffer, byteOffset, byteLength }) {
+  return btoa(String.fromCharCode(...new Uint8Array(buffer, byteOffset, byteLength)));
 }
 
 export class RealtimeSocket {
-  /** `onEvent` gets every server event; `onClosed` the close code, unless we closed it. */
-  constructor({ onEvent, onClosed }) {
-    this.socket = new WebSocket(address());
-    this.socket.onmessage = ({ data }) => onEvent(JSON.parse(data));
-    this.socket.onclose = ({ code }) => onClosed(code);
+  /**
+   * `onEvent` gets every server event once. `onLost` is called when the connection is gone and
+   * `onResumed` when it is back, with the seconds of our audio that had arrived. `onClosed` gets
+   * the close code when it is over, unless we closed it.
+   */
+  constructor({ accessKey, onEvent, onLost, onResumed, onClosed }) {
+    this.accessKey = accessKey;
+    this.onEvent = onEvent;
+    this.onLost = onLost;
+    this.onResumed = onResumed;
+    this.onClosed = onClosed;
+    this.session = null; // {id, token}: what it takes to resume
+    this.isAttached = false; // between session.created or .resumed and the end of the connection
+    this.lastSeq = 0;
+    this.ackedSeq = 0;
+    this.lostAt = null;
+    this.pauseMs = FIRST_PAUSE_MS;
+    this.outbox = []; // what the visitor did while there was no connection
+    this.heartbeat = setInterval(() => this.checkHeartbeat(), HEARTBEAT_MS);
+    this.open();
   }
 
-  get isOpen() {
-    return this.socket.readyState === WebSocket.OPEN;
+  open() {
+    const resumes = this.session !== null;
+    this.socket = new WebSocket(address(resumes), protocols(this.accessKey));
+    this.heardAt = performance.now();
+    this.socket.onopen = () => {
+      if (resumes) this.transmit(this.resumption());
+    };
+    this.socket.onmessage = ({ data }) => this.receive(JSON.parse(data));
+    this.socket.onclose = ({ code }) => this.closed(code);
   }
 
+  resumption() {
+    return {
+      type: 'session.resume',
+      session_id: this.session.id,
+      resume_token: this.session.token,
+      last_received_server_event_seq: this.lastSeq,
+    };
+  }
+
+  receive(event) {
+    this.heardAt = performance.now();
+    const { server_event_seq: seq } = event;
+    // What was missed follows `session.resumed`, whatever that one's own number is.
+    if (seq !== undefined && event.type !== 'session.resumed') {
+      if (seq <= this.lastSeq) return; // replayed, although it had come
+      this.lastSeq = seq;
+      this.acknowledge();
+    }
+    switch (event.type) {
+      case 'session.created':
+        this.session = { id: event.session.id, token: event.resume_token };
+        this.isAttached = true;
+        break;
+      case 'session.resumed':
+        this.resumed(event);
+        break;
+    }
+    this.onEvent(event);
+  }
+
+  resumed({ input_seconds: inputSeconds }) {
+    this.isAttached = true;
+    this.lostAt = null;
+    this.pauseMs = FIRST_PAUSE_MS;
+    this.onResumed(inputSeconds);
+    for (const event of this.outbox) this.transmit(event);
+    this.outbox = [];
+  }
+
+  acknowledge() {
+    if (this.lastSeq - this.ackedSeq < EVENTS_PER_ACK) return;
+    this.ackedSeq = this.lastSeq;
+    this.transmit({ type: 'session.event_ack', server_event_seq: this.lastSeq });
+  }
+
+  closed(code) {
+    this.isAttached = false;
+    this.lostAt ??= performance.now();
+    const canResume =
+      this.session?.token !== undefined &&
+      LOST_CODES.includes(code) &&
+      performance.now() - this.lostAt < RESUMABLE_MS;
+    if (!canResume) {
+      this.forget();
+      this.onClosed(code);
+      return;
+    }
+    this.onLost();
+    this.retry = setTimeout(() => this.open(), this.pauseMs);
+    this.pauseMs = Math.min(2 * this.pauseMs, LONGEST_PAUSE_MS);
+  }
+
+  /** A connection can be dead for minutes before the browser says so. */
+  checkHeartbeat() {
+    if (!this.isAttached) return; // in the queue it may be quiet for long
+    if (performance.now() - this.heardAt > DEAD_AFTER_MS) this.abandon();
+    else this.transmit({ type: 'session.heartbeat' });
+  }
+
+  abandon() {
+    this.silence();
+    this.socket.close();
+    this.closed(LOST_CODES.at(-1));
+  }
+
+  /** Only while attached: what is not sent then is sent from memory after the next `onResumed`. */
   sendAudio(pcm) {
-    this.send({ type: 'input_audio_buffer.append', audio: base64(pcm) });
+    this.transmit({ type: 'input_audio_buffer.append', audio: base64(pcm) });
   }
 
+  /** Now, or as soon as there is a connection again. */
   send(event) {
+    if (this.isAttached) this.transmit(event);
+    else this.outbox.push(event);
+  }
+
+  transmit(event) {
     this.socket.send(JSON.stringify(event));
   }
 
   close() {
+    this.forget();
+    if (this.isAttached) this.transmit({ type: 'session.close' });
+    this.socket.close(1000);
+  }
+
+  forget() {
+    clearInterval(this.heartbeat);
+    clearTimeout(this.retry);
+    this.silence();
+  }
+
+  silence() {
+    this.socket.onopen = null;
     this.socket.onmessage = null;
     this.socket.onclose = null;
-    this.socket.close(1000);
   }
 }

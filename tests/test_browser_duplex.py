@@ -1,0 +1,325 @@
+"""Hearing and speaking at the same time, in a real browser against a scripted server."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browsing import chromium, microphone_file
+from tests.duplex_page import REPLY_RATE_HZ, DuplexPage
+from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.serving import serving
+
+Open = Callable[[], DuplexPage]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
+    with sync_playwright() as playwright, chromium(playwright, microphone) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(ScriptedEngine([ScriptedReply("yes")])) as address:
+        yield address
+
+
+@pytest.fixture
+def open_duplex(browser: Browser, address: str) -> Iterator[Open]:
+    pages: list[DuplexPage] = []
+
+    def open_duplex() -> DuplexPage:
+        pages.append(DuplexPage(browser, address))
+        return pages[-1]
+
+    yield open_duplex
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture
+def page(open_duplex: Open) -> DuplexPage:
+    """A page whose conversation is open."""
+    page = open_duplex()
+    page.start()
+    return page
+
+
+def noise(seconds: float, seed: int = 0) -> npt.NDArray[np.int16]:
+    """A sound that nothing repeats in."""
+    size = round(seconds * REPLY_RATE_HZ)
+    return np.random.default_rng(seed).integers(-20_000, 20_000, size, dtype=np.int16)
+
+
+def without_silence(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """From the first sample that is heard to the last."""
+    (places,) = np.nonzero(samples)
+    return samples[places[0] : places[-1] + 1]
+
+
+def test_reply_is_played_to_the_sample(page: DuplexPage) -> None:
+    pcm = noise(1.2)
+    page.server.speak()
+    page.server.say("Yes, of course.")
+    for block in np.array_split(pcm, 7):
+        page.server.sound(block)
+    page.server.done()
+    page.wait("() => live.conversation.turns.last?.endSeconds != null")
+    played = without_silence(page.played())
+    expected = page.expected(pcm)
+    assert len(expected) == round(len(pcm) * page.rate_hz / REPLY_RATE_HZ)
+    assert played.tolist() == pytest.approx(without_silence(expected).tolist(), abs=1e-6)
+    acks = page.server.of_type("playback.ack")
+    assert acks[0]["played_ms"] == 0
+    assert acks[-1]["played_ms"] == 1200
+    assert 4 <= len(acks) <= 8
+    heard = [ack["audio_seconds"] for ack in acks]
+    # One clock measures both: as much was captured as was played.
+    assert heard[-1] - heard[0] == pytest.approx(1.2, abs=0.03)
+    turn = page.turn()
+    assert turn["timing"]["firstSoundMs"] > turn["timing"]["firstTextMs"] >= 0
+    assert (turn["status"], turn["heardText"], turn["text"]) == (
+        "completed",
+        None,
+        "Yes, of course.",
+    )
+
+
+def held_reply(page: DuplexPage, pcm: npt.NDArray[np.int16]) -> float:
+    """Play a reply until somebody speaks over it; returns the onset of the voice."""
+    page.server.speak()
+    page.server.say("One two three. Four five six.")
+    half = len(pcm) // 2
+    page.server.sound(pcm[:half], sentence="One two three.", audio_start_ms=0)
+    middle_ms = half * 1000 / REPLY_RATE_HZ
+    page.server.sound(pcm[half:], sentence="Four five six.", audio_start_ms=middle_ms)
+    page.server.send("response.output_audio.done", response_id="resp")
+    page.wait("() => window.shown.showPlayback?.some(([fraction]) => fraction > 0.1)")
+    onset = float(page.page.evaluate("() => live.conversation.seconds")) - 0.15
+    page.server.overlap("listen", response_id="resp", onset_seconds=onset, seconds=onset + 0.15)
+    page.wait("() => live.sound.playback.isHeld")
+    page.wait_until(lambda: page.server.of_type("playback.ack")[-1]["played_ms"] > 0)
+    page.settle(0.3)
+    return onset
+
+
+def test_cough_holds_a_reply_and_nothing_of_it_is_lost(page: DuplexPage) -> None:
+    pcm = noise(2.0)
+    held_reply(page, pcm)
+    before = len(page.played())
+    silence = page.played()[-round(0.2 * page.rate_hz) :]
+    assert not silence.any()
+    page.server.overlap("drop", response_id="resp")
+    page.wait("() => live.conversation.turns.last?.endSeconds != null")
+    played, expected = page.played(), page.expected(pcm)
+    (places,) = np.nonzero(played)
+    assert places[-1] > before
+    # But for the fades, what is heard without the gap is the reply.
+    pause = int(np.diff(places).argmax())
+    assert np.diff(places)[pause] > 0.2 * page.rate_hz
+    start, end, again = int(places[0]), int(places[pause]) + 1, int(places[pause + 1])
+    fade = round(0.006 * page.rate_hz)
+    first = played[start:end]
+    second = played[again : places[-1] + 1]
+    assert len(first) + len(second) == pytest.approx(len(expected), abs=4)
+    assert np.abs(first - expected[: len(first)])[:-fade].max() < 1e-6
+    rest = expected[-len(second) :]
+    assert np.abs(second - rest)[fade:].max() < 1e-6
+    turn = page.turn()
+    assert (turn["wasHeld"], turn["heardText"], turn["silentInMs"]) == (True, None, None)
+
+
+def test_voice_stops_a_reply_for_good(page: DuplexPage) -> None:
+    onset = held_reply(page, noise(4.0))
+    page.server.overlap("barge_in", response_id="resp", onset_seconds=onset, seconds=onset + 0.5)
+    page.server.done(status="cancelled", reason="turn_detected")
+    page.server.sound(noise(1.0, seed=1))  # late
+    page.wait("() => live.conversation.turns.last.heardText !== null")
+    length = len(without_silence(page.played()))
+    page.settle(0.4)
+    assert len(without_silence(page.played())) == length
+    turn = page.turn()
+    assert (turn["status"], turn["reason"]) == ("cancelled", "turn_detected")
+    assert turn["cutAfterMs"] == pytest.approx(length * 1000 / page.rate_hz, abs=1)
+    # A voice of 150 ms, the message, a fade of 5 ms; the machine of the tests is busy.
+    assert 150 < turn["silentInMs"] < 500
+    assert turn["text"].startswith(turn["heardText"])
+    assert len(turn["heardText"]) < len("One two three.")
+    ack = page.server.of_type("playback.ack")[-1]
+    assert ack["played_ms"] == pytest.approx(turn["cutAfterMs"], abs=1)
+    # The next reply is heard from its first sample.
+    pcm = noise(0.5, seed=2)
+    page.server.speak("next")
+    page.server.sound(pcm, "next")
+    page.server.done("next")
+    page.wait("() => live.conversation.turns.last.endSeconds !== null")
+    expected = page.expected(pcm)
+    assert (
+        np.abs(
+            page.played()[: np.nonzero(page.played())[0][-1] + 1][-len(expected) :] - expected
+        ).max()
+        < 1e-6
+    )
+
+
+def test_visitor_stops_a_reply(page: DuplexPage) -> None:
+    page.server.speak()
+    page.server.say("Yes.")
+    page.server.sound(noise(3.0), sentence="Yes.", audio_start_ms=0)
+    page.wait("() => window.shown.showPlayback?.some(([fraction]) => fraction > 0.05)")
+    page.page.evaluate("() => live.stopReply()")
+    page.wait("() => live.conversation.turns.last.heardText !== null")
+    page.wait_until(lambda: len(page.server.of_type("barge_in")) == 1)
+    page.server.done(status="cancelled", reason="client_cancelled")
+    page.wait("() => live.state === 'listening'")
+    assert page.turn()["silentInMs"] is None
+
+
+def test_reply_that_is_synthesized_slowly_goes_on_where_it_stopped(page: DuplexPage) -> None:
+    pcm = noise(0.6)
+    page.server.speak()
+    page.server.sound(pcm[: len(pcm) // 2])
+    page.wait("() => live.sound.playback.numUnderruns === 1")
+    page.server.sound(pcm[len(pcm) // 2 :])
+    page.server.done()
+    page.wait("() => live.conversation.turns.last.endSeconds !== null")
+    heard = page.played()
+    heard = heard[heard != 0]
+    expected = page.expected(pcm)
+    assert len(heard) == pytest.approx(len(expected), abs=4)
+    assert heard[-1000:].tolist() == pytest.approx(expected[-1000:].tolist(), abs=1e-6)
+
+
+def test_lost_connection_is_taken_up_where_it_broke(page: DuplexPage) -> None:
+    """Every sample that the page captures arrives once, in order; so does every event."""
+    server = page.server
+    page.page.evaluate(
+        """() => {
+          const { input } = live.sound;
+          const noise = Float32Array.from({ length: 16000 * 12 }, () => Math.random() - 0.5);
+          const node = input.bufferPlayer(input.bufferOf(noise));
+          input.play(node, { isHeard: true });
+        }"""
+    )
+    page.settle(1.0)
+    server.max_connections = 2  # the first two attempts to come back fail
+    server.cut()
+    page.wait("() => live.state === 'reconnecting'")
+    server.speak()  # the conversation goes on without its client
+    server.say("Still here.")
+    server.done()
+    page.settle(0.5)
+    server.max_connections = 100
+    page.wait("() => live.state !== 'reconnecting'")
+    page.wait("() => live.conversation.turns.last?.status === 'completed'")
+    page.settle(1.0)
+    assert page.turn()["text"] == "Still here."
+    captured = np.array(
+        page.page.evaluate(
+            "() => [...live.conversation.soundBetween(0, Infinity)].flatMap((pcm) => [...pcm])"
+        ),
+        np.int16,
+    )
+    size = min(len(captured), len(server.heard))
+    assert size > 2.5 * 16_000
+    assert np.array_equal(captured[:size], server.heard[:size])
+    assert abs(len(captured) - len(server.heard)) < 16_000
+    decided = page.page.evaluate("() => [...live.conversation.decisions.from(0)]")
+    assert [decision["chunk"] for decision in decided] == list(range(len(decided)))
+    (resumed,) = server.of_type("session.resume")[-1:]
+    assert resumed["last_received_server_event_seq"] > 1
+
+
+def test_conversation_that_is_gone_is_told(page: DuplexPage) -> None:
+    page.server.max_connections = 1
+    page.server.cut()
+    page.wait("() => live.state === 'reconnecting'")
+    page.page.evaluate("() => { live.socket.lostAt -= 60000; }")
+    page.wait("() => live.state === 'idle'")
+    assert "cannot be reached" in page.shown("showProblem")[-1][0]
+
+
+def test_queue(open_duplex: Open) -> None:
+    page = open_duplex()
+    page.server.queue_position = 2
+    page.page.evaluate("() => { live.startOrStop(); }")
+    page.wait("() => live.state === 'queued'")
+    assert page.shown("showQueue")[-1] == [{"position": 2, "waitSeconds": 20}]
+    page.server.send("session.queue_update", position=1, estimated_wait_s=5)
+    page.wait("() => window.shown.showQueue.at(-1)[0].position === 1")
+    page.server.send("session.queue_done")
+    page.server.create()
+    page.wait("() => live.state === 'listening'")
+    assert page.shown("showQueue")[-1] == [None]
+
+
+def test_queue_can_be_left(open_duplex: Open) -> None:
+    page = open_duplex()
+    page.server.queue_position = 2
+    page.page.evaluate("() => { live.startOrStop(); }")
+    page.wait("() => live.state === 'queued'")
+    page.page.evaluate("() => live.leaveQueue()")
+    page.wait("() => live.state === 'idle'")
+    assert page.shown("showProblem")[-1] == [None]
+
+
+def test_settings_reach_the_server(page: DuplexPage) -> None:
+    (opening,) = page.server.of_type("session.update")
+    assert opening["session"]["output_modalities"] == ["text"]
+    assert opening["session"]["temperature"] == 0.5  # the server's own
+    page.page.evaluate(
+        "() => settings.set({ speakReplies: true, decisionBias: 2, voice: 'espeak:en-us' })"
+    )
+    page.wait_until(lambda: len(page.server.of_type("session.update")) == 2)
+    session = page.server.of_type("session.update")[-1]["session"]
+    assert session["output_modalities"] == ["audio"]
+    assert session["decision_bias"] == 2
+    assert session["audio"]["output"]["voice"] == "espeak:en-us"
+    assert "instructions" not in session
+
+
+def test_idle_conversation_is_kept_by_a_touch(page: DuplexPage) -> None:
+    page.server.send("session.go_away", reason="idle", time_left_ms=60_000)
+    page.wait("() => window.shown.showNotice?.at(-1)[0]?.includes('60 s')")
+    page.page.mouse.click(10, 10)
+    page.wait_until(lambda: any(e.get("active") for e in page.server.of_type("session.heartbeat")))
+    page.wait("() => window.shown.showNotice.at(-1)[0] === null")
+
+
+def test_text_is_part_of_the_conversation(page: DuplexPage) -> None:
+    page.page.evaluate("() => live.sendText('Good morning')")
+    page.wait_until(lambda: len(page.server.of_type("response.create")) == 1)
+    (created,) = page.server.of_type("conversation.item.create")
+    assert created["item"]["content"] == [{"type": "input_text", "text": "Good morning"}]
+    page.server.speak()
+    page.wait("() => live.conversation.turns.last !== undefined")
+    assert page.turn()["isUnprompted"] is False
+    page.server.done()
+    page.server.speak("other")
+    page.wait("() => live.conversation.turns.last.responseId === 'other'")
+    assert page.turn()["isUnprompted"] is True
+
+
+def test_access_key_is_offered_as_a_subprotocol(open_duplex: Open) -> None:
+    page = open_duplex()
+    page.page.evaluate(
+        """() => {
+          window.protocols = [];
+          window.WebSocket = new Proxy(window.WebSocket, {
+            construct(target, [url, offered]) {
+              window.protocols.push(offered);
+              return new target(url, offered);
+            },
+          });
+          settings.set({ accessKey: 'secret' });
+          live.startOrStop();
+        }"""
+    )
+    page.wait("() => live.phase === 'open'")
+    assert page.page.evaluate("() => window.protocols") == [
+        ["realtime", "openai-insecure-api-key.secret"]
+    ]

@@ -1,0 +1,28 @@
+// The audio context's clock and the page's (performance.now()), which drift apart slowly.
+
+// Messages from the audio thread come late, never early: the shortest delay counts. What is found
+// is forgotten at a thousandth of its age, faster than any sound card drifts.
+const FORGET_MS = 0.05;
+
+export class AudioClock {
+  constructor(context) {
+    this.context = context;
+    this.offset = Infinity; // page's milliseconds at the context's zero
+  }
+
+  /** A message that was sent at `time` of the context has just come. */
+  observe(time) {
+    this.offset = Math.min(performance.now() - time * 1000, this.offset + FORGET_MS);
+  }
+
+  /** The page's time at which the audio thread was at `time`. */
+  pageTime(time) {
+    return time * 1000 + this.offset;
+  }
+
+  /** The page's time at which what was played at `time` leaves the loudspeaker. */
+  heardAt(time) {
+    const { outputLatency = 0 } = this.context; // unknown to some browsers
+    return this.pageTime(time) + outputLatency * 1000;
+  }
+}

@@ -1,0 +1,62 @@
+// A visitor's sound: one audio context, whose clock what is heard and what is played share.
+
+import { AudioClock } from './audio-clock.js';
+import { AudioInput } from './audio-input.js';
+import { Playback } from './playback.js';
+
+/** This browser cannot play to another device than the system's. */
+export class OutputChoiceError extends Error {}
+
+export class SoundCard {
+  /** Call from a click: browsers allow sound only then. The callbacks are those of AudioInput and Playback. */
+  static async open({ onFrame, onMicrophoneLost, onReport }) {
+    const context = new AudioContext();
+    try {
+      await context.resume();
+      const clock = new AudioClock(context);
+      const observe = (frame) => {
+        clock.observe(frame.time);
+        onFrame(frame);
+      };
+      const [input, playback] = await Promise.all([
+        AudioInput.open(context, { onFrame: observe, onMicrophoneLost }),
+        Playback.open(clock, onReport),
+      ]);
+      return new SoundCard(context, clock, input, playback);
+    } catch (error) {
+      await context.close();
+      throw error;
+    }
+  }
+
+  constructor(context, clock, input, playback) {
+    this.context = context;
+    this.clock = clock;
+    this.input = input;
+    this.playback = playback;
+  }
+
+  /** An empty id is the system's choice. */
+  async setOutputDevice(id) {
+    if (id === (this.context.sinkId ?? '')) return;
+    if (this.context.setSinkId === undefined) throw new OutputChoiceError();
+    await this.context.setSinkId(id);
+  }
+
+  async close() {
+    this.input.close();
+    this.playback.close();
+    await this.context.close();
+  }
+}
+
+/** Microphones and loudspeakers; they have names once the visitor has allowed the microphone. */
+export async function listDevices() {
+  const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
+  const canChooseOutput = 'setSinkId' in AudioContext.prototype;
+  const named = (kind) =>
+    devices
+      .filter((device) => device.kind === kind && device.deviceId !== '')
+      .map(({ deviceId, label }) => ({ id: deviceId, label }));
+  return { inputs: named('audioinput'), outputs: canChooseOutput ? named('audiooutput') : [] };
+}
