@@ -485,8 +485,10 @@ def report_live(recordings: Sequence[Path], count: int) -> None:
 
     Raises:
         AudioInputError: a recording that cannot be read.
-        LiveBenchError: as `measure`.
+        LiveBenchError: there are none, or as `measure`.
     """
+    if not recordings:
+        raise LiveBenchError("there are no recordings of utterances")
     spoken = [read_audio(path) for path in recordings]
     load = os.getloadavg()[0]
     print(f"Live, {count} utterances in Chromium, {os.cpu_count()} CPUs of {platform.machine()}")

@@ -1,8 +1,6 @@
 """Chromium with a recording as its microphone."""
 
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,23 +13,11 @@ from playwright.sync_api import Browser, Page, Playwright
 
 from backend.audio import read_audio
 from backend.config import SAMPLE_RATE_HZ
+from backend.live_bench import CHROMIUM_FLAGS, system_chromium
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 MICROPHONE_RATE_HZ = 48_000
 QUIET_BEFORE_SECONDS = 2.0
-
-FLAGS = [
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def samples() -> list[dict[str, Any]]:
@@ -52,20 +38,13 @@ def microphone_file(folder: Path, recording: str | None) -> Path:
     return path
 
 
-def system_chromium() -> str | None:
-    """A Chromium of the system that really starts; None leaves the choice to Playwright."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        path = shutil.which(name)
-        if path and subprocess.run([path, "--version"], capture_output=True).returncode == 0:
-            return path
-    return None
-
-
 @contextmanager
 def chromium(playwright: Playwright, microphone: Path) -> Iterator[Browser]:
     """A browser that hears `microphone` once, then silence."""
     capture = f"--use-file-for-fake-audio-capture={microphone}%noloop"
-    browser = playwright.chromium.launch(executable_path=system_chromium(), args=[*FLAGS, capture])
+    browser = playwright.chromium.launch(
+        executable_path=system_chromium(), args=[*CHROMIUM_FLAGS, capture]
+    )
     try:
         yield browser
     finally:
