@@ -4,12 +4,8 @@ const FOLDER = new URL('samples/', document.baseURI);
 
 /** All of them: {kind, file, title, title_zh, source, licence}; `kind` is 'voice' or 'sound'. */
 export async function loadSamples() {
-  const [samples, sounds] = await Promise.all([load('samples.json'), load('sounds.json')]);
-  const kindOf = (sample) => (sample.heard === 'sound' ? 'sound' : 'voice');
-  return [
-    ...samples.map((sample) => ({ kind: kindOf(sample), ...sample })),
-    ...sounds.map((sound) => ({ kind: 'sound', ...sound })),
-  ];
+  const lists = await Promise.all([load('samples.json'), load('sounds.json')]);
+  return lists.flat();
 }
 
 async function load(file) {
