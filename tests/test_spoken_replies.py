@@ -604,3 +604,15 @@ async def test_live_audio_goes_on_around_typed_text() -> None:
         seconds = [d["response"]["metadata"]["seconds"] for d in decisions]
     assert seconds[-2:] == [0.4, 0.8]
     assert set(seconds[:-2]) == {0.0}
+
+
+async def test_a_reply_to_typed_text_does_not_end_what_is_being_said_live() -> None:
+    async with talking(ScriptedEngine([REPLY])) as talk:
+        await talk.hear(silence(0.3))
+        await talk.send("conversation.item.create", item=typed("Hello."))
+        events = await talk.until("response.done")
+        assert not only(events, "input_audio_buffer.committed")
+        assert only(events, "response.speak")[0]["metadata"]["speech_end_seconds"] == 0
+        await ask(talk)
+        await talk.hear(silence(0.4))
+        assert only(await talk.until("response.done"), "input_audio_buffer.committed")

@@ -372,8 +372,10 @@ class Conversation:
         has_older_names = self._is_duplex or self.options.has_older_names
         self._put(self._translator.add_item(heard.item, has_older_names))
         self._typed_since = self._translator.num_chunks
+        seconds = self._input.seconds
         for samples in heard.chunks:
-            self._feed_next(samples, self._input.seconds, self._input.seconds)
+            self._translator.chunk_arrived(seconds, speech_end_seconds=seconds, is_added=True)
+            self._feed_next(samples)
 
     async def _create_response(self, event: CreateResponse) -> None:
         typed_since, self._typed_since = self._typed_since, None
@@ -401,7 +403,9 @@ class Conversation:
             self._enqueue(chunk)
         # A reply follows a chunk: a client that has stopped sending would wait for ever.
         since = self._translator.num_chunks if typed_since is None else typed_since
-        self._enqueue(last, WantedReply(since, options.metadata or {}, options.modality))
+        wanted = WantedReply(since, options.metadata or {}, options.modality)
+        self._translator.reply_wanted(wanted)
+        self._enqueue(last, wanted, is_added=typed_since is not None)
 
     def _cancel_response(self, event: CancelResponse) -> None:
         if not self._translator.is_replying:
@@ -414,23 +418,16 @@ class Conversation:
             )
         self._floor.stop(CancelReason.CLIENT)
 
-    def _enqueue(self, chunk: TimedChunk, wanted: WantedReply | None = None) -> None:
-        """Have a chunk of the client's audio fed in its turn, and answered if that is wanted."""
-        samples = self._floor.chunk_for_model(chunk.samples, chunk.seconds)
-        speech_end_seconds = self._floor.speech_end_before(chunk.seconds)
-        self._feed_next(samples, chunk.seconds, speech_end_seconds, wanted)
-
-    def _feed_next(
-        self,
-        samples: Samples,
-        seconds: float,
-        speech_end_seconds: float | None,
-        wanted: WantedReply | None = None,
+    def _enqueue(
+        self, chunk: TimedChunk, wanted: WantedReply | None = None, is_added: bool = False
     ) -> None:
+        """Have a chunk of the client's audio fed in its turn, and answered if that is wanted."""
+        speech_end_seconds = self._floor.speech_end_before(chunk.seconds)
+        self._translator.chunk_arrived(chunk.seconds, speech_end_seconds, is_added)
+        self._feed_next(self._floor.chunk_for_model(chunk.samples, chunk.seconds), wanted)
+
+    def _feed_next(self, samples: Samples, wanted: WantedReply | None = None) -> None:
         self._has_started.set()
-        self._translator.chunk_arrived(seconds, speech_end_seconds)
-        if wanted is not None:
-            self._translator.reply_wanted(wanted)
         self._waiting.put_nowait(WaitingChunk(samples, wanted))
 
     def _require_room(self, consequence: str) -> None:

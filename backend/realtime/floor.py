@@ -166,9 +166,9 @@ class Floor:
     def _sound(self, reply: Reply, event: MouthEvent) -> None:
         match event:
             case SpokenPiece():
-                if event.start_ms == 0:
-                    self._playback.sound_arrived(reply, self._ears.heard_seconds)
                 self._ears.reply_sounds(reply.response_id, event.pcm)
+                if event.start_ms == 0:
+                    self._first_sound(reply)
                 self._put(self._translator.sound(reply, event))
             case VoiceFallback():
                 if not self._has_told_of_fallback:
@@ -178,6 +178,12 @@ class Floor:
                 self._notice("voice_unavailable", event.reason)
             case ReplySpoken():
                 self._put(self._translator.spoken(reply, event.voice_id))
+
+    def _first_sound(self, reply: Reply) -> None:
+        starts_at_seconds = self._playback.sound_arrived(reply, self._ears.heard_seconds)
+        # Others say themselves when they play.
+        if self._dialect is Dialect.REALTIME:
+            self._ears.reply_played(reply.response_id, 0, starts_at_seconds)
 
     def _follow(
         self, outcomes: list[OverlapOutcome], reply: Reply | None, reason: CancelReason

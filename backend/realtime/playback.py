@@ -36,10 +36,13 @@ class Playback:
         starts = max([now_seconds, *(playing.ends_at_seconds for playing in self._playing)])
         self._playing.append(_Playing(reply, starts))
 
-    def sound_arrived(self, reply: Reply, now_seconds: float) -> None:
-        """The first of a reply's sound is sent: it cannot have been played before."""
-        if (playing := self._of(reply)) is not None:
-            playing.at_seconds = max(playing.at_seconds, now_seconds)
+    def sound_arrived(self, reply: Reply, now_seconds: float) -> float:
+        """The first of a reply's sound is sent; returns from when on it is played."""
+        playing = self._of(reply)
+        if playing is None:
+            return now_seconds
+        playing.at_seconds = max(playing.at_seconds, now_seconds)
+        return playing.at_seconds
 
     def acknowledge(self, reply: Reply, played_ms: float, at_seconds: float) -> None:
         """The client says how far it was, and when."""

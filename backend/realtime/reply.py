@@ -41,6 +41,8 @@ class HeardAudio:
     arrived_at: float
     speech_end_seconds: float | None = None
     """Where the speech before it ended; None where there was none lately."""
+    is_added: bool = False
+    """It belongs to an item that the client added, and not to its live audio."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,10 +123,13 @@ class Translator:
         """The client sent audio."""
         self._has_uncommitted_audio = True
 
-    def chunk_arrived(self, seconds: float, speech_end_seconds: float | None = None) -> None:
+    def chunk_arrived(
+        self, seconds: float, speech_end_seconds: float | None = None, is_added: bool = False
+    ) -> None:
         """A chunk is complete and will be fed; it ends at `seconds` of the client's audio."""
         self._num_chunks += 1
-        self._unanswered.append(HeardAudio(seconds, self._clock(), speech_end_seconds))
+        heard = HeardAudio(seconds, self._clock(), speech_end_seconds, is_added)
+        self._unanswered.append(heard)
 
     def reply_wanted(self, wanted: WantedReply) -> None:
         """The client asked for a reply; none is in progress."""
@@ -257,13 +260,17 @@ class Translator:
         self._recent.append(reply)
         opened = OpenReply(reply)
         self._open.append(opened)
-        # Clients know this order: the user's part ends before the reply begins.
-        yield from self.speech_stopped(answers.heard.speech_end_seconds or answers.heard.seconds)
-        if self._has_uncommitted_audio:
-            yield from self.commit()
+        if not answers.heard.is_added:
+            yield from self._end_utterance(answers.heard)
         previous = self.items.add(reply.item("in_progress", None))
         opening = reply.opening(self._session_id, self._num_turns, previous)
         yield from self._tell(opened, opening)
+
+    def _end_utterance(self, heard: HeardAudio) -> Iterator[WireEvent]:
+        """Clients know this order: the user's part ends before the reply to it begins."""
+        yield from self.speech_stopped(heard.speech_end_seconds or heard.seconds)
+        if self._has_uncommitted_audio:
+            yield from self.commit()
 
     def _take_wanted(self, chunk: int) -> WantedReply:
         """The request that a reply to `chunk` satisfies, or one that asks for nothing."""
