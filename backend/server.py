@@ -3,12 +3,10 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Self
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -16,19 +14,19 @@ from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 
+from backend.access import SUBPROTOCOL, Doorkeeper
 from backend.engine import Engine
-from backend.realtime import (
-    CloseCode,
-    Connection,
-    ConnectionEnd,
-    Conversation,
-    ConversationOptions,
-    Dialect,
-    WireError,
-)
-from backend.realtime.errors import first_end
+from backend.realtime.admission import Admission
+from backend.realtime.connection import Connection, Request, Start
+from backend.realtime.conversation import ConversationOptions
+from backend.realtime.conversations import Conversations
+from backend.realtime.dialect import Dialect
+from backend.realtime.errors import CloseCode, ConnectionEnd, WireError, first_end
 from backend.realtime.server_events import error_event
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
+from backend.realtime.timing import SystemTime
+from backend.socket_protocol import RealtimeSocket
+from backend.speech import Voices
 from webui.gradio_app import STATIC_FOLDER, mount_page
 
 logger = logging.getLogger(__name__)
@@ -40,9 +38,24 @@ SEND_TIMEOUT_SECONDS = 10.0
 """A client that takes no message for this long is gone."""
 SHUTDOWN_SECONDS = 2
 """Pages that are still open do not hold up Ctrl+C for longer."""
+PING_SECONDS = 20.0
+"""Between pings, and for the answer: a peer that is gone without a word is found out."""
 
-_SUBPROTOCOL = "realtime"
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_OLDER_API = "realtime=v1"
+_GOODBYES = (1000, 1001)
+"""Close codes of a page that is done, and of one whose window was closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingOptions:
+    """How a server treats its clients."""
+
+    access_key: str | None = None
+    """What a client has to know; None lets everybody in."""
+    idle_minutes: float = 10.0
+    """Of quiet that end a conversation; 0 for never."""
+    trusted_proxies: str | None = None
+    """Addresses, with commas, whose `X-Forwarded-For` is believed; `*` for all."""
 
 
 class RevalidatedFiles(StaticFiles):
@@ -55,9 +68,92 @@ class RevalidatedFiles(StaticFiles):
         return response
 
 
-def create_app(engine: Engine) -> FastAPI:
+class RealtimeService:
+    """Serves the sockets of `/v1/realtime`."""
+
+    def __init__(self, engine: Engine, options: ServingOptions) -> None:
+        self.doorkeeper = Doorkeeper(options.access_key)
+        time = SystemTime()
+        self.admission = Admission(engine.config.num_slots, time)
+        self._conversations = Conversations(engine, self.admission, time)
+        self._checkpoint = engine.checkpoint
+        self._voices = Voices()
+        self._idle_seconds = options.idle_minutes * 60
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """Serve one socket until it closes."""
+        # Also for a page that is refused: browsers do not tell why a handshake failed.
+        offered = websocket.scope.get("subprotocols", [])
+        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        try:
+            with self.doorkeeper.let_in(websocket):
+                await self._connection(websocket).run()
+        except* ConnectionEnd as ends:
+            await _end(websocket, first_end(ends))
+        except* (WebSocketDisconnect, TimeoutError):
+            logger.info("a client went away")
+
+    def _connection(self, websocket: WebSocket) -> Connection:
+        async def send(text: str) -> None:
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                await websocket.send_text(text)
+
+        request = self._request(websocket.query_params, websocket.headers)
+        return Connection(self._conversations, request, Messages(websocket), send)
+
+    def _request(self, query: QueryParams, headers: Headers) -> Request:
+        """What the address and the headers ask for.
+
+        Raises:
+            ConnectionEnd: it cannot be.
+        """
+        options = ConversationOptions(
+            model=self._checkpoint.name,
+            dialect=Dialect.DUPLEX if query.get("duplex") == "1" else Dialect.REALTIME,
+            input_rate_hz=_input_rate_hz(query),
+            voices=self._voices,
+            has_older_names=_OLDER_API in headers.get("openai-beta", ""),
+            idle_seconds=self._idle_seconds,
+        )
+        try:
+            defaults = SessionConfig(
+                instructions=self._checkpoint.system_prompt,
+                sampling=self._checkpoint.sampling,
+                input_rate_hz=options.input_rate_hz,
+            )
+        except WireError as error:
+            raise ConnectionEnd(error, CloseCode.POLICY) from error
+        start = Start.RESUME if query.get("resume") == "1" else Start.NEW
+        return Request(options, defaults, start)
+
+
+class Messages:
+    """A client's messages until it goes; waiting for the next may be cancelled."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self.has_left = False
+        """Whether the client went on purpose: it closed the socket, and did not lose it."""
+        self._websocket = websocket
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            self.has_left = message.get("code") in _GOODBYES
+            raise StopAsyncIteration
+        text: str | None = message.get("text")
+        if text is not None:
+            return text
+        content: bytes = message["bytes"]
+        return content
+
+
+def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI:
     """The application over a running engine."""
     app = FastAPI(title="Audio-Interaction Live", docs_url=None, redoc_url=None)
+    service = RealtimeService(engine, options or ServingOptions())
 
     @app.get("/health")
     def health() -> dict[str, Any]:
@@ -65,139 +161,57 @@ def create_app(engine: Engine) -> FastAPI:
             "status": "ok",
             "checkpoint": engine.checkpoint.name,
             "device": str(engine.checkpoint.device),
-            "sessions": engine.num_sessions,
+            "sessions": service.admission.num_taken,
             "session_limit": engine.config.num_slots,
+            "waiting": service.admission.num_waiting,
+            "requires_key": service.doorkeeper.requires_key,
             "abilities": [asdict(ability) for ability in engine.checkpoint.abilities],
         }
 
     @app.websocket("/v1/realtime")
     async def realtime(websocket: WebSocket) -> None:
-        await _serve_realtime(engine, websocket)
+        await service.serve(websocket)
 
     app.mount("/live", RevalidatedFiles(directory=STATIC_FOLDER), name="live")
     app.mount("/samples", StaticFiles(directory=SAMPLES_FOLDER), name="samples")
     return mount_page(app)
 
 
-def server_config(engine: Engine, host: str, port: int) -> uvicorn.Config:
+def server_config(
+    engine: Engine, host: str, port: int, options: ServingOptions | None = None
+) -> uvicorn.Config:
     """How uvicorn serves the application; port 0 takes a free one."""
+    options = options or ServingOptions()
     return uvicorn.Config(
-        create_app(engine),
+        create_app(engine, options),
         host=host,
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        proxy_headers=options.trusted_proxies is not None,
+        forwarded_allow_ips=options.trusted_proxies,
+        ws=RealtimeSocket,
         ws_max_size=MAX_WEBSOCKET_BYTES,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
         # Sound hardly compresses: it would cost time and memory for nothing.
         ws_per_message_deflate=False,
     )
 
 
-def serve(engine: Engine, host: str, port: int) -> None:
+def serve(engine: Engine, host: str, port: int, options: ServingOptions | None = None) -> None:
     """Serve until interrupted."""
-    uvicorn.Server(server_config(engine, host, port)).run()
+    uvicorn.Server(server_config(engine, host, port, options)).run()
 
 
-def is_same_origin(headers: Headers) -> bool:
-    """Whether a request comes from our own page, or from no page at all.
-
-    A page from elsewhere must not talk to a visitor's local server. Browsers always send
-    `Origin` with a WebSocket and let no page change it or add headers, so a proxy's
-    `X-Forwarded-Host` can be believed here.
-    """
-    origin = headers.get("origin")
-    if origin is None:
-        return True
-    scheme, _, _ = origin.partition("://")
-    hosts = [headers.get("host", ""), *headers.get("x-forwarded-host", "").split(",")]
-    ours = {_address(f"{scheme}://{host.strip()}") for host in hosts}
-    return _address(origin) in ours - {None}
-
-
-def _address(url: str) -> tuple[str, int | None] | None:
-    """Host and port of an address; None where it names no host."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    return (parts.hostname, port) if parts.hostname else None
-
-
-async def _serve_realtime(engine: Engine, websocket: WebSocket) -> None:
-    # Also for a page that is refused: browsers do not tell why a handshake failed.
-    offered = websocket.scope.get("subprotocols", [])
-    await websocket.accept(_SUBPROTOCOL if _SUBPROTOCOL in offered else None)
-    try:
-        _require_same_origin(websocket.headers)
-        connection = _connection(engine, websocket)
-        await connection.run(_messages(websocket))
-    except* ConnectionEnd as ends:
-        await _end(websocket, first_end(ends))
-    except* (WebSocketDisconnect, TimeoutError):
-        logger.info("a client went away")
-
-
-def _require_same_origin(headers: Headers) -> None:
-    """Let no page from elsewhere in.
-
-    Raises:
-        ConnectionEnd: it is one.
-    """
-    if not is_same_origin(headers):
+def _input_rate_hz(query: QueryParams) -> int:
+    given = query.get("input_rate", str(GA_RATE_HZ))
+    if not (given.isascii() and given.isdigit()):
         error = WireError(
-            f"a page from {headers['origin'][:200]} may not connect to {headers.get('host', '')}; "
-            "open the page from this server, or have the proxy in front of it pass the Host or "
-            "X-Forwarded-Host header",
-            "origin_not_allowed",
+            f"input_rate must be a number of Hz, not {given[:32]!r}", "invalid_value", "input_rate"
         )
         raise ConnectionEnd(error, CloseCode.POLICY)
-
-
-def _connection(engine: Engine, websocket: WebSocket) -> Connection:
-    async def send(text: str) -> None:
-        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-            await websocket.send_text(text)
-
-    checkpoint = engine.checkpoint
-    options = _conversation_options(websocket.query_params, checkpoint.name)
-    try:
-        defaults = SessionConfig(
-            instructions=checkpoint.system_prompt,
-            sampling=checkpoint.sampling,
-            input_rate_hz=options.input_rate_hz,
-        )
-    except WireError as error:
-        raise ConnectionEnd(error, CloseCode.POLICY) from error
-    return Connection(Conversation(engine, options, defaults), send)
-
-
-def _conversation_options(query: QueryParams, model: str) -> ConversationOptions:
-    """What the address asks for.
-
-    Raises:
-        ConnectionEnd: `input_rate` is not a number.
-    """
-    dialect = Dialect.DUPLEX if query.get("duplex") == "1" else Dialect.REALTIME
-    given_rate = query.get("input_rate", str(GA_RATE_HZ))
-    if not (given_rate.isascii() and given_rate.isdigit()):
-        error = WireError(
-            f"input_rate must be a number of Hz, not {given_rate[:32]!r}",
-            "invalid_value",
-            "input_rate",
-        )
-        raise ConnectionEnd(error, CloseCode.POLICY)
-    return ConversationOptions(model, dialect, int(given_rate))
-
-
-async def _messages(websocket: WebSocket) -> AsyncIterator[str | bytes]:
-    """The client's messages until it goes."""
-    while True:
-        message = await websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            return
-        text = message.get("text")
-        yield message["bytes"] if text is None else text
+    return int(given)
 
 
 async def _end(websocket: WebSocket, end: ConnectionEnd) -> None:

@@ -16,7 +16,15 @@ LAYERS = [
     ["backend.audio", "backend.features", "backend.model", "backend.voice_activity"],
     ["backend.engine"],
     ["backend.chunk_cost", "backend.realtime", "backend.recorder", "backend.speech"],
-    ["backend.bench", "backend.cli", "backend.live_bench", "backend.server", "webui"],
+    [
+        "backend.access",
+        "backend.bench",
+        "backend.cli",
+        "backend.live_bench",
+        "backend.server",
+        "backend.socket_protocol",
+        "webui",
+    ],
     ["app"],
 ]
 # Offline work: it may use everything but the front ends, and none of them uses it.

@@ -20,8 +20,10 @@ class ErrorType(StrEnum):
 class CloseCode(IntEnum):
     """WebSocket close codes that the server uses."""
 
+    NORMAL = 1000
+    """The client asked for it."""
     POLICY = 1008
-    """The page or the address is refused, or asks for something that cannot be."""
+    """The page or the address is refused, asks for what cannot be, or sends or reads amiss."""
     SESSION_FAILED = 1011
     FULL = 1013
     """Every session is taken: try again later."""

@@ -57,6 +57,11 @@ class Outbox:
         return self._last_number
 
     @property
+    def oldest_number(self) -> int:
+        """Number of the oldest event that is kept; of the next to come if none is."""
+        return self._kept[0].number if self._kept else self._last_number + 1
+
+    @property
     def num_kept_bytes(self) -> int:
         """Memory that the kept events take."""
         return self._num_kept_bytes
@@ -84,11 +89,6 @@ class Outbox:
         while self._kept and self._kept[0].number <= number:
             self._let_oldest_go()
 
-    def has_all_after(self, number: int) -> bool:
-        """Whether nothing that follows event `number` was let go."""
-        oldest = self._kept[0].number if self._kept else self._last_number + 1
-        return oldest <= number + 1
-
     async def after(self, number: int) -> AsyncIterator[NumberedEvent]:
         """What follows event `number`, as it comes, until the end.
 
@@ -97,9 +97,9 @@ class Outbox:
         """
         while True:
             while number < self._last_number:
-                if not self.has_all_after(number):
+                if number + 1 < self.oldest_number:
                     raise EventsLostError(f"event {number + 1} is not kept any more")
-                event = self._kept[number + 1 - self._kept[0].number]
+                event = self._kept[number + 1 - self.oldest_number]
                 yield event
                 number = event.number
             if self.ending is not None:

@@ -1,0 +1,129 @@
+"""Who may connect: our own page, those who know the key, not too many from one address."""
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.websockets import WebSocket
+
+from backend.realtime.errors import CloseCode, ConnectionEnd, WireError
+
+SUBPROTOCOL = "realtime"
+MAX_SOCKETS_PER_ADDRESS = 64
+"""Open at the same time; generous, as behind a proxy that is not trusted all share one address."""
+
+_KEY_SUBPROTOCOL = "openai-insecure-api-key."
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Doorkeeper:
+    """Lets sockets in.
+
+    Args:
+        access_key: what a client has to know; None lets everybody in.
+    """
+
+    def __init__(
+        self, access_key: str | None = None, max_per_address: int = MAX_SOCKETS_PER_ADDRESS
+    ) -> None:
+        self._access_key = access_key
+        self._max_per_address = max_per_address
+        self._num_sockets: Counter[str] = Counter()
+
+    @property
+    def requires_key(self) -> bool:
+        """Whether a client has to know the access key."""
+        return self._access_key is not None
+
+    @contextmanager
+    def let_in(self, websocket: WebSocket) -> Iterator[None]:
+        """Keep count of the socket while the block runs.
+
+        Raises:
+            ConnectionEnd: it may not connect.
+        """
+        _require_same_origin(websocket.headers)
+        self._require_key(websocket)
+        address = websocket.client.host if websocket.client else ""
+        if self._num_sockets[address] >= self._max_per_address:
+            error = WireError(
+                f"{self._max_per_address} connections from {address} are open already; close one",
+                "too_many_connections",
+            )
+            raise ConnectionEnd(error, CloseCode.POLICY)
+        self._num_sockets[address] += 1
+        try:
+            yield
+        finally:
+            self._num_sockets[address] -= 1
+            # Addresses that have gone are not remembered.
+            self._num_sockets += Counter()
+
+    def _require_key(self, websocket: WebSocket) -> None:
+        if self._access_key is None:
+            return
+        offered = offered_key(websocket.headers, websocket.scope.get("subprotocols", []))
+        if not secrets.compare_digest(offered.encode(), self._access_key.encode()):
+            error = WireError(
+                "this server asks for an access key, and this is not it"
+                if offered
+                else "this server asks for an access key",
+                "invalid_api_key",
+            )
+            raise ConnectionEnd(error, CloseCode.UNAUTHORIZED)
+
+
+def offered_key(headers: Headers, subprotocols: Sequence[str]) -> str:
+    """The key that a client gives: in a header, or, as browsers can give none, a subprotocol."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    for subprotocol in subprotocols:
+        if subprotocol.startswith(_KEY_SUBPROTOCOL):
+            return subprotocol.removeprefix(_KEY_SUBPROTOCOL)
+    return ""
+
+
+def is_same_origin(headers: Headers) -> bool:
+    """Whether a request comes from our own page, or from no page at all.
+
+    A page from elsewhere must not talk to a visitor's local server. Browsers always send
+    `Origin` with a WebSocket and let no page change it or add headers, so a proxy's
+    `X-Forwarded-Host` can be believed here.
+    """
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    scheme, _, _ = origin.partition("://")
+    hosts = [headers.get("host", ""), *headers.get("x-forwarded-host", "").split(",")]
+    ours = {_host_and_port(f"{scheme}://{host.strip()}") for host in hosts}
+    return _host_and_port(origin) in ours - {None}
+
+
+def _require_same_origin(headers: Headers) -> None:
+    """Let no page from elsewhere in.
+
+    Raises:
+        ConnectionEnd: it is one.
+    """
+    if not is_same_origin(headers):
+        error = WireError(
+            f"a page from {headers['origin'][:200]} may not connect to {headers.get('host', '')}; "
+            "open the page from this server, or have the proxy in front of it pass the Host or "
+            "X-Forwarded-Host header",
+            "origin_not_allowed",
+        )
+        raise ConnectionEnd(error, CloseCode.POLICY)
+
+
+def _host_and_port(url: str) -> tuple[str, int | None] | None:
+    """Host and port of an address; None where it names no host."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    return (parts.hostname, port) if parts.hostname else None
