@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import io
+import math
 import os
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from dataclasses import replace
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.errors import AudioInteractionError
 
+ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 EXIT_UNUSABLE_FILE = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -50,13 +52,15 @@ def serve(parsed: argparse.Namespace) -> int:
     """Serve the live page until interrupted."""
     from backend.engine import Engine
     from backend.model.checkpoint import load_checkpoint
+    from backend.server import ServingOptions
     from backend.server import serve as serve_engine
 
     checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
     config = EngineConfig(num_slots=parsed.sessions, max_positions=parsed.max_positions)
+    options = ServingOptions(parsed.access_key, parsed.idle_minutes, parsed.trusted_proxies)
     with Engine(checkpoint, config) as engine:
         print(f"Open http://localhost:{parsed.port} (Ctrl+C stops)", flush=True)
-        serve_engine(engine, parsed.host, parsed.port)
+        serve_engine(engine, parsed.host, parsed.port, options)
     return 0
 
 
@@ -111,6 +115,24 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         type=_count,
         help="positions of a conversation's context (the checkpoint's own limit)",
     )
+    parser.add_argument(
+        "--access-key",
+        default=os.environ.get(ACCESS_KEY_VARIABLE) or None,
+        metavar="KEY",
+        help=f"what a client has to know (${ACCESS_KEY_VARIABLE}; without one, nothing)",
+    )
+    parser.add_argument(
+        "--idle-minutes",
+        type=_minutes,
+        default=10.0,
+        metavar="MINUTES",
+        help="end a conversation in which nothing is said for so long, 0: never (%(default)g)",
+    )
+    parser.add_argument(
+        "--trusted-proxies",
+        metavar="ADDRESSES",
+        help="believe X-Forwarded-For of these, with commas, or * (nobody)",
+    )
 
 
 def _add_listen(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +167,14 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
     return number
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    # Not a number is not at least 0 either.
+    if not 0 <= minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
+    return minutes
 
 
 if __name__ == "__main__":
