@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
+from unittest.mock import Mock
 
 import aiohttp
 import av
@@ -448,21 +449,28 @@ def test_edge_accepts_every_emotion(emotion: Emotion) -> None:
     assert isinstance(answer, AsyncGenerator)
 
 
+def refused_with(status: int) -> aiohttp.WSServerHandshakeError:
+    return aiohttp.WSServerHandshakeError(Mock(spec=aiohttp.RequestInfo), (), status=status)
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "reason"),
     [
-        None,
-        OSError("no route to host"),
-        TimeoutError(),
-        ValueError("not what was expected"),
-        KeyError("Metadata"),
-        EdgeTTSException("no audio"),
-        aiohttp.ClientError("403"),
+        (None, "the service sent no sound"),
+        (OSError("no route to host"), "the service cannot be reached"),
+        (TimeoutError(), "the service does not answer in time"),
+        (refused_with(403), "the service refuses, with status 403"),
+        (aiohttp.ClientError(), "something else than sound"),
+        (EdgeTTSException("no audio"), "something else than sound"),
+        (ValueError("not what was expected"), "something else than sound"),
+        (KeyError("Metadata"), "something else than sound"),
     ],
 )
-async def test_every_failure_of_the_service_has_one_name(error: Exception | None) -> None:
+async def test_every_failure_of_the_service_has_one_name(
+    error: Exception | None, reason: str
+) -> None:
     service = Service(breaks_at=0, error=error)
-    with pytest.raises(VoiceUnavailableError, match="Jenny"):
+    with pytest.raises(VoiceUnavailableError, match=f"Jenny cannot speak: .*{reason}"):
         await said_by(jenny(service), "Hello")
     assert service.is_closed
 
@@ -472,7 +480,7 @@ async def test_an_answer_that_is_no_mp3_is_a_failure() -> None:
         for _ in range(20):
             yield {"type": "audio", "data": b"<html>not found</html>" * 40}
 
-    with pytest.raises(VoiceUnavailableError, match="Jenny"):
+    with pytest.raises(VoiceUnavailableError, match="sent no sound"):
         await said_by(jenny(babble), "Hello")
 
 
@@ -485,7 +493,7 @@ async def test_a_service_that_sends_nothing_is_not_waited_for(
 
     monkeypatch.setattr(edge_module, "SILENCE_TIMEOUT_SECONDS", 0.05)
     started = time.perf_counter()
-    with pytest.raises(VoiceUnavailableError, match="Jenny cannot be reached"):
+    with pytest.raises(VoiceUnavailableError, match="Jenny cannot speak"):
         await said_by(jenny(silent), "Hello")
     assert time.perf_counter() - started < 2
 
@@ -500,7 +508,7 @@ def refusing_service() -> Any:
 
 async def test_a_refused_connection_fails_fast() -> None:
     started = time.perf_counter()
-    with pytest.raises(VoiceUnavailableError, match="Jenny cannot be reached"):
+    with pytest.raises(VoiceUnavailableError, match="Jenny cannot speak"):
         await said_by(jenny(refusing_service()), "Hello")
     assert time.perf_counter() - started < 2
 

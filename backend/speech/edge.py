@@ -1,6 +1,7 @@
 """The online voices: Microsoft Edge's, through edge-tts. The text leaves this machine."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -21,6 +22,8 @@ SILENCE_TIMEOUT_SECONDS = 5.0
 Answer = AsyncGenerator[Mapping[str, Any], None]
 Communicate = Callable[..., Answer]
 """Asks the service for a sentence: what it answers, `{"type": "audio", "data": mp3}` among it."""
+
+logger = logging.getLogger(__name__)
 
 # Beside its own errors, what edge-tts lets through: the connection's, and answers that are not what
 # it expects (ValueError, KeyError). Seen from here, all of them mean that nothing is to be heard.
@@ -83,10 +86,22 @@ class EdgeVoice:
                 has_sound = True
                 yield pcm
         except _FAILURES as error:
-            reason = str(error) or type(error).__name__
-            raise VoiceUnavailableError(f"{self.label} cannot be reached: {reason}") from error
+            logger.warning("edge-tts failed: %r", error)
+            raise VoiceUnavailableError(f"{self.label} cannot speak: {_reason(error)}") from error
         if not has_sound:
-            raise VoiceUnavailableError(f"{self.label} sent no sound")
+            raise VoiceUnavailableError(f"{self.label} cannot speak: the service sent no sound")
+
+
+def _reason(error: BaseException) -> str:
+    match error:
+        case TimeoutError():
+            return "the service does not answer in time"
+        case aiohttp.ClientResponseError():
+            return f"the service refuses, with status {error.status}"
+        case OSError():
+            return "the service cannot be reached"
+        case _:
+            return "the service answers something else than sound"
 
 
 async def _in_time(answer: Answer) -> AsyncGenerator[bytes, None]:
