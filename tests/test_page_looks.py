@@ -133,11 +133,12 @@ def test_buttons_that_stay_do_not_move(visit: Visit) -> None:
     page = visit("idle")
     names = ("start", "hold", "stopReply", "file", "typed")
     boxes = [[page.locator(part(name)).bounding_box() for name in names]]
-    for scene in ("connecting", "speaking"):
+    for scene in ("connecting", "speaking", "cut"):
         show(page, scene)
         boxes.append([page.locator(part(name)).bounding_box() for name in names])
-    tops = [[box and box["y"] for box in row] for row in boxes]
-    assert tops[0] == tops[1] == tops[2]
+    page.click(part("speakReplies"))
+    boxes.append([page.locator(part(name)).bounding_box() for name in names])
+    assert all(row == boxes[0] for row in boxes)
 
 
 # Colours
@@ -422,7 +423,7 @@ def test_controls_have_names(visit: Visit) -> None:
     page = visit("speaking")
     page.click(part("openSettings"))
     nameless = page.evaluate(
-        """() => [...document.querySelectorAll('.page :is(button, input, select, textarea, canvas)')]
+        """() => [...document.querySelectorAll('button, input, select, textarea, canvas')]
           .filter((control) => !control.hidden && control.textContent.trim() === '' &&
             !control.labels?.length && !control.hasAttribute('aria-label'))
           .map((control) => control.outerHTML)"""

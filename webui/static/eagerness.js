@@ -26,6 +26,7 @@ export class Eagerness {
       settings.set({ decisionBias: 0 });
       eagerness.focus(); // the button goes
     });
+    eagerness.addEventListener('dblclick', () => settings.set({ decisionBias: 0 }));
     settings.onChange((_, changed) => {
       if (changed.includes('decisionBias')) this.show();
     });

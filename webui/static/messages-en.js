@@ -69,6 +69,7 @@ export const ENGLISH = {
   'strip.none': 'none chosen',
   'strip.sound': 'sound',
   'strip.chance': 'chance that it speaks',
+  'strip.threshold': 'above the dotted line it speaks',
   'strip.reply': 'reply',
   'eagerness.label': 'Eagerness',
   'eagerness.help': 'How easily it speaks: moves the dotted line',
@@ -100,9 +101,9 @@ export const ENGLISH = {
   'speak': 'Speak replies',
   'speak.off': 'Off: replies are text only.',
   'speak.auto':
-    'Microsoft’s voice where it can be reached: the reply’s text goes there. Otherwise this server’s own.',
-  'speak.online': '{name} by Microsoft (edge-tts): the reply’s text goes there.',
-  'speak.offline': '{name}, on this server: nothing leaves it.',
+    'Microsoft’s voice speaks and gets the text; offline, this server’s own speaks.',
+  'speak.online': '{name}, a voice of Microsoft (edge-tts), speaks and gets the text.',
+  'speak.offline': '{name} speaks, on this server: nothing leaves it.',
   'play.label': 'Play into it:',
   'file': 'File…',
   'file.stop': 'Stop {name}',
@@ -131,8 +132,7 @@ export const ENGLISH = {
   'memory.help': 'When it is full, the oldest part is let go.',
   'foot.recorded': 'Nothing is recorded.',
   'foot.nothing': 'Sound and text go to this server and nowhere else.',
-  'foot.text':
-    'Sound goes to this server only; the text of replies may go to Microsoft to be spoken.',
+  'foot.text': 'Sound stays on this server; the text of replies may go to Microsoft.',
 
   // Settings
   'settings.title': 'Settings',

@@ -353,6 +353,10 @@ export class Strip {
     }
     this.context.fillText(message('strip.sound'), 0, this.middle - 8);
     this.context.fillText(message('strip.chance'), 0, this.chanceTop + 6);
+    if (!isEmpty) return;
+    const words = message('strip.threshold');
+    const x = this.width - this.context.measureText(words).width;
+    this.context.fillText(words, x, this.y(this.threshold) - 6);
   }
 
   drawPresent() {
