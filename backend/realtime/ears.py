@@ -22,7 +22,6 @@ class Ears:
         self._detector = SpeechDetector()
         self._echo = EchoDetector()
         self._policy = OverlapPolicy(self._echo.is_echo)
-        self._reply_plays = False
 
     @property
     def heard_seconds(self) -> float:
@@ -45,7 +44,6 @@ class Ears:
 
     def note_reply(self, plays: bool) -> None:
         """A spoken reply begins or ends to be generated or played."""
-        self._reply_plays = plays
         if plays:
             self._policy.reply_started()
         else:
@@ -64,8 +62,11 @@ class Ears:
         self._echo.played(response_id, played_ms / 1000, at_seconds)
 
     def without_echo(self, chunk: Samples, end_seconds: float) -> Samples:
-        """The chunk `[6400]` that ends there, or silence where it is our own voice coming back."""
-        if self._reply_plays and self._echo.is_echo(end_seconds - CHUNK_SECONDS, end_seconds):
+        """The chunk `[6400]` that ends there, or silence where it is our own voice coming back.
+
+        Also when no reply plays any more: its end still comes back from the room.
+        """
+        if self._echo.is_echo(end_seconds - CHUNK_SECONDS, end_seconds):
             return np.zeros_like(chunk)
         return chunk
 

@@ -180,9 +180,10 @@ class Floor:
                 self._put(self._translator.spoken(reply, event.voice_id))
 
     def _first_sound(self, reply: Reply) -> None:
-        starts_at_seconds = self._playback.sound_arrived(reply, self._ears.heard_seconds)
-        # Others say themselves when they play.
-        if self._dialect is Dialect.REALTIME:
+        """Until the client says when it plays this, it is taken to play it as soon as it can."""
+        now_seconds = self._ears.heard_seconds
+        starts_at_seconds = self._playback.sound_arrived(reply, now_seconds)
+        if self._dialect is Dialect.REALTIME or starts_at_seconds == now_seconds:
             self._ears.reply_played(reply.response_id, 0, starts_at_seconds)
 
     def _follow(
@@ -198,10 +199,21 @@ class Floor:
                     self._put(self._translator.speech_stopped(outcome.end_seconds))
                 case OverlapDecision():
                     is_stopped = is_stopped or outcome.action is OverlapAction.BARGE_IN
+                    # Others are not told to hold, and go on playing.
                     if self._dialect is Dialect.DUPLEX:
                         self._put([self._overlap(outcome, reply)])
+                        self._note_hold(outcome)
         if is_stopped:
             self.stop(reason)
+
+    def _note_hold(self, decision: OverlapDecision) -> None:
+        match decision.action:
+            case OverlapAction.LISTEN:
+                self._playback.hold(decision.seconds)
+            case OverlapAction.DROP:
+                self._playback.go_on(decision.seconds)
+            case OverlapAction.BARGE_IN:
+                pass
 
     def _sounding_reply(self) -> Reply | None:
         return self._playback.current(self._ears.heard_seconds)

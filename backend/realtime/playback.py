@@ -24,31 +24,54 @@ class _Playing:
     def is_over(self, now_seconds: float) -> bool:
         return self.reply.is_complete and now_seconds >= self.ends_at_seconds
 
+    def advance(self, now_seconds: float) -> None:
+        """It was played until now."""
+        elapsed_ms = max(now_seconds - self.at_seconds, 0.0) * 1000
+        self.played_ms = min(self.played_ms + elapsed_ms, self.reply.audio_ms)
+
 
 class Playback:
-    """Which spoken reply can be heard at the client, and how far."""
+    """Which spoken reply can be heard at the client."""
 
     def __init__(self) -> None:
         self._playing: deque[_Playing] = deque()
+        self._is_held = False
 
     def reply_started(self, reply: Reply, now_seconds: float) -> None:
-        """A reply's sound will come; it is played when what is before it has been."""
-        starts = max([now_seconds, *(playing.ends_at_seconds for playing in self._playing)])
-        self._playing.append(_Playing(reply, starts))
+        """A reply's sound will come."""
+        self._playing.append(_Playing(reply, now_seconds))
 
     def sound_arrived(self, reply: Reply, now_seconds: float) -> float:
-        """The first of a reply's sound is sent; returns from when on it is played."""
-        playing = self._of(reply)
-        if playing is None:
-            return now_seconds
-        playing.at_seconds = max(playing.at_seconds, now_seconds)
-        return playing.at_seconds
+        """The first of a reply's sound is sent; returns from when on it is played.
+
+        That is once the replies before it have been, which are complete by now.
+        """
+        starts_at_seconds = now_seconds
+        for playing in self._playing:
+            if playing.reply is reply:
+                playing.at_seconds = starts_at_seconds
+                break
+            starts_at_seconds = max(starts_at_seconds, playing.ends_at_seconds)
+        return starts_at_seconds
 
     def acknowledge(self, reply: Reply, played_ms: float, at_seconds: float) -> None:
         """The client says how far it was, and when."""
-        if (playing := self._of(reply)) is not None:
-            playing.at_seconds = at_seconds
-            playing.played_ms = min(played_ms, reply.audio_ms)
+        for playing in self._playing:
+            if playing.reply is reply:
+                playing.at_seconds = at_seconds
+                playing.played_ms = min(played_ms, reply.audio_ms)
+
+    def hold(self, now_seconds: float) -> None:
+        """The client is silent from now on, and may go on where it was."""
+        self._is_held = True
+        if self._playing:
+            self._playing[0].advance(now_seconds)
+
+    def go_on(self, now_seconds: float) -> None:
+        """It does, if it was held."""
+        if self._is_held and self._playing:
+            self._playing[0].at_seconds = now_seconds
+        self._is_held = False
 
     def forget(self, reply: Reply) -> None:
         """The client plays no more of it."""
@@ -57,20 +80,11 @@ class Playback:
     def stop(self) -> None:
         """Nothing is played any more."""
         self._playing.clear()
+        self._is_held = False
 
     def current(self, now_seconds: float) -> Reply | None:
-        """The reply that is played or about to be; None where all is quiet."""
-        while self._playing and self._playing[0].is_over(now_seconds):
-            self._playing.popleft()
+        """The reply that is played, held or about to be; None where all is quiet."""
+        if not self._is_held:
+            while self._playing and self._playing[0].is_over(now_seconds):
+                self._playing.popleft()
         return self._playing[0].reply if self._playing else None
-
-    def played_ms(self, reply: Reply, now_seconds: float) -> float:
-        """How much of a reply has been played; all of it where that is long ago."""
-        playing = self._of(reply)
-        if playing is None:
-            return reply.audio_ms
-        elapsed_ms = max(now_seconds - playing.at_seconds, 0.0) * 1000
-        return min(playing.played_ms + elapsed_ms, reply.audio_ms)
-
-    def _of(self, reply: Reply) -> _Playing | None:
-        return next((playing for playing in self._playing if playing.reply is reply), None)
