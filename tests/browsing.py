@@ -18,6 +18,10 @@ from backend.live_bench import CHROMIUM_FLAGS, system_chromium
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 MICROPHONE_RATE_HZ = 48_000
 QUIET_BEFORE_SECONDS = 2.0
+TONE_SECONDS = 120
+TONE_HZ = 500.0
+TONE_LEVEL = 0.1
+"""Amplitude of the tone that `tone_file` holds."""
 
 
 def samples() -> list[dict[str, Any]]:
@@ -35,6 +39,15 @@ def microphone_file(folder: Path, recording: str | None) -> Path:
         heard.append(soxr.resample(voice, SAMPLE_RATE_HZ, MICROPHONE_RATE_HZ))
     path = folder / f"{recording or 'quiet'}.wav"
     soundfile.write(path, np.concatenate([*heard, quiet]), MICROPHONE_RATE_HZ, subtype="PCM_16")
+    return path
+
+
+def tone_file(folder: Path) -> Path:
+    """A few minutes of a steady tone, as Chromium wants a microphone's file."""
+    time = np.arange(TONE_SECONDS * MICROPHONE_RATE_HZ) / MICROPHONE_RATE_HZ
+    path = folder / "tone.wav"
+    tone = TONE_LEVEL * np.sin(2 * np.pi * TONE_HZ * time)
+    soundfile.write(path, tone, MICROPHONE_RATE_HZ, subtype="PCM_16")
     return path
 
 

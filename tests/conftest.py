@@ -1,14 +1,19 @@
 """Fixtures that several test files share."""
 
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from tests.browsing import chromium, tone_file
+from tests.duplex_page import DuplexPage, OpenDuplex
+from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.serving import serving
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
@@ -45,3 +50,26 @@ def golden_clip(request: pytest.FixtureRequest) -> Mapping[str, np.ndarray]:
 def embedded_checkpoint() -> Checkpoint:
     """The checkpoint that lies in the repository, in fp32 on the CPU."""
     return load_checkpoint(EMBEDDED, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def humming_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser whose microphone hears a steady tone."""
+    microphone = tone_file(tmp_path_factory.mktemp("tone"))
+    with sync_playwright() as playwright, chromium(playwright, microphone) as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_duplex(humming_browser: Browser) -> Iterator[OpenDuplex]:
+    """Opens pages without their looks; each talks to a scripted server of its own."""
+    pages: list[DuplexPage] = []
+
+    def open_duplex() -> DuplexPage:
+        pages.append(DuplexPage(humming_browser, address))
+        return pages[-1]
+
+    with serving(ScriptedEngine([ScriptedReply("yes")])) as address:
+        yield open_duplex
+        for page in pages:
+            page.close()

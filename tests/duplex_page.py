@@ -15,6 +15,8 @@ CHUNK_SAMPLES = 6_400
 REPLY_RATE_HZ = 24_000
 TOKEN = "token"
 
+OpenDuplex = Callable[[], "DuplexPage"]
+
 # A panel that only remembers what it was told: `shown.showState` is the list of its calls.
 _MOUNT = """async () => {
   window.shown = {};

@@ -1,48 +1,14 @@
 """Hearing and speaking at the same time, in a real browser against a scripted server."""
 
-from collections.abc import Callable, Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
-from tests.browsing import chromium, microphone_file
-from tests.duplex_page import REPLY_RATE_HZ, DuplexPage
-from tests.scripted import ScriptedEngine, ScriptedReply
-from tests.serving import serving
-
-Open = Callable[[], DuplexPage]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
-    with sync_playwright() as playwright, chromium(playwright, microphone) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving(ScriptedEngine([ScriptedReply("yes")])) as address:
-        yield address
+from tests.duplex_page import REPLY_RATE_HZ, DuplexPage, OpenDuplex
 
 
 @pytest.fixture
-def open_duplex(browser: Browser, address: str) -> Iterator[Open]:
-    pages: list[DuplexPage] = []
-
-    def open_duplex() -> DuplexPage:
-        pages.append(DuplexPage(browser, address))
-        return pages[-1]
-
-    yield open_duplex
-    for page in pages:
-        page.close()
-
-
-@pytest.fixture
-def page(open_duplex: Open) -> DuplexPage:
+def page(open_duplex: OpenDuplex) -> DuplexPage:
     """A page whose conversation is open."""
     page = open_duplex()
     page.start()
@@ -243,7 +209,7 @@ def test_conversation_that_is_gone_is_told(page: DuplexPage) -> None:
     assert "cannot be reached" in page.shown("showProblem")[-1][0]
 
 
-def test_queue(open_duplex: Open) -> None:
+def test_queue(open_duplex: OpenDuplex) -> None:
     page = open_duplex()
     page.server.queue_position = 2
     page.page.evaluate("() => { live.startOrStop(); }")
@@ -257,7 +223,7 @@ def test_queue(open_duplex: Open) -> None:
     assert page.shown("showQueue")[-1] == [None]
 
 
-def test_queue_can_be_left(open_duplex: Open) -> None:
+def test_queue_can_be_left(open_duplex: OpenDuplex) -> None:
     page = open_duplex()
     page.server.queue_position = 2
     page.page.evaluate("() => { live.startOrStop(); }")
@@ -304,7 +270,7 @@ def test_text_is_part_of_the_conversation(page: DuplexPage) -> None:
     assert page.turn()["isUnprompted"] is True
 
 
-def test_access_key_is_offered_as_a_subprotocol(open_duplex: Open) -> None:
+def test_access_key_is_offered_as_a_subprotocol(open_duplex: OpenDuplex) -> None:
     page = open_duplex()
     page.page.evaluate(
         """() => {

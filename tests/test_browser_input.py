@@ -1,0 +1,313 @@
+"""What the model hears, in a real browser: microphone, sounds, files, devices, echo check."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+import soxr
+
+from backend.audio import read_audio
+from tests.browsing import SAMPLES, TONE_HZ, TONE_LEVEL
+from tests.duplex_page import SAMPLE_RATE_HZ, DuplexPage, OpenDuplex
+
+# Processing would take the tone for noise.
+RAW = "settings.set({ echoCancellation: false })"
+SNEEZE = {"kind": "sound", "file": "sneeze.ogg", "title": "A sneeze"}
+SEVEN = {"kind": "voice", "file": "digit_seven.ogg", "title": "Seven"}
+BUTTON = "document.createElement('button')"
+
+
+@pytest.fixture
+def page(open_duplex: OpenDuplex) -> DuplexPage:
+    """A page that is listening to a tone."""
+    page = open_duplex()
+    page.page.evaluate(RAW)
+    page.start()
+    return page
+
+
+def tone(heard: npt.NDArray[np.int16]) -> float:
+    """Amplitude of the microphone's tone in what was heard."""
+    time = np.arange(len(heard)) / SAMPLE_RATE_HZ
+    return float(2 * abs(np.mean(heard / 32768 * np.exp(-2j * np.pi * TONE_HZ * time))))
+
+
+def next_seconds(page: DuplexPage, seconds: float) -> npt.NDArray[np.int16]:
+    """What the server hears from now on."""
+    start = len(page.server.heard) + 4000  # what is under way already
+    end = start + round(seconds * SAMPLE_RATE_HZ)
+    page.wait_until(lambda: len(page.server.heard) >= end)
+    return page.server.heard[start:end]
+
+
+def similarity(heard: npt.NDArray[np.int16], sound: npt.NDArray[np.float32]) -> float:
+    """How much of the passage of `heard` that is most like `sound` is that sound, 0 to 1."""
+    # Compared at three times the rate, as they may lie a fraction of a sample apart.
+    fine_heard = soxr.resample(heard / 32768, SAMPLE_RATE_HZ, 3 * SAMPLE_RATE_HZ)
+    fine_sound = soxr.resample(sound, SAMPLE_RATE_HZ, 3 * SAMPLE_RATE_HZ)
+    size = len(fine_heard) + len(fine_sound)
+    spectrum = np.fft.rfft(fine_heard, size) * np.fft.rfft(fine_sound, size).conj()
+    products = np.fft.irfft(spectrum, size)[: len(fine_heard) - len(fine_sound) + 1]
+    start = int(products.argmax())
+    passage = fine_heard[start : start + len(fine_sound)]
+    return float(products[start] / np.linalg.norm(passage) / np.linalg.norm(fine_sound))
+
+
+def without_tone(heard: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """What is heard besides the microphone's tone."""
+    spectrum = np.fft.rfft(heard)
+    hertz = np.fft.rfftfreq(len(heard), 1 / SAMPLE_RATE_HZ)
+    spectrum[np.abs(hertz - TONE_HZ) < 20] = 0
+    return np.fft.irfft(spectrum, len(heard)).astype(np.int16)
+
+
+def test_sound_is_mixed_with_the_microphone(page: DuplexPage) -> None:
+    page.page.evaluate(f"(sound) => {{ live.playSound(sound, {BUTTON}); }}", SNEEZE)
+    heard = next_seconds(page, 2.6)
+    sneeze = read_audio(SAMPLES / "sneeze.ogg")[SAMPLE_RATE_HZ : 2 * SAMPLE_RATE_HZ]
+    assert similarity(without_tone(heard), sneeze) > 0.9
+    assert tone(heard) == pytest.approx(TONE_LEVEL, rel=0.2)
+
+
+def test_recording_is_heard_instead_of_the_microphone(page: DuplexPage) -> None:
+    page.page.evaluate(
+        f"async (sample) => {{ await live.playSample(sample, {BUTTON}); window.over = true; }}",
+        SEVEN,
+    )
+    page.settle(0.3)
+    heard = page.server.heard
+    assert similarity(heard, read_audio(SAMPLES / SEVEN["file"])) > 0.98
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+
+
+def test_mute_and_push_to_talk(page: DuplexPage) -> None:
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+    page.page.evaluate("() => live.toggleMute()")
+    assert not next_seconds(page, 0.4).any()
+    page.page.evaluate("() => live.holdToTalk(true)")
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+    page.page.evaluate("() => live.holdToTalk(false)")
+    assert not next_seconds(page, 0.4).any()
+    page.page.evaluate("() => live.toggleMute()")
+    page.page.evaluate("() => settings.set({ pushToTalk: true })")
+    assert not next_seconds(page, 0.4).any()
+    page.page.evaluate("() => live.holdToTalk(true)")
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+
+
+def test_devices_and_processing_change_while_it_listens(page: DuplexPage) -> None:
+    devices = page.page.evaluate("() => live.listDevices()")
+    other = devices["inputs"][-1]
+    assert other["label"]
+    page.page.evaluate(
+        """() => {
+          window.wanted = [];
+          const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = (wanted) => {
+            window.wanted.push(wanted.audio);
+            return open(wanted);
+          };
+          [window.before] = live.sound.input.microphone.stream.getTracks();
+        }"""
+    )
+    page.page.evaluate(
+        "(id) => settings.set({ inputDevice: id, noiseSuppression: true })", other["id"]
+    )
+    page.wait("() => live.sound.input.hasMicrophone && window.before.readyState === 'ended'")
+    wanted = page.page.evaluate("() => window.wanted")
+    assert wanted == [
+        {
+            "deviceId": {"exact": other["id"]},
+            "echoCancellation": False,
+            "noiseSuppression": True,
+            "autoGainControl": False,
+        }
+    ]
+    page.page.evaluate("() => settings.set({ noiseSuppression: false })")
+    page.wait("() => window.wanted.length === 2 && live.sound.input.hasMicrophone")
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+    output = devices["outputs"][-1]["id"]
+    page.page.evaluate("(id) => settings.set({ outputDevice: id })", output)
+    page.wait(f"() => live.sound.context.sinkId === '{output}'")
+
+
+def test_lost_microphone_is_told_and_the_conversation_goes_on(page: DuplexPage) -> None:
+    page.page.evaluate("() => live.sound.input.microphone.stream.getTracks()[0].onended()")
+    assert "disconnected" in page.shown("showProblem")[-1][0]
+    assert page.shown("showMicrophone")[-1] == [False, False]
+    assert not next_seconds(page, 0.4).any()
+    page.page.evaluate("() => live.toggleMute()")
+    page.wait("() => live.sound.input.hasMicrophone")
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+
+
+# A file as a visitor drops it, from base64.
+PLAY_FILE = """([name, encoded]) => {
+  const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
+  live.playFile(new File([bytes], name)).then(() => { window.isOver = true; });
+}"""
+
+
+def play_file(page: DuplexPage, name: str, content: bytes) -> None:
+    page.page.evaluate(PLAY_FILE, [name, base64.b64encode(content).decode()])
+
+
+def noise_file(
+    seconds: float, rate_hz: int, channels: int
+) -> tuple[bytes, npt.NDArray[np.float32]]:
+    """A WAV file of band-limited noise, and what it is at 16 kHz."""
+    size = round(seconds * SAMPLE_RATE_HZ)
+    slow = np.random.default_rng(0).normal(0, 0.1, size).astype(np.float32)
+
+    samples = soxr.resample(slow, SAMPLE_RATE_HZ, rate_hz)
+    content = io.BytesIO()
+    soundfile.write(content, np.stack([samples] * channels, 1), rate_hz, format="WAV")
+    return content.getvalue(), slow
+
+
+def test_file_plays_at_normal_speed_through_the_same_path(page: DuplexPage) -> None:
+    content, samples = noise_file(2.0, 44_100, channels=2)
+    start = len(page.server.heard)
+    play_file(page, "noise.wav", content)
+    page.wait("() => window.isOver")
+    page.settle(0.3)
+    assert similarity(page.server.heard[start:], samples) > 0.95
+    fractions = [file["fraction"] for (file,) in page.shown("showFile") if file is not None]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert fractions[-1] > 0.8
+    assert page.shown("showFile")[-1] == [None]
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+
+
+def test_file_can_be_stopped(page: DuplexPage) -> None:
+    content, _ = noise_file(30.0, SAMPLE_RATE_HZ, channels=1)
+    play_file(page, "long.wav", content)
+    page.wait("() => window.shown.showFile?.some(([file]) => file?.fraction > 0)")
+    page.page.evaluate("() => live.stopPlaying()")
+    page.wait("() => window.isOver")
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+
+
+def test_file_that_is_no_audio_in_words(page: DuplexPage) -> None:
+    play_file(page, "letter.txt", b"no sound in here" * 100)
+    page.wait("() => window.isOver")
+    assert "cannot play that recording" in page.shown("showProblem")[-1][0]
+    assert page.shown("showFile")[-1] == [None]
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+
+
+def test_chunk_of_the_strip_is_heard_again_by_the_visitor_only(page: DuplexPage) -> None:
+    page.wait_until(lambda: page.server.num_heard_chunks >= 4)
+    page.page.evaluate(
+        """() => {
+          const { input } = live.sound;
+          const bufferOf = input.bufferOf.bind(input);
+          input.bufferOf = (samples) => {
+            window.again = [...samples];
+            return bufferOf(samples);
+          };
+          live.hearChunk(2).then(() => { window.isOver = true; });
+        }"""
+    )
+    assert not next_seconds(page, 0.4).any()
+    again = np.array(page.page.evaluate("() => window.again"))
+    expected = page.server.heard[1 * 6_400 : 4 * 6_400] / 32768
+    assert again.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    page.wait("() => window.isOver")
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+
+
+# The signal comes back 120 ms later through a small room, at a level; noise is in the microphone.
+ANALYSE = """async ([echoDb, noiseDb]) => {
+  const { analyse, checkSignal } = await import('/live/echo-path.js');
+  const signal = checkSignal();
+  const captured = new Float32Array(signal.length);
+  const room = [[0, 0.9], [37, -0.3], [150, 0.25], [401, -0.15]];
+  const energy = room.reduce((sum, [, gain]) => sum + gain * gain, 0);
+  const level = 10 ** ((echoDb + 20) / 20) / Math.sqrt(energy);
+  const noise = 10 ** (noiseDb / 20) * Math.sqrt(3);
+  for (let i = 0; i < captured.length; i += 1) {
+    captured[i] = noise * (2 * Math.random() - 1);
+    for (const [delay, gain] of room) captured[i] += level * gain * (signal[i - 1920 - delay] ?? 0);
+  }
+  return analyse(captured);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("echo_db", "noise_db", "verdict"),
+    [
+        (-25, -60, "headphones"),
+        (-48, -70, "lower"),
+        (-65, -60, "fine"),
+        (-45, -40, "fine"),  # hidden in the room's noise
+        (-300, -50, "fine"),
+        (-300, -300, "no_microphone"),
+    ],
+)
+def test_echo_check_measures_what_comes_back(
+    open_duplex: OpenDuplex, echo_db: float, noise_db: float, verdict: str
+) -> None:
+    result: dict[str, Any] = open_duplex().page.evaluate(ANALYSE, [echo_db, noise_db])
+    assert result["verdict"] == verdict
+    if verdict in ("headphones", "lower"):
+        assert result["echoDb"] == pytest.approx(echo_db, abs=1)
+        assert result["noiseDb"] == pytest.approx(noise_db, abs=1)
+
+
+# What the page plays comes back through its microphone, at a level.
+LOOP = """(gain) => {
+  const connect = AudioNode.prototype.connect;
+  let loop = null;
+  AudioNode.prototype.connect = function (target, ...others) {
+    if (target instanceof AudioDestinationNode) {
+      loop ??= new MediaStreamAudioDestinationNode(this.context);
+      if (loop.context === this.context) {
+        const quieter = new GainNode(this.context, { gain });
+        connect.call(this, quieter);
+        connect.call(quieter, loop);
+      }
+    }
+    return connect.call(this, target, ...others);
+  };
+  navigator.mediaDevices.getUserMedia = async () => loop.stream;
+}"""
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.5, "headphones"), (0.04, "lower")])
+def test_echo_check_from_loudspeaker_to_microphone(
+    open_duplex: OpenDuplex, gain: float, verdict: str
+) -> None:
+    page = open_duplex()
+    page.page.evaluate(LOOP, gain)
+    result = page.page.evaluate(
+        "() => live.runEchoCheck((fraction) => { window.fraction = fraction; })"
+    )
+    assert result["verdict"] == verdict
+    assert result["echoDb"] == pytest.approx(-20 + 20 * np.log10(gain), abs=3)
+    assert page.page.evaluate("() => window.fraction") == 1
+
+
+def test_echo_check_of_a_quiet_loudspeaker(page: DuplexPage) -> None:
+    """The conversation goes on, and hears nothing of it."""
+    page.page.evaluate("() => { window.check = live.runEchoCheck(() => {}); }")
+    assert not next_seconds(page, 0.4).any()
+    result = page.page.evaluate("() => window.check")
+    assert result["verdict"] == "fine"
+    assert result["noiseDb"] == pytest.approx(20 * np.log10(TONE_LEVEL) - 3, abs=3)
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+
+
+def test_echo_check_without_a_microphone(open_duplex: OpenDuplex) -> None:
+    page = open_duplex()
+    page.page.evaluate(
+        "() => { navigator.mediaDevices.getUserMedia = () =>"
+        " Promise.reject(new DOMException('', 'NotFoundError')); }"
+    )
+    result = page.page.evaluate("() => live.runEchoCheck(() => {})")
+    assert result["verdict"] == "no_microphone"
