@@ -146,6 +146,34 @@ def test_a_louder_voice_over_an_echo_is_no_echo(voice: Samples) -> None:
     assert not detector.is_echo(2.3, 2.8)
 
 
+@pytest.mark.parametrize("voice", OTHER_VOICES)
+def test_a_louder_voice_over_an_echo_is_known_at_once(voice: Samples) -> None:
+    room = Room()
+    room.add_echo(gain_db=-18)
+    room.add(voice, 2.2, gain_db=-6)
+    found = match(listening(room, until=2.36), 2.21, 2.36)
+    assert found.excess_db is not None
+    assert found.excess_db > 4
+    assert not listening(room, until=2.36).is_echo(2.21, 2.36)
+
+
+@pytest.mark.parametrize("start_seconds", [1.8, 2.2, 2.6])
+def test_an_echo_is_as_loud_as_it_was(start_seconds: float) -> None:
+    room = Room()
+    room.add_echo()
+    end = start_seconds + 0.15
+    assert match(listening(room, until=end), start_seconds, end).excess_db == pytest.approx(
+        0, abs=2.5
+    )
+
+
+def test_a_beginning_is_not_compared_with_what_was_before() -> None:
+    room = Room()
+    room.add_echo(0.1)
+    start = REPLY_STARTS + 0.1
+    assert match(listening(room, until=start + 0.3), start, start + 0.3).excess_db is None
+
+
 def test_noise_is_no_echo() -> None:
     assert not listening(Room(noise_db=-40), until=3.0).is_echo(2.0, 3.0)
 

@@ -40,6 +40,8 @@ NUM_POSITIONS = 64
 INPUT_SECONDS = 2.0
 """Of input are kept, and the longest delay."""
 
+ENOUGH_BEFORE = 0.05
+"""Of the energy of a stretch, what must have been played before it to tell how loud echoes are."""
 STEADY_DB2 = 1e-3
 """Levels that vary less than this do not vary."""
 
@@ -53,6 +55,8 @@ class EchoSettings:
 
     min_similarity: float = 0.62
     """What is called an echo."""
+    max_excess_db: float = 3.0
+    """How much louder than the echo before it an echo may be; else somebody speaks over it."""
     earliest_seconds: float = -0.05
     """How early an echo may seem, as a client's word for when it plays is not exact."""
     latest_seconds: float = 0.5
@@ -73,6 +77,9 @@ class EchoMatch:
     """Correlation of levels over time, within bands; -1 to 1."""
     delay_seconds: float
     """From playing to hearing, where they fit best."""
+    excess_db: float | None
+    """How much louder the stretch is than what came before it lets an echo be; None where nothing
+    was played before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +169,9 @@ class EchoDetector:
     def is_echo(self, start_seconds: float, end_seconds: float) -> bool:
         """Whether this stretch of input is mostly our own voice."""
         match = self.match(start_seconds, end_seconds)
-        return match is not None and match.similarity >= self._settings.min_similarity
+        if match is None or match.similarity < self._settings.min_similarity:
+            return False
+        return match.excess_db is None or match.excess_db <= self._settings.max_excess_db
 
     def match(self, start_seconds: float, end_seconds: float) -> EchoMatch | None:
         """How a stretch fits what was played; None where nothing was, or it is not kept."""
@@ -183,11 +192,16 @@ class EchoDetector:
         if not played.any():
             return None
         num_context = round((start_seconds - times[latest]) * FRAMES_PER_SECOND)
+        num_context = max(0, min(num_context, num_frames - 1))
         weights = np.ones(num_frames)
-        weights[: max(0, min(num_context, num_frames - 1))] = settings.context_weight
+        weights[:num_context] = settings.context_weight
         similarities = _similarities(_heard_levels(heard_energies), _played_levels(played), weights)
         best = int(similarities.argmax())
-        return EchoMatch(float(similarities[best]), (latest - best) / FRAMES_PER_SECOND)
+        return EchoMatch(
+            float(similarities[best]),
+            (latest - best) / FRAMES_PER_SECOND,
+            _excess_db(heard_energies, played[best : best + num_frames], num_context),
+        )
 
     @property
     def _kept_seconds(self) -> float:
@@ -258,6 +272,18 @@ def _played_levels(energies: Energies) -> npt.NDArray[np.float64]:
     """Decibels above what is too weak to be heard beside the loudest moment."""
     hidden = energies.max(axis=0) * 10 ** (-REPLY_RANGE_DB / 10)
     return 10 * np.log10(energies + hidden + SMALLEST_ENERGY)
+
+
+def _excess_db(heard: Energies, played: Energies, num_context: int) -> float | None:
+    """How much louder the end of `heard` `[n, 12]` is than its beginning says of an echo."""
+    audible = np.maximum(heard - np.percentile(heard, NOISE_PERCENTILE, axis=0), 0)
+    played_before, played_now = played[:num_context].sum(axis=0), played[num_context:].sum(axis=0)
+    if played_before.sum() < ENOUGH_BEFORE * played_now.sum():
+        return None
+    gains = audible[:num_context].sum(axis=0) / (played_before + SMALLEST_ENERGY)
+    expected = (gains * played_now).sum() + SMALLEST_ENERGY
+    found = audible[num_context:].sum() + SMALLEST_ENERGY
+    return float(10 * np.log10(found / expected))
 
 
 def _similarities(
