@@ -598,7 +598,7 @@ def test_page_says_what_leaves_the_machine(visit: Visit) -> None:
     page.click(part("openSettings"))
     page.get_by_label("Voice", exact=True).select_option("espeak:en-us")
     page.click(part("closeSettings"))
-    expect(note).to_contain_text("on this server")
+    expect(note).to_contain_text("nothing leaves")
     expect(leaves).to_contain_text("nowhere else")
 
 

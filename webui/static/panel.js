@@ -232,6 +232,8 @@ export class Panel {
     this.show('microphone', () => {
       const isOff = this.root.hasAttribute('data-running') && !hasMicrophone;
       write(microphone, message(isOff ? 'microphone' : 'mute'));
+      if (isOff) microphone.setAttribute('aria-label', message('microphone.use'));
+      else microphone.removeAttribute('aria-label');
     });
     if (hasMicrophone) microphone.setAttribute('aria-pressed', isMuted);
     else microphone.removeAttribute('aria-pressed');
