@@ -6,9 +6,9 @@
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from backend.engine import Engine
 from backend.model.checkpoint import EMBEDDED, load_checkpoint
@@ -26,8 +26,8 @@ SPEAKING_OF_TURN = """turn =>
   document.querySelector('[data-part=state]').textContent === 'SPEAKING' &&
   document.querySelector('[data-part=latency]').textContent.includes('first sound')"""
 HALF_SAID_MILLISECONDS = 1_200
-DESKTOP = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 
 def converse(page: Page) -> None:
@@ -41,7 +41,12 @@ def converse(page: Page) -> None:
     page.wait_for_timeout(HALF_SAID_MILLISECONDS)
 
 
-def take(browser: Browser, address: str, theme: str, viewports: dict[str, Any]) -> None:
+def take(
+    browser: Browser,
+    address: str,
+    theme: Literal["light", "dark"],
+    viewports: dict[str, ViewportSize],
+) -> None:
     """One conversation, seen at each size."""
     page = browser.new_context(color_scheme=theme, viewport=DESKTOP, locale="en-US").new_page()
     page.add_init_script(SPOKEN)

@@ -26,13 +26,11 @@ from backend.protocol import Emotion
 from tests.browsing import SAMPLES, chromium, microphone_file, open_page, part, samples
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
-from webui.gradio_app import STATIC_FOLDER
 
 expect.set_options(timeout=20_000)
 
 FIRST = ScriptedReply("Coming up: large dark roast americano.", Emotion.HAPPY)
 SECOND = ScriptedReply("You said seven.", Emotion.NORMAL)
-READABLE_CONTRAST = 4.5
 ABILITIES = (
     Ability("digits", "a digit from zero to nine", "seven", "You said seven.", Emotion.NORMAL),
     Ability("sounds", "rooster", None, "Good morning!", Emotion.HAPPY),
@@ -501,28 +499,3 @@ def test_resampler_keeps_speech_and_stops_what_would_alias(visit: Visit) -> None
         assert speech == pytest.approx(np.sqrt(0.5), rel=1e-3)
         assert high_speech == pytest.approx(np.sqrt(0.5), rel=1e-2)
         assert too_high < 1e-4
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_colours_of_text_are_readable(theme: str) -> None:
-    css = (STATIC_FOLDER / "live.css").read_text("utf-8")
-    rules = re.findall(r"\.page \{(.*?)\n\}", css, re.DOTALL)
-    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", rules[0 if theme == "light" else 1]))
-    texts = ["ink", "soft", "listening", "speaking"]
-    texts += [name for name in colours if name.endswith("-ink")]
-    for text in texts:
-        for ground in ("panel", "background"):
-            assert _contrast(colours[text], colours[ground]) >= READABLE_CONTRAST, (text, ground)
-    assert _contrast(colours["on-button"], colours["button"]) >= READABLE_CONTRAST
-
-
-def _contrast(one: str, other: str) -> float:
-    """WCAG 2 contrast ratio of two colours."""
-    darker, lighter = sorted([_luminance(one), _luminance(other)])
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    channels = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)]) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
