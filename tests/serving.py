@@ -2,14 +2,15 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from backend.engine import Engine
-from backend.server import server_config
+from backend.server import ServingOptions, server_config
 from tests.scripted import ScriptedEngine
 
 START_SECONDS = 30.0
@@ -17,9 +18,15 @@ FREE_SECONDS = 20.0
 
 
 @contextmanager
-def serving(engine: Engine | ScriptedEngine) -> Iterator[str]:
-    """Serve `engine` while the block runs; gives `host:port`."""
-    server = uvicorn.Server(server_config(cast(Engine, engine), "127.0.0.1", 0))
+def serving(
+    engine: Engine | ScriptedEngine,
+    around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    options: ServingOptions | None = None,
+) -> Iterator[str]:
+    """Serve `engine`, `around` between it and its clients, while the block runs: `host:port`."""
+    config = server_config(cast(Engine, engine), "127.0.0.1", 0, options)
+    config.app = around(cast(ASGIApp, config.app))
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

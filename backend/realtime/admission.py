@@ -101,7 +101,9 @@ class Admission:
         self._taken.remove(place)
         self._lengths_seconds.append(self._time.now() - place.taken_at)
         if self._line:
-            self._line.popleft().place = self._take()
+            first = self._line.popleft()
+            first.place = self._take()
+            first.has_moved.set()
             self._tell_all()
 
     def _take(self) -> Place:

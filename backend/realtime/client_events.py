@@ -21,6 +21,8 @@ class AudioFormat(BaseModel):
 
     type: str = "audio/pcm"
     rate: int | None = None
+    channels: int | None = None
+    """Not in the OpenAI API, but who says two is to know that one is heard."""
 
     @model_validator(mode="before")
     @classmethod

@@ -178,6 +178,7 @@ def _requested_rate(patch: SessionPatch, audio_input: AudioInput | None) -> int 
         _require_pcm(patch.input_audio_format, "session.input_audio_format")
     if audio_input is not None and audio_input.format is not None:
         _require_pcm(audio_input.format.type, "session.audio.input.format.type")
+        _require_mono(audio_input.format.channels, "session.audio.input.format.channels")
         if audio_input.format.rate is not None:
             return audio_input.format.rate
     if audio_input is not None and audio_input.sample_rate_hz is not None:
@@ -192,6 +193,7 @@ def _require_output_pcm(patch: SessionPatch, audio_output: AudioOutput | None) -
         return
     wanted = audio_output.format or AudioFormat()
     _require_pcm(wanted.type, "session.audio.output.format.type")
+    _require_mono(wanted.channels, "session.audio.output.format.channels")
     for rate_hz, param in (
         (wanted.rate, "session.audio.output.format.rate"),
         (audio_output.sample_rate_hz, "session.audio.output.sample_rate_hz"),
@@ -210,4 +212,11 @@ def _require_pcm(name: str, param: str) -> None:
             f"audio must be audio/pcm (16 bit, mono), not {name[:64]!r}",
             "unsupported_audio_format",
             param,
+        )
+
+
+def _require_mono(num_channels: int | None, param: str) -> None:
+    if num_channels not in (None, 1):
+        raise WireError(
+            f"audio must be mono, not of {num_channels} channels", "unsupported_audio_format", param
         )

@@ -1,0 +1,230 @@
+"""Sockets without a network, and time that passes when a test says so."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import numpy as np
+
+from backend.audio import Samples, float_to_pcm16
+from backend.config import SAMPLE_RATE_HZ, SamplingConfig
+from backend.realtime.admission import Admission
+from backend.realtime.connection import Connection, Request, SocketLimits, Start
+from backend.realtime.conversation import ConversationOptions
+from backend.realtime.conversations import Conversations
+from backend.realtime.dialect import Dialect
+from backend.realtime.errors import ConnectionEnd, first_end
+from backend.realtime.session_config import SessionConfig
+from backend.speech import Voices
+from tests.scripted import ScriptedEngine
+
+WireEvent = dict[str, Any]
+
+WAIT_SECONDS = 20.0
+SETTLING_TURNS = 50
+
+
+async def settle() -> None:
+    """Let everything happen that waits for nothing but its turn."""
+    for _ in range(SETTLING_TURNS):
+        await asyncio.sleep(0)
+
+
+class SteppedTime:
+    """Stands still but for `pass_by`."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        sleeper = (self._now + seconds, asyncio.Event())
+        self._sleepers.append(sleeper)
+        try:
+            await sleeper[1].wait()
+        finally:
+            self._sleepers.remove(sleeper)
+
+    async def pass_by(self, seconds: float) -> None:
+        """Wake every sleeper at its time, in order."""
+        end = self._now + seconds
+        await settle()
+        while due := [at for at, event in self._sleepers if at <= end and not event.is_set()]:
+            self._now = max(self._now, min(due))
+            for at, event in self._sleepers:
+                if at <= self._now:
+                    event.set()
+            await settle()
+        self._now = end
+        await settle()
+
+
+class Wire:
+    """What a client has sent and the server has not read yet."""
+
+    def __init__(self) -> None:
+        self.has_left = False
+        self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+
+    def put(self, message: str | bytes | None) -> None:
+        self._messages.put_nowait(message)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        if (message := await self._messages.get()) is None:
+            raise StopAsyncIteration
+        return message
+
+
+class Visitor:
+    """A client with one socket."""
+
+    def __init__(
+        self, conversations: Conversations, request: Request, limits: SocketLimits | None = None
+    ) -> None:
+        self.received: list[WireEvent] = []
+        self.end: ConnectionEnd | None = None
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self._news = asyncio.Event()
+        self._wire = Wire()
+        self._num_seen = 0
+        connection = Connection(conversations, request, self._wire, self._take, limits)
+        self.serving = asyncio.create_task(self._serve(connection))
+
+    def send(self, event_type: str, **fields: Any) -> None:
+        self.send_text(json.dumps({"type": event_type, **fields}))
+
+    def send_text(self, message: str | bytes) -> None:
+        self._wire.put(message)
+
+    def append(self, audio: Samples) -> None:
+        pcm = float_to_pcm16(np.asarray(audio, np.float32))
+        self.send("input_audio_buffer.append", audio=base64.b64encode(pcm).decode())
+
+    async def until(self, event_type: str) -> WireEvent:
+        """The next event of a type; those before it are passed over."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                while self._num_seen < len(self.received):
+                    event = self.received[self._num_seen]
+                    self._num_seen += 1
+                    if event["type"] == event_type:
+                        return event
+                self._news.clear()
+                await self._news.wait()
+
+    async def error_code(self) -> str:
+        code: str = (await self.until("error"))["error"]["code"]
+        return code
+
+    async def closed(self) -> tuple[int, str]:
+        """How the server closes the socket."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            await self.serving
+        assert self.end is not None, "the server has not closed the socket"
+        return int(self.end.close_code), self.end.reason
+
+    async def drop(self) -> None:
+        """The socket is lost."""
+        self._wire.put(None)
+        await self.serving
+
+    async def leave(self) -> None:
+        """The client closes the socket."""
+        self._wire.has_left = True
+        await self.drop()
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.received]
+
+    @property
+    def numbers(self) -> list[int]:
+        return [e["server_event_seq"] for e in self.received if "server_event_seq" in e]
+
+    async def _take(self, text: str) -> None:
+        await self.reads.wait()
+        self.received.append(json.loads(text))
+        self._news.set()
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        except* ConnectionEnd as ends:
+            self.end = first_end(ends)
+            if self.end.error is not None:
+                self.received.append({"type": "error", "error": {"code": self.end.error.code}})
+        finally:
+            self._news.set()
+
+
+class House:
+    """A server's conversations, and the visitors that talk there."""
+
+    def __init__(self, engine: ScriptedEngine, idle_seconds: float = 0.0) -> None:
+        self.engine = engine
+        self.time = SteppedTime()
+        self.admission = Admission(engine.config.num_slots, self.time)
+        self.conversations = Conversations(engine, self.admission, self.time)
+        self._idle_seconds = idle_seconds
+        self._voices = Voices()
+        self._visitors: list[Visitor] = []
+
+    def visit(
+        self,
+        dialect: Dialect = Dialect.DUPLEX,
+        start: Start = Start.NEW,
+        limits: SocketLimits | None = None,
+    ) -> Visitor:
+        options = ConversationOptions(
+            "scripted",
+            dialect,
+            SAMPLE_RATE_HZ,
+            voices=self._voices,
+            idle_seconds=self._idle_seconds,
+        )
+        defaults = SessionConfig("Answer.", SamplingConfig(), SAMPLE_RATE_HZ)
+        visitor = Visitor(self.conversations, Request(options, defaults, start), limits)
+        self._visitors.append(visitor)
+        return visitor
+
+    async def resume(self, created: WireEvent, num_received: int) -> Visitor:
+        """A new socket that asks for a conversation by what its `session.created` said."""
+        visitor = self.visit(start=Start.RESUME)
+        visitor.send(
+            "session.resume",
+            session_id=created["session"]["id"],
+            resume_token=created["resume_token"],
+            last_received_server_event_seq=num_received,
+        )
+        return visitor
+
+    async def empty(self) -> None:
+        """Everybody leaves."""
+        for visitor in self._visitors:
+            if not visitor.serving.done():
+                await visitor.leave()
+        await self.time.pass_by(100)
+        self._visitors.clear()
+
+
+@asynccontextmanager
+async def house(engine: ScriptedEngine, idle_seconds: float = 0.0) -> AsyncIterator[House]:
+    """A house while the block runs."""
+    opened = House(engine, idle_seconds)
+    try:
+        yield opened
+    finally:
+        await opened.empty()
