@@ -25,7 +25,7 @@ ABILITIES = (
     Ability("digits", "0", "7", "7.", Emotion.NORMAL),
     Ability("sounds", "1", None, "8.", Emotion.HAPPY),
 )
-SHORTEST_STRIP = 120
+SHORTEST_STRIP = 110
 READABLE_CONTRAST = 4.5
 # These are the same in every language.
 NAMES = ["Audio-Interaction Live", "scripted", "CPU", "Esc", "edge-tts", "eSpeak", "Jenny", "Top-k"]
@@ -383,6 +383,7 @@ def test_controls_ask_for_what_they_say(visit: Visit) -> None:
     names = [name for name, *_ in asked(page)]
     assert names[:4] == ["startOrStop", "toggleMute", "stopReply", "sendText"]
     assert asked(page)[3] == ["sendText", "hello there"]
+    expect(page.locator(part("turns")).locator("li").last).to_contain_text("you typedhello there")
     assert names[4:] == ["playSound", "playSample", "playFile"]
     expect(page.locator(part("typed"))).to_have_value("")
     show(page, "listening")

@@ -13,6 +13,16 @@ async function loadHealth() {
   return answer.json();
 }
 
+async function say(panel, live) {
+  const { typed } = panel.parts;
+  const text = typed.value.trim();
+  if (text === '') return;
+  typed.value = '';
+  await live.sendText(text);
+  if (panel.isRunning) panel.showTyped(text);
+  else if (typed.value === '') typed.value = text; // nobody has it: it is not lost
+}
+
 function listen(panel, live) {
   const { parts, soundboard, strip, abilities } = panel;
   parts.start.addEventListener('click', () => live.startOrStop());
@@ -25,10 +35,7 @@ function listen(panel, live) {
   parts.language.addEventListener('click', () => settings.set({ language: parts.language.lang }));
   parts.say.addEventListener('submit', (event) => {
     event.preventDefault();
-    const text = parts.typed.value.trim();
-    if (text === '') return;
-    parts.typed.value = '';
-    live.sendText(text);
+    say(panel, live);
   });
   soundboard.listen(parts.drop, {
     onFile: (file) => live.playFile(file),

@@ -121,6 +121,7 @@ export const ENGLISH = {
   'turn.incomplete': 'cut at the longest reply',
   'turn.held': 'paused for a noise',
   'turn.unprompted': 'unprompted',
+  'turn.typed': 'you typed',
   'turn.unheard': 'not said any more',
   'turn.silentIn': 'silent in {time}',
   'say.placeholder': 'Type instead of speaking',

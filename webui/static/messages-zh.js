@@ -118,6 +118,7 @@ export const CHINESE = {
   'turn.incomplete': '达到最长回复长度',
   'turn.held': '因声响短暂停顿',
   'turn.unprompted': '主动开口',
+  'turn.typed': '你输入的',
   'turn.unheard': '没有说出口的部分',
   'turn.silentIn': '{time} 内安静',
   'say.placeholder': '也可以打字',

@@ -155,7 +155,9 @@ export class Panel {
       this.replyLine.dataset.kind = 'hint';
       const { position, waitSeconds } = place;
       const wait = waitSeconds === null ? '' : message('queue.wait', { time: this.inMinutes(waitSeconds) });
-      write(reply, `${message('queue.position', { position })} ${wait}`.trim());
+      const words = `${message('queue.position', { position })} ${wait}`.trim();
+      if (reply.textContent !== words) this.announce(words);
+      write(reply, words);
       latency.replaceChildren();
     });
   }
@@ -169,6 +171,10 @@ export class Panel {
 
   showTurn(turn) {
     this.turns.show(turn);
+  }
+
+  showTyped(text) {
+    this.turns.showTyped({ text, seconds: this.strip.conversation?.seconds ?? 0 });
   }
 
   showLatencies(latencies) {
@@ -218,6 +224,10 @@ export class Panel {
     this.show('behind', () => write(this.parts.behind, message('behind', { time: seconds(time) })));
   }
 
+  get isRunning() {
+    return this.root.hasAttribute('data-running');
+  }
+
   showRunning(isRunning) {
     const { start, hold, microphone } = this.parts;
     this.root.toggleAttribute('data-running', isRunning);
@@ -230,7 +240,7 @@ export class Panel {
   showMicrophone(hasMicrophone, isMuted) {
     const { microphone } = this.parts;
     this.show('microphone', () => {
-      const isOff = this.root.hasAttribute('data-running') && !hasMicrophone;
+      const isOff = this.isRunning && !hasMicrophone;
       write(microphone, message(isOff ? 'microphone' : 'mute'));
       if (isOff) microphone.setAttribute('aria-label', message('microphone.use'));
       else microphone.removeAttribute('aria-label');

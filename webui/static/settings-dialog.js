@@ -61,12 +61,8 @@ export class SettingsDialog {
     this.fillDevices('outputDevice', this.devices.outputs);
   }
 
-  get isRunning() {
-    return this.panel.root.hasAttribute('data-running');
-  }
-
   noteStart() {
-    this.started = this.isRunning ? settings.get() : null;
+    this.started = this.panel.isRunning ? settings.get() : null;
     this.update();
   }
 

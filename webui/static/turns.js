@@ -58,11 +58,19 @@ function fill(row, turn) {
   if (waited(turn.timing) !== null) row.append(times(turn));
 }
 
+function fillTyped(row, { text, seconds: time }) {
+  const line = element('p');
+  line.className = 'meta';
+  line.append(element('i'), element('span', clockTime(time)), element('span', message('turn.typed')));
+  row.className = 'typed';
+  row.replaceChildren(line, element('p', text));
+}
+
 export class Turns {
   constructor(list, empty) {
     this.list = list;
     this.empty = empty;
-    this.rows = new Map(); // by the turn's number: {row, turn}
+    this.rows = new Map(); // by the turn's number, or by the typed entry: {row, write}
   }
 
   clear() {
@@ -72,31 +80,39 @@ export class Turns {
   }
 
   show(turn) {
+    this.write(turn.number, (row) => fill(row, turn));
+  }
+
+  /** What the visitor typed: {text, seconds}. */
+  showTyped(entry) {
+    this.write(entry, (row) => fillTyped(row, entry));
+  }
+
+  write(key, write) {
     const { list } = this;
     const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEARLY_AT_END;
     this.empty.hidden = true;
-    fill(this.rowOf(turn), turn);
+    const row = this.rows.get(key)?.row ?? this.add();
+    this.rows.set(key, { row, write });
+    write(row);
     if (isAtEnd) list.scrollTop = list.scrollHeight;
   }
 
-  rowOf(turn) {
-    if (!this.rows.has(turn.number)) {
-      const row = element('li');
-      this.rows.set(turn.number, { row, turn });
-      this.list.append(row);
-      if (this.rows.size > MOST_ROWS) this.forgetOldest();
-    }
-    return this.rows.get(turn.number).row;
+  add() {
+    const row = element('li');
+    this.list.append(row);
+    if (this.rows.size === MOST_ROWS) this.forgetOldest();
+    return row;
   }
 
   forgetOldest() {
-    const [[number, { row }]] = this.rows;
+    const [[key, { row }]] = this.rows;
     row.remove();
-    this.rows.delete(number);
+    this.rows.delete(key);
   }
 
   /** Write every row again, in a new language. */
   showAgain() {
-    for (const { row, turn } of this.rows.values()) fill(row, turn);
+    for (const { row, write } of this.rows.values()) write(row);
   }
 }
