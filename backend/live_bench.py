@@ -69,7 +69,7 @@ CHROMIUM_FLAGS = [
 ]
 
 NEAR_SECONDS = 2.0
-"""Blocks so near to a place tell when it was captured, as clocks drift apart."""
+"""Only what happened so near in time tells how two clocks differ, as they drift apart."""
 UNDECIDED_SECONDS = 3.0
 """The decisions about the last chunks may still have been on their way."""
 ALIGN_WHOLE_SECONDS = 60.0
@@ -204,8 +204,15 @@ class Log:
     def read(cls, noted: dict[str, Any]) -> "Log":
         """What `NOTE_TAKER` noted."""
         reports = noted["played"]
-        # Messages of the audio thread come late, never early.
-        offset_ms = min((report["at"] - report["time"] * 1000 for report in reports), default=0.0)
+        arrived = np.array([report["at"] for report in reports])
+        # From the audio thread's clock to the page's; messages come late, never early.
+        offsets = arrived - [report["time"] * 1000 for report in reports]
+        played_at = [
+            report["time"] * 1000
+            + offsets[np.abs(arrived - report["at"]) <= NEAR_SECONDS * 1000].min()
+            + report["latency"] * 1000
+            for report in reports
+        ]
         return cls(
             sent=[Sent(*block) for block in noted["sent"]],
             levels=np.array(noted["levels"]),
@@ -214,13 +221,8 @@ class Log:
                 for event in noted["received"]
             ],
             played=[
-                Played(
-                    report["kind"],
-                    report["id"],
-                    report["played"] / PLAYBACK_RATE_HZ,
-                    report["time"] * 1000 + offset_ms + report["latency"] * 1000,
-                )
-                for report in reports
+                Played(report["kind"], report["id"], report["played"] / PLAYBACK_RATE_HZ, at_ms)
+                for report, at_ms in zip(reports, played_at, strict=True)
             ],
         )
 

@@ -221,3 +221,23 @@ def test_a_log_is_read_as_it_was_noted() -> None:
     # The second message was the faster one: the audio thread's zero is the page's 1 002 ms.
     assert [report.at_ms for report in log.played] == pytest.approx([3012, 3112])
     assert [report.played_seconds for report in log.played] == pytest.approx([0, 0.1])
+
+
+def test_clocks_that_drift_apart_are_compared_where_they_are() -> None:
+    """An audio thread that falls behind by 5 ms a second, and messages that take 1 to 30 ms."""
+    times = np.arange(0, 60, 0.05)
+    drifted = 1000 + 1005 * times
+    reports = [
+        {
+            "kind": "progress",
+            "id": "resp_1",
+            "played": 0,
+            "time": time,
+            "latency": 0.0,
+            "at": at + 1 + number % 30,
+        }
+        for number, (time, at) in enumerate(zip(times, drifted, strict=True))
+    ]
+    log = Log.read({"sent": [], "levels": [], "received": [], "played": reports})
+    errors = [report.at_ms - at for report, at in zip(log.played, drifted, strict=True)]
+    assert np.abs(errors).max() < 15
