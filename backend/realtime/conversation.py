@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.audio import Samples
-from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SessionSettings
+from backend.config import CHUNK_SECONDS, SessionSettings
 from backend.errors import AudioInteractionError, SessionLimitError
 from backend.events import Event, SessionFailed, TurnDone, TurnStarted
 from backend.realtime.client_events import (
@@ -43,6 +43,7 @@ from backend.realtime.errors import (
 from backend.realtime.floor import Floor
 from backend.realtime.idleness import IdleWatch
 from backend.realtime.input_audio import (
+    PCM16_BYTES,
     InputAudioBuffer,
     TimedChunk,
     decode_audio,
@@ -210,6 +211,11 @@ class Conversation:
         """How much of the client's audio has arrived, also what was refused or cleared since."""
         return self._arrived_seconds
 
+    @property
+    def waiting_seconds(self) -> float:
+        """How much audio has come that the engine has had no room for yet."""
+        return self._waiting.qsize() * CHUNK_SECONDS
+
     def activity(self) -> None:
         """Somebody spoke, typed or changed something, or the model replied: it is not idle."""
         if self._idle.activity() and self._is_duplex:
@@ -234,12 +240,12 @@ class Conversation:
             case AppendAudio():
                 await self._append_audio(event)
             case CommitAudio():
-                await self._commit_audio()
+                self._commit_audio()
             case ClearAudio():
                 self._input.clear()
                 self._put([wire_event("input_audio_buffer.cleared")])
             case CreateResponse():
-                await self._create_response(event)
+                self._create_response(event)
             case CancelResponse():
                 self._cancel_response(event)
             case CreateItem():
@@ -310,7 +316,7 @@ class Conversation:
         elif config.settings() != self._config.settings():
             self._session.change_settings(config.settings())
         if config.input_rate_hz != self._config.input_rate_hz:
-            await self._hear(self._input.drain(config.input_rate_hz))
+            self._hear(self._input.drain(config.input_rate_hz))
         self._config = config
         self._floor.configure(config)
         self._put([self._session_event("session.updated")])
@@ -336,24 +342,31 @@ class Conversation:
         pcm = decode_audio(event.audio)
         if not pcm:
             return
-        seconds = pcm_seconds(pcm, self._config.input_rate_hz)
-        self._arrived_seconds += seconds
-        self._require_room(f"the {seconds:.2f} s of audio in this message are dropped")
+        rate_hz = self._config.input_rate_hz
+        seconds = pcm_seconds(pcm, rate_hz)
+        try:
+            self._require_room(f"the {seconds:.2f} s of audio in this message are dropped")
+        except WireError:
+            self._arrived_seconds += seconds
+            raise
         self._translator.audio_arrived()
-        await self._hear(self._input.resample(pcm))
-
-    async def _hear(self, samples: Samples) -> None:
-        """The client's audio `[n]` at 16 kHz: for voices over a reply, and in chunks."""
-        for start in range(0, len(samples), CHUNK_SAMPLES):
-            piece = samples[start : start + CHUNK_SAMPLES]
-            if self._floor.hear(piece):
-                self.activity()
-            for chunk in self._input.push(piece):
-                self._enqueue(chunk)
-            # A minute of audio in one message does not keep other conversations waiting.
+        step = round(CHUNK_SECONDS * rate_hz) * PCM16_BYTES
+        for start in range(0, len(pcm), step):
+            piece = pcm[start : start + step]
+            self._arrived_seconds += pcm_seconds(piece, rate_hz)
+            self._hear(self._input.resample(piece))
+            # A minute of audio in one message does not keep other conversations waiting, and
+            # where the socket is lost meanwhile, the client sends again what was not taken.
             await asyncio.sleep(0)
 
-    async def _commit_audio(self) -> None:
+    def _hear(self, samples: Samples) -> None:
+        """The client's audio `[n]` at 16 kHz: for voices over a reply, and in chunks."""
+        if self._floor.hear(samples):
+            self.activity()
+        for chunk in self._input.push(samples):
+            self._enqueue(chunk)
+
+    def _commit_audio(self) -> None:
         if not self._translator.has_uncommitted_audio:
             raise WireError(
                 "there is no audio to commit since the last item",
@@ -361,7 +374,7 @@ class Conversation:
             )
         self._require_room("nothing is committed")
         self._put(self._translator.commit())
-        await self._hear(self._input.drain())
+        self._hear(self._input.drain())
         for chunk in self._input.pad():
             self._enqueue(chunk)
 
@@ -377,7 +390,7 @@ class Conversation:
             self._translator.chunk_arrived(seconds, speech_end_seconds=seconds, is_added=True)
             self._feed_next(samples)
 
-    async def _create_response(self, event: CreateResponse) -> None:
+    def _create_response(self, event: CreateResponse) -> None:
         typed_since, self._typed_since = self._typed_since, None
         reply = self._translator.newest_reply
         if typed_since is not None and reply is not None and reply.answered_chunk >= typed_since:
@@ -394,7 +407,7 @@ class Conversation:
         self._require_room("no response is created")
         options = event.response or ResponseOptions()
         if typed_since is None:
-            await self._hear(self._input.drain())
+            self._hear(self._input.drain())
             *before, last = list(self._input.pad()) or [self._input.silence()]
         else:
             # What is said meanwhile waits for its own chunk.
@@ -432,7 +445,7 @@ class Conversation:
 
     def _require_room(self, consequence: str) -> None:
         """Checked before anything of a message is used: it is taken whole or not at all."""
-        waiting_seconds = self._waiting.qsize() * CHUNK_SECONDS
+        waiting_seconds = self.waiting_seconds
         if waiting_seconds >= MAX_WAITING_SECONDS:
             raise WireError(
                 f"{waiting_seconds:.1f} s of audio wait to be heard, {MAX_WAITING_SECONDS:g} s "
