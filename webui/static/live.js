@@ -47,8 +47,6 @@ export class Live {
     this.lastError = null; // the server's sentence
     this.isCheckingEcho = false;
     this.stopWatchingActivity = () => {};
-    // Otherwise the server would keep the place of a closed page for its return.
-    window.addEventListener('pagehide', () => this.isRunning && this.stop());
     settings.onChange((values, changed) => this.applySettings(values, changed));
     this.show();
     panel.showRunning(false);

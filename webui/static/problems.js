@@ -16,6 +16,7 @@ const CLOSED = {
   3000: 'problem.access_key',
   4000: 'problem.session_expired',
   4001: 'problem.session_replaced',
+  4004: 'problem.session_lost',
 };
 
 const AUDIO = {
