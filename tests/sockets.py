@@ -211,6 +211,13 @@ class House:
         )
         return visitor
 
+    def forget(self, visitor: Visitor) -> None:
+        """Keep nothing of somebody who has gone."""
+        assert visitor.serving.done(), "the visitor is still there"
+        # An exception remembers where it was raised, and with that the socket.
+        visitor.end = None
+        self._visitors.remove(visitor)
+
     async def empty(self) -> None:
         """Everybody leaves."""
         for visitor in self._visitors:

@@ -38,8 +38,8 @@ def anyio_backend() -> str:
 
 def ramp(num_chunks: int) -> Samples:
     """Quiet audio in which every sample tells where it is."""
-    levels = np.arange(num_chunks * CHUNK_SAMPLES, dtype=np.float32) % 200
-    return levels / 32768
+    levels = np.arange(num_chunks * CHUNK_SAMPLES) % 200
+    return (levels / 32768).astype(np.float32)
 
 
 # Resuming
@@ -276,9 +276,8 @@ async def test_a_plain_client_ends_with_its_socket() -> None:
 
 
 class BrokenSession(ScriptedSession):
-    async def events(self) -> AsyncIterator[Event]:
+    def events(self) -> AsyncIterator[Event]:
         raise ZeroDivisionError("a bug")
-        yield
 
 
 async def test_a_bug_ends_one_conversation_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,12 +243,14 @@ class Connection:
             raise ConnectionEnd(error, CloseCode.POLICY)
         self._num_sent = max(num_received, outbox.oldest_number - 1)
         outbox.forget(num_received)
+        async with attachment.obeying:
+            input_seconds = conversation.input_seconds
         await self._say(
             wire_event(
                 "session.resumed",
                 session_id=conversation.session_id,
                 attachment_generation=attachment.generation,
-                input_seconds=conversation.input_seconds,
+                input_seconds=input_seconds,
             )
         )
         if self._num_sent > num_received:
@@ -306,7 +308,8 @@ class Connection:
                 conversation.outbox.end(CloseCode.NORMAL, "client_request")
                 self._conversations.end(attachment)
             case _:
-                await conversation.obey(event)
+                # What was begun is done to its end, also if the socket breaks meanwhile.
+                await asyncio.shield(_obey_whole(event, attachment))
 
     async def _send(self, attachment: Attachment) -> None:
         outbox = attachment.conversation.outbox
@@ -347,6 +350,11 @@ class Connection:
     @property
     def _is_duplex(self) -> bool:
         return self._request.options.dialect is Dialect.DUPLEX
+
+
+async def _obey_whole(event: AnyClientEvent, attachment: Attachment) -> None:
+    async with attachment.obeying:
+        await attachment.conversation.obey(event)
 
 
 def _parse(message: Message) -> AnyClientEvent:

@@ -23,6 +23,8 @@ class Attachment:
     """One socket's hold on a conversation, until it lets go or another socket takes over."""
 
     conversation: Conversation
+    obeying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a message is obeyed, by every socket of the conversation in its turn."""
     generation: int = 1
     is_lost: asyncio.Event = field(default_factory=asyncio.Event)
     """Another socket has taken over."""
@@ -98,7 +100,8 @@ class Conversations:
         if kept.abandoning is not None:
             kept.abandoning.cancel()
         kept.holder.is_lost.set()
-        kept.holder = Attachment(kept.holder.conversation, kept.holder.generation + 1)
+        before = kept.holder
+        kept.holder = Attachment(before.conversation, before.obeying, before.generation + 1)
         return kept.holder
 
     def let_go(self, attachment: Attachment) -> None:
