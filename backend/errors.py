@@ -39,3 +39,15 @@ class VoiceUnavailableError(AudioInteractionError):
 
 class TextInputError(AudioInteractionError):
     """Typed text that cannot be read to the model: too long, or nothing in it to be said."""
+
+
+class SessionFileError(AudioInteractionError):
+    """A recorded conversation cannot be read, written or repeated."""
+
+
+class ModelFailedError(AudioInteractionError):
+    """The model's numbers broke down."""
+
+
+class ManifestError(AudioInteractionError):
+    """A list of clips, or of what was made of them, cannot be used."""

@@ -90,6 +90,8 @@ class Checkpoint:
     sliding_window: int | None
     abilities: tuple[Ability, ...] = ()
     """Empty where it does not say what it answers."""
+    folder: Path | None = None
+    """Where its files are; None where it was made here."""
 
     @property
     def device(self) -> torch.device:
@@ -137,6 +139,7 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str | None = No
         max_positions=config.block_size,
         sliding_window=config.sliding_window_size,
         abilities=_abilities(stated),
+        folder=folder,
     )
 
 

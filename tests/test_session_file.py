@@ -1,0 +1,456 @@
+"""Recorded conversations: written as they happen, read with suspicion."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from backend.audio import float_to_pcm16, pcm16_to_float
+from backend.config import (
+    CHUNK_SAMPLES,
+    CHUNK_SECONDS,
+    ONLY_WHEN_ASKED,
+    SAMPLE_RATE_HZ,
+    EngineConfig,
+    SamplingConfig,
+    SessionSettings,
+)
+from backend.engine.core import EngineCore
+from backend.engine.trace import Cause, TracedDecision
+from backend.errors import SessionFileError
+from backend.events import Decision
+from backend.model.checkpoint import Checkpoint
+from backend.recorder import Recorder, _Writer, describe
+from backend.session_file import SessionFile, bundle, read_story
+from backend.session_file.records import (
+    BargeInRecord,
+    DecisionRecord,
+    LatencyRecord,
+    PlaybackRecord,
+    SettingsRecord,
+    TokenRecord,
+    TypedRecord,
+)
+from tests.conftest import SAMPLES
+from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
+
+REPOSITORY = Path(__file__).parents[1]
+DRAWN = SessionSettings(
+    sampling=SamplingConfig(temperature=1.0, top_k=50),
+    seed=7,
+    max_reply_tokens=12,
+    decision_bias=3.0,
+)
+
+
+@pytest.fixture(scope="module")
+def packed(golden_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recordings") / "noise.aisession"
+    return record(golden_checkpoint, path, DRAWN, noise_chunks(12))
+
+
+def test_everything_that_is_recorded_is_read_back(
+    golden_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1, max_positions=512))
+    path = tmp_path / "all.aisession"
+    manifest = describe(golden_checkpoint, DRAWN, core.max_positions, title="All of it")
+    recorder = Recorder(path, manifest, refuse_notices)
+    session = core.open(DRAWN, recorder)
+    chunks = noise_chunks(6, seed=1)
+    for number, chunk in enumerate(chunks):
+        if number == 2:
+            core.change_settings(session, replace(DRAWN, decision_bias=ONLY_WHEN_ASKED))
+            core.request_reply(session)
+        core.hear(session, chunk)
+        run(core)
+    recorder.note(TypedRecord(at=recorder.now(), chunk=4, text="Hello?"))
+    recorder.note(PlaybackRecord(at=recorder.now(), turn=0, starts_at_seconds=1.0, played_ms=300))
+    recorder.note(BargeInRecord(at=recorder.now(), turn=0, onset_seconds=1.3, silence_ms=180))
+    recorder.note(LatencyRecord(at=recorder.now(), turn=0, decision_ms=90, first_sound_ms=400))
+    voice = (np.sin(np.arange(24_000) / 30) * 8_000).astype("<i2")
+    recorder.reply_audio(0, voice[:10_000].tobytes())
+    recorder.reply_audio(0, voice[10_000:].tobytes())
+    core.close(session)
+    assert recorder.close() == path
+    assert not recorder.folder.exists()
+
+    with SessionFile(path) as file:
+        assert file.manifest == manifest
+        assert file.manifest.settings() == replace(
+            DRAWN, system_prompt=golden_checkpoint.system_prompt
+        )
+        assert file.is_complete
+        heard = [pcm16_to_float(float_to_pcm16(chunk)) for chunk in chunks]
+        np.testing.assert_array_equal(list(file.chunks()), heard)
+        np.testing.assert_array_equal(file.reply_audio(0), pcm16_to_float(voice.tobytes()))
+        records = list(file.records())
+        decisions = [r for r in records if isinstance(r, DecisionRecord)]
+        assert [decision.chunk for decision in decisions] == list(range(6))
+        assert decisions[2].cause is Cause.REQUESTED
+        assert [d.speak for d in decisions[3:]] == [False] * 3
+        for decision in decisions:
+            assert 0 <= decision.arrived <= decision.at
+            silence, speech = decision.logits
+            odds = np.exp(speech - silence)
+            assert decision.probability == pytest.approx(odds / (1 + odds), abs=1e-5)
+        (changed,) = [r for r in records if isinstance(r, SettingsRecord)]
+        assert changed.drawing.settings("x", 7) == replace(
+            DRAWN, decision_bias=ONLY_WHEN_ASKED, system_prompt="x"
+        )
+        story = read_story(file)
+        assert [typed.text for typed in story.typed] == ["Hello?"]
+        reply = story.replies[0]
+        assert (reply.barge_in is None, reply.playback is None, reply.latency is None) == (
+            False,
+            False,
+            False,
+        )
+
+
+def test_the_tokens_are_those_of_the_session(golden_checkpoint: Checkpoint, packed: Path) -> None:
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1))
+    session = core.open(DRAWN)
+    for chunk in noise_chunks(12):
+        core.hear(session, pcm16_to_float(float_to_pcm16(chunk)))
+    run(core)
+    with SessionFile(packed) as file:
+        recorded = [
+            record.token
+            for record in file.records()
+            if isinstance(record, DecisionRecord | TokenRecord)
+        ]
+        replies = read_story(file).replies
+    assert recorded == [token for chunk in session.context for token in chunk.tokens]
+    assert len(replies) > 1, "the noise was answered"
+
+
+def test_a_recording_takes_no_place_of_another(golden_checkpoint: Checkpoint, packed: Path) -> None:
+    manifest = describe(golden_checkpoint, DRAWN, 512)
+    with pytest.raises(SessionFileError, match="exists already"):
+        Recorder(packed, manifest, refuse_notices)
+    with pytest.raises(SessionFileError, match="cannot be written"):
+        Recorder(packed / "inside.aisession", manifest, refuse_notices)
+
+
+def test_a_recording_in_progress_can_be_read(golden_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "live.aisession"
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1))
+    recorder = Recorder(path, describe(golden_checkpoint, DRAWN, 512), refuse_notices)
+    session = core.open(DRAWN, recorder)
+    for chunk in noise_chunks(5):
+        core.hear(session, chunk)
+    run(core)
+    deadline = time.monotonic() + 20
+    while (file := SessionFile(recorder.folder)).num_chunks < 5:
+        assert time.monotonic() < deadline
+    assert not file.is_complete
+    assert len(list(file.chunks())) == 5
+    with pytest.raises(SessionFileError, match=r"live\.aisession\.live"):
+        SessionFile(path)
+    # Cut off within a record and within a chunk, as after a crash.
+    core.close(session)
+    recorder.close()
+    folder = tmp_path / "crashed"
+    (folder / "replies").mkdir(parents=True)
+    with zipfile.ZipFile(path) as archive:
+        (folder / "manifest.json").write_bytes(archive.read("manifest.json"))
+        (folder / "events.jsonl").write_bytes(archive.read("events.jsonl")[:-60])
+    sound = np.concatenate(noise_chunks(5))
+    (folder / "microphone.pcm").write_bytes(float_to_pcm16(sound)[: 4 * 2 * CHUNK_SAMPLES + 17])
+    crashed = SessionFile(folder)
+    assert (crashed.num_chunks, len(list(crashed.chunks()))) == (4, 4)
+    assert [r.chunk for r in crashed.records() if isinstance(r, DecisionRecord)] == [0, 1, 2, 3]
+
+
+def test_a_killed_process_leaves_all_but_the_last_second(tmp_path: Path) -> None:
+    path = tmp_path / "killed.aisession"
+    sample = str(SAMPLES / "order_small_latte_double_shot.ogg")
+    arguments = ["listen", sample, "--record", str(path), "--json", "--realtime"]
+    process = subprocess.Popen(
+        [sys.executable, "app.py", *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    num_decisions = 0
+    while num_decisions < 8:
+        num_decisions += json.loads(process.stdout.readline())["event"] == "decision"
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    process.stdout.close()
+    with SessionFile(path.with_name(path.name + ".live")) as file:
+        assert file.num_chunks >= num_decisions - 1 / CHUNK_SECONDS
+        assert not file.is_complete
+        assert len(list(file.chunks())) == file.num_chunks
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_conversation(tmp_path: Path) -> None:
+    """A limit on a file's size stands for the disk; the system tells both alike."""
+    path = tmp_path / "full.aisession"
+    sample = str(SAMPLES / "digit_seven.ogg")
+    script = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import app
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+sys.exit(app.main(["listen", {sample!r}, "--json", "--realtime", "--record", {str(path)!r}]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    num_decisions = sum(event["event"] == "decision" for event in events)
+    assert ended.returncode == 0
+    assert ended.stderr.count("the conversation goes on: File too large") == 1
+    assert events[-1]["event"] == "decision"
+    with SessionFile(path.with_name(path.name + ".live")) as file:
+        assert num_decisions > file.num_chunks > 1
+        assert file.num_chunks <= 40_000 // (2 * CHUNK_SAMPLES)
+        assert len(list(file.records())) >= file.num_chunks
+
+
+def test_a_disk_that_is_too_slow_ends_the_recording(
+    golden_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.recorder.MAX_WAITING", 4)
+    release = hold_writes(monkeypatch)
+    notices: list[str] = []
+    path = tmp_path / "slow.aisession"
+    recorder = Recorder(path, describe(golden_checkpoint, DRAWN, 512), notices.append)
+    chunk = np.zeros(CHUNK_SAMPLES, np.float32)
+    for _ in range(10):
+        recorder.hears(chunk)
+    assert len(notices) == 1
+    assert "too slow" in notices[0]
+    assert not recorder.is_recording
+    release()
+    assert recorder.close() is None
+    assert recorder.folder.exists()
+
+
+def hold_writes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Nothing is written until the returned function is called."""
+    gate = threading.Event()
+    write = _Writer.write
+
+    def write_later(writer: _Writer, fact: Any) -> None:
+        gate.wait(30)
+        write(writer, fact)
+
+    monkeypatch.setattr(_Writer, "write", write_later)
+    return gate.set
+
+
+def test_an_hour_is_recorded_in_little_memory_and_time(
+    golden_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    num_chunks = 9_000
+    path = tmp_path / "hour.aisession"
+    manifest = describe(golden_checkpoint, DRAWN, 512)
+    sounds = noise_chunks(8)
+    tracemalloc.start()
+    recorder = Recorder(path, manifest, refuse_notices)
+    spent = 0.0
+    for number in range(num_chunks):
+        decision = Decision(number, False, 0.01, 0.5, 5.0, 100, 512)
+        traced = TracedDecision(decision, 151605, (3.0, -2.0), Cause.DRAWN)
+        began = time.thread_time()
+        recorder.hears(sounds[number % 8])
+        recorder.decided(traced)
+        spent += time.thread_time() - began
+        recorder.catch_up()
+    assert recorder.close() == path
+    with SessionFile(path) as file:
+        assert file.num_chunks == num_chunks
+        assert file.seconds == 3600
+        assert sum(1 for _ in file.chunks()) == num_chunks
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 32 * 1024**2
+    # Allocations are traced here, which makes them several times slower.
+    assert spent / num_chunks < 0.03 * CHUNK_SECONDS
+
+
+def flac(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ, subtype: str = "PCM_16") -> bytes:
+    file = BytesIO()
+    soundfile.write(file, samples, rate_hz, subtype, format="FLAC")
+    return file.getvalue()
+
+
+def set_field(members: dict[str, bytes], name: str, value: object) -> None:
+    manifest = json.loads(members["manifest.json"])
+    manifest[name] = value
+    members["manifest.json"] = json.dumps(manifest).encode()
+
+
+def replace_events(old: bytes, new: bytes) -> Callable[[dict[str, bytes]], None]:
+    def edit(members: dict[str, bytes]) -> None:
+        assert old in members["events.jsonl"]
+        members["events.jsonl"] = members["events.jsonl"].replace(old, new, 1)
+
+    return edit
+
+
+def put(name: str, content: bytes) -> Callable[[dict[str, bytes]], None]:
+    return lambda members: members.__setitem__(name, content)
+
+
+SILENCE = np.zeros(12 * CHUNK_SAMPLES, np.int16)
+BAD_BUNDLES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
+    "another version": (lambda m: set_field(m, "version", 2), "is of version 2; .* version 1"),
+    "no version": (lambda m: set_field(m, "version", None), "is of version None"),
+    "another format": (lambda m: set_field(m, "format", "zip"), "no recorded conversation"),
+    "a field too many": (
+        lambda m: set_field(m, "path", "/etc"),
+        "manifest.json is impossible: path",
+    ),
+    "a rate of its own": (lambda m: set_field(m, "sample_rate_hz", 8000), "sample_rate_hz"),
+    "an impossible seed": (lambda m: set_field(m, "seed", -1), "impossible: seed"),
+    "an endless number": (
+        lambda m: set_field(m, "seed", 10**400),
+        "manifest.json is impossible: seed",
+    ),
+    "a manifest that is no mapping": (put("manifest.json", b"[]"), "no recorded conversation"),
+    "a manifest that is no JSON": (put("manifest.json", b"{"), "not JSON"),
+    "a deep manifest": (put("manifest.json", b"[" * 200_000), "not JSON"),
+    "a huge manifest": (put("manifest.json", b" " * 2_000_000), "manifest.json is larger"),
+    "no manifest": (lambda m: m.pop("manifest.json"), "holds no manifest.json"),
+    "no events": (lambda m: m.pop("events.jsonl"), "holds no events.jsonl"),
+    "no audio": (lambda m: m.pop("microphone.flac"), "holds no microphone.flac"),
+    "events that end early": (
+        lambda m: put("events.jsonl", m["events.jsonl"][:-80])(m),
+        "events.jsonl is impossible|ends early",
+    ),
+    "events without an end": (
+        lambda m: put("events.jsonl", b"\n".join(m["events.jsonl"].splitlines()[:-1]) + b"\n")(m),
+        "ends early",
+    ),
+    "events after the end": (
+        lambda m: put("events.jsonl", m["events.jsonl"] + m["events.jsonl"].splitlines()[-1])(m),
+        "goes on after its end",
+    ),
+    "a long line": (put("events.jsonl", b" " * 1_000_000), "line 1 .* is longer"),
+    "a deep line": (put("events.jsonl", b'{"type":' * 10_000), "line 1 .* is impossible"),
+    "an unknown record": (replace_events(b'"decision"', b'"guess"'), "line 1 .* is impossible"),
+    "a chunk left out": (
+        replace_events(b'"chunk":1,', b'"chunk":2,'),
+        "on chunk 2, where 1",
+    ),
+    "a token of no reply": (replace_events(b'"turn":0', b'"turn":5'), "continues reply 5"),
+    "a number that is none": (replace_events(b'"chunk":0,', b'"chunk":NaN,'), "is impossible"),
+    "a text for a number": (replace_events(b'"chunk":0,', b'"chunk":"0",'), "chunk"),
+    "audio of another rate": (put("microphone.flac", flac(SILENCE, 44_100)), "44100 Hz"),
+    "audio in stereo": (put("microphone.flac", flac(np.stack([SILENCE] * 2, 1))), "2 channels"),
+    "audio in 24 bits": (put("microphone.flac", flac(SILENCE, subtype="PCM_24")), "PCM_24"),
+    "audio that is shorter": (put("microphone.flac", flac(SILENCE[:CHUNK_SAMPLES])), "holds 1"),
+    "audio with a rest": (put("microphone.flac", flac(SILENCE[:-1])), "whole chunk"),
+    "audio that is none": (put("microphone.flac", b"RIFF" * 100), "damaged"),
+    "audio that is cut off": (
+        lambda m: put("microphone.flac", m["microphone.flac"][:90_000])(m),
+        "microphone.flac",
+    ),
+    "a reply that there is not": (put("replies/009999.flac", flac(SILENCE, 24_000)), "reply 9999"),
+    "a path that climbs out": (put("../../evil.sh", b"echo"), "'../../evil.sh', which does not"),
+    "an absolute path": (put("/etc/passwd", b"root"), "does not belong"),
+    "a script beside": (put("index.html", b"<script>"), "does not belong"),
+    "a reply's name that climbs": (put("replies/../../a.flac", b""), "does not belong"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BUNDLES)
+def test_what_cannot_be_is_refused_in_a_sentence(packed: Path, tmp_path: Path, name: str) -> None:
+    edit, expected = BAD_BUNDLES[name]
+    path = rewrite(packed, tmp_path / "bad.aisession", edit)
+    with pytest.raises(SessionFileError, match=expected) as refusal:
+        SessionFile(path)
+    message = str(refusal.value)
+    assert message.startswith(str(path))
+    assert message.count(str(path)) == 1
+    assert "\n" not in message
+    assert len(message) < 400
+    assert os.listdir(tmp_path) == ["bad.aisession"]
+
+
+def test_broken_files_are_refused_in_a_sentence(packed: Path, tmp_path: Path) -> None:
+    content = packed.read_bytes()
+    bad = {
+        "truncated": content[:-1000],
+        "half": content[: len(content) // 2],
+        "empty": b"",
+        "text": b"hello",
+        "one byte changed": content[:3000] + bytes([content[3000] ^ 1]) + content[3001:],
+        "many members": many_members(),
+        "a directory that lies": content[:-22] + lying_end(content[-22:]),
+    }
+    for name, broken in bad.items():
+        path = tmp_path / name
+        path.write_bytes(broken)
+        with pytest.raises(SessionFileError, match=name):
+            SessionFile(path)
+    for path in (tmp_path / "missing", tmp_path / ("long" * 100), Path("zero\0")):
+        with pytest.raises(SessionFileError):
+            SessionFile(path)
+    with pytest.raises(SessionFileError, match=r"holds no file manifest\.json"):
+        SessionFile(tmp_path)
+
+
+def many_members() -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(70_000):
+            archive.writestr(f"{number}", b"")
+    return file.getvalue()
+
+
+def lying_end(end: bytes) -> bytes:
+    """The end of a zip file whose directory is said to be of 2 GB."""
+    fields = list(struct.unpack("<4s4H2LH", end))
+    fields[5] = 2**31
+    return struct.pack("<4s4H2LH", *fields)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(packed: Path, tmp_path: Path) -> None:
+    """600 MB of events in 600 KB: no more memory is used than for any other."""
+    path = tmp_path / "bomb.aisession"
+    with (
+        zipfile.ZipFile(packed) as archive,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as bomb,
+    ):
+        bomb.writestr("manifest.json", archive.read("manifest.json"))
+        with bomb.open("events.jsonl", "w") as events:
+            for _ in range(600):
+                events.write(b"\n" * 1024**2)
+        bomb.writestr("microphone.flac", archive.read("microphone.flac"))
+    tracemalloc.start()
+    with pytest.raises(SessionFileError, match="larger than any"):
+        SessionFile(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 * 1024**2
+    tracemalloc.stop()
+
+
+def test_a_link_in_a_folder_is_not_followed(packed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    with zipfile.ZipFile(packed) as archive:
+        (folder / "manifest.json").write_bytes(archive.read("manifest.json"))
+    (folder / "events.jsonl").symlink_to("/etc/passwd")
+    with pytest.raises(SessionFileError, match=r"holds no file events\.jsonl"):
+        SessionFile(folder)
+
+
+def test_the_limits_leave_room_for_what_is_recorded() -> None:
+    assert bundle.MAX_CHUNKS * CHUNK_SAMPLES * 2 < bundle.MAX_AUDIO_BYTES
