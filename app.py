@@ -7,12 +7,18 @@ import math
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
-from backend.errors import AudioInteractionError
+from backend.errors import AudioInteractionError, SettingsError
 
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
+if TYPE_CHECKING:
+    from backend.model.checkpoint import Checkpoint
+
 EXIT_UNUSABLE_FILE = 1
+EXIT_DIFFERENT = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -24,9 +30,9 @@ def main(arguments: list[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     parsed = parse(arguments)
-    command = listen if parsed.command == "listen" else serve
     try:
-        return command(parsed)
+        exit_code: int = parsed.run(parsed)
+        return exit_code
     except AudioInteractionError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return EXIT_ERROR
@@ -44,6 +50,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="serve the live page (the default)"))
     _add_listen(commands.add_parser("listen", help="listen to audio files"))
+    _add_replay(commands.add_parser("replay", help="show, verify or fork a recorded conversation"))
+    _add_export(commands.add_parser("export", help="make a page, captions or sound of a recording"))
+    _add_answer(commands.add_parser("answer", help="answer one clip of at most 20 s"))
+    _add_evaluate(
+        commands.add_parser(
+            "evaluate-proactive", help="let the model decide on a benchmark's clips"
+        )
+    )
     names_command = bool(arguments) and arguments[0] in (*commands.choices, "-h", "--help")
     return parser.parse_args(arguments if names_command else ["serve", *arguments])
 
@@ -71,12 +85,11 @@ def listen(parsed: argparse.Namespace) -> int:
     from backend.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
-    settings = SessionSettings(
-        sampling=_sampling(parsed, checkpoint.sampling),
-        system_prompt=parsed.system_prompt,
-        seed=parsed.seed,
-    )
-    options = ListenOptions(settings, parsed.realtime, parsed.continuous)
+    settings = _settings(parsed, checkpoint)
+    is_one = len(parsed.files) == 1 and not parsed.files[0].lower().endswith(".json")
+    if parsed.record is not None and not (is_one or parsed.continuous):
+        raise SettingsError("--record takes one conversation: give one file, or --continuous")
+    options = ListenOptions(settings, parsed.realtime, parsed.continuous, parsed.record)
     report = JsonReport(sys.stdout) if parsed.json else TerminalReport(sys.stdout)
     with Engine(checkpoint, EngineConfig(num_slots=1)) as engine:
         try:
@@ -86,6 +99,102 @@ def listen(parsed: argparse.Namespace) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             is_all_well = True
     return 0 if is_all_well else EXIT_UNUSABLE_FILE
+
+
+def replay(parsed: argparse.Namespace) -> int:
+    """Show a recorded conversation, run it again to verify it, or let it go another way."""
+    from backend import cli_sessions
+    from backend.model.checkpoint import load_checkpoint
+    from backend.replay import ForkOptions
+    from backend.session_file import SessionFile
+
+    if parsed.verify and parsed.from_chunk is not None:
+        raise SettingsError("--verify repeats a recording, --from-chunk leaves it: choose one")
+    for name in ("system_prompt", "temperature", "top_k", "decision_bias", "record"):
+        if parsed.from_chunk is None and getattr(parsed, name) is not None:
+            raise SettingsError(f"--{name.replace('_', '-')} needs --from-chunk")
+    with SessionFile(parsed.file) as file:
+        if not parsed.verify and parsed.from_chunk is None:
+            cli_sessions.print_story(file, sys.stdout, is_json=parsed.json)
+            return 0
+        stated = file.manifest.checkpoint
+        checkpoint = load_checkpoint(
+            parsed.checkpoint or cli_sessions.checkpoint_source(file),
+            device=parsed.device or stated.device,
+            dtype=parsed.dtype or stated.dtype,
+        )
+        if parsed.verify:
+            is_equal = cli_sessions.verify(file, checkpoint, sys.stdout, is_json=parsed.json)
+            return 0 if is_equal else EXIT_DIFFERENT
+        options = ForkOptions(
+            parsed.from_chunk,
+            parsed.system_prompt,
+            parsed.temperature,
+            parsed.top_k,
+            parsed.decision_bias,
+        )
+        cli_sessions.fork(file, checkpoint, options, parsed.record, sys.stdout, is_json=parsed.json)
+    return 0
+
+
+def export(parsed: argparse.Namespace) -> int:
+    """Make something of a recording that needs no model."""
+    from backend.export import ExportFormat
+    from backend.export import export as export_session
+    from backend.session_file import SessionFile
+
+    wanted = ExportFormat(parsed.to)
+    source = Path(parsed.file)
+    output = parsed.out or source.with_name(f"{source.stem}{wanted.suffix}")
+    with SessionFile(source) as file:
+        export_session(file, wanted, output)
+    print(f"{output}: {output.stat().st_size / 1000:.0f} kB")
+    return 0
+
+
+def answer(parsed: argparse.Namespace) -> int:
+    """Answer one clip with the offline sequence."""
+    from backend.events import TextDelta
+    from backend.model.checkpoint import load_checkpoint
+    from backend.offline import OfflineAnswerer, read_clip
+
+    clip = read_clip(parsed.file)
+    checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
+    for event in OfflineAnswerer(checkpoint).answer(
+        clip, _settings(parsed, checkpoint), parsed.text
+    ):
+        if isinstance(event, TextDelta):
+            print(event.delta, end="", flush=True)
+    print()
+    return 0
+
+
+def evaluate_proactive(parsed: argparse.Namespace) -> int:
+    """Hear the clips of a manifest and write predictions for the benchmark's scorer."""
+    from backend.engine import Engine
+    from backend.model.checkpoint import load_checkpoint
+    from backend.model.fingerprint import fingerprint
+    from backend.proactive import ProactiveEvaluation, read_clips, read_predictions, summary
+
+    manifest = read_clips(parsed.manifest)
+    used = ", ".join(f"{role} from {name!r}" for role, name in manifest.fields.items())
+    print(f"{len(manifest.clips)} clips: {used}", file=sys.stderr)
+    checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
+    settings = _settings(parsed, checkpoint)
+    made_with = f"{checkpoint.name} {fingerprint(checkpoint)[:12]} {settings}"
+    with Engine(checkpoint, EngineConfig(num_slots=parsed.sessions)) as engine:
+        evaluation = ProactiveEvaluation(engine, settings, made_with)
+        is_all_well = asyncio.run(evaluation.run(manifest.clips, parsed.audio, parsed.out))
+    print(f"{parsed.out}: {summary(manifest.clips, read_predictions(parsed.out, made_with))}")
+    return 0 if is_all_well else EXIT_UNUSABLE_FILE
+
+
+def _settings(parsed: argparse.Namespace, checkpoint: "Checkpoint") -> SessionSettings:
+    return SessionSettings(
+        sampling=_sampling(parsed, checkpoint.sampling),
+        system_prompt=parsed.system_prompt,
+        seed=parsed.seed,
+    )
 
 
 def _sampling(parsed: argparse.Namespace, default: SamplingConfig) -> SamplingConfig:
@@ -101,6 +210,7 @@ def _sampling(parsed: argparse.Namespace, default: SamplingConfig) -> SamplingCo
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=serve)
     _add_model(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (%(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
@@ -136,6 +246,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_listen(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=listen)
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="audio or video files, or .json lists of paths"
     )
@@ -143,6 +254,71 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument("--realtime", action="store_true", help="take as long as the audio does")
     parser.add_argument("--continuous", action="store_true", help="one conversation over all files")
+    _add_drawing(parser)
+    parser.add_argument(
+        "--record", type=Path, metavar="OUT.aisession", help="record the conversation in a file"
+    )
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=replay)
+    parser.add_argument("file", metavar="FILE.aisession", help="a recording, also one in progress")
+    parser.add_argument(
+        "--verify", action="store_true", help="run the engine again: are the tokens the same?"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument(
+        "--from-chunk", type=int, metavar="N", help="go another way from this chunk on"
+    )
+    parser.add_argument("--system-prompt", help="with --from-chunk: what the model is told first")
+    parser.add_argument("--temperature", type=float, help="with --from-chunk")
+    parser.add_argument("--top-k", type=int, help="with --from-chunk")
+    parser.add_argument(
+        "--decision-bias", type=float, help="with --from-chunk: eager above 0, shy below"
+    )
+    parser.add_argument(
+        "--record", type=Path, metavar="OUT.aisession", help="with --from-chunk: record that way"
+    )
+    parser.add_argument("--checkpoint", help="'embedded', a folder or a Hub id (the recording's)")
+    parser.add_argument("--device", help="cpu, cuda, ... (the recording's)")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16 (the recording's)")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=export)
+    parser.add_argument("file", metavar="FILE.aisession")
+    parser.add_argument("--to", required=True, choices=["html", "vtt", "srt", "markdown", "wav"])
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to (beside the recording)")
+
+
+def _add_answer(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=answer)
+    parser.add_argument("file", metavar="FILE", help="an audio or video file of at most 20 s")
+    parser.add_argument("--text", help="what is asked about it (nothing: it asks itself)")
+    _add_model(parser)
+    _add_drawing(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=evaluate_proactive)
+    parser.add_argument(
+        "manifest", type=Path, metavar="MANIFEST.jsonl", help="a line a clip, with id and path"
+    )
+    parser.add_argument(
+        "--audio", type=Path, required=True, metavar="DIR", help="the folder that its paths are in"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("predictions.jsonl"),
+        help="predictions; what it holds already is not done again (%(default)s)",
+    )
+    parser.add_argument("--sessions", type=_count, default=4, help="clips at once (%(default)s)")
+    _add_model(parser)
+    _add_drawing(parser)
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--greedy", action="store_true", help="always take the likeliest token")
     parser.add_argument("--temperature", type=float, help="how freely tokens are drawn")
     parser.add_argument("--top-k", type=int, help="draw from this many of the likeliest tokens")

@@ -30,6 +30,7 @@ from backend.events import (
     TurnDone,
     TurnStarted,
 )
+from backend.recorder import Recorder, describe
 
 TRAILING_SILENCE_CHUNKS = 3
 """At least 1 s after a file's end, so that a reply to its last word can start."""
@@ -176,6 +177,8 @@ class ListenOptions:
     """Take as long as the audio does."""
     is_continuous: bool = False
     """One session over all files, instead of one each."""
+    record: Path | None = None
+    """Where to record the conversation: there must be only one."""
 
 
 class Listener:
@@ -207,18 +210,39 @@ class Listener:
 
     async def _converse(self, files: Iterator[InputFile]) -> None:
         """One session over `files`."""
-        session = await self._engine.open_session(self._options.settings)
+        recorder = self._recorder()
+        try:
+            await self._converse_recorded(files, recorder)
+        finally:
+            if recorder is not None:
+                await asyncio.to_thread(recorder.close)
+
+    def _recorder(self) -> Recorder | None:
+        if self._options.record is None:
+            return None
+        engine, settings = self._engine, self._options.settings
+        manifest = describe(engine.checkpoint, settings, engine.max_positions)
+        return Recorder(self._options.record, manifest, self._report.problem)
+
+    async def _converse_recorded(
+        self, files: Iterator[InputFile], recorder: Recorder | None
+    ) -> None:
+        session = await self._engine.open_session(self._options.settings, recorder)
         # Where the chunks end that were fed and not yet decided on.
         positions: deque[Position] = deque()
         try:
             async with asyncio.TaskGroup() as group:
-                feeder = group.create_task(self._feed(session, files, positions))
+                feeder = group.create_task(self._feed(session, files, positions, recorder))
                 await self._follow(session, feeder, positions)
         finally:
             await session.close()
 
     async def _feed(
-        self, session: EngineSession, files: Iterator[InputFile], positions: deque[Position]
+        self,
+        session: EngineSession,
+        files: Iterator[InputFile],
+        positions: deque[Position],
+        recorder: Recorder | None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         due = clock()
@@ -232,6 +256,8 @@ class Listener:
                             await asyncio.sleep(due - clock())
                         positions.append(Position(file.name, round(number * CHUNK_SECONDS, 3)))
                         await session.feed(chunk)
+                        if recorder is not None and recorder.is_behind:
+                            await asyncio.to_thread(recorder.catch_up)
                 except AudioInputError as error:
                     self._complain(error)
             session.finish()

@@ -1,0 +1,184 @@
+"""Exports: what is in them, and that nothing in a recording can break out of them."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import app
+from backend.audio import float_to_pcm16
+from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
+from backend.engine.trace import Cause, TracedDecision, TracedToken
+from backend.events import Decision, TurnStatus
+from backend.export import ExportFormat, export
+from backend.model.checkpoint import Checkpoint
+from backend.protocol import Emotion
+from backend.recorder import Recorder, describe
+from backend.session_file import SessionFile, read_story
+from backend.session_file.records import BargeInRecord, PlaybackRecord, TypedRecord
+from tests.recording import refuse_notices
+
+SETTINGS = SessionSettings(sampling=SamplingConfig(temperature=0.5, top_k=3), seed=3)
+HOSTILE = "</script><b>bold</b> -->\n\n2 & @@audio@@ *x*"
+NUM_CHUNKS = 300
+"""Two minutes."""
+
+
+def tone(hertz: float, num_samples: int, rate_hz: int) -> np.ndarray:
+    wave = 0.2 * np.sin(2 * np.pi * hertz * np.arange(num_samples) / rate_hz)
+    return wave.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def packed(golden_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two minutes with three replies; the first is spoken, the second stopped."""
+    path = tmp_path_factory.mktemp("exports") / "two minutes.aisession"
+    manifest = describe(golden_checkpoint, SETTINGS, 512, title="Two <minutes>")
+    recorder = Recorder(path, manifest, refuse_notices)
+    noise = np.random.default_rng(0).normal(0, 0.05, (8, CHUNK_SAMPLES)).astype(np.float32)
+    replies = {
+        2: ("Hello there.", Emotion.HAPPY, TurnStatus.COMPLETED),
+        5: ("I was going", Emotion.SAD, TurnStatus.CANCELLED),
+        299: (HOSTILE, None, TurnStatus.COMPLETED),
+    }
+    turn = 0
+    for chunk in range(NUM_CHUNKS):
+        recorder.hears(noise[chunk % 8])
+        reply = replies.get(chunk)
+        decision = Decision(chunk, reply is not None, 0.9 if reply else 0.1, 0.5, 4.0, 10, 512)
+        recorder.decided(TracedDecision(decision, 1, (1.0, -1.0), Cause.DRAWN))
+        if reply is not None:
+            text, emotion, status = reply
+            recorder.said(TracedToken(turn, 5, Cause.DRAWN, text, emotion, None))
+            recorder.said(TracedToken(turn, 6, Cause.DRAWN, "", None, status))
+            turn += 1
+    recorder.note(TypedRecord(at=9.0, chunk=3, text="<i>typed</i>"))
+    recorder.note(BargeInRecord(at=9.1, turn=1, onset_seconds=3.0))
+    recorder.note(PlaybackRecord(at=9.2, turn=0, starts_at_seconds=2.0, played_ms=500))
+    recorder.reply_audio(0, float_to_pcm16(tone(440, 24_000, 24_000)))
+    assert recorder.close() == path
+    return path
+
+
+def exported(packed: Path, wanted: ExportFormat, folder: Path) -> Path:
+    output = folder / f"out{wanted.suffix}"
+    with SessionFile(packed) as file:
+        export(file, wanted, output)
+    return output
+
+
+def test_web_captions(packed: Path, tmp_path: Path) -> None:
+    blocks = exported(packed, ExportFormat.VTT, tmp_path).read_text().strip().split("\n\n")
+    assert blocks[0] == "WEBVTT"
+    assert blocks[1].splitlines() == [
+        "1",
+        "00:00:01.200 --> 00:00:02.400",
+        "<v.happy Assistant>Hello there.</v>",
+    ]
+    assert blocks[2].splitlines()[2] == "<v.sad Assistant>I was going …</v>"
+    assert blocks[3].splitlines()[1].startswith("00:02:00.000 --> ")
+    assert "&lt;/script&gt;" in blocks[3]
+    assert len(blocks) == 4
+
+
+def test_subrip_captions(packed: Path, tmp_path: Path) -> None:
+    blocks = exported(packed, ExportFormat.SRT, tmp_path).read_text().strip().split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == ["1", "2", "3"]
+    assert blocks[0].splitlines()[1] == "00:00:01,200 --> 00:00:02,400"
+    assert "<" not in blocks[2]
+    assert blocks[2].count("-->") == 1
+
+
+def test_markdown(packed: Path, tmp_path: Path) -> None:
+    text = exported(packed, ExportFormat.MARKDOWN, tmp_path).read_text()
+    assert text.startswith("# Two \\<minutes\\>\n")
+    assert "**0:01.2** *happy:* Hello there.  \n" in text
+    assert "**0:02.4** *sad:* I was going … *(spoken over)*" in text
+    assert r"*typed:* \<i\>typed\</i\>" in text
+    assert r"\*x\*" in text
+
+
+def test_the_sound_has_the_microphone_left_and_the_replies_right(
+    packed: Path, tmp_path: Path
+) -> None:
+    sound, rate_hz = soundfile.read(exported(packed, ExportFormat.WAV, tmp_path))
+    assert (rate_hz, sound.shape) == (24_000, (120 * 24_000, 2))
+    left, right = sound.T
+    assert np.abs(left[: rate_hz // 2]).max() > 0.05
+    # Half a second of the reply was heard, from 2 s on.
+    assert np.abs(right[: 2 * rate_hz]).max() == 0
+    assert np.abs(right[2 * rate_hz : int(2.5 * rate_hz)]).max() == pytest.approx(0.2, abs=0.01)
+    assert np.abs(right[int(2.51 * rate_hz) :]).max() == 0
+
+
+def test_the_page_holds_everything_and_needs_nothing(packed: Path, tmp_path: Path) -> None:
+    output = exported(packed, ExportFormat.HTML, tmp_path)
+    assert output.stat().st_size < 2_000_000
+    text = output.read_text(encoding="utf-8")
+    assert "<title>Two &lt;minutes&gt;</title>" in text
+    without_sound = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert not re.search(r"https?:|//[a-z]+\.|url\(|@import", without_sound)
+    assert "default-src 'none'" in text
+    assert text.count("</script>") == 2
+    found = re.search(r'id="story">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    story = json.loads(found[1])
+    assert (story["seconds"], len(story["probabilities"])) == (120, NUM_CHUNKS)
+    assert len(story["peaks"]) == NUM_CHUNKS * story["peaks_per_chunk"]
+    assert [said["kind"] for said in story["said"]] == ["reply", "typed", "reply", "reply"]
+    assert story["said"][-1]["pieces"][0][1] == HOSTILE
+
+
+def test_the_page_opens_from_disk(packed: Path, tmp_path: Path) -> None:
+    """In Chromium: the text follows the sound, in both colour schemes, without a request."""
+    from playwright.sync_api import sync_playwright
+
+    output = exported(packed, ExportFormat.HTML, tmp_path)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch()
+        page = browser.new_page(color_scheme="dark", viewport={"width": 390, "height": 800})
+        requests: list[str] = []
+        problems: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text))
+        page.goto(output.as_uri())
+        page.wait_for_function("document.getElementById('sound').duration > 119")
+        assert page.evaluate("document.getElementById('sound').duration") < 121
+        assert page.locator("li").count() == 4
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.emulate_media(color_scheme="light")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+        page.evaluate("document.getElementById('sound').currentTime = 1.5")
+        page.wait_for_selector("li.now")
+        assert "Hello there." in page.locator("li.now").inner_text()
+        assert page.locator("b").count() == 0
+        assert all(url.startswith(("file:", "data:")) for url in requests)
+        assert problems == []
+        browser.close()
+
+
+def test_the_command(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "captions.vtt"
+    assert app.main(["export", str(packed), "--to", "vtt", "--out", str(output)]) == 0
+    assert output.read_text().startswith("WEBVTT")
+    assert str(output) in capsys.readouterr().out
+    nowhere = str(tmp_path / "no folder" / "out.wav")
+    for wanted in ("wav", "html", "srt"):
+        assert app.main(["export", str(packed), "--to", wanted, "--out", nowhere]) == app.EXIT_ERROR
+        assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_recording_without_replies(golden_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "nothing.aisession"
+    recorder = Recorder(path, describe(golden_checkpoint, SETTINGS, 512), refuse_notices)
+    recorder.close()
+    for wanted in ExportFormat:
+        assert exported(path, wanted, tmp_path).exists()
+    with SessionFile(path) as file:
+        assert (file.num_chunks, read_story(file).replies) == (0, [])
+        assert file.manifest.sample_rate_hz == SAMPLE_RATE_HZ
