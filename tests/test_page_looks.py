@@ -287,6 +287,7 @@ def test_nothing_stays_english_in_chinese(visit: Visit) -> None:
     # And back: what was shown in Chinese is written again, but for what concerned a moment.
     page.evaluate("window.stage.panel.showProblem(null)")
     page.evaluate("window.stage.panel.showNotice(null)")
+    page.evaluate("window.stage.panel.announce('')")
     page.click(part("language"))
     left = [words for words in page.evaluate(WORDS) if re.search("[\u4e00-\u9fff]", words)]
     assert set(left) == {"中文"}
