@@ -573,7 +573,6 @@ UNREADABLE: dict[str, dict[str, Any]] = {
     "only a smile": typed("🙂"),
     "too long": typed("word " * 1000),
     "no content": {"type": "message", "role": "user"},
-    "a system message": {**typed("Be brief."), "role": "system"},
     "a tool's answer": {"type": "function_call_output", "call_id": "1", "output": "2"},
     "a picture": {
         "type": "message",
@@ -590,6 +589,19 @@ async def test_an_item_that_cannot_be_heard_is_refused_by_name(name: str) -> Non
             await talk.send("conversation.item.create", item=UNREADABLE[name])
         assert error.value.code in ("invalid_value", "unsupported_item")
         assert not await talk.rest()
+
+
+async def test_a_reply_that_a_client_adds_is_an_item_that_the_model_does_not_hear() -> None:
+    said = {**typed(""), "role": "assistant"}
+    said["content"] = [{"type": "output_text", "text": "Coming up."}]
+    engine = ScriptedEngine([REPLY])
+    async with talking(engine) as talk:
+        await talk.send("conversation.item.create", item=said)
+        (added,) = await talk.until("conversation.item.added")
+        SERVER_EVENT.validate_python(added)
+        assert added["item"]["content"] == said["content"]
+        await talk.rest()
+        assert not only(talk.told, "response.listen")
 
 
 async def test_live_audio_goes_on_around_typed_text() -> None:

@@ -114,7 +114,7 @@ class Floor:
         self._put([wire_event("output_audio_buffer.cleared", response_id=response_id)])
 
     def truncate(self, event: TruncateItem) -> None:
-        """Of a spoken reply, only what was heard stays in the conversation.
+        """Of a spoken reply, only what was heard stays in the conversation; it ends if it goes on.
 
         Raises:
             WireError: there is no such item, or it is no spoken reply of late.
@@ -125,6 +125,9 @@ class Floor:
             raise WireError(
                 "only a spoken reply of late can be truncated", "invalid_value", "item_id"
             )
+        if reply.response_id == self._translator.response_id:
+            # Nothing that comes after would be heard.
+            self.stop(CancelReason.CLIENT)
         reply.truncate(event.audio_end_ms)
         self._translator.items.change(reply.lasting_item())
         self._playback.forget(reply)

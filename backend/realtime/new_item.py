@@ -13,11 +13,14 @@ from backend.errors import TextInputError, VoiceUnavailableError
 from backend.realtime.client_events import ContentPart, NewItem
 from backend.realtime.errors import ErrorType, WireError
 from backend.realtime.input_audio import decode_audio
-from backend.realtime.server_events import Item, new_id, user_item
+from backend.realtime.server_events import Item, given_item, new_id
 from backend.speech import Voices
 
 PAUSE_SECONDS = 0.8
 """Of silence after it: how a listener tells that it is over."""
+
+_HEARD_ROLES = ("user", "system")
+"""A system's message too: pipecat sends so what its user types in mid-conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +29,34 @@ class HeardItem:
 
     item: Item
     chunks: list[Samples]
-    """Each `[6400]`."""
+    """Each `[6400]`; none of a reply, which the model would have had to say itself."""
 
 
 async def hear_item(new: NewItem, voices: Voices, rate_hz: int) -> HeardItem:
     """Turn a client's item into sound; `rate_hz` is that of its audio.
 
     Raises:
-        WireError: it is nothing that a user says, or cannot be read aloud.
+        WireError: it is no message, or cannot be read aloud.
     """
-    if new.type != "message" or new.role != "user":
+    if new.type != "message" or new.role not in (*_HEARD_ROLES, "assistant"):
         raise WireError(
-            "the model hears what users say: an item is a message of the user, not "
+            "an item is a message of the user, the system or the assistant, not "
             f"{new.type[:64]!r} of {(new.role or 'nobody')[:64]!r}",
             "unsupported_item",
             "item",
         )
     if not new.content:
         raise WireError("the item has no content", "invalid_value", "item.content")
+    item = given_item(new.id or new_id("item"), new.role, [_shown(p) for p in new.content])
+    if new.role not in _HEARD_ROLES:
+        return HeardItem(item, [])
     sounds = [await _sound(part, voices, rate_hz) for part in new.content]
     pause = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE_HZ), np.float32)
     chunker = Chunker()
     chunks = list(chunker.push(np.concatenate([*sounds, pause])))
     if (rest := chunker.flush()) is not None:
         chunks.append(rest)
-    return HeardItem(user_item(new.id or new_id("item"), [_shown(p) for p in new.content]), chunks)
+    return HeardItem(item, chunks)
 
 
 async def _sound(part: ContentPart, voices: Voices, rate_hz: int) -> Samples:
@@ -84,6 +90,6 @@ async def _read_aloud(text: str, voices: Voices) -> Samples:
 
 
 def _shown(part: ContentPart) -> dict[str, str | None]:
-    if part.type == "input_text":
+    if part.text is not None:
         return {"type": part.type, "text": part.text}
     return {"type": part.type, "transcript": None}

@@ -104,12 +104,12 @@ def duplex_capabilities(voices: Sequence[Mapping[str, Any]], max_positions: int)
 
 def user_audio_item(item_id: str) -> Item:
     """A user's utterance; there is no transcript of it."""
-    return user_item(item_id, [{"type": "input_audio", "transcript": None}])
+    return given_item(item_id, "user", [{"type": "input_audio", "transcript": None}])
 
 
-def user_item(item_id: str, content: list[dict[str, Any]]) -> Item:
-    """What a user says, or has typed."""
-    return _item(item_id, "completed", "user", content)
+def given_item(item_id: str, role: str, content: list[dict[str, Any]]) -> Item:
+    """What a client has put into the conversation."""
+    return _item(item_id, "completed", role, content)
 
 
 def assistant_item(item_id: str, status: str, modality: Modality, text: str | None) -> Item:

@@ -102,7 +102,8 @@ class SessionConfig:
         longest = patch.max_output_tokens
         config = replace(
             self,
-            instructions=_given(patch.instructions, self.instructions),
+            # Agents without instructions send empty ones, which no model was trained with.
+            instructions=patch.instructions or self.instructions,
             sampling=SamplingConfig(
                 _given(patch.temperature, self.sampling.temperature),
                 _given(patch.top_k, self.sampling.top_k),
