@@ -390,6 +390,8 @@ class _Writer:
                     self._folder / name, name, zipfile.ZIP_DEFLATED, compresslevel=DEFLATE_LEVEL
                 )
             for name in self._tracks:
+                if not (self._folder / f"{name}.pcm").stat().st_size:
+                    continue
                 flac = self._folder / "track.flac"
                 rate_hz = SAMPLE_RATE_HZ if name == MICROPHONE else REPLY_RATE_HZ
                 _encode(self._folder / f"{name}.pcm", flac, rate_hz)

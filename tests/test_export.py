@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from playwright.sync_api import sync_playwright
 
 import app
 from backend.audio import float_to_pcm16
@@ -14,6 +15,7 @@ from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig, Sessio
 from backend.engine.trace import Cause, TracedDecision, TracedToken
 from backend.events import Decision, TurnStatus
 from backend.export import ExportFormat, export
+from backend.live_bench import system_chromium
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.recorder import Recorder, describe
@@ -134,11 +136,9 @@ def test_the_page_holds_everything_and_needs_nothing(packed: Path, tmp_path: Pat
 
 def test_the_page_opens_from_disk(packed: Path, tmp_path: Path) -> None:
     """In Chromium: the text follows the sound, in both colour schemes, without a request."""
-    from playwright.sync_api import sync_playwright
-
     output = exported(packed, ExportFormat.HTML, tmp_path)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch()
+        browser = playwright.chromium.launch(executable_path=system_chromium())
         page = browser.new_page(color_scheme="dark", viewport={"width": 390, "height": 800})
         requests: list[str] = []
         problems: list[str] = []

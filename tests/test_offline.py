@@ -70,12 +70,13 @@ def test_a_clip_knows_nothing_of_those_before(golden_checkpoint: Checkpoint) -> 
 def test_draws_follow_the_seed_and_the_events_agree(golden_checkpoint: Checkpoint) -> None:
     clip = np.concatenate(noise_chunks(3))
     answerer = OfflineAnswerer(golden_checkpoint)
-    drawn = SessionSettings(sampling=SamplingConfig(1.5, 50), max_reply_tokens=8)
-    same, again, other = (
-        list(answerer.answer(clip, SessionSettings(drawn.sampling, seed=seed, max_reply_tokens=8)))
-        for seed in (1, 1, 2)
+    wild = SamplingConfig(temperature=2.0, top_k=1000)
+    same, again, *others = (
+        list(answerer.answer(clip, SessionSettings(wild, seed=seed, max_reply_tokens=8)))
+        for seed in (1, 1, 2, 3, 4)
     )
-    assert same == again != other
+    assert same == again
+    assert any(other != same for other in others)
     assert isinstance(same[0], TurnStarted)
     done = same[-1]
     assert isinstance(done, TurnDone)

@@ -24,7 +24,7 @@ class Cue:
 def cues(story: Story) -> Iterator[Cue]:
     """One caption a reply; each ends where the next begins, at the latest."""
     replies = [reply for reply in story.replies if reply.text.strip()]
-    for reply, following in zip(replies, [*replies[1:], None], strict=True):
+    for reply, following in zip(replies, [*replies[1:], None], strict=False):
         end = reply.seconds + reply.shown_seconds
         if following is not None:
             end = min(end, following.seconds)

@@ -110,6 +110,8 @@ class SessionFile:
 
     def chunks(self) -> Iterator[Samples]:
         """The microphone's audio `[6400]`, chunk by chunk, as the model heard it."""
+        if not self.num_chunks:
+            return
         with _named(self.path), self._open_audio(MICROPHONE, SAMPLE_RATE_HZ) as blocks:
             for number, block in enumerate(blocks):
                 if number >= self.num_chunks:
@@ -171,7 +173,9 @@ class SessionFile:
                 is_speaking = record.status is None
             elif isinstance(record, EndRecord):
                 end = record
-        num_heard = self._count_chunks()
+        # Where nothing was heard there is no track: FLAC knows no empty ones.
+        is_heard = num_decisions > 0 or (end is not None and end.chunks > 0)
+        num_heard = self._count_chunks() if is_heard else 0
         if end is None and self._members.is_packed:
             raise SessionFileError(f"its {EVENTS} ends early")
         if end is not None and not num_decisions <= end.chunks == num_heard:
