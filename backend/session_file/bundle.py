@@ -14,10 +14,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
+import av
 import numpy as np
-import soundfile
+import numpy.typing as npt
 from pydantic import ValidationError
 
 from backend.audio import PCM16_SCALE, Samples
@@ -226,29 +227,40 @@ class SessionFile:
             return
         with self._members.open(f"{name}.flac") as file:
             try:
-                with soundfile.SoundFile(file) as sound:
-                    found = (sound.format, sound.samplerate, sound.channels, sound.subtype)
-                    if found != ("FLAC", rate_hz, 1, "PCM_16"):
+                with av.open(_Stream(file), format="flac") as container:
+                    codec = container.streams[0].codec_context
+                    if codec.format is None:
+                        raise SessionFileError(f"its {name}.flac is damaged: it is no FLAC")
+                    found = (codec.sample_rate, codec.channels, codec.format.name)
+                    if found != (rate_hz, 1, "s16"):
                         raise SessionFileError(
-                            f"its {name}.flac must be FLAC of {rate_hz} Hz, 1 channel, PCM_16, "
-                            f"not {found[0]} of {found[1]} Hz, {found[2]} channels, {found[3]}"
+                            f"its {name}.flac must be of {rate_hz} Hz, 1 channel and 16 bits, not "
+                            f"of {found[0]} Hz, {found[1]} channels and {found[2]}"
                         )
-                    yield _flac_blocks(sound, name, is_whole=is_whole)
-            except soundfile.LibsndfileError as error:
-                raise SessionFileError(
-                    f"its {name}.flac is damaged: {error.error_string}"
-                ) from error
+                    yield _flac_blocks(container, name, is_whole=is_whole)
+            except av.FFmpegError as error:
+                raise SessionFileError(f"its {name}.flac is damaged: {error.strerror}") from error
 
 
-def _flac_blocks(sound: soundfile.SoundFile, name: str, *, is_whole: bool) -> Iterator[Samples]:
-    num_samples = 0
-    while len(block := sound.read(CHUNK_SAMPLES, dtype="float32")):
-        num_samples += len(block)
-        if is_whole and len(block) < CHUNK_SAMPLES:
-            raise SessionFileError(f"its {name}.flac does not end with a whole chunk")
-        yield block
-    if num_samples != sound.frames:
-        raise SessionFileError(f"its {name}.flac ends early")
+class _Stream:
+    """A file to be read once, in order: to go back in a member means to read it all again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read = file.read
+
+
+def _flac_blocks(container: Any, name: str, *, is_whole: bool) -> Iterator[Samples]:
+    rest = np.empty(0, np.int16)
+    for frame in container.decode(audio=0):
+        steps = np.concatenate([rest, frame.to_ndarray()[0]])
+        end = len(steps) - len(steps) % CHUNK_SAMPLES
+        for start in range(0, end, CHUNK_SAMPLES):
+            yield _to_float(steps[start : start + CHUNK_SAMPLES])
+        rest = steps[end:]
+    if len(rest) and is_whole:
+        raise SessionFileError(f"its {name}.flac does not end with a whole chunk")
+    if len(rest):
+        yield _to_float(rest)
 
 
 def _pcm_blocks(file: BinaryIO, *, is_whole: bool) -> Iterator[Samples]:
@@ -256,8 +268,12 @@ def _pcm_blocks(file: BinaryIO, *, is_whole: bool) -> Iterator[Samples]:
         # A track that is still written may end within a chunk, or within a sample.
         if is_whole and len(block) < CHUNK_SAMPLES * 2:
             return
-        steps = np.frombuffer(block[: len(block) // 2 * 2], "<i2")
-        yield steps.astype(np.float32) / np.float32(PCM16_SCALE)
+        yield _to_float(np.frombuffer(block[: len(block) // 2 * 2], "<i2"))
+
+
+def _to_float(steps: npt.NDArray[np.int16]) -> Samples:
+    samples: Samples = steps.astype(np.float32) / np.float32(PCM16_SCALE)
+    return samples
 
 
 # Members: the same for a packed file and for a folder
