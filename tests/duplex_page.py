@@ -94,7 +94,7 @@ class DuplexServer:
         capabilities = {"voices": [], "max_positions": 1000, "chunk_period_ms": 400}
         self.send(
             "session.created",
-            session={"id": "sess", "temperature": 0.5, "capabilities": capabilities},
+            session={"id": "sess", "temperature": 0.5, "seed": 0, "capabilities": capabilities},
             resume_token=TOKEN,
             attachment_generation=1,
         )
@@ -148,7 +148,7 @@ class DuplexServer:
         route.on_message(lambda message: self._receive(route, json.loads(message)))
         if len(self.connections) > self.max_connections:
             route.close(code=1006)
-        elif "resume=1" not in route.url:
+        elif "autostart=0" not in route.url:
             if self.queue_position is None:
                 self.create()
             else:

@@ -63,6 +63,11 @@ class ScriptedConfig:
     num_slots: int
 
 
+def require_fitting(settings: SessionSettings) -> None:
+    if len(settings.system_prompt or "") > LONGEST_PROMPT:
+        raise SettingsError("the system prompt does not fit")
+
+
 class ScriptedSession:
     """Replies in turn: each time a quiet chunk follows a loud one, or when asked to."""
 
@@ -97,7 +102,8 @@ class ScriptedSession:
         if self._answered < since_chunk:
             self._request = ReplyRequest(since_chunk, at_chunk)
 
-    def change_settings(self, settings: SessionSettings) -> None:
+    async def change_settings(self, settings: SessionSettings) -> None:
+        require_fitting(settings)
         self.settings = settings
 
     async def events(self) -> AsyncIterator[Event]:
@@ -175,8 +181,7 @@ class ScriptedEngine:
 
     async def open_session(self, settings: SessionSettings | None = None) -> ScriptedSession:
         settings = settings or SessionSettings()
-        if len(settings.system_prompt or "") > LONGEST_PROMPT:
-            raise SettingsError("the system prompt does not fit")
+        require_fitting(settings)
         if self.num_sessions >= self.config.num_slots:
             raise SessionLimitError("every session is taken; try again in a moment")
         session = ScriptedSession(self, settings)

@@ -238,14 +238,16 @@ def test_settings_reach_the_server(page: DuplexPage) -> None:
     assert opening["session"]["output_modalities"] == ["text"]
     assert opening["session"]["temperature"] == 0.5  # the server's own
     page.page.evaluate(
-        "() => settings.set({ speakReplies: true, decisionBias: 2, voice: 'espeak:en-us' })"
+        "() => settings.set({ speakReplies: true, decisionBias: 2, voice: 'espeak:en-us',"
+        " instructions: 'Be brief.' })"
     )
     page.wait_until(lambda: len(page.server.of_type("session.update")) == 2)
     session = page.server.of_type("session.update")[-1]["session"]
     assert session["output_modalities"] == ["audio"]
     assert session["decision_bias"] == 2
     assert session["audio"]["output"]["voice"] == "espeak:en-us"
-    assert "instructions" not in session
+    assert session["instructions"] == "Be brief."
+    assert session["seed"] == opening["session"]["seed"]
 
 
 def test_idle_conversation_is_kept_by_a_touch(page: DuplexPage) -> None:

@@ -340,6 +340,43 @@ def test_settings_change_between_two_steps(core: EngineCore) -> None:
     assert max(len(chunk.tokens) for chunk in session.context) <= 1 + 2 + 1
 
 
+def test_another_prompt_is_as_if_it_had_always_been(core: EngineCore) -> None:
+    quiet = dataclasses.replace(CALM, decision_bias=ONLY_WHEN_ASKED)
+    other = dataclasses.replace(quiet, system_prompt="Answer every sound with one word.")
+    chunks = noise_chunks(6, seed=3)
+    changed, fresh = core.open(quiet), core.open(other)
+    hear_all(core, changed, chunks[:4])
+    run(core)
+    core.change_settings(changed, other)
+    hear_all(core, changed, chunks[4:])
+    hear_all(core, fresh, chunks)
+    events = run(core)
+    expected = [decision.speak_probability for decision in decisions(events[fresh.session_id])]
+    heard = [decision.speak_probability for decision in decisions(events[changed.session_id])]
+    assert heard == pytest.approx(expected[4:], abs=1e-5)
+    assert changed.num_positions == fresh.num_positions
+
+
+def test_a_longer_prompt_makes_room_in_a_full_context(golden_checkpoint: Checkpoint) -> None:
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1, max_positions=512))
+    quiet = dataclasses.replace(CALM, decision_bias=ONLY_WHEN_ASKED, system_prompt="hear")
+    session = core.open(quiet)
+    while session.num_positions + 2 * LISTENING_POSITIONS <= core.max_positions:
+        hear_all(core, session, noise_chunks(1, seed=3))
+        run(core)
+    core.change_settings(session, dataclasses.replace(quiet, system_prompt="hear " * 40))
+    assert session.num_positions <= core.max_positions
+    hear_all(core, session, noise_chunks(3, seed=4))
+    assert len(decisions(run(core)[session.session_id])) == 3
+
+
+def test_another_seed_begins_its_draws_anew(core: EngineCore) -> None:
+    session = core.open(CALM)
+    session.draw_uniform()
+    core.change_settings(session, dataclasses.replace(CALM, seed=9))
+    assert session.draw_uniform() == core.open(dataclasses.replace(CALM, seed=9)).draw_uniform()
+
+
 def test_a_decision_says_how_full_the_context_is(core: EngineCore) -> None:
     session = core.open(CALM)
     before = session.num_positions

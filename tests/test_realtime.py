@@ -15,12 +15,12 @@ from starlette.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from backend.access import is_same_origin
 from backend.config import EngineConfig
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.realtime.input_audio import InputAudioBuffer
-from backend.access import is_same_origin
 from tests.scripted import BREAK, ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
 
@@ -206,14 +206,16 @@ def test_update_merges_deeply(clients: Clients) -> None:
     assert after == before | {"instructions": "Be brief.", "temperature": 0.0}
 
 
-def test_settings_are_fixed_once_audio_was_heard(clients: Clients) -> None:
+def test_every_setting_changes_while_the_conversation_goes_on(
+    clients: Clients, engine: ScriptedEngine
+) -> None:
     client = clients.open()
     client.append(utterance(24_000))
     client.until("response.done")
-    client.send("session.update", session={"instructions": "Be brief."}, event_id="mine")
-    event = client.receive()
-    assert event["error"]["code"] == "session_already_started"
-    assert event["error"]["event_id"] == "mine"
+    client.send("session.update", session={"instructions": "Be brief.", "seed": 5})
+    client.until("session.updated")
+    (session,) = engine.sessions
+    assert (session.settings.system_prompt, session.settings.seed) == ("Be brief.", 5)
 
 
 def test_odd_ends_of_audio_are_heard_on_commit(clients: Clients, engine: ScriptedEngine) -> None:

@@ -108,7 +108,7 @@ class EngineCore:
             sampling=self._sampling(settings),
             max_reply_tokens=self._max_reply_tokens(settings),
             prefix=prefix,
-            generator=np.random.Generator(np.random.Philox(settings.seed)),
+            generator=_generator(settings.seed),
             trace=trace,
         )
         self._fill_cache(session)
@@ -116,10 +116,26 @@ class EngineCore:
         return session
 
     def change_settings(self, session: Session, settings: SessionSettings) -> None:
-        """Let what is sampled from now on follow `settings`; prompt and seed stay as they are."""
+        """Let what follows be sampled by `settings`; another seed begins its draws anew.
+
+        With another prompt, all that was heard and said is taken in again under it, which costs as
+        much as a full context's roll.
+
+        Raises:
+            SettingsError: the system prompt takes up more than a quarter of the context.
+        """
+        prefix = self._prefix(settings)
+        if settings.seed != session.settings.seed:
+            session.generator = _generator(settings.seed)
         session.settings = settings
         session.sampling = self._sampling(settings)
         session.max_reply_tokens = self._max_reply_tokens(settings)
+        if prefix != session.prefix:
+            session.prefix = prefix
+            context_positions = sum(chunk.num_positions for chunk in session.context)
+            if len(prefix) + context_positions > self.max_positions:
+                self._shorten(session)
+            self._fill_cache(session)
         if session.trace is not None:
             session.trace.settings_changed(settings, session.sampling, session.max_reply_tokens)
 
@@ -204,12 +220,16 @@ class EngineCore:
         self._runner.prefill(session.slot, tokens[:-1], feature_starts, features)
         session.num_positions = len(tokens) - 1
 
+    def _shorten(self, session: Session) -> None:
+        """Let go of the oldest part of the context; the chunk that is being answered stays."""
+        room = self.max_positions // 2 - len(session.prefix)
+        kept = chunks_to_keep(session.context, max(room, session.context[-1].num_positions))
+        session.context = [session.context[index] for index in kept]
+
     def _make_room(self, batch: Batch) -> Iterator[SessionEvent]:
         for session in batch.rolling:
             before = session.num_positions
-            room = self.max_positions // 2 - len(session.prefix)
-            kept = chunks_to_keep(session.context, max(room, session.context[-1].num_positions))
-            session.context = [session.context[index] for index in kept]
+            self._shorten(session)
             self._fill_cache(session)
             rolled = ContextRolled(before, session.num_positions)
             if session.trace is not None:
@@ -313,6 +333,10 @@ class EngineCore:
         for session in batch.ending:
             session.is_ended = True
             yield session, SessionEnded()
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(seed))
 
 
 def _fail(session: Session, message: str) -> SessionFailed:

@@ -17,7 +17,7 @@ from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.engine.session import Session
 from backend.engine.trace import Trace
-from backend.errors import AudioInputError, SessionClosedError, SettingsError
+from backend.errors import AudioInputError, SessionClosedError
 from backend.events import Decision, Event, SessionEnded, SessionFailed
 from backend.model.checkpoint import Checkpoint
 
@@ -95,18 +95,18 @@ class EngineSession:
         self._require_going_on()
         self._engine.command(lambda: self._engine.core.request_reply(self._session, since_chunk))
 
-    def change_settings(self, settings: SessionSettings) -> None:
+    async def change_settings(self, settings: SessionSettings) -> None:
         """Follow `settings` from the next step on.
 
         Raises:
-            SettingsError: another system prompt or seed; they are fixed when a session opens.
+            SettingsError: the system prompt does not fit; nothing has changed.
             SessionClosedError: the session was closed, has failed or has ended.
         """
         self._require_going_on()
-        opened = self._session.settings
-        if (settings.system_prompt, settings.seed) != (opened.system_prompt, opened.seed):
-            raise SettingsError("the system prompt and the seed are fixed when a session opens")
-        self._engine.command(lambda: self._engine.core.change_settings(self._session, settings))
+        changing = self._engine.submit(
+            lambda: self._engine.core.change_settings(self._session, settings)
+        )
+        await asyncio.wrap_future(changing)
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens, as it happens, until the session ends, fails or is closed."""

@@ -81,8 +81,12 @@ class EngineSession(Protocol):
     def request_reply(self, since_chunk: int | None = None) -> None:
         """Have the next chunk that is fed answered, if none since that chunk is."""
 
-    def change_settings(self, settings: SessionSettings) -> None:
-        """Follow other settings; the prompt and the seed stay."""
+    async def change_settings(self, settings: SessionSettings) -> None:
+        """Follow other settings from now on.
+
+        Raises:
+            SettingsError: they cannot be; nothing has changed.
+        """
 
     def events(self) -> AsyncIterator[Event]:
         """What happens, as it happens."""
@@ -175,7 +179,6 @@ class Conversation:
         """The first chunk of what was typed and not answered yet."""
         self._idle = IdleWatch(options.idle_seconds, self._time)
         self._arrived_seconds = 0.0
-        self._has_started = asyncio.Event()
         self._waiting: asyncio.Queue[WaitingChunk] = asyncio.Queue()
         self._session: EngineSession
 
@@ -286,8 +289,6 @@ class Conversation:
                 raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
 
     async def _emit(self) -> None:
-        # Until audio comes, a session may be replaced by one with other settings.
-        await self._has_started.wait()
         async for event in self._session.events():
             if isinstance(event, SessionFailed):
                 failure = WireError(event.message, "session_failed", error_type=ErrorType.SERVER)
@@ -311,32 +312,13 @@ class Conversation:
     async def _update_session(self, event: SessionUpdate) -> None:
         config = self._config.merged(event.session)
         config = replace(config, voice=self._voices.find_voice(config.voice))
-        if config.prompt_and_seed != self._config.prompt_and_seed:
-            await self._replace_session(config.settings())
-        elif config.settings() != self._config.settings():
-            self._session.change_settings(config.settings())
+        if config.settings() != self._config.settings():
+            await self._session.change_settings(config.settings())
         if config.input_rate_hz != self._config.input_rate_hz:
             self._hear(self._input.drain(config.input_rate_hz))
         self._config = config
         self._floor.configure(config)
         self._put([self._session_event("session.updated")])
-
-    async def _replace_session(self, settings: SessionSettings) -> None:
-        if self._has_started.is_set():
-            raise WireError(
-                "instructions and seed are fixed once audio was sent",
-                "session_already_started",
-                "session",
-            )
-        try:
-            replacement = await self._engine.open_session(settings)
-        except SessionLimitError:
-            # The settings are possible, and our own slot will do.
-            await self._session.close()
-            self._session = await self._open_session(settings)
-            return
-        replaced, self._session = self._session, replacement
-        await replaced.close()
 
     async def _append_audio(self, event: AppendAudio) -> None:
         pcm = decode_audio(event.audio)
@@ -440,7 +422,6 @@ class Conversation:
         self._feed_next(self._floor.chunk_for_model(chunk.samples, chunk.seconds), wanted)
 
     def _feed_next(self, samples: Samples, wanted: WantedReply | None = None) -> None:
-        self._has_started.set()
         self._waiting.put_nowait(WaitingChunk(samples, wanted))
 
     def _require_room(self, consequence: str) -> None:

@@ -121,11 +121,6 @@ class SessionConfig:
         SessionSettings(decision_bias=config.decision_bias)
         return config
 
-    @property
-    def prompt_and_seed(self) -> tuple[str, int]:
-        """What the engine fixes when it opens a session."""
-        return self.instructions, self.seed
-
     def settings(self) -> SessionSettings:
         """The part that is the engine's."""
         replies_itself = self.turn_taking.create_response

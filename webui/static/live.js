@@ -6,7 +6,7 @@ import { checkEcho } from './echo-check.js';
 import { message } from './messages.js';
 import { explainClose, explainError, requireSecureAddress } from './problems.js';
 import { fetchSample } from './samples.js';
-import { SESSION_SETTINGS, ongoingSession, openingSession } from './session-settings.js';
+import { SESSION_SETTINGS, sessionOf } from './session-settings.js';
 import { settings } from './settings.js';
 import { RealtimeSocket } from './socket.js';
 import { SoundCard, listDevices } from './sound-card.js';
@@ -296,7 +296,7 @@ export class Live {
     sound.input.setPushToTalk(values.pushToTalk);
     if (!values.speakReplies) this.speech?.stop();
     if (this.defaults !== null && concerns(SESSION_SETTINGS)) {
-      this.updateSession(ongoingSession(values, this.defaults));
+      this.updateSession(sessionOf(values, this.defaults));
     }
     try {
       if (concerns(['outputDevice'])) await sound.setOutputDevice(values.outputDevice);
@@ -383,7 +383,7 @@ export class Live {
 
   sessionCreated(session) {
     this.defaults = session;
-    this.updateSession(openingSession(settings.get(), session));
+    this.updateSession(sessionOf(settings.get(), session));
     this.showCapabilities(session);
     this.panel.showQueue(null);
     this.enter(Phase.OPEN);

@@ -1,7 +1,7 @@
 // The fields of the settings, section by section: what each sets, and how it is written.
 
-/** A prompt, a seed and a key are fixed once a conversation has begun. */
-export const NEEDS_RESTART = ['instructions', 'seed', 'accessKey'];
+/** A key is shown when a conversation begins. */
+export const NEEDS_RESTART = ['accessKey'];
 
 export const SECTIONS = [
   {
