@@ -123,8 +123,8 @@ class RealtimeService:
             )
         except WireError as error:
             raise ConnectionEnd(error, CloseCode.POLICY) from error
-        start = Start.RESUME if query.get("resume") == "1" else Start.NEW
-        return Request(options, defaults, start)
+        waits = options.dialect is Dialect.DUPLEX and query.get("autostart") == "0"
+        return Request(options, defaults, Start.FIRST_MESSAGE if waits else Start.AT_ONCE)
 
 
 class Messages:

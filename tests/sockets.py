@@ -185,7 +185,7 @@ class House:
     def visit(
         self,
         dialect: Dialect = Dialect.DUPLEX,
-        start: Start = Start.NEW,
+        start: Start = Start.AT_ONCE,
         limits: SocketLimits | None = None,
     ) -> Visitor:
         options = ConversationOptions(
@@ -202,7 +202,7 @@ class House:
 
     async def resume(self, created: WireEvent, num_received: int) -> Visitor:
         """A new socket that asks for a conversation by what its `session.created` said."""
-        visitor = self.visit(start=Start.RESUME)
+        visitor = self.visit(start=Start.FIRST_MESSAGE)
         visitor.send(
             "session.resume",
             session_id=created["session"]["id"],

@@ -135,7 +135,7 @@ async def test_a_conversation_waits_for_a_minute_and_no_longer() -> None:
         await home.time.pass_by(2)
         assert (engine.num_sessions, home.admission.num_taken) == (0, 0)
         late = await home.resume(created, 1)
-        assert await late.closed() == (CloseCode.NOT_FOUND, "session_not_found")
+        assert await late.closed() == (CloseCode.NOT_FOUND, "session_resume_expired")
 
 
 async def test_a_resumed_conversation_is_not_ended_by_the_loss_before() -> None:
@@ -157,7 +157,7 @@ async def test_only_who_knows_the_token_resumes() -> None:
     async with house(ScriptedEngine([REPLY])) as home:
         created = await home.visit().until("session.created")
         thief = await home.resume(created | {"resume_token": "guessed"}, 1)
-        assert await thief.closed() == (CloseCode.NOT_FOUND, "session_not_found")
+        assert await thief.closed() == (CloseCode.NOT_FOUND, "invalid_resume_token")
 
 
 async def test_a_second_socket_replaces_the_first() -> None:
@@ -176,18 +176,11 @@ async def test_a_second_socket_replaces_the_first() -> None:
         assert len(session.chunks) == 1
 
 
-async def test_a_socket_that_resumes_says_so_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.realtime.connection.RESUME_SECONDS", 0.05)
+async def test_nobody_resumes_from_what_was_never_told() -> None:
     async with house(ScriptedEngine([REPLY])) as home:
-        for message in ("session.heartbeat", None):
-            visitor = home.visit(start=Start.RESUME)
-            if message is not None:
-                visitor.send(message)
-            assert await visitor.closed() == (CloseCode.POLICY, "session_resume_expected")
-        visitor = home.visit()
-        created = await visitor.until("session.created")
+        created = await home.visit().until("session.created")
         future = await home.resume(created, 99)
-        assert await future.closed() == (CloseCode.POLICY, "invalid_value")
+        assert await future.closed() == (CloseCode.POLICY, "invalid_session_resume")
 
 
 async def test_what_was_not_kept_is_said() -> None:
@@ -251,7 +244,7 @@ async def test_a_client_ends_its_conversation() -> None:
         await settle()
         assert engine.num_sessions == 0
         again = await home.resume(created, 1)
-        assert await again.error_code() == "session_not_found"
+        assert await again.error_code() == "session_resume_expired"
 
 
 @pytest.mark.parametrize("dialect", Dialect)
@@ -294,6 +287,71 @@ async def test_a_bug_ends_one_conversation_and_says_so(monkeypatch: pytest.Monke
         await other.until("response.listen")
         await settle()
         assert (engine.num_sessions, home.admission.num_taken) == (1, 1)
+
+
+# The first message
+
+
+async def test_settings_that_come_first_are_those_of_the_conversation() -> None:
+    engine = ScriptedEngine([REPLY])
+    async with house(engine) as home:
+        visitor = home.visit(start=Start.FIRST_MESSAGE)
+        await settle()
+        assert (visitor.received, engine.num_sessions, home.admission.num_taken) == ([], 0, 0)
+        visitor.send("session.update", session={"instructions": "Be brief.", "voice": "alloy"})
+        created = await visitor.until("session.created")
+        updated = await visitor.until("session.updated")
+        assert created["session"]["instructions"] == "Be brief."
+        assert created["session"] == updated["session"]
+        (session,) = engine.sessions
+        assert session.settings.system_prompt == "Be brief."
+
+
+async def test_any_other_first_message_is_obeyed_in_a_new_conversation() -> None:
+    async with house(ScriptedEngine([REPLY])) as home:
+        visitor = home.visit(start=Start.FIRST_MESSAGE)
+        visitor.append(CHUNK)
+        await visitor.until("response.listen")
+        assert visitor.types[0] == "session.created"
+
+
+async def test_who_waits_in_line_begins_with_the_first_settings() -> None:
+    async with house(full_house()) as home:
+        talking = home.visit()
+        await talking.until("session.created")
+        waiting = home.visit(start=Start.FIRST_MESSAGE)
+        waiting.send("session.update", session={"instructions": "Be brief."})
+        await waiting.until("session.queued")
+        await talking.leave()
+        created = await waiting.until("session.created")
+        assert created["session"]["instructions"] == "Be brief."
+
+
+BAD_BEGINNINGS: dict[str, tuple[str | bytes | None, str]] = {
+    "nothing": (None, "first_message_expected"),
+    "raw bytes": (b"\0\1", "binary_message"),
+    "no event": ("Hello?", "invalid_json"),
+    "unknown voice": (
+        json.dumps({"type": "session.update", "session": {"voice": "nobody"}}),
+        "invalid_value",
+    ),
+    "endless prompt": (
+        json.dumps({"type": "session.update", "session": {"instructions": "x" * 2_000}}),
+        "invalid_value",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BEGINNINGS)
+async def test_what_cannot_begin_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.realtime.connection.FIRST_MESSAGE_SECONDS", 0.05)
+    message, code = BAD_BEGINNINGS[name]
+    async with house(ScriptedEngine([REPLY])) as home:
+        visitor = home.visit(start=Start.FIRST_MESSAGE)
+        if message is not None:
+            visitor.send_text(message)
+        assert await visitor.closed() == (CloseCode.POLICY, code)
+        assert (home.engine.num_sessions, home.admission.num_taken) == (0, 0)
 
 
 # Waiting in line
@@ -618,7 +676,7 @@ def test_a_server_asks_for_its_key_and_resumes_a_broken_connection() -> None:
         created = json.loads(first.recv(timeout=20))
         first.socket.close()
         offered: Any = ["realtime", f"openai-insecure-api-key.{key}"]
-        with connect(f"{url}&resume=1", subprotocols=offered) as second:
+        with connect(f"{url}&autostart=0", subprotocols=offered) as second:
             resume = {
                 "type": "session.resume",
                 "session_id": created["session"]["id"],

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from backend.realtime.client_events import (
     CloseSession,
     Heartbeat,
     ResumeSession,
+    SessionUpdate,
     parse_client_event,
 )
 from backend.realtime.conversation import ConversationOptions
@@ -29,8 +30,8 @@ from backend.realtime.session_config import SessionConfig
 Send = Callable[[str], Awaitable[None]]
 Message = str | bytes
 
-RESUME_SECONDS = 10.0
-"""A socket that is to take up a conversation must say which by then."""
+FIRST_MESSAGE_SECONDS = 10.0
+"""A socket whose first message says what it is for must say so by then."""
 MAX_HELD_MESSAGES = 16
 MAX_HELD_CHARACTERS = 256 * 1024
 """Of what a client sends while it waits in line: its settings, no sound."""
@@ -49,12 +50,12 @@ class Messages(Protocol):
 
 
 class Start(Enum):
-    """What a socket is for."""
+    """When a socket has its conversation."""
 
-    NEW = auto()
-    """A conversation of its own."""
-    RESUME = auto()
-    """One whose socket was lost; the first message says which."""
+    AT_ONCE = auto()
+    """A new one, as soon as there is room."""
+    FIRST_MESSAGE = auto()
+    """`session.resume` takes up one whose socket was lost; anything else begins a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Request:
     options: ConversationOptions
     defaults: SessionConfig
     """Before the client changes it."""
-    start: Start = Start.NEW
+    start: Start = Start.AT_ONCE
 
 
 class Connection:
@@ -146,13 +147,47 @@ class Connection:
     async def _attach(self) -> Attachment | None:
         """The conversation that this socket is for; None if the client went meanwhile."""
         match self._request.start:
-            case Start.RESUME:
-                return await self._resume()
-            case Start.NEW:
-                place = await self._place()
+            case Start.FIRST_MESSAGE:
+                return await self._begin()
+            case Start.AT_ONCE:
+                return await self._open(self._request.defaults)
+
+    async def _begin(self) -> Attachment | None:
+        """What the first message asks for; None if the client went meanwhile."""
+        message = await self._first_message()
+        if message is None:
+            return None
+        config = self._request.defaults
+        match event := _parse_first(message):
+            case ResumeSession():
+                return await self._resume(event)
+            case SessionUpdate():
+                # `session.created` then tells of the conversation that was asked for.
+                config = self._configured(event)
+        self._held.append(event)
+        return await self._open(config)
+
+    async def _open(self, config: SessionConfig) -> Attachment | None:
+        """A new conversation; None if the client went meanwhile."""
+        place = await self._place()
         if place is None:
             return None
-        return await self._conversations.open(place, self._request.options, self._request.defaults)
+        return await self._conversations.open(place, self._request.options, config)
+
+    def _configured(self, update: SessionUpdate) -> SessionConfig:
+        """The settings of a conversation that begins with `update`.
+
+        Raises:
+            ConnectionEnd: they cannot be.
+        """
+        try:
+            config = self._request.defaults.merged(update.session)
+            voice = self._request.options.voices.find_voice(config.voice)
+        except AudioInteractionError as error:
+            named = as_wire_error(error)
+            named.event_id = update.event_id
+            raise ConnectionEnd(named, CloseCode.POLICY) from error
+        return replace(config, voice=voice)
 
     async def _place(self) -> Place | None:
         """The right to a conversation, after a wait if need be; None if the client went."""
@@ -218,11 +253,7 @@ class Connection:
                     )
                 self._held.append(event)
 
-    async def _resume(self) -> Attachment | None:
-        message = await self._first_message()
-        if message is None:
-            return None
-        event = _parse_first(message)
+    async def _resume(self, event: ResumeSession) -> Attachment:
         attachment = self._conversations.resume(event.session_id, event.resume_token)
         try:
             await self._catch_up(attachment, event.last_received_server_event_seq)
@@ -237,7 +268,7 @@ class Connection:
         if num_received > outbox.last_number:
             error = WireError(
                 f"there are {outbox.last_number} events, not {num_received}",
-                "invalid_value",
+                "invalid_session_resume",
                 "last_received_server_event_seq",
             )
             raise ConnectionEnd(error, CloseCode.POLICY)
@@ -265,10 +296,15 @@ class Connection:
 
     async def _first_message(self) -> Message | None:
         try:
-            async with asyncio.timeout(RESUME_SECONDS):
+            async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
                 return await anext(self._messages, None)
-        except TimeoutError as error:
-            raise ConnectionEnd(_resume_expected(), CloseCode.POLICY) from error
+        except TimeoutError as timeout:
+            error = WireError(
+                "with autostart=0 the first message is session.update or session.resume, within "
+                f"{FIRST_MESSAGE_SECONDS:g} s",
+                "first_message_expected",
+            )
+            raise ConnectionEnd(error, CloseCode.POLICY) from timeout
 
     async def _receive(self, attachment: Attachment) -> None:
         for event in self._held:
@@ -363,32 +399,21 @@ def _parse(message: Message) -> AnyClientEvent:
     return parse_client_event(message)
 
 
-def _parse_first(message: Message) -> ResumeSession:
-    """The message that says which conversation to take up.
+def _parse_first(message: Message) -> AnyClientEvent:
+    """The message that says what a socket is for.
 
     Raises:
-        ConnectionEnd: it is another.
+        ConnectionEnd: it says nothing.
     """
     try:
-        event = _parse(message)
+        return _parse(message)
     except WireError as error:
         raise ConnectionEnd(error, CloseCode.POLICY) from error
-    if not isinstance(event, ResumeSession):
-        raise ConnectionEnd(_resume_expected(), CloseCode.POLICY)
-    return event
-
-
-def _resume_expected() -> WireError:
-    return WireError(
-        "with resume=1 the first message is session.resume, within "
-        f"{RESUME_SECONDS:g} s; connect without it for a new conversation",
-        "session_resume_expected",
-    )
 
 
 def _resume_unexpected() -> WireError:
     return WireError(
-        "this socket has a conversation already; connect with resume=1 to take up another",
+        "this socket has a conversation already; connect with autostart=0 to take up another",
         "session_already_attached",
     )
 

@@ -90,11 +90,17 @@ class Conversations:
             ConnectionEnd: there is none of this id, or the token is not its own.
         """
         kept = self._kept.get(session_id)
-        if kept is None or kept.is_over.is_set() or not _is_same(kept, resume_token):
+        if kept is None or kept.is_over.is_set():
             error = WireError(
                 f"there is no such conversation to resume; a dropped one waits for "
                 f"{self._kept_seconds:g} s, then a new one has to be started",
-                "session_not_found",
+                "session_resume_expired",
+            )
+            raise ConnectionEnd(error, CloseCode.NOT_FOUND)
+        if not _is_same(kept, resume_token):
+            error = WireError(
+                "this is not the resume_token of that conversation's session.created",
+                "invalid_resume_token",
             )
             raise ConnectionEnd(error, CloseCode.NOT_FOUND)
         if kept.abandoning is not None:

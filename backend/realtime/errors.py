@@ -34,7 +34,7 @@ class CloseCode(IntEnum):
     REPLACED = 4001
     """Another socket has taken up the conversation."""
     NOT_FOUND = 4004
-    """There is no conversation to resume."""
+    """There is no conversation to resume, or not for this client."""
 
 
 class WireError(AudioInteractionError):

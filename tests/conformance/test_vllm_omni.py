@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import websockets
 
 from tests.conformance.wire import (
     FIRST_REPLY,
@@ -29,6 +30,7 @@ sys.modules.setdefault("vllm_omni", importlib.util.module_from_spec(_spec))
 from vllm_omni.clients.duplex import (  # noqa: E402
     DuplexClient,
     DuplexProtocolError,
+    ReconnectPolicy,
     ResponseHandle,
     SessionConfig,
 )
@@ -36,12 +38,31 @@ from vllm_omni.clients.duplex import (  # noqa: E402
 INPUT_RATE_HZ = 16_000
 
 
+class Sockets:
+    """Opens the client's sockets as it would itself, and can tear the newest."""
+
+    def __init__(self) -> None:
+        self.num_opened = 0
+
+    async def connect(self, url: str) -> websockets.ClientConnection:
+        self._newest = await websockets.connect(url)
+        self.num_opened += 1
+        return self._newest
+
+    def tear(self) -> None:
+        self._newest.transport.abort()
+
+
 @asynccontextmanager
-async def connected(wire: Wire, *modalities: Modality) -> AsyncIterator[DuplexClient]:
+async def connected(
+    wire: Wire, *modalities: Modality, sockets: Sockets | None = None
+) -> AsyncIterator[DuplexClient]:
     client = DuplexClient(
         f"ws://{wire.address}",
         model="audio-interaction",
         config=SessionConfig(modalities=modalities, voice=VOICE, instructions="Take orders."),
+        reconnect=ReconnectPolicy(backoff_s=(0.05, 0.1)),
+        connect=sockets.connect if sockets else None,
     )
     async with client:
         yield client
@@ -113,6 +134,22 @@ async def test_cancelled_reply_ends_at_once(wire: Wire) -> None:
     assert after.transcript == SECOND_REPLY.text
     statuses = [event["response"]["status"] for event in wire.told("response.done")]
     assert statuses == ["cancelled", "completed"]
+    assert wire.told("error") == []
+
+
+async def test_torn_socket_resumes_the_conversation(wire: Wire) -> None:
+    sockets = Sockets()
+    wire.follow(LONG_REPLY, seconds_per_word=0.02)
+    async with connected(wire, "text", sockets=sockets) as client:
+        session_id = client.session_id
+        await client.stream_pcm(spoken(INPUT_RATE_HZ), realtime=False)
+        reply = await next_reply(client)
+        sockets.tear()
+        await reply.wait(WAIT_SECONDS)
+        assert client.session_id == session_id
+    assert reply.text == LONG_REPLY.text
+    assert sockets.num_opened == 2
+    assert len(wire.told("session.created")) == 1
     assert wire.told("error") == []
 
 

@@ -14,7 +14,7 @@ const LOST_CODES = [1001, 1005, 1006];
 function address(resumes) {
   const url = new URL('v1/realtime?duplex=1&input_rate=16000', document.baseURI);
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
-  if (resumes) url.searchParams.set('resume', '1');
+  if (resumes) url.searchParams.set('autostart', '0');
   return url;
 }
 
