@@ -16,7 +16,7 @@ from backend.events import TurnDone, TurnStatus
 from backend.model.checkpoint import EMBEDDED, Checkpoint
 from backend.protocol import Emotion
 from backend.recorder import Recorder, describe
-from backend.replay import Difference, Fork, ForkOptions, Verification, Verifier, fork_settings
+from backend.replay import Difference, Fork, ForkOptions, Verification, Verifier
 from backend.session_file import Reply, SessionFile, read_story
 from backend.session_file.story import chunk_end
 
@@ -109,7 +109,7 @@ def fork(
     if record is not None:
         manifest = describe(
             checkpoint,
-            fork_settings(file, options),
+            options.settings(file.manifest),
             file.manifest.checkpoint.max_positions,
             title=file.manifest.title,
             forked_at_chunk=options.from_chunk,

@@ -219,7 +219,14 @@ class Recorder:
         self, settings: SessionSettings, sampling: SamplingConfig, max_reply_tokens: int
     ) -> None:
         """Write down what is drawn by from now on."""
-        self._put(SettingsRecord(at=self._now(), drawing=Drawing.of(settings, sampling)))
+        assert settings.system_prompt is not None, "a trace is told the prompt"
+        changed = SettingsRecord(
+            at=self._now(),
+            system_prompt=settings.system_prompt,
+            seed=settings.seed,
+            drawing=Drawing.of(settings, sampling),
+        )
+        self._put(changed)
 
     def rolled(self, rolled: ContextRolled) -> None:
         """Write down that the context rolled."""

@@ -28,7 +28,7 @@ from backend.model.fingerprint import fingerprint
 from backend.session_file import SessionFile
 from backend.session_file.records import (
     DecisionRecord,
-    Drawing,
+    Manifest,
     RolledRecord,
     SettingsRecord,
     TokenRecord,
@@ -242,13 +242,11 @@ class Verifier:
 
     def verify(self) -> Iterator[int]:
         """Run; yields the number of each chunk that was verified, and leaves all in `outcome`."""
-        manifest = self._file.manifest
         chunks = self._file.chunks()
         for record in self._file.records():
             match record:
                 case SettingsRecord():
-                    settings = record.drawing.settings(manifest.system_prompt, manifest.seed)
-                    self._engine.core.change_settings(self._engine.session, settings)
+                    self._engine.core.change_settings(self._engine.session, record.settings())
                 case RolledRecord():
                     self._rolls.append(record)
                 case DecisionRecord():
@@ -442,27 +440,32 @@ class ForkOptions:
     top_k: int | None = None
     decision_bias: float | None = None
 
-    def drawing(self, recorded: Drawing) -> Drawing:
-        """How tokens are drawn instead of as `recorded`.
+    def settings(self, recorded: Manifest | SettingsRecord) -> SessionSettings:
+        """What was in force as `recorded`, but for what is to be otherwise.
 
         Raises:
             SettingsError: a value is out of range.
         """
-        sampling = SamplingConfig(
-            recorded.temperature if self.temperature is None else self.temperature,
-            recorded.top_k if self.top_k is None else self.top_k,
+        drawing, bias = recorded.drawing, self.decision_bias
+        settings = recorded.settings()
+        return replace(
+            settings,
+            sampling=SamplingConfig(
+                drawing.temperature if self.temperature is None else self.temperature,
+                drawing.top_k if self.top_k is None else self.top_k,
+            ),
+            system_prompt=(
+                settings.system_prompt if self.system_prompt is None else self.system_prompt
+            ),
+            decision_bias=settings.decision_bias if bias is None else bias,
         )
-        settings = recorded.settings("", 0)
-        if self.decision_bias is not None:
-            settings = replace(settings, decision_bias=self.decision_bias)
-        return Drawing.of(settings, sampling)
 
 
 @dataclass(slots=True)
 class _ChunkPlan:
     """What was recorded about one chunk: what changed before it, and what followed."""
 
-    drawing: Drawing | None
+    change: SettingsRecord | None
     is_requested: bool
     speaks: bool
     tokens: list[TokenRecord] = field(default_factory=list)
@@ -502,7 +505,7 @@ class Fork:
         self._engine = _Repetition(
             checkpoint,
             file.manifest.checkpoint.max_positions,
-            fork_settings(file, options),
+            options.settings(file.manifest),
             trace,
         )
 
@@ -520,11 +523,8 @@ class Fork:
         engine, session = self._engine, self._engine.session
         plans = _plans(self._file)
         for number, (plan, chunk) in enumerate(zip(plans, self._file.chunks(), strict=False)):
-            if plan.drawing is not None:
-                drawing = self._options.drawing(plan.drawing)
-                settings = session.settings
-                changed = drawing.settings(settings.system_prompt or "", settings.seed)
-                engine.core.change_settings(session, changed)
+            if plan.change is not None:
+                engine.core.change_settings(session, self._options.settings(plan.change))
             if plan.is_requested:
                 engine.core.request_reply(session)
             engine.core.hear(session, chunk)
@@ -571,29 +571,18 @@ class Fork:
             yield control.text_end, said[-1].cause is Cause.CANCELLED
 
 
-def fork_settings(file: SessionFile, options: ForkOptions) -> SessionSettings:
-    """What a fork's session is opened with.
-
-    Raises:
-        SettingsError: a setting cannot be.
-    """
-    manifest = file.manifest
-    prompt = manifest.system_prompt if options.system_prompt is None else options.system_prompt
-    return options.drawing(manifest.drawing).settings(prompt, manifest.seed)
-
-
 def _plans(file: SessionFile) -> Iterator[_ChunkPlan]:
     plan: _ChunkPlan | None = None
-    drawing: Drawing | None = None
+    change: SettingsRecord | None = None
     for record in file.records():
         match record:
             case SettingsRecord():
-                drawing = record.drawing
+                change = record
             case DecisionRecord():
                 if plan is not None:
                     yield plan
-                plan = _ChunkPlan(drawing, record.cause is Cause.REQUESTED, record.speak)
-                drawing = None
+                plan = _ChunkPlan(change, record.cause is Cause.REQUESTED, record.speak)
+                change = None
             case TokenRecord() if plan is not None:
                 plan.tokens.append(record)
     if plan is not None:

@@ -30,7 +30,6 @@ from backend.replay import (
     ForkOptions,
     Verification,
     Verifier,
-    fork_settings,
     margin_to,
 )
 from backend.session_file import SessionFile, read_story
@@ -112,6 +111,8 @@ def test_what_people_did_meanwhile_is_repeated(
             core.request_reply(session)
         if number == 5:
             core.change_settings(session, replace(settings, sampling=GREEDY, max_reply_tokens=20))
+        if number == 20:
+            core.change_settings(session, replace(settings, system_prompt="Listen.", seed=3))
         core.hear(session, chunk)
         core_steps = 0
         while core.has_work():
@@ -247,7 +248,7 @@ def test_a_fork_repeats_what_was_and_goes_its_own_way(
     options = ForkOptions(4, system_prompt="Be brief.", temperature=1.5, decision_bias=8.0)
     path = tmp_path / "forked.aisession"
     with SessionFile(packed) as file:
-        settings = fork_settings(file, options)
+        settings = options.settings(file.manifest)
         manifest = describe(
             golden_checkpoint, settings, file.manifest.checkpoint.max_positions, forked_at_chunk=4
         )

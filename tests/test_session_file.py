@@ -110,8 +110,8 @@ def test_everything_that_is_recorded_is_read_back(
             odds = np.exp(speech - silence)
             assert decision.probability == pytest.approx(odds / (1 + odds), abs=1e-5)
         (changed,) = [r for r in records if isinstance(r, SettingsRecord)]
-        assert changed.drawing.settings("x", 7) == replace(
-            DRAWN, decision_bias=ONLY_WHEN_ASKED, system_prompt="x"
+        assert changed.settings() == replace(
+            DRAWN, decision_bias=ONLY_WHEN_ASKED, system_prompt=golden_checkpoint.system_prompt
         )
         story = read_story(file)
         assert [typed.text for typed in story.typed] == ["Hello?"]

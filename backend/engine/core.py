@@ -8,6 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,7 +138,8 @@ class EngineCore:
                 self._shorten(session)
             self._fill_cache(session)
         if session.trace is not None:
-            session.trace.settings_changed(settings, session.sampling, session.max_reply_tokens)
+            stated = replace(settings, system_prompt=self._prompt(settings))
+            session.trace.settings_changed(stated, session.sampling, session.max_reply_tokens)
 
     def close(self, session: Session) -> None:
         """End a conversation and free its slot."""
@@ -193,10 +195,12 @@ class EngineCore:
         # So that a roll always finds room for the reply in progress.
         return min(settings.max_reply_tokens, self.max_positions // 4)
 
+    def _prompt(self, settings: SessionSettings) -> str:
+        own = self.checkpoint.system_prompt
+        return own if settings.system_prompt is None else settings.system_prompt
+
     def _prefix(self, settings: SessionSettings) -> list[int]:
-        prompt = settings.system_prompt
-        if prompt is None:
-            prompt = self.checkpoint.system_prompt
+        prompt = self._prompt(settings)
         prompt_tokens = self.checkpoint.tokenizer.encode(prompt, add_special_tokens=False).ids
         prefix = online_prefix(self.checkpoint.control_tokens, prompt_tokens)
         if len(prefix) > self.max_positions // 4:

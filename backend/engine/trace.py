@@ -72,7 +72,10 @@ class Trace(Protocol):
     def settings_changed(
         self, settings: SessionSettings, sampling: SamplingConfig, max_reply_tokens: int
     ) -> None:
-        """What follows is drawn by these; the last two are the settings' own or their defaults."""
+        """What follows is drawn by these.
+
+        The prompt is stated; the last two are the settings' own or their defaults.
+        """
 
     def rolled(self, rolled: ContextRolled) -> None:
         """The oldest part of the context was let go."""

@@ -24,6 +24,9 @@ REPLY_RATE_HZ = 24_000
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Seconds = Annotated[float, Field(ge=-1e6, le=1e6)]
 Text = Annotated[str, Field(max_length=16_384)]
+Prompt = Annotated[str, Field(max_length=131_072)]
+"""More than the longest context has room for."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Stated(BaseModel):
@@ -84,8 +87,8 @@ class Manifest(_Stated):
     started_at: datetime = Field(strict=False)
     title: Annotated[str, Field(max_length=512)] = ""
     checkpoint: CheckpointStated
-    system_prompt: Text
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    system_prompt: Prompt
+    seed: Seed
     drawing: Drawing
     """When it began."""
     sample_rate_hz: Literal[16_000] = 16_000
@@ -141,7 +144,13 @@ class SettingsRecord(_Record):
     """From here on, tokens were drawn otherwise."""
 
     type: Literal["settings"] = "settings"
+    system_prompt: Prompt
+    seed: Seed
     drawing: Drawing
+
+    def settings(self) -> SessionSettings:
+        """The same as an engine's settings."""
+        return self.drawing.settings(self.system_prompt, self.seed)
 
 
 class RolledRecord(_Record):
