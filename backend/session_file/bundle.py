@@ -228,7 +228,7 @@ class SessionFile:
         with self._members.open(f"{name}.flac") as file:
             try:
                 with av.open(_Stream(file), format="flac") as container:
-                    codec = container.streams[0].codec_context
+                    codec = container.streams.audio[0].codec_context
                     if codec.format is None:
                         raise SessionFileError(f"its {name}.flac is damaged: it is no FLAC")
                     found = (codec.sample_rate, codec.channels, codec.format.name)
