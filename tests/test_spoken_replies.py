@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from backend.audio import Samples, pcm16_to_float, read_audio
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
-from backend.errors import AudioInteractionError
+from backend.errors import AudioInteractionError, SettingsError
 from backend.protocol import Emotion
 from backend.realtime.dialect import Dialect
 from backend.realtime.errors import WireError
@@ -411,7 +411,7 @@ async def test_an_acknowledgement_is_answered_with_what_there_is_of_the_reply() 
 # What is chosen.
 
 
-async def test_what_may_change_changes_while_a_conversation_goes_on() -> None:
+async def test_settings_change_while_a_conversation_goes_on() -> None:
     engine = ScriptedEngine([REPLY])
     async with talking(engine) as talk:
         await ask(talk)
@@ -431,8 +431,10 @@ async def test_what_may_change_changes_while_a_conversation_goes_on() -> None:
         speak = only(await talk.until("response.done"), "response.speak")[-1]
         assert speak["metadata"]["speak_threshold"] == pytest.approx(0.1192)
         assert (await talk.set(decision_bias=-3.5))["decision_bias"] == -3.5
-        with pytest.raises(WireError, match="fixed"):
-            await talk.set(seed=4)
+        assert (await talk.set(seed=4))["seed"] == scripted.settings.seed == 4
+        with pytest.raises(SettingsError, match="does not fit"):
+            await talk.set(instructions="Be brief. " * 1000)
+        assert (await talk.set())["instructions"] == session["instructions"]
 
 
 async def test_without_turn_detection_the_model_replies_only_when_asked() -> None:
