@@ -1,5 +1,6 @@
 """Conversations and their sockets: resuming, waiting in line, going quiet, limits and keys."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -174,6 +175,24 @@ async def test_a_second_socket_replaces_the_first() -> None:
         await second.until("response.listen")
         (session,) = engine.sessions
         assert len(session.chunks) == 1
+
+
+async def test_who_was_replaced_ends_nothing_by_leaving() -> None:
+    engine = ScriptedEngine([REPLY])
+    async with house(engine) as home:
+        first = home.visit()
+        created = await first.until("session.created")
+        # Its socket is stuck, which is why the client comes with another.
+        first.reads.clear()
+        second = await home.resume(created, 1)
+        await second.until("session.resumed")
+        leaving = asyncio.create_task(first.leave())
+        await settle()
+        assert engine.num_sessions == 1
+        second.send("response.create")
+        await second.until("response.done")
+        first.reads.set()
+        await leaving
 
 
 async def test_nobody_resumes_from_what_was_never_told() -> None:

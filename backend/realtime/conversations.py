@@ -121,8 +121,9 @@ class Conversations:
             kept.is_over.set()
 
     def end(self, attachment: Attachment) -> None:
-        """End the conversation at once."""
-        if kept := self._kept.get(attachment.conversation.session_id):
+        """End the conversation at once, unless another socket has taken it over."""
+        kept = self._kept.get(attachment.conversation.session_id)
+        if kept is not None and kept.holder is attachment:
             kept.is_over.set()
 
     async def _keep(self, kept: KeptConversation) -> None:
