@@ -456,6 +456,8 @@ async def test_settings_wait_with_their_client_and_sound_does_not() -> None:
         await talking.until("session.created")
         waiting = home.visit()
         await waiting.until("session.queued")
+        waiting.append(np.zeros(200_000, np.float32))
+        assert await waiting.error_code() == "session_queued"
         waiting.send("session.update", session={"instructions": "Be brief."})
         waiting.send("session.heartbeat")
         await waiting.until("session.heartbeat_ack")

@@ -243,14 +243,14 @@ class Connection:
                 await self._say(wire_event("session.closed", reason="client_request"))
                 raise ConnectionEnd(None, CloseCode.NORMAL, "client_request")
             case _:
-                self._num_held_characters += len(message)
-                has_room = self._num_held_characters <= MAX_HELD_CHARACTERS
-                if not has_room or len(self._held) >= MAX_HELD_MESSAGES:
+                num_characters = self._num_held_characters + len(message)
+                if num_characters > MAX_HELD_CHARACTERS or len(self._held) >= MAX_HELD_MESSAGES:
                     raise WireError(
                         "this client waits in line; send audio once session.created has come",
                         "session_queued",
                         event_id=event.event_id,
                     )
+                self._num_held_characters = num_characters
                 self._held.append(event)
 
     async def _resume(self, event: ResumeSession) -> Attachment:
