@@ -83,6 +83,16 @@ def test_nothing_plays_once_it_was_stopped_or_truncated() -> None:
         assert playback.current(0.1) is None
 
 
+def test_what_was_truncated_while_it_was_held_holds_nothing_after_it() -> None:
+    playback, held, after = Playback(), spoken_reply(2.0), spoken_reply(1.0)
+    playback.reply_started(held, 0.0)
+    playback.hold(0.5)
+    playback.forget(held)
+    playback.reply_started(after, 1.0)
+    assert playback.current(1.9) is after
+    assert playback.current(2.0) is None
+
+
 @pytest.mark.parametrize(
     ("played_ms", "heard"),
     [

@@ -75,6 +75,8 @@ class Playback:
 
     def forget(self, reply: Reply) -> None:
         """The client plays no more of it."""
+        if self._playing and self._playing[0].reply is reply:
+            self._is_held = False
         self._playing = deque(playing for playing in self._playing if playing.reply is not reply)
 
     def stop(self) -> None:
