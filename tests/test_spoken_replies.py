@@ -12,9 +12,12 @@ from pydantic import TypeAdapter
 from backend.audio import Samples, pcm16_to_float, read_audio
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 from backend.errors import AudioInteractionError, SettingsError
+from backend.events import Decision, TurnDone, TurnStarted, TurnStatus
 from backend.protocol import Emotion
 from backend.realtime.dialect import Dialect
 from backend.realtime.errors import WireError
+from backend.realtime.reply import CancelReason
+from backend.realtime.translator import Translator
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.scripted_voices import Cast
 from tests.talking import Talk, WireEvent, only, talking, types
@@ -251,6 +254,18 @@ async def test_a_reply_that_is_still_being_said_is_cancelled_by_a_voice() -> Non
         cast.offline.may_speak.set()
         late = only(await talk.rest(), "response.output_audio.delta")
         assert done["id"] not in [sound["response_id"] for sound in late]
+
+
+def test_who_stopped_a_reply_first_stopped_it() -> None:
+    """Clients of the API cancel a reply when they are told of speech over it."""
+    translator = Translator(Dialect.REALTIME, "sess", lambda: 0.0)
+    translator.chunk_arrived(0.4)
+    translator.translate(Decision(0, True, 0.9, 0.5, 3.0, 13, 2048))
+    translator.translate(TurnStarted(0, 0, None))
+    translator.cancel(CancelReason.TURN_DETECTED)
+    translator.cancel(CancelReason.CLIENT)
+    events = translator.translate(TurnDone(0, 0, "", None, TurnStatus.CANCELLED))
+    assert events[-1]["response"]["status_details"]["reason"] == "turn_detected"
 
 
 async def test_a_short_sound_does_not_stop_a_reply() -> None:

@@ -217,7 +217,8 @@ class Translator:
         if self._is_starting:
             self._cancel_reason = reason
         for opened in self._open:
-            opened.reply.cancel_reason = reason
+            # Clients cancel too what a voice has stopped: that was first.
+            opened.reply.cancel_reason = opened.reply.cancel_reason or reason
         return list(self._end_complete())
 
     def activity_resumed(self) -> WireEvent:
