@@ -354,6 +354,10 @@ BAD_BEGINNINGS: dict[str, tuple[str | bytes | None, str]] = {
         json.dumps({"type": "session.update", "session": {"voice": "nobody"}}),
         "invalid_value",
     ),
+    "impossible seed": (
+        json.dumps({"type": "session.update", "session": {"seed": -1}}),
+        "invalid_value",
+    ),
     "endless prompt": (
         json.dumps({"type": "session.update", "session": {"instructions": "x" * 2_000}}),
         "invalid_value",

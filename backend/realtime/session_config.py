@@ -118,7 +118,7 @@ class SessionConfig:
             speed=_given(audio_output.speed if audio_output else None, self.speed),
         )
         # Whatever turn taking says, a bias that cannot be is refused.
-        SessionSettings(decision_bias=config.decision_bias)
+        replace(config.settings(), decision_bias=config.decision_bias)
         return config
 
     def settings(self) -> SessionSettings:
