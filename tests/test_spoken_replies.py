@@ -1,6 +1,7 @@
 """Spoken replies on the wire: their events, who is heard when, and what stops them."""
 
 import base64
+import math
 from pathlib import Path
 from typing import Any
 
@@ -476,6 +477,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "output rate": {"audio": {"output": {"format": {"type": "audio/pcm", "rate": 16000}}}},
     "output format": {"audio": {"output": {"format": {"type": "audio/pcmu"}}}},
     "bias": {"decision_bias": 12},
+    "endless bias": {"decision_bias": -math.inf},
     "modality": {"output_modalities": ["smell"]},
     "eagerness": {"audio": {"input": {"turn_detection": {"eagerness": "wild"}}}},
 }

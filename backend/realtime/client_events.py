@@ -83,7 +83,7 @@ class SessionPatch(BaseModel):
     temperature: float | None = None
     top_k: int | None = None
     seed: int | None = None
-    decision_bias: float | None = None
+    decision_bias: float | None = Field(default=None, allow_inf_nan=False)
     sample_rate_hz: int | None = None
     input_audio_format: str | None = None
     output_audio_format: str | None = None
