@@ -17,7 +17,8 @@ from backend.live_bench import CHROMIUM_FLAGS, system_chromium
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 MICROPHONE_RATE_HZ = 48_000
-QUIET_BEFORE_SECONDS = 2.0
+QUIET_SECONDS = 2.0
+"""Before and after a recording."""
 TONE_SECONDS = 120
 TONE_HZ = 500.0
 TONE_LEVEL = 0.1
@@ -30,10 +31,15 @@ def samples() -> list[dict[str, Any]]:
     return listed
 
 
-def microphone_file(folder: Path, recording: str | None) -> Path:
+def microphone_file(
+    folder: Path, recording: str | None, quiet_before_seconds: float = QUIET_SECONDS
+) -> Path:
     """A recording of ours as Chromium wants a microphone's; None is a quiet room."""
-    quiet = np.zeros(round(QUIET_BEFORE_SECONDS * MICROPHONE_RATE_HZ), np.float32)
-    heard = [quiet]
+    before, quiet = (
+        np.zeros(round(seconds * MICROPHONE_RATE_HZ), np.float32)
+        for seconds in (quiet_before_seconds, QUIET_SECONDS)
+    )
+    heard = [before]
     if recording is not None:
         voice = read_audio(SAMPLES / recording)
         heard.append(soxr.resample(voice, SAMPLE_RATE_HZ, MICROPHONE_RATE_HZ))

@@ -23,7 +23,8 @@ _MOUNT = """async () => {
   const nothing = new Proxy({}, { get: () => () => {} });
   const panel = new Proxy({}, {
     get: (_, name) => name === 'strip' || name === 'turns' ? nothing : (...values) => {
-      (window.shown[name] ??= []).push(structuredClone(values));
+      const known = values.map((value) => typeof value === 'function' ? value() : value);
+      (window.shown[name] ??= []).push(structuredClone(known));
     },
   });
   const { Live } = await import('/live/live.js');

@@ -85,8 +85,8 @@ const SCENES = {
     panel.showRunning(true);
     panel.showState('queued', null);
     panel.showQueue({ position: 2, waitSeconds: 80 });
-    panel.showNotice(message('notice.reconnecting'));
-    panel.showProblem(message('problem.microphone_denied'));
+    panel.showNotice(() => message('notice.reconnecting'));
+    panel.showProblem(() => message('problem.microphone_denied'));
   },
   listening(panel) {
     panel.showReply(converse(panel));
@@ -117,7 +117,7 @@ const SCENES = {
   reconnecting(panel) {
     converse(panel);
     panel.showState('reconnecting', null);
-    panel.showNotice(message('notice.reconnecting'));
+    panel.showNotice(() => message('notice.reconnecting'));
   },
 };
 

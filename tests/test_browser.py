@@ -184,10 +184,8 @@ def test_recording_arrives_as_it_was(visit: Visit, engine: ScriptedEngine) -> No
 
 def test_microphone_is_used_only_while_it_is_on(playwright: Playwright, tmp_path: Path) -> None:
     engine = ScriptedEngine([FIRST, SECOND])
-    with (
-        serving(engine) as address,
-        chromium(playwright, microphone_file(tmp_path, "digit_seven.ogg")) as browser,
-    ):
+    microphone = microphone_file(tmp_path, "digit_seven.ogg", quiet_before_seconds=6.0)
+    with serving(engine) as address, chromium(playwright, microphone) as browser:
         muted, open_later = open_page(browser, address), open_page(browser, address)
         start(muted)
         muted.get_by_role("button", name="Mute").click()

@@ -137,9 +137,17 @@ def test_visitor_stops_a_reply(page: DuplexPage) -> None:
     page.server.say("Yes.")
     page.server.sound(noise(3.0), sentence="Yes.", audio_start_ms=0)
     page.wait("() => window.shown.showPlayback?.some(([fraction]) => fraction > 0.05)")
-    page.page.evaluate("() => live.stopReply()")
+    # The server may say that it obeys before the last sound has faded.
+    page.page.evaluate(
+        """() => {
+          live.stopReply();
+          const metadata = { onset_seconds: live.conversation.seconds };
+          live.receive({ type: 'overlap.decision', action: 'barge_in', metadata });
+        }"""
+    )
     page.wait("() => live.conversation.turns.last.heardText !== null")
     page.wait_until(lambda: len(page.server.of_type("barge_in")) == 1)
+    assert page.turn()["reason"] == "client_cancelled"
     page.server.done(status="cancelled", reason="client_cancelled")
     page.wait("() => live.state === 'listening'")
     assert page.turn()["silentInMs"] is None
@@ -270,6 +278,40 @@ def test_text_is_part_of_the_conversation(page: DuplexPage) -> None:
     page.server.speak("other")
     page.wait("() => live.conversation.turns.last.responseId === 'other'")
     assert page.turn()["isUnprompted"] is True
+
+
+@pytest.mark.parametrize("has_arrived", [False, True])
+def test_text_typed_as_the_connection_breaks_arrives_once(
+    page: DuplexPage, has_arrived: bool
+) -> None:
+    server = page.server
+    page.page.evaluate("() => live.sendText('Good morning')")
+    page.wait_until(lambda: len(server.of_type("conversation.item.create")) == 1)
+    server.cut()
+    page.wait("() => live.state === 'reconnecting'")
+    (created,) = server.of_type("conversation.item.create")
+    if has_arrived:
+        server.send("conversation.item.added", item=created["item"])
+    page.page.evaluate("() => live.sendText('Still there?')")
+    page.wait("() => live.typed.waiting.size > 0 && !live.typed.isAsking")
+    page.wait("() => live.state === 'listening'")
+    page.settle(0.5)
+    items = [event["item"] for event in server.of_type("conversation.item.create")]
+    texts = [item["content"][0]["text"] for item in items]
+    again = [] if has_arrived else ["Good morning"]
+    assert texts == ["Good morning", *again, "Still there?"]
+    assert len({item["id"] for item in items}) == 2  # the server refuses what it has already
+
+
+def test_text_typed_in_the_queue_is_sent_when_it_is_over(open_duplex: OpenDuplex) -> None:
+    page = open_duplex()
+    page.server.queue_position = 1
+    page.page.evaluate("() => { live.startOrStop(); live.sendText('Good morning'); }")
+    page.wait("() => live.state === 'queued'")
+    assert page.server.of_type("conversation.item.create") == []
+    page.server.create()
+    page.wait_until(lambda: len(page.server.of_type("conversation.item.create")) == 1)
+    page.wait_until(lambda: len(page.server.of_type("response.create")) == 1)
 
 
 def test_access_key_is_offered_as_a_subprotocol(open_duplex: OpenDuplex) -> None:

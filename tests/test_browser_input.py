@@ -84,6 +84,48 @@ def test_recording_is_heard_instead_of_the_microphone(page: DuplexPage) -> None:
     assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
 
 
+def test_second_press_stops_a_recording(page: DuplexPage) -> None:
+    page.page.evaluate(f"() => {{ window.button = {BUTTON}; }}")
+    play = "(sample) => { window.ended = live.playSample(sample, window.button); }"
+    long = {"kind": "voice", "file": "order_large_dark_roast_americano.ogg", "title": "Americano"}
+    page.page.evaluate(play, long)
+    page.wait("() => live.sound.input.insteadOfMicrophone.recording !== null")
+    assert page.page.evaluate("() => window.button.ariaPressed") == "true"
+    first = "window.first = window.ended"
+    page.page.evaluate(f"(sample) => {{ {first}; live.playSample(sample, window.button); }}", long)
+    page.page.evaluate("() => window.first")
+    assert page.page.evaluate("() => live.sound.input.playing.size") == 0
+    assert page.page.evaluate("() => window.button.ariaPressed") is None
+    assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
+
+
+# What is played to the visitor, as 16 kHz samples: one list for each time.
+NOTE_PLAYED = """() => {
+  window.heard = [];
+  const start = AudioBufferSourceNode.prototype.start;
+  AudioBufferSourceNode.prototype.start = function (...values) {
+    window.heard.push([...this.buffer.getChannelData(0)]);
+    start.apply(this, values);
+  };
+}"""
+
+
+def test_chunk_is_heard_after_the_conversation(page: DuplexPage) -> None:
+    page.wait("() => live.conversation.seconds > 1.3")
+    page.page.evaluate("() => live.startOrStop()")
+    page.wait("() => live.state === 'idle'")
+    page.page.evaluate(NOTE_PLAYED)
+    page.page.evaluate("() => live.hearChunk(1)")
+    (heard,) = page.page.evaluate("() => window.heard")
+    assert len(heard) == round(1.2 * SAMPLE_RATE_HZ)
+    captured = page.server.heard[: len(heard)] / 32768
+    assert np.abs(np.array(heard) - captured).max() < 1e-6
+    # One after the other in haste: the last is heard, and nothing is left open.
+    page.page.evaluate("() => Promise.all([live.hearChunk(0), live.hearChunk(1)])")
+    assert [len(samples) for samples in page.page.evaluate("() => window.heard")] == [19_200] * 2
+    assert page.page.evaluate("() => live.replayCard") is None
+
+
 def test_mute_and_push_to_talk(page: DuplexPage) -> None:
     assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
     page.page.evaluate("() => live.toggleMute()")

@@ -284,9 +284,7 @@ def test_nothing_stays_english_in_chinese(visit: Visit) -> None:
     names = "|".join(re.escape(name) for name in NAMES)
     left = [re.sub(names, "", words) for words in found]
     assert [words for words in left if re.search("[A-Za-z]{3}", words)] == []
-    # And back: what was shown in Chinese is written again, but for what concerned a moment.
-    page.evaluate("window.stage.panel.showProblem(null)")
-    page.evaluate("window.stage.panel.showNotice(null)")
+    # And back: what was shown in Chinese is written again, but for what was announced.
     page.evaluate("window.stage.panel.announce('')")
     page.click(part("language"))
     left = [words for words in page.evaluate(WORDS) if re.search("[\u4e00-\u9fff]", words)]

@@ -105,17 +105,20 @@ export class AudioInput {
     this.updateGate();
   }
 
-  /** Play a recording instead of the microphone; resolves when it has ended or was stopped. */
-  async playRecording(encoded) {
+  /**
+   * Play a recording instead of the microphone; resolves when it has ended or was stopped, as
+   * `signal` does.
+   */
+  async playRecording(encoded, signal) {
     const buffer = await this.decode(encoded);
     if (buffer === null) return;
-    await this.play(this.bufferPlayer(buffer), { isHeard: true, as: 'recording' });
+    await this.play(this.bufferPlayer(buffer), { isHeard: true, as: 'recording', signal });
   }
 
-  /** Mix a sound into what the microphone hears; resolves when it has ended. */
-  async playSound(encoded) {
+  /** Mix a sound into what the microphone hears; resolves when it has ended or was stopped. */
+  async playSound(encoded, signal) {
     const buffer = await this.decode(encoded);
-    if (buffer !== null) await this.play(this.bufferPlayer(buffer), { isHeard: true });
+    if (buffer !== null) await this.play(this.bufferPlayer(buffer), { isHeard: true, signal });
   }
 
   /** Play captured Int16 samples again, to the visitor alone; nothing is heard meanwhile. */
@@ -189,10 +192,11 @@ export class AudioInput {
   }
 
   /** Resolves when it has ended or was stopped. `as` names what it plays instead of the microphone. */
-  play(player, { isHeard, as = null }) {
+  async play(player, { isHeard, as = null, signal = null }) {
+    if (signal?.aborted) return;
     const instead = this.insteadOfMicrophone;
     if (as !== null) instead[as]?.stop();
-    return new Promise((resolve, reject) => {
+    await new Promise((resolve, reject) => {
       const playing = {
         stop: () => {
           player.stop();
@@ -204,6 +208,7 @@ export class AudioInput {
         },
       };
       this.playing.add(playing);
+      signal?.addEventListener('abort', playing.stop, { once: true });
       if (as !== null) instead[as] = playing;
       this.updateGate();
       if (isHeard) player.node.connect(this.capture);

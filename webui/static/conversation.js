@@ -127,7 +127,8 @@ export class Conversation {
 
   startTurn({ response_id: responseId, metadata }, now) {
     const { seconds, speech_end_seconds: speechEnd } = metadata;
-    const askedAt = this.timeOf(speechEnd ?? seconds);
+    // What was typed may be answered before any sound was captured.
+    const askedAt = this.numSamples === 0 ? now : this.timeOf(speechEnd ?? seconds);
     this.numTurns += 1;
     const turn = {
       number: this.numTurns,
@@ -140,6 +141,7 @@ export class Conversation {
       status: 'in_progress',
       reason: null,
       isUnprompted: speechEnd === undefined && !this.hasAsked,
+      isTyped: this.hasAsked, // it answers what was typed
       heardText: null,
       cutAfterMs: null,
       silentInMs: null,

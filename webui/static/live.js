@@ -11,6 +11,7 @@ import { settings } from './settings.js';
 import { RealtimeSocket } from './socket.js';
 import { SoundCard, listDevices } from './sound-card.js';
 import { SpeechOut } from './speech-out.js';
+import { TypedText } from './typed-text.js';
 
 /** Where a conversation stands; while it is open, what goes on in it is shown instead. */
 const Phase = Object.freeze({
@@ -39,8 +40,14 @@ export class Live {
     this.socket = null;
     this.conversation = null;
     this.speech = null;
+    this.typed = null;
+    this.pressed = new Map(); // what stops a recording or sound that plays, by its button
+    this.file = null; // the last that was played
+    this.replayCard = null; // promise of one, while sound of an ended conversation is played again
+    this.numReplays = 0;
     this.defaults = null; // the session as the server made it
     this.attempt = 0; // counts starts and stops, so that late answers of the browser are ignored
+    this.starting = null; // resolves when the last start has succeeded or failed
     this.onSettled = () => {};
     this.speakingUntil = 0;
     this.wakeLock = null;
@@ -61,7 +68,7 @@ export class Live {
 
   async startOrStop() {
     if (this.isRunning) this.stop();
-    else await this.start({ withMicrophone: true });
+    else await this.begin({ withMicrophone: true });
   }
 
   leaveQueue() {
@@ -93,20 +100,25 @@ export class Live {
   }
 
   async playSample(sample, button) {
-    await this.play(button, async (input) => input.playRecording(await fetchSample(sample)));
+    await this.play(button, async (input, signal) => {
+      await input.playRecording(await fetchSample(sample), signal);
+    });
   }
 
   async playSound(sound, button) {
-    await this.play(button, async (input) => input.playSound(await fetchSample(sound)));
+    await this.play(button, async (input, signal) => {
+      await input.playSound(await fetchSample(sound), signal);
+    });
   }
 
   async playFile(file) {
     const { name } = file;
+    this.file = file;
     await this.play(null, (input) => {
       this.panel.showFile({ name, fraction: 0 });
       return input.playFile(file, (fraction) => this.panel.showFile({ name, fraction }));
     });
-    this.panel.showFile(null);
+    if (this.file === file) this.panel.showFile(null); // another may have taken its place
   }
 
   /** Everything that is being played into the conversation. */
@@ -114,37 +126,63 @@ export class Live {
     this.sound?.input.stopPlaying();
   }
 
+  /** A button that is pressed while it plays stops it. */
   async play(button, player) {
-    if (!this.isRunning) await this.start({ withMicrophone: false });
-    const { sound } = this;
-    if (sound === null) return;
+    const pressed = this.pressed.get(button);
+    if (pressed !== undefined) return pressed.abort();
+    const stopping = new AbortController();
+    if (button !== null) this.pressed.set(button, stopping);
     button?.setAttribute('aria-pressed', 'true');
+    await this.beOpen();
+    const { sound } = this;
     try {
-      await player(sound.input);
+      if (sound !== null) await player(sound.input, stopping.signal);
     } catch (error) {
-      if (sound === this.sound) this.panel.showProblem(explainError(error));
+      if (sound === this.sound) this.panel.showProblem(() => explainError(error));
     } finally {
       button?.removeAttribute('aria-pressed');
+      this.pressed.delete(button);
     }
   }
 
   async sendText(text) {
-    if (!this.isRunning) await this.start({ withMicrophone: false });
-    if (this.socket === null) return;
+    await this.beOpen();
+    if (this.typed === null) return;
     this.conversation.hasAsked = true;
-    const content = [{ type: 'input_text', text }];
-    const item = { type: 'message', role: 'user', content };
-    this.socket.send({ type: 'conversation.item.create', item });
-    this.socket.send({ type: 'response.create' });
+    this.typed.send(text);
   }
 
   /** Play a chunk of the strip to the visitor, with as much before and after it. */
   async hearChunk(place) {
-    if (this.sound === null) return;
+    if (this.conversation === null) return;
     const [start, end] = [place - 1, place + 2].map((at) => at * CHUNK_SECONDS * SAMPLE_RATE);
     const pieces = [...this.conversation.soundBetween(start, end)];
     const pcm = pieces.flatMap((piece) => [...piece]);
-    if (pcm.length > 0) await this.sound.input.playAgain(pcm);
+    if (pcm.length === 0) return;
+    if (this.sound === null) await this.replay(pcm);
+    else await this.sound.input.playAgain(pcm);
+  }
+
+  /** The conversation has ended: a sound card is opened for as long as something is heard. */
+  async replay(pcm) {
+    this.numReplays += 1;
+    const number = this.numReplays;
+    this.replayCard ??= this.openSound();
+    try {
+      const card = await this.replayCard;
+      if (number === this.numReplays) await card.input.playAgain(pcm);
+    } catch (error) {
+      this.panel.showProblem(() => explainError(error));
+    }
+    if (number === this.numReplays) await this.closeReplay();
+  }
+
+  async closeReplay() {
+    const opening = this.replayCard;
+    this.replayCard = null;
+    this.numReplays += 1;
+    const card = await opening?.catch(() => null);
+    await card?.close();
   }
 
   listDevices() {
@@ -163,9 +201,21 @@ export class Live {
 
   // Starting and stopping.
 
+  begin(options) {
+    this.starting = this.start(options);
+    return this.starting;
+  }
+
+  /** Resolves when a conversation is open that was not, also one that is being opened already. */
+  async beOpen() {
+    if (!this.isRunning) this.begin({ withMicrophone: false });
+    await this.starting;
+  }
+
   async start({ withMicrophone }) {
     this.attempt += 1;
     const { attempt } = this;
+    this.closeReplay();
     this.panel.showProblem(null);
     this.enter(Phase.CONNECTING);
     try {
@@ -178,7 +228,7 @@ export class Live {
       // The visitor may have stopped while the browser was asking.
       if (attempt === this.attempt) await this.connect();
     } catch (error) {
-      if (attempt === this.attempt) this.stop(explainError(error));
+      if (attempt === this.attempt) this.stop(() => explainError(error));
     }
   }
 
@@ -191,7 +241,7 @@ export class Live {
     try {
       await sound.setOutputDevice(settings.get().outputDevice);
     } catch (error) {
-      this.panel.showProblem(explainError(error)); // and the system's choice plays
+      this.panel.showProblem(() => explainError(error)); // and the system's choice plays
     }
     return sound;
   }
@@ -200,14 +250,19 @@ export class Live {
   connect() {
     this.keepAwake();
     this.lastError = null;
+    this.defaults = null;
     this.conversation = new Conversation();
     this.socket = new RealtimeSocket({
       accessKey: settings.get().accessKey,
       onEvent: (event) => this.receive(event),
       onLost: () => this.connectionLost(),
       onResumed: (inputSeconds) => this.connectionResumed(inputSeconds),
-      onClosed: (code) => this.stop(explainClose(code, this.lastError)),
+      onClosed: (code) => {
+        const { lastError } = this;
+        this.stop(() => explainClose(code, lastError));
+      },
     });
+    this.typed = new TypedText(this.socket);
     this.speech = new SpeechOut({
       playback: this.sound.playback,
       conversation: this.conversation,
@@ -236,6 +291,7 @@ export class Live {
     }
   }
 
+  /** `problem` gives its words, in the language of the moment. */
   stop(problem = null) {
     this.attempt += 1;
     this.stopWatchingActivity();
@@ -246,6 +302,7 @@ export class Live {
     this.socket = null;
     this.sound = null;
     this.speech = null;
+    this.typed = null;
     this.enter(Phase.IDLE);
     this.onSettled();
     this.panel.showBehind(0);
@@ -255,7 +312,9 @@ export class Live {
   }
 
   connectionLost() {
-    if (this.phase !== Phase.RECONNECTING) this.panel.showNotice(message('notice.reconnecting'));
+    if (this.phase !== Phase.RECONNECTING) {
+      this.panel.showNotice(() => message('notice.reconnecting'));
+    }
     this.enter(Phase.RECONNECTING);
   }
 
@@ -263,6 +322,7 @@ export class Live {
   connectionResumed(inputSeconds) {
     const start = Math.round(inputSeconds * SAMPLE_RATE);
     for (const pcm of this.conversation.soundBetween(start, Infinity)) this.socket.sendAudio(pcm);
+    this.typed.resumed();
     this.panel.showNotice(null);
     this.enter(Phase.OPEN);
   }
@@ -274,13 +334,13 @@ export class Live {
     try {
       await sound.input.openMicrophone(settings.get());
     } catch (error) {
-      if (sound === this.sound) this.panel.showProblem(explainError(error));
+      if (sound === this.sound) this.panel.showProblem(() => explainError(error));
     }
     if (sound === this.sound) this.showMicrophone();
   }
 
   microphoneLost() {
-    this.panel.showProblem(message('problem.microphone_lost'));
+    this.panel.showProblem(() => message('problem.microphone_lost'));
     this.showMicrophone();
   }
 
@@ -302,7 +362,7 @@ export class Live {
       if (concerns(['outputDevice'])) await sound.setOutputDevice(values.outputDevice);
       if (concerns(MICROPHONE_SETTINGS)) await sound.input.reopenMicrophone(values);
     } catch (error) {
-      if (sound === this.sound) this.panel.showProblem(explainError(error));
+      if (sound === this.sound) this.panel.showProblem(() => explainError(error));
     }
     if (sound === this.sound) this.showMicrophone();
   }
@@ -328,10 +388,10 @@ export class Live {
     const now = performance.now();
     const turn = this.conversation.receive(event, now);
     this.speech.receive(event);
+    this.typed.receive(event);
     switch (event.type) {
       case 'error':
-        this.lastError = event.error.message;
-        this.panel.showProblem(this.lastError);
+        this.refused(event.error);
         break;
       case 'session.queued':
       case 'session.queue_update':
@@ -343,9 +403,6 @@ export class Live {
         break;
       case 'session.created':
         this.sessionCreated(event.session);
-        break;
-      case 'session.updated':
-        this.showCapabilities(event.session);
         break;
       case 'session.resync_required':
         this.conversation.eventsLost().forEach((lost) => this.showTurn(lost));
@@ -363,7 +420,7 @@ export class Live {
         if (event.event === 'activity_resumed') this.stopWatchingActivity();
         break;
       case 'notice':
-        this.panel.showNotice(noticeText(event));
+        this.panel.showNotice(() => noticeText(event));
         break;
       case 'response.listen':
         this.showDecision(event.response.metadata);
@@ -381,26 +438,29 @@ export class Live {
     if (this.isRunning) this.show();
   }
 
+  refused({ code, message: sentence }) {
+    // Typed text was sent again that had arrived after all.
+    if (code === 'item_id_already_taken') return;
+    this.lastError = sentence;
+    this.panel.showProblem(() => sentence);
+  }
+
   sessionCreated(session) {
     this.defaults = session;
     this.updateSession(sessionOf(settings.get(), session));
-    this.showCapabilities(session);
+    const { voices, max_positions: maxPositions } = session.capabilities;
+    this.panel.showCapabilities({ voices, maxPositions });
     this.panel.showQueue(null);
     this.enter(Phase.OPEN);
     this.onSettled();
     this.panel.announce(message('announce.listening'));
   }
 
-  showCapabilities({ capabilities }) {
-    const { voices, max_positions: maxPositions } = capabilities;
-    this.panel.showCapabilities({ voices, maxPositions });
-  }
-
   /** The conversation will end for want of activity; any touch of the page is some. */
   warnOfEnd({ time_left_ms: timeLeftMs }) {
     this.stopWatchingActivity();
     const seconds = Math.round(timeLeftMs / 1000);
-    this.panel.showNotice(message('notice.idle', { seconds }));
+    this.panel.showNotice(() => message('notice.idle', { seconds }));
     const watch = new AbortController();
     const isActive = () => {
       this.socket.send({ type: 'session.heartbeat', active: true });

@@ -11,7 +11,7 @@ import { Soundboard } from './soundboard.js';
 import { Strip } from './strip.js';
 import { translate } from './translate.js';
 import { Turns } from './turns.js';
-import { steps } from './waterfall.js';
+import { since, steps } from './waterfall.js';
 
 const RESTING = ['idle', 'connecting', 'queued', 'reconnecting'];
 const OTHER_LANGUAGE = {
@@ -133,12 +133,11 @@ export class Panel {
       if (turn.heardText === null) write(reply, turn.text);
       else reply.replaceChildren(turn.heardText, element('s', turn.text.slice(turn.heardText.length)));
       this.replyLine.scrollTop = this.replyLine.scrollHeight;
-      const since = message(turn.isUnprompted ? 'latency.sinceChunk' : 'latency.sinceSpeech');
       const figures = steps(turn.timing).map(([name, time]) =>
         figure(message(`latency.${name}`), milliseconds(time)),
       );
       if (this.latencies) figures.push(figure(message('latency.p95'), milliseconds(this.latencies.p95)));
-      latency.replaceChildren(element('span', since), ...figures);
+      latency.replaceChildren(element('span', since(turn)), ...figures);
     });
   }
 
@@ -274,15 +273,18 @@ export class Panel {
     this.soundboard.showFile(playing);
   }
 
-  /** Calm information; null takes it away. */
-  showNotice(text) {
-    this.parts.notice.hidden = text === null;
-    write(this.parts.notice, text ?? '');
+  /** Calm information: `words` gives it in the language of the moment; null takes it away. */
+  showNotice(words) {
+    this.showMessage('notice', words);
   }
 
-  showProblem(text) {
-    this.parts.alert.hidden = text === null;
-    write(this.parts.alert, text ?? '');
+  showProblem(words) {
+    this.showMessage('alert', words);
+  }
+
+  showMessage(part, words) {
+    this.parts[part].hidden = words === null;
+    this.show(part, () => write(this.parts[part], words?.() ?? ''));
   }
 
   announce(text) {

@@ -91,11 +91,11 @@ export class SpeechOut {
     this.holdTimer = setTimeout(() => this.resume(), LONGEST_HOLD_MS);
   }
 
-  /** The first onset that is told is when the voice began. */
+  /** The first onset that is told is when the voice began; a button's stop had none. */
   noteOnset(onsetSeconds) {
     if (onsetSeconds === undefined) return;
     for (const reply of this.replies.values()) {
-      reply.onset ??= this.conversation.timeOf(onsetSeconds);
+      if (!reply.isStopping) reply.onset ??= this.conversation.timeOf(onsetSeconds);
     }
   }
 

@@ -20,12 +20,17 @@ export function waited({ firstTextMs, firstSoundMs }) {
   return firstSoundMs ?? firstTextMs;
 }
 
+/** What a reply's times are counted from, in words. */
+export function since({ isTyped, isUnprompted }) {
+  if (isTyped) return message('latency.sinceTyped');
+  return message(isUnprompted ? 'latency.sinceChunk' : 'latency.sinceSpeech');
+}
+
 function inWords(turn) {
-  const since = message(turn.isUnprompted ? 'latency.sinceChunk' : 'latency.sinceSpeech');
   const parts = steps(turn.timing).map(
     ([name, time]) => `${message(`latency.${name}`)} ${milliseconds(time)}`,
   );
-  return `${since}: ${parts.join(', ')}`;
+  return `${since(turn)}: ${parts.join(', ')}`;
 }
 
 export function waterfall(turn) {
