@@ -45,6 +45,8 @@ class SamplingConfig:
 
 GREEDY = SamplingConfig(temperature=0.0, top_k=1)
 
+MAX_PROMPT_CHARACTERS = 32_768
+"""More than the largest context has room for."""
 MAX_DECISION_BIAS = 8.0
 ONLY_WHEN_ASKED = -math.inf
 """The decision bias of a model that replies on request alone."""
@@ -54,7 +56,7 @@ ONLY_WHEN_ASKED = -math.inf
 class SessionSettings:
     """What one conversation may choose; None takes the checkpoint's default.
 
-    The prompt and the seed are fixed when it opens, the others may change while it goes on.
+    All of it may change while it goes on.
 
     Raises:
         SettingsError: a value is out of range.
@@ -68,6 +70,13 @@ class SessionSettings:
     """Added to the logit of speaking at each decision, in nats: above 0 eager, below 0 shy."""
 
     def __post_init__(self) -> None:
+        # Not first when it is in tokens: to count those of megabytes takes half a minute.
+        num_characters = len(self.system_prompt or "")
+        if num_characters > MAX_PROMPT_CHARACTERS:
+            raise SettingsError(
+                f"the system prompt is too long: {num_characters} characters, at most "
+                f"{MAX_PROMPT_CHARACTERS}"
+            )
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"seed must be between 0 and 2^63 - 1, not {self.seed}")
         if not 1 <= self.max_reply_tokens <= 4096:

@@ -556,6 +556,11 @@ def test_every_slot_taken_is_said(core: EngineCore) -> None:
         core.open(CALM)
 
 
+def test_a_prompt_of_megabytes_is_refused_unread() -> None:
+    with pytest.raises(SettingsError, match="4000000 characters"):
+        SessionSettings(system_prompt="x" * 4_000_000)
+
+
 def test_a_prompt_that_does_not_fit_is_refused(core: EngineCore) -> None:
     with pytest.raises(SettingsError, match="too long"):
         core.open(SessionSettings(system_prompt="word " * 5000))
