@@ -95,8 +95,10 @@ class RealtimeService:
 
     def _connection(self, websocket: WebSocket) -> Connection:
         async def send(text: str) -> None:
-            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                await websocket.send_text(text)
+            # Whoever reads the client's messages learns that it has gone, and whether on purpose.
+            with suppress(WebSocketDisconnect):
+                async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                    await websocket.send_text(text)
 
         request = self._request(websocket.query_params, websocket.headers)
         return Connection(self._conversations, request, Messages(websocket), send)

@@ -22,7 +22,7 @@ from backend.realtime.connection import SocketLimits, Start
 from backend.realtime.dialect import Dialect
 from backend.realtime.errors import CloseCode, ConnectionEnd
 from backend.realtime.outbox import EventsLostError, Outbox
-from backend.server import ServingOptions, server_config
+from backend.server import RealtimeService, ServingOptions, server_config
 from tests.scripted import ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.serving import serving
 from tests.sockets import SteppedTime, house, settle
@@ -625,6 +625,34 @@ async def test_who_errs_without_end_is_let_go_at_once() -> None:
 
 
 # The door
+
+
+async def test_who_leaves_while_it_is_told_something_has_left() -> None:
+    engine = ScriptedEngine([REPLY])
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    messages.put_nowait({"type": "websocket.connect"})
+
+    async def send(message: dict[str, Any]) -> None:
+        if "session.created" in message.get("text", ""):
+            messages.put_nowait({"type": "websocket.disconnect", "code": 1001})
+            raise OSError("the socket is closed")
+
+    async def receive() -> dict[str, Any]:
+        message = await messages.get()
+        # What was sent fails before the goodbye is read.
+        await settle()
+        return message
+
+    scope = {
+        "type": "websocket",
+        "headers": [],
+        "query_string": b"duplex=1",
+        "client": ("203.0.113.7", 1),
+    }
+    service = RealtimeService(engine, ServingOptions())  # type: ignore[arg-type]
+    await service.serve(WebSocket(scope, receive, send))  # type: ignore[arg-type]
+    await settle()
+    assert (engine.num_sessions, service.admission.num_taken) == (0, 0)
 
 
 def knock(address: str = "203.0.113.7", **headers: str) -> WebSocket:
