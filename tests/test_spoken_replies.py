@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soxr
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
@@ -322,6 +323,20 @@ async def test_speech_is_told_with_the_item_that_it_becomes() -> None:
     assert 400 < started["audio_start_ms"] < stopped["audio_end_ms"]
     end_seconds = float(events[-1]["response"]["metadata"]["speech_end_seconds"])
     assert end_seconds == pytest.approx(stopped["audio_end_ms"] / 1000, abs=0.6)
+
+
+async def test_times_do_not_drift_where_audio_is_cleared() -> None:
+    """A filter holds some audio back, at any rate but the model's."""
+    async with talking(ScriptedEngine([REPLY])) as talk:
+        await talk.set(decision_bias=-8, audio={"input": {"format": {"rate": 24_000}}})
+        for _ in range(60):
+            await talk.hear(silence(0.1))
+            await talk.send("input_audio_buffer.clear")
+        begins_ms = talk.conversation.input_seconds * 1000
+        await talk.hear(soxr.resample(order(), SAMPLE_RATE_HZ, 24_000))
+        (started,) = only(await talk.rest(), "input_audio_buffer.speech_started")
+        # The order begins with 0.9 s of near silence.
+        assert started["audio_start_ms"] == pytest.approx(begins_ms + 900, abs=300)
 
 
 async def test_a_reply_to_no_speech_says_so() -> None:

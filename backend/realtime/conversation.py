@@ -245,8 +245,7 @@ class Conversation:
             case CommitAudio():
                 self._commit_audio()
             case ClearAudio():
-                self._input.clear()
-                self._put([wire_event("input_audio_buffer.cleared")])
+                self._clear_audio()
             case CreateResponse():
                 self._create_response(event)
             case CancelResponse():
@@ -347,6 +346,11 @@ class Conversation:
             self.activity()
         for chunk in self._input.push(samples):
             self._enqueue(chunk)
+
+    def _clear_audio(self) -> None:
+        # The model is not to hear it, but whoever tells the time by the client's audio is.
+        self._floor.hear(self._input.clear())
+        self._put([wire_event("input_audio_buffer.cleared")])
 
     def _commit_audio(self) -> None:
         if not self._translator.has_uncommitted_audio:

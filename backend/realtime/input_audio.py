@@ -64,12 +64,16 @@ class InputAudioBuffer:
         """A chunk of silence that takes none of the client's time."""
         return self._timed(np.zeros(CHUNK_SAMPLES, np.float32), 0)
 
-    def clear(self) -> None:
-        """Forget what does not fill a chunk, in the filter too; the client's time goes on."""
-        self._num_heard_samples += self._num_waiting_samples + len(self._resampler.flush())
+    def clear(self) -> Samples:
+        """Forget what does not fill a chunk; the client's time goes on.
+
+        Returns what the filter still held, which is forgotten too.
+        """
+        held = self.drain()
+        self._num_heard_samples += self._num_waiting_samples + len(held)
         self._num_waiting_samples = 0
-        self._resampler = Resampler(self._rate_hz)
         self._chunker = Chunker()
+        return held
 
     def _timed(self, chunk: Samples, num_samples: int) -> TimedChunk:
         self._num_heard_samples += num_samples
