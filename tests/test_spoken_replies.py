@@ -638,6 +638,19 @@ async def test_a_reply_that_a_client_adds_is_an_item_that_the_model_does_not_hea
         assert not only(talk.told, "response.listen")
 
 
+async def test_a_reply_that_a_client_adds_is_not_what_the_next_one_answers() -> None:
+    said = {**typed("Coming up."), "role": "assistant"}
+    engine = ScriptedEngine([REPLY])
+    async with talking(engine) as talk:
+        await talk.hear(np.full(CHUNK_SAMPLES // 2, 0.25, np.float32))
+        await talk.send("conversation.item.create", item=said)
+        await talk.send("response.create")
+        await talk.until("response.done")
+        (session,) = engine.sessions
+        (chunk,) = session.chunks
+    assert chunk.max() == pytest.approx(0.25, abs=0.01)
+
+
 async def test_live_audio_goes_on_around_typed_text() -> None:
     engine = ScriptedEngine([REPLY])
     async with talking(engine) as talk:

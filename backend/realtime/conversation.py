@@ -370,7 +370,8 @@ class Conversation:
         heard = await hear_item(event.item, self._voices, self._config.input_rate_hz)
         has_older_names = self._is_duplex or self.options.has_older_names
         self._put(self._translator.add_item(heard.item, has_older_names))
-        self._typed_since = self._translator.num_chunks
+        if heard.chunks:
+            self._typed_since = self._translator.num_chunks
         seconds = self._input.seconds
         for samples in heard.chunks:
             self._translator.chunk_arrived(seconds, speech_end_seconds=seconds, is_added=True)
