@@ -606,6 +606,21 @@ UNREADABLE: dict[str, dict[str, Any]] = {
     "nothing": typed(""),
     "only a smile": typed("🙂"),
     "too long": typed("word " * 1000),
+    "too long in all": {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": "word " * 399}] * 5,
+    },
+    "many parts": {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "word"}] * 1000,
+    },
+    "a book": {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "word " * 100_000}],
+    },
     "no content": {"type": "message", "role": "user"},
     "a tool's answer": {"type": "function_call_output", "call_id": "1", "output": "2"},
     "a picture": {

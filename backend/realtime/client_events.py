@@ -14,6 +14,8 @@ MAX_MESSAGE_CHARACTERS = 4 * 1024 * 1024
 Modality = Literal["text", "audio"]
 Eagerness = Literal["low", "medium", "high", "auto"]
 ItemId = Annotated[str, Field(min_length=1, max_length=128)]
+MetadataName = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 class AudioFormat(BaseModel):
@@ -93,7 +95,7 @@ class SessionPatch(BaseModel):
 class ResponseOptions(BaseModel):
     """The options of `response.create` that are honoured."""
 
-    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    metadata: dict[MetadataName, MetadataValue] | None = Field(default=None, max_length=16)
     output_modalities: list[Modality] | None = None
 
     @property
@@ -156,7 +158,7 @@ class CancelResponse(ClientEvent):
 class ContentPart(BaseModel):
     """A part of an item: `text` of an `input_text`, base64 PCM16 `audio` of an `input_audio`."""
 
-    type: str
+    type: str = Field(max_length=32)
     text: str | None = None
     audio: str | None = None
 
@@ -167,7 +169,7 @@ class NewItem(BaseModel):
     id: ItemId | None = None
     type: str
     role: str | None = None
-    content: list[ContentPart] = []
+    content: list[ContentPart] = Field(default=[], max_length=16)
 
 
 class CreateItem(ClientEvent):

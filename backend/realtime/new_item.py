@@ -19,6 +19,9 @@ from backend.speech import Voices
 PAUSE_SECONDS = 0.8
 """Of silence after it: how a listener tells that it is over."""
 
+MAX_ITEM_CHARACTERS = 8192
+"""Of text: an item is kept, and some are read aloud."""
+
 _HEARD_ROLES = ("user", "system")
 """A system's message too: pipecat sends so what its user types in mid-conversation."""
 
@@ -47,6 +50,13 @@ async def hear_item(new: NewItem, voices: Voices, rate_hz: int) -> HeardItem:
         )
     if not new.content:
         raise WireError("the item has no content", "invalid_value", "item.content")
+    num_characters = sum(len(part.text or "") for part in new.content)
+    if num_characters > MAX_ITEM_CHARACTERS:
+        raise WireError(
+            f"an item may have {MAX_ITEM_CHARACTERS} characters of text, not {num_characters}",
+            "invalid_value",
+            "item.content",
+        )
     item = given_item(new.id or new_id("item"), new.role, [_shown(p) for p in new.content])
     if new.role not in _HEARD_ROLES:
         return HeardItem(item, [])
