@@ -58,9 +58,10 @@ def mixed(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, 
 
 SOUND_CLASSES = (*PHONES, *SOUND_REPLIES)
 """What a feature may be: a phone or a sound."""
-SOUND_FRAMES = (80, 220)
-"""A sound that lasts is answered after some time between these, from its onset."""
 EARLIEST_SOUND_FRAMES = 30
+SOUND_FRAMES = (EARLIEST_SOUND_FRAMES, 220)
+"""A sound that lasts is answered after some time between these, from its onset: as soon as a model
+may do it, so that it hears what follows an early answer, which is silence."""
 REPLY_GRACE_FRAMES = 10
 """A sound that ends is answered a little sooner after its end than speech."""
 LOUD_SHARE = 0.08
