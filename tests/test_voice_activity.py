@@ -12,6 +12,7 @@ from backend.config import SAMPLE_RATE_HZ
 from backend.voice_activity import (
     VOICE_WINDOW_SAMPLES,
     VOICE_WINDOW_SECONDS,
+    NoiseGate,
     Silero,
     SpeechDetector,
     SpeechStarted,
@@ -255,6 +256,49 @@ def test_blocks_of_any_length_tell_the_same(block: int) -> None:
     ]
     assert events == detect(heard)
     assert any(isinstance(event, SpeechStarted) for event in events)
+
+
+def noise(seconds: float, scale: float) -> Samples:
+    """Of a room: more of it the lower."""
+    rng = np.random.default_rng(0)
+    spectrum = np.fft.rfft(rng.normal(size=round(seconds * SAMPLE_RATE_HZ)))
+    spectrum /= np.sqrt(np.arange(1, len(spectrum) + 1))
+    made = np.fft.irfft(spectrum)
+    return (scale * made / made.std()).astype(np.float32)
+
+
+def windows_of(samples: Samples) -> Samples:
+    whole = len(samples) // VOICE_WINDOW_SAMPLES * VOICE_WINDOW_SAMPLES
+    return samples[:whole].reshape(-1, VOICE_WINDOW_SAMPLES)
+
+
+@pytest.mark.parametrize("level", [1e-4, 1e-3, 1e-2])
+def test_steady_noise_is_not_judged(level: float) -> None:
+    gate = NoiseGate()
+    is_open = [gate.is_open(window) for window in windows_of(noise(60, level))]
+    learnt = round(30 / VOICE_WINDOW_SECONDS)
+    assert np.mean(is_open[learnt:]) < 0.1
+
+
+def test_what_stands_out_is_judged_and_half_a_second_after_it() -> None:
+    heard = noise(40, 1e-3)
+    heard[35 * SAMPLE_RATE_HZ :][: SAMPLE_RATE_HZ // 2] *= 4
+    gate = NoiseGate()
+    is_open = [gate.is_open(window) for window in windows_of(heard)]
+    begin = round(35 / VOICE_WINDOW_SECONDS)
+    assert all(is_open[begin + 1 : begin + 30])
+    assert not any(is_open[begin + 40 :])
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_a_quiet_voice_is_heard_after_a_long_quiet(voice: str) -> None:
+    recording = 0.05 * read_audio(SAMPLES / f"{voice}.ogg")
+    onset, end = loud_seconds(recording)
+    heard = noise(22 + len(recording) / SAMPLE_RATE_HZ, 1e-4)
+    heard[20 * SAMPLE_RATE_HZ :][: len(recording)] += recording
+    started = [event for event in detect(heard) if isinstance(event, SpeechStarted)]
+    assert started
+    assert all(20 + onset - 0.1 < event.onset_seconds < 20 + end for event in started)
 
 
 def test_streams_do_not_disturb_each_other() -> None:
