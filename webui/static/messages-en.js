@@ -220,7 +220,7 @@ export const ENGLISH = {
     'The conversation has ended because nothing happened for a while. Start again for a new one.',
   'problem.session_replaced': 'This conversation goes on in another tab.',
   'problem.session_lost':
-    'The connection was away for too long and the conversation is over. Start again for a new one.',
+    'The connection was away for too long, or the server was restarted: the conversation is over. Start again for a new one.',
   'problem.refused': 'The server refused: {reason}.',
   'problem.connection_ended': 'The connection ended (code {code}). Start again.',
   'problem.microphone_denied':

@@ -206,7 +206,7 @@ export const CHINESE = {
   'problem.access_key': '此服务器需要访问密钥，当前密钥无效。请在设置中输入正确的密钥，然后重新开始。',
   'problem.session_expired': '长时间没有动静，对话已结束。请重新开始一次新的对话。',
   'problem.session_replaced': '此对话已在另一个标签页中继续。',
-  'problem.session_lost': '连接中断时间过长，对话已结束。请重新开始一次新的对话。',
+  'problem.session_lost': '连接中断时间过长，或服务器已重启，对话已结束。请重新开始一次新的对话。',
   'problem.refused': '服务器拒绝了连接：{reason}。',
   'problem.connection_ended': '连接已结束（代码 {code}）。请重新开始。',
   'problem.microphone_denied': '浏览器不允许此页面使用麦克风。请在地址栏旁允许（若页面嵌在其他网页中，请在单独的标签页打开），然后重新开始，或播放一段录音。',
