@@ -327,12 +327,9 @@ def test_echo_check_from_loudspeaker_to_microphone(
 ) -> None:
     page = open_duplex()
     page.page.evaluate(LOOP, gain)
-    # Gaps in the sound of a busy machine hide some of the echo: the loudest of a few counts.
-    results = [
-        page.page.evaluate("() => live.runEchoCheck((fraction) => { window.fraction = fraction; })")
-        for _ in range(3)
-    ]
-    result = max(results, key=lambda result: result["echoDb"])
+    result = page.page.evaluate(
+        "() => live.runEchoCheck((fraction) => { window.fraction = fraction; })"
+    )
     assert result["verdict"] == verdict
     assert result["echoDb"] == pytest.approx(-20 + 20 * np.log10(gain), abs=3)
     assert page.page.evaluate("() => window.fraction") == 1

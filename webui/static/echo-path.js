@@ -16,7 +16,7 @@ const FADE_SECONDS = 0.01;
 const SEED = 7;
 
 const LONGEST_DELAY_SECONDS = 0.4; // of loudspeaker, air and microphone together
-const NUM_PATH = 0.05 * SAMPLE_RATE; // of reverberation after the sound's first arrival
+const PATH_SECONDS = 0.05; // of reverberation after the sound's first arrival
 
 export const CHECK_SECONDS =
   LEAD_SECONDS + NUM_BURSTS * BURST_SECONDS + (NUM_BURSTS - 1) * GAP_SECONDS + TAIL_SECONDS;
@@ -65,8 +65,7 @@ export function checkSignal() {
 }
 
 /** Correlation of `captured` with one burst at delays from 0 on, as the path's impulse response. */
-function pathOf(captured, signal, burst) {
-  const numDelays = LONGEST_DELAY_SECONDS * SAMPLE_RATE + NUM_PATH;
+function pathOf(captured, signal, burst, numDelays) {
   const start = startOfBurst(burst);
   const played = signal.subarray(start, start + BURST_SECONDS * SAMPLE_RATE);
   const energy = power(played) * played.length;
@@ -80,17 +79,6 @@ function pathOf(captured, signal, burst) {
   return path;
 }
 
-/** The energy of an impulse response from the sound's first arrival on. */
-function gainOf(path) {
-  const squares = path.map((value) => value * value);
-  const arrival = Math.max(0, squares.indexOf(Math.max(...squares)) - SAMPLE_RATE / 1000);
-  // What correlates by chance, as it does everywhere, is no echo.
-  const chance = [...squares].sort((a, b) => a - b)[squares.length >> 1] / 0.455; // median to mean
-  return squares
-    .subarray(arrival, arrival + NUM_PATH)
-    .reduce((sum, square) => sum + square - chance, 0);
-}
-
 /**
  * What came back: `captured` as floats at 16 kHz, aligned with `checkSignal()` (its first sample was
  * captured when the signal's first was played) and as long. Levels are decibels of full scale.
@@ -98,12 +86,21 @@ function gainOf(path) {
 export async function analyse(captured) {
   const signal = checkSignal();
   const noiseDb = decibels(power(captured.subarray(0, (LEAD_SECONDS - 0.1) * SAMPLE_RATE)));
-  let gain = 0;
+  const numPath = PATH_SECONDS * SAMPLE_RATE;
+  const numDelays = LONGEST_DELAY_SECONDS * SAMPLE_RATE + numPath;
+  const path = new Float64Array(numDelays);
   for (let burst = 0; burst < NUM_BURSTS; burst += 1) {
-    // The bursts may come late by different times, and a gap in the sound hides some of one.
-    gain = Math.max(gain, gainOf(pathOf(captured, signal, burst)));
+    const one = pathOf(captured, signal, burst, numDelays);
+    for (let i = 0; i < numDelays; i += 1) path[i] += one[i] / NUM_BURSTS;
     await new Promise((goOn) => setTimeout(goOn)); // the page lives meanwhile
   }
+  const squares = path.map((value) => value * value);
+  const arrival = Math.max(0, squares.indexOf(Math.max(...squares)) - SAMPLE_RATE / 1000);
+  // What correlates by chance, as it does everywhere, is no echo.
+  const chance = [...squares].sort((a, b) => a - b)[numDelays >> 1] / 0.455; // median to mean
+  const gain = squares
+    .subarray(arrival, arrival + numPath)
+    .reduce((sum, square) => sum + square - chance, 0);
   const echoDb = LOUDNESS_DB + decibels(gain);
   return { echoDb, noiseDb, verdict: verdict(captured, echoDb, noiseDb) };
 }
