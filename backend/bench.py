@@ -257,7 +257,7 @@ def recordings_under(folder: Path | None) -> list[Path]:
     if folder is not None:
         return sorted(path for path in folder.rglob("*") if path.is_file())
     samples = json.loads((SAMPLES_FOLDER / "samples.json").read_text(encoding="utf-8"))
-    return [SAMPLES_FOLDER / sample["file"] for sample in samples if sample["reply"]]
+    return [SAMPLES_FOLDER / sample["file"] for sample in samples if sample["kind"] == "voice"]
 
 
 # Held-out recordings
