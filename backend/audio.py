@@ -1,8 +1,9 @@
 """Audio on its way in: PCM, sample rates, chunks of 0.4 s and files of any format."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
@@ -14,12 +15,19 @@ from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 from backend.errors import AudioInputError
 
 Samples = npt.NDArray[np.float32]
+AudioBlock: TypeAlias = npt.NDArray[np.floating[Any]] | npt.NDArray[np.int16]
+"""A piece of a recording: `[samples]` or `[samples, channels]`, floats in [-1, 1] or int16."""
 
 PCM16_SCALE = 32_768
 MIN_RATE_HZ = 1_000
 MAX_RATE_HZ = 768_000
 SILENCE_PEAK = 1 / PCM16_SCALE
 """Audio that stays below one 16-bit step is silent."""
+TRAILING_SILENCE_CHUNKS = 3
+"""At least 1 s after a recording's end, so that a reply to its last word can start."""
+MAX_CHANNELS = 64
+MAX_LEVEL = 8.0
+"""Floats beyond this are no audio in [-1, 1] that is too loud, but numbers of another scale."""
 _BLOCK_SECONDS = 1.0
 
 
@@ -98,6 +106,103 @@ class Chunker:
         return np.pad(rest, (0, CHUNK_SAMPLES - len(rest))) if len(rest) else None
 
 
+class Intake:
+    """Makes chunks `[6400]` of a recording's blocks, of whatever length, rate and channels.
+
+    Args:
+        rate_hz: sample rate of the blocks.
+
+    Raises:
+        AudioInputError: a rate that no recording has.
+    """
+
+    def __init__(self, rate_hz: int = SAMPLE_RATE_HZ) -> None:
+        self._resampler = Resampler(rate_hz)
+        self._chunker = Chunker()
+        self._is_empty = True
+
+    def chunks(self, audio: Iterable[AudioBlock]) -> Iterator[Samples]:
+        """All chunks of a recording, each as soon as it is complete; see `push` and `finish`."""
+        if isinstance(audio, str | bytes | np.ndarray):
+            raise _not_blocks(audio)
+        for block in audio:
+            yield from self.push(block)
+        yield from self.finish()
+
+    async def chunks_async(
+        self, audio: AsyncIterable[AudioBlock] | Iterable[AudioBlock]
+    ) -> AsyncIterator[Samples]:
+        """The same of a recording whose blocks may be waited for."""
+        if not isinstance(audio, AsyncIterable):
+            for chunk in self.chunks(audio):
+                yield chunk
+            return
+        async for block in audio:
+            for chunk in self.push(block):
+                yield chunk
+        for chunk in self.finish():
+            yield chunk
+
+    def push(self, block: AudioBlock) -> list[Samples]:
+        """The chunks that another block completes; the rest waits.
+
+        Raises:
+            AudioInputError: it is of another type or shape, of another scale or not finite.
+        """
+        samples = _mono(block)
+        self._is_empty = self._is_empty and not len(samples)
+        return self._chunker.push(self._resampler.process(samples))
+
+    def finish(self) -> list[Samples]:
+        """The last chunk, padded, and the silence in which it can be answered.
+
+        Nothing where no sample came.
+        """
+        if self._is_empty:
+            return []
+        chunks = self._chunker.push(self._resampler.flush())
+        if (last := self._chunker.flush()) is not None:
+            chunks.append(last)
+        return chunks + [np.zeros(CHUNK_SAMPLES, np.float32)] * TRAILING_SILENCE_CHUNKS
+
+
+def _mono(block: AudioBlock) -> Samples:
+    """A block as float32 `[samples]` in [-1, 1]; channels are averaged."""
+    array = np.asarray(block)
+    if array.dtype != np.int16 and not np.issubdtype(array.dtype, np.floating):
+        raise AudioInputError(
+            f"a block of audio holds floats in [-1, 1] or int16, not {_describe(block)}"
+        )
+    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] > MAX_CHANNELS):
+        raise AudioInputError(
+            f"a block of audio is [samples] or [samples, channels], not {list(array.shape)}"
+        )
+    if array.dtype == np.int16:
+        array = array.astype(np.float32) / np.float32(PCM16_SCALE)
+    elif array.size and np.abs(array).max() > MAX_LEVEL:
+        raise AudioInputError(
+            f"float audio lies in [-1, 1], and this holds {np.abs(array).max():g}: "
+            f"16-bit samples have to be int16, or divided by {PCM16_SCALE}"
+        )
+    mono = array if array.ndim == 1 else array.mean(axis=1)
+    return mono.astype(np.float32, copy=False)
+
+
+def _describe(block: object) -> str:
+    return str(block.dtype) if isinstance(block, np.ndarray) else type(block).__name__
+
+
+def _not_blocks(audio: "str | bytes | npt.NDArray[Any]") -> AudioInputError:
+    match audio:
+        case str():
+            advice = "read a file with stream_audio(path)"
+        case bytes():
+            advice = "make samples of 16-bit PCM with numpy.frombuffer(data, numpy.int16)"
+        case _:
+            advice = "put one array in a list"
+    return AudioInputError(f"audio is an iterable of blocks, not {type(audio).__name__}: {advice}")
+
+
 def read_audio(path: str | Path) -> Samples:
     """A whole file as mono float32 at 16 kHz; see `stream_audio`."""
     return np.concatenate(list(stream_audio(path)))
@@ -122,6 +227,8 @@ def stream_audio(path: str | Path) -> Iterator[Samples]:
     for block in _decode(path):
         if not np.isfinite(block).all():
             raise AudioInputError(f"{path} holds values that are not finite numbers")
+        if np.abs(block).max(initial=0) > MAX_LEVEL:
+            raise AudioInputError(f"{path} holds floats far outside [-1, 1]: its scale is wrong")
         yield block
 
 

@@ -13,11 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 from tqdm import tqdm
 
-from backend.audio import Chunker, Samples, stream_audio
-from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SessionSettings
+from backend.audio import Intake, Samples, stream_audio
+from backend.config import CHUNK_SECONDS, SessionSettings
 from backend.engine import Engine, EngineSession
 from backend.errors import AudioInputError, SessionClosedError
 from backend.events import (
@@ -31,9 +30,6 @@ from backend.events import (
     TurnStarted,
 )
 from backend.recorder import Recorder, describe
-
-TRAILING_SILENCE_CHUNKS = 3
-"""At least 1 s after a file's end, so that a reply to its last word can start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,10 +306,4 @@ def chunks_of(path: Path) -> Iterator[Samples]:
     Raises:
         AudioInputError: it cannot be read, holds no audio, only silence or broken samples.
     """
-    chunker = Chunker()
-    for block in stream_audio(path):
-        yield from chunker.push(block)
-    if (last := chunker.flush()) is not None:
-        yield last
-    for _ in range(TRAILING_SILENCE_CHUNKS):
-        yield np.zeros(CHUNK_SAMPLES, np.float32)
+    return Intake().chunks(stream_audio(path))

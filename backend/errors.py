@@ -25,6 +25,10 @@ class SessionClosedError(AudioInteractionError):
     """The session was closed, or its engine was."""
 
 
+class SessionFailedError(AudioInteractionError):
+    """A conversation cannot go on: the model failed on it, or the engine was stopped."""
+
+
 class ProtocolError(AudioInteractionError):
     """A token arrived in a state in which the protocol has no place for it."""
 

@@ -4,21 +4,23 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
+from backend.audio import AudioBlock, Intake
+from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.engine.session import Session
 from backend.engine.trace import Trace
-from backend.errors import AudioInputError, SessionClosedError
-from backend.events import Decision, Event, SessionEnded, SessionFailed
+from backend.errors import AudioInputError, SessionClosedError, SessionFailedError
+from backend.events import Decision, Event, SessionEnded, SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -147,16 +149,15 @@ class EngineSession:
 
 
 class Engine:
-    """Serves conversations from one thread.
+    """Serves conversations from one thread, which runs inside the `with` block.
 
     Example:
-        with Engine(load_checkpoint("embedded")) as engine:
-            session = await engine.open_session()
-            await session.feed(chunk)
-            session.finish()
-            async for event in session.events():
+        with Engine(load("embedded")) as engine:
+            for event in engine.stream(stream_audio("question.wav")):
                 print(event)
-            await session.close()
+
+    `stream` and `stream_async` hear a recording, or blocks as they come. `open_session` gives a
+    conversation in the caller's hands: to stop or ask for replies, or to change its settings.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig | None = None) -> None:
@@ -164,7 +165,8 @@ class Engine:
         self.config = config or EngineConfig()
         self.core = EngineCore(checkpoint, self.config)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._callers: dict[int, EngineSession] = {}
+        self._callers: dict[int, Callable[[Event], None]] = {}
+        """Whom to tell what happens in a session, by its id."""
         self._is_running = False
         self._has_stopped = False
         self._stopping = threading.Lock()
@@ -202,6 +204,80 @@ class Engine:
         """Conversations that are open."""
         return len(self._callers)
 
+    def stream(
+        self,
+        audio: Iterable[AudioBlock],
+        *,
+        rate_hz: int = SAMPLE_RATE_HZ,
+        settings: SessionSettings | None = None,
+    ) -> Iterator[Event]:
+        """Hear audio in a conversation of its own and yield what happens, as it happens.
+
+        A block is taken when everything that the ones before led to has been yielded, a reply to
+        its end; it then is heard at once, so audio that comes as it is spoken is heard as it is
+        spoken. What does not fill 0.4 s at the end is padded, and 1.2 s of silence follow, in which
+        the last words can be answered. The conversation ends when the iterator does or is closed.
+
+        Args:
+            audio: blocks of any length: `[samples]` or `[samples, channels]`, which are averaged;
+                floats in [-1, 1] or int16. `stream_audio(path)` makes them of a file.
+            rate_hz: their sample rate, 1000 to 768000 Hz; the model's own is 16000.
+            settings: of the conversation; None takes the checkpoint's.
+
+        Yields:
+            a `Decision` for every 0.4 s; where it speaks, `TurnStarted`, `TextDelta`s and
+            `TurnDone`; `ContextRolled` where the oldest part of a long conversation was let go.
+
+        Raises:
+            AudioInputError: a block, or a rate, that is no such audio.
+            SessionLimitError: as many conversations are open as the engine has slots.
+            SettingsError: the system prompt does not fit.
+            SessionFailedError: the model failed on this conversation, or the engine was stopped.
+            SessionClosedError: the engine was not started, or was stopped before.
+        """
+        chunks = Intake(rate_hz).chunks(audio)
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._require_started()
+        session = self.submit(lambda: self.core.open(settings or SessionSettings())).result()
+        self._callers[session.session_id] = events.put
+        try:
+            for chunk in chunks:
+                self.submit(partial(self.core.hear, session, chunk)).result()
+                is_listening = False
+                while not is_listening:
+                    event = events.get()
+                    is_listening = _ends_chunk(event)
+                    yield event
+        finally:
+            del self._callers[session.session_id]
+            self.command(lambda: self.core.close(session))
+
+    async def stream_async(
+        self,
+        audio: AsyncIterable[AudioBlock] | Iterable[AudioBlock],
+        *,
+        rate_hz: int = SAMPLE_RATE_HZ,
+        settings: SessionSettings | None = None,
+    ) -> AsyncIterator[Event]:
+        """As `stream`, for an event loop; blocks may be waited for, and events are.
+
+        Streams that run side by side share the model's steps. Close one that is not read to its
+        end (`contextlib.aclosing`), so that its slot is free at once.
+        """
+        chunks = Intake(rate_hz).chunks_async(audio)
+        session = await self.open_session(settings)
+        events = session.events()
+        try:
+            async for chunk in chunks:
+                await session.feed(chunk)
+                async for event in events:
+                    is_listening = _ends_chunk(event)
+                    yield event
+                    if is_listening:
+                        break
+        finally:
+            await session.close()
+
     async def open_session(
         self, settings: SessionSettings | None = None, trace: Trace | None = None
     ) -> EngineSession:
@@ -210,8 +286,9 @@ class Engine:
         Raises:
             SessionLimitError: every slot is taken.
             SettingsError: the system prompt does not fit.
-            SessionClosedError: the engine was stopped.
+            SessionClosedError: the engine was not started, or was stopped.
         """
+        self._require_started()
         chosen = settings or SessionSettings()
         opening = self.submit(lambda: self.core.open(chosen, trace))
         try:
@@ -220,7 +297,7 @@ class Engine:
             opening.add_done_callback(self._discard)
             raise
         caller = EngineSession(self, session, self.config.max_pending_chunks)
-        self._callers[session.session_id] = caller
+        self._callers[session.session_id] = caller.deliver
         return caller
 
     async def close_session(self, session: Session) -> None:
@@ -254,6 +331,12 @@ class Engine:
                 return future
         answer()
         return future
+
+    def _require_started(self) -> None:
+        if self._thread.ident is None:
+            raise SessionClosedError(
+                "the engine does not run yet: use it as `with Engine(...) as engine:`"
+            )
 
     def _require_running(self) -> None:
         if self._has_stopped:
@@ -302,11 +385,26 @@ class Engine:
                 self._deliver(session, event)
 
     def _deliver(self, session: Session, event: Event) -> None:
-        if caller := self._callers.get(session.session_id):
-            caller.deliver(event)
+        if tell := self._callers.get(session.session_id):
+            tell(event)
 
     def _stop(self) -> None:
         self._is_running = False
+
+
+def _ends_chunk(event: Event) -> bool:
+    """Whether `event` is the last that follows from a chunk: silence, or a reply's end.
+
+    Raises:
+        SessionFailedError: it is the conversation's last.
+    """
+    match event:
+        case Decision():
+            return not event.speak
+        case SessionFailed():
+            raise SessionFailedError(event.message)
+        case _:
+            return isinstance(event, TurnDone)
 
 
 def _log_failure(command: "Future[None]") -> None:

@@ -8,11 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import torch
 import yaml
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -25,37 +23,27 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import SinusoidsPosi
 from backend.config import GREEDY, NUM_MEL_BINS, RELEASED_SYSTEM_PROMPT, SamplingConfig
 from backend.errors import CheckpointError, SettingsError
 from backend.model.audio_tower import AudioTower
+from backend.model.hub import Report, obtain, require_complete
 from backend.model.language_model import (
     LanguageModelConfig,
     empty_language_model,
     litgpt_layout,
 )
+
+# What reads and writes checkpoints knows them by these names.
+from backend.model.layout import AUDIO_TOWER_CONFIG as AUDIO_TOWER_CONFIG
+from backend.model.layout import AUDIO_TOWERS as AUDIO_TOWERS
+from backend.model.layout import CONFIG as CONFIG
+from backend.model.layout import DEFAULT_REVISION
+from backend.model.layout import GENERATION_CONFIG as GENERATION_CONFIG
+from backend.model.layout import LANGUAGE_MODEL_CONFIG as LANGUAGE_MODEL_CONFIG
+from backend.model.layout import SHARD_INDEX as SHARD_INDEX
+from backend.model.layout import SINGLE_SHARD as SINGLE_SHARD
+from backend.model.layout import TOKENIZER as TOKENIZER
 from backend.protocol import ControlTokens, Emotion
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "checkpoint"
-
-LANGUAGE_MODEL_CONFIG = "model_config.yaml"
-SHARD_INDEX = "model.safetensors.index.json"
-SINGLE_SHARD = "model.safetensors"
-TOKENIZER = "tokenizer.json"
-CONFIG = "config.json"
-GENERATION_CONFIG = "generation_config.json"
-AUDIO_TOWER_CONFIG = "qwen25OmniConfig/config.json"
-AUDIO_TOWERS = (
-    "audiointeraction_ChunkwisedEncoder.pth",
-    "MiniOmni3_ChunkwisedEncoder.pth",
-)
-HUB_FILES = [
-    "model*.safetensors",
-    SHARD_INDEX,
-    LANGUAGE_MODEL_CONFIG,
-    TOKENIZER,
-    CONFIG,
-    GENERATION_CONFIG,
-    AUDIO_TOWER_CONFIG,
-    *AUDIO_TOWERS,
-]
 
 _UNUSED_TOWER_PARAMETER = "audio_bos_eos_token.weight"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -104,13 +92,16 @@ class Checkpoint:
         return self.language_model.dtype
 
 
-def load_checkpoint(source: str, *, device: str = "auto", dtype: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    source: str = EMBEDDED, *, device: str = "auto", dtype: str | None = None
+) -> Checkpoint:
     """Load a checkpoint in the release layout.
 
     Args:
         source: `embedded`, a folder, or a Hub id such as `zhifeixie/AudioInteraction`.
         device: `auto` (a CUDA GPU where there is one, else the CPU) or what torch calls it.
         dtype: `float32`, `bfloat16` or `float16`; None is bfloat16 on a GPU and float32 on a CPU.
+        report: is told how a download goes; None shows it on the terminal.
 
     Raises:
         CheckpointError: it is missing, incomplete, corrupt or of an unsupported kind.
@@ -118,7 +109,7 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str | None = No
     """
     placed_on = resolve_device(device)
     number_format = resolve_dtype(dtype, placed_on)
-    folder, name = locate(source)
+    folder, name = locate(source, report)
     config = _language_model_config(folder)
     stated = _interaction_settings(folder)
     control_tokens = _control_tokens(folder, stated, config.padded_vocab_size)
@@ -172,11 +163,15 @@ def resolve_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def locate(source: str) -> tuple[Path, str]:
+def locate(source: str, report: Report | None = None) -> tuple[Path, str]:
     """The folder that holds `source`, downloaded if it is a Hub id, and the checkpoint's name.
 
+    Args:
+        source: as `load_checkpoint` takes it.
+        report: is told how a download goes; None shows it on the terminal.
+
     Raises:
-        CheckpointError: there is no such folder and it cannot be downloaded.
+        CheckpointError: there is no such folder, it is not complete, or it cannot be downloaded.
     """
     if source == EMBEDDED:
         if not EMBEDDED_FOLDER.is_dir():
@@ -186,19 +181,15 @@ def locate(source: str) -> tuple[Path, str]:
         return EMBEDDED_FOLDER, EMBEDDED
     folder = Path(source).expanduser()
     if folder.is_dir():
+        require_complete(folder)
         return folder, folder.resolve().name
     if folder.exists():
         raise CheckpointError(f"{source} is a file; a checkpoint is a folder or a Hub id")
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
+    named = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", source)
+    if named is None:
         raise CheckpointError(f"there is no checkpoint folder {source}")
-    try:
-        return Path(snapshot_download(source, allow_patterns=HUB_FILES)), source
-    except (OSError, httpx2.HTTPError, HFValidationError, RuntimeError) as error:
-        # HTTPError: the connection broke off. RuntimeError: so did its storage client's.
-        reason = _first_line(error) or "the connection broke off"
-        raise CheckpointError(
-            f"{source} is no folder here and could not be downloaded from the Hub: {reason}"
-        ) from error
+    repository, revision = named[1], named[2] or DEFAULT_REVISION
+    return obtain(repository, revision, report), source
 
 
 def _first_line(error: Exception) -> str:
