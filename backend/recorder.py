@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -63,6 +64,8 @@ MAX_WAITING = 4096
 DEFLATE_LEVEL = 6
 
 Notice = Callable[[str], None]
+TakeRoom = Callable[[int], None]
+"""Is told how many bytes are written next; raises OSError where there is no room for them."""
 SessionNote = BargeInRecord | TypedRecord | PlaybackRecord | LatencyRecord
 
 
@@ -133,14 +136,31 @@ def describe(
     )
 
 
+def unlimited(num_bytes: int) -> None:
+    """There is room for any number of bytes, until the disk says otherwise."""
+
+
+class _State(Enum):
+    """How far a recorder is. It goes from the first to one of the others, once."""
+
+    RECORDING = auto()
+    """What happens is written."""
+    CLOSED = auto()
+    """It was ended, and is packed."""
+    FAILED = auto()
+    """It could not go on: what was written is in the folder."""
+
+
 class Recorder:
     """Writes one conversation; is the trace of its session.
 
     Args:
         path: the file to write. Until `close` a folder beside it, `path` + `.live`, holds all.
         manifest: what holds for the whole conversation.
-        notice: is told, in a sentence and on the recorder's thread, when the recording had to end.
+        notice: is told, in a sentence and once, when the recording had to end or could not be
+            packed; by the recorder's thread or by whoever told it something.
         clock: seconds.
+        take_room: is asked before anything is written.
 
     Raises:
         SessionFileError: there is such a file already, or none can be written there.
@@ -152,18 +172,21 @@ class Recorder:
         manifest: Manifest,
         notice: Notice,
         clock: Callable[[], float] = time.perf_counter,
+        take_room: TakeRoom = unlimited,
     ) -> None:
         self.path = Path(path)
+        self.failure: str | None = None
+        """Why it had to end, or could not be packed; without a place, unlike the notice."""
         self.folder = self.path.with_name(self.path.name + LIVE_SUFFIX)
         self._notice = notice
         self._clock = clock
         self._began = clock()
         self._arrivals: deque[float] = deque()
         self._queue: queue.Queue[_Fact] = queue.Queue(MAX_WAITING)
-        self._is_recording = True
-        self._is_closed = False
+        self._state = _State.RECORDING
+        self._changing = threading.Lock()
         self._num_heard = 0
-        self._writer = _Writer(self.folder, manifest)
+        self._writer = _Writer(self.folder, manifest, take_room)
         try:
             if self.path.exists():
                 raise SessionFileError(f"{self.path} exists already")
@@ -180,7 +203,12 @@ class Recorder:
     @property
     def is_recording(self) -> bool:
         """Whether what happens is still written."""
-        return self._is_recording
+        return self._state is _State.RECORDING
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of the microphone that it was told of."""
+        return self._num_heard
 
     @property
     def is_behind(self) -> bool:
@@ -189,14 +217,14 @@ class Recorder:
 
     def catch_up(self) -> None:
         """Wait until the disk has caught up: for those who play faster than anybody speaks."""
-        while self.is_behind and self._is_recording:
+        while self.is_behind and self.is_recording:
             time.sleep(0.005)
 
     # Told by the engine, on its thread
 
     def hears(self, chunk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Write a chunk `[6400]` down in 16 bits, which are then what the model hears."""
-        if not self._is_recording:
+        if not self.is_recording:
             return chunk
         pcm = float_to_pcm16(chunk)
         self._arrivals.append(self._now())
@@ -208,7 +236,7 @@ class Recorder:
 
     def decided(self, decision: TracedDecision) -> None:
         """Write a decision down."""
-        if self._is_recording:
+        if self.is_recording:
             self._put(_Decided(self._now(), self._arrivals.popleft(), decision))
 
     def said(self, token: TracedToken) -> None:
@@ -265,8 +293,11 @@ class Recorder:
             the file; None where the recording had to end before, or could not be packed: then
             what was written is in the folder.
         """
-        if not self._is_closed:
-            self._is_closed = True
+        with self._changing:
+            is_recording = self.is_recording
+            if is_recording:
+                self._state = _State.CLOSED
+        if is_recording:
             # Where the queue is full there is a writer that empties it.
             self._queue.put(_Close(self._now()))
         self._thread.join()
@@ -276,7 +307,7 @@ class Recorder:
         return round(self._clock() - self._began, 4)
 
     def _put(self, fact: _Fact) -> None:
-        if not self._is_recording or self._is_closed:
+        if not self.is_recording:
             return
         try:
             self._queue.put_nowait(fact)
@@ -284,24 +315,33 @@ class Recorder:
             self._give_up("the disk is too slow")
 
     def _give_up(self, reason: str) -> None:
-        if self._is_recording:
-            self._is_recording = False
-            self._notice(
-                f"the recording has ended, the conversation goes on: {reason}; what was recorded "
-                f"is in {self.folder}"
-            )
+        """End the recording, unless it has ended."""
+        with self._changing:
+            if not self.is_recording:
+                return
+            self._state = _State.FAILED
+        self._tell(f"the recording has ended, the conversation goes on: {reason}")
+        # The writer is to find out; where it is full, it will.
+        with suppress(queue.Full):
+            self._queue.put_nowait(_Close(self._now()))
+
+    def _tell(self, failure: str) -> None:
+        self.failure = failure
+        self._notice(f"{failure}; what was recorded is in {self.folder}")
 
     def _run(self) -> None:
         try:
             closed_at = self._write_all()
-        except (OSError, ValueError) as error:
+            if self._state is _State.CLOSED:
+                self._writer.end(closed_at)
+                self._writer.pack(self.path)
+        except (OSError, ValueError, soundfile.LibsndfileError, zipfile.LargeZipFile) as error:
             # ValueError: a number that cannot be written down.
             self._give_up(_reason(error))
-            # What still comes is let go of, so that nobody waits for room.
-            while not isinstance(self._queue.get(), _Close):
-                pass
-        else:
-            self._pack(closed_at)
+            if self._state is _State.CLOSED:
+                self._tell(f"the recording could not be packed: {_reason(error)}")
+            # Whoever closes it may be waiting for room.
+            self._empty_queue()
         finally:
             self._writer.close()
 
@@ -310,19 +350,15 @@ class Recorder:
             self._writer.write(fact)
             if self._queue.empty():
                 self._writer.flush()
+                if self._state is _State.FAILED:
+                    return self._now()
+        self._writer.flush()
         return fact.at
 
-    def _pack(self, closed_at: float) -> None:
-        if not self._is_recording:
-            return
-        try:
-            self._writer.end(closed_at)
-            self._writer.pack(self.path)
-        except (OSError, soundfile.LibsndfileError, zipfile.LargeZipFile) as error:
-            self._notice(
-                f"{self.path} could not be packed: {_reason(error)}; the recording is in "
-                f"{self.folder}"
-            )
+    def _empty_queue(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
 
 
 def _reason(error: Exception) -> str:
@@ -332,9 +368,10 @@ def _reason(error: Exception) -> str:
 class _Writer:
     """The folder of a recording; used by one thread."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, take_room: TakeRoom) -> None:
         self._folder = folder
         self._manifest = manifest
+        self._take_room = take_room
         self._tracks: dict[str, BinaryIO] = {}
         self._events: BinaryIO | None = None
         self._num_chunks = 0
@@ -355,6 +392,7 @@ class _Writer:
         match fact:
             case _Audio(name, pcm):
                 track = self._tracks.get(name) or self._open_track(name)
+                self._take_room(len(pcm))
                 track.write(pcm)
                 self._num_chunks += name == MICROPHONE
             case _Decided():
@@ -405,7 +443,7 @@ class _Writer:
                 archive.write(flac, f"{name}.flac")
                 flac.unlink()
         os.replace(packed, path)
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_track(self, name: str) -> BinaryIO:
         path = self._folder / f"{name}.pcm"
@@ -415,7 +453,9 @@ class _Writer:
 
     def _write_record(self, record: Record) -> None:
         assert self._events is not None, "begin comes before write"
-        self._events.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
+        line = record.model_dump_json(exclude_none=True).encode() + b"\n"
+        self._take_room(len(line))
+        self._events.write(line)
 
 
 def _decision_record(fact: _Decided) -> DecisionRecord:

@@ -229,7 +229,7 @@ class Verifier:
         stated = file.manifest.checkpoint
         if (found := fingerprint(checkpoint)) != stated.fingerprint:
             raise SessionFileError(
-                f"{file.path} was recorded with another checkpoint: {stated.name} "
+                f"{file.name} was recorded with another checkpoint: {stated.name} "
                 f"{stated.fingerprint[:12]}, and {checkpoint.name} is {found[:12]}"
             )
         self._file = file
@@ -496,7 +496,7 @@ class Fork:
     ) -> None:
         if not 0 <= options.from_chunk < file.num_chunks:
             raise SettingsError(
-                f"{file.path} has chunks 0 to {file.num_chunks - 1}, not {options.from_chunk}"
+                f"{file.name} has chunks 0 to {file.num_chunks - 1}, not {options.from_chunk}"
             )
         self._checkpoint = checkpoint
         self._file = file
@@ -547,7 +547,7 @@ class Fork:
             engine.step(token)
         if engine.notes.failure is not None or engine.session.is_speaking:
             raise SessionFileError(
-                f"{self._file.path} cannot be repeated: "
+                f"{self._file.name} cannot be repeated: "
                 + (engine.notes.failure or "a reply in it has no end")
             )
 
@@ -558,7 +558,7 @@ class Fork:
             for record in records:
                 # One past the vocabulary is none of the model's.
                 if record.token >= self._engine.witness.vocabulary_size:
-                    raise SessionFileError(f"{self._file.path}: there is no token {record.token}")
+                    raise SessionFileError(f"{self._file.name}: there is no token {record.token}")
                 yield record.token, record.cause is Cause.CANCELLED
             return
         said = list(records)

@@ -68,17 +68,22 @@ def reply_name(turn: int, suffix: str) -> str:
 class SessionFile:
     """An open session file. Use it in a `with` block, or `close` it.
 
+    Args:
+        path: a packed recording, or the folder of one that goes on or was cut off.
+        name: what errors call it; its path where none is given.
+
     Raises:
         SessionFileError: it is none, is of another version, or does not agree with itself; says
             what, in a sentence that names the file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
         self.path = Path(path)
-        with _named(self.path):
+        self.name = str(path) if name is None else name
+        with _named(self.name):
             self._members = _open_members(self.path)
         try:
-            with _named(self.path):
+            with _named(self.name):
                 self.manifest = self._read_manifest()
                 self.reply_turns = self._find_replies()
                 self._check()
@@ -103,7 +108,7 @@ class SessionFile:
 
     def records(self) -> Iterator[Record]:
         """What happened, in order; of a recording that was cut off, what has its audio."""
-        with _named(self.path):
+        with _named(self.name):
             for record in self._read_records():
                 if isinstance(record, DecisionRecord) and record.chunk >= self.num_chunks:
                     return
@@ -113,7 +118,7 @@ class SessionFile:
         """The microphone's audio `[6400]`, chunk by chunk, as the model heard it."""
         if not self.num_chunks:
             return
-        with _named(self.path), self._open_audio(MICROPHONE, SAMPLE_RATE_HZ) as blocks:
+        with _named(self.name), self._open_audio(MICROPHONE, SAMPLE_RATE_HZ) as blocks:
             for number, block in enumerate(blocks):
                 if number >= self.num_chunks:
                     return
@@ -122,7 +127,7 @@ class SessionFile:
     def reply_audio(self, turn: int) -> Samples:
         """A spoken reply `[n]` at 24 kHz, whole."""
         name = reply_name(turn, "").removesuffix(".")
-        with _named(self.path), self._open_audio(name, REPLY_RATE_HZ) as blocks:
+        with _named(self.name), self._open_audio(name, REPLY_RATE_HZ) as blocks:
             return np.concatenate([*blocks, np.empty(0, np.float32)])
 
     def _read_manifest(self) -> Manifest:
@@ -186,6 +191,9 @@ class SessionFile:
             )
         self.is_complete = end is not None
         self.num_chunks = min(num_decisions, num_heard)
+        if not self._members.is_packed:
+            # The sound of a reply may have been written before what it belongs to.
+            self.reply_turns = [turn for turn in self.reply_turns if turn < num_turns]
         for turn in self.reply_turns:
             if turn >= num_turns:
                 raise SessionFileError(f"it holds the audio of reply {turn}, which there is not")
@@ -398,22 +406,22 @@ def _check_directory(file: BinaryIO) -> None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
     """Let every error name the file."""
     try:
         yield
     except SessionFileError as error:
         message = str(error)
         raise SessionFileError(
-            message if message.startswith(f"{path}: ") else f"{path}: {message}"
+            message if message.startswith(f"{name}: ") else f"{name}: {message}"
         ) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         reason = str(error) or "it ends early"
-        raise SessionFileError(f"{path}: it is damaged: {reason}") from error
+        raise SessionFileError(f"{name}: it is damaged: {reason}") from error
     except (OSError, ValueError) as error:
         # ValueError: a name that no file can have.
         reason = getattr(error, "strerror", None) or str(error)
-        raise SessionFileError(f"{path} cannot be read: {reason}") from error
+        raise SessionFileError(f"{name} cannot be read: {reason}") from error
 
 
 def _first(error: ValidationError) -> str:

@@ -190,6 +190,10 @@ class PlaybackRecord(_Record):
     """In the microphone's audio."""
     played_ms: Annotated[float, Field(ge=0, le=1e8)] | None = None
     """How much of it was heard, where it was cut off."""
+    voice: Annotated[str, Field(max_length=128)] = ""
+    """The id of the voice that said it; empty where that is not known."""
+    is_online: bool = False
+    """Whether an online voice said some of it: its text then left the machine."""
 
 
 class LatencyRecord(_Record):
