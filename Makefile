@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: run test lint bench train evaluate screenshots local clean
+.PHONY: run test lint bench train evaluate gallery screenshots local clean
 
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)
@@ -26,6 +26,9 @@ bench: $(VENV)/chromium.stamp
 train evaluate: $(VENV)/voices.stamp
 	@test -n "$(DATA)" || { echo "Say where the recordings are: make $@ DATA=folder" >&2; exit 2; }
 	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
+
+gallery: $(VENV)/run.stamp
+	$(PYTHON) -m backend.gallery
 
 screenshots: $(VENV)/chromium.stamp
 	$(PYTHON) -m tests.screenshots $(ARGS)

@@ -23,6 +23,7 @@ LAYERS = [
         "backend.bench",
         "backend.cli",
         "backend.cli_sessions",
+        "backend.gallery",
         "backend.live_bench",
         "backend.proactive",
         "backend.server",

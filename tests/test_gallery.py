@@ -1,0 +1,89 @@
+"""The gallery: every session repeats token by token, and says where its clips come from."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend.gallery import FOLDER, LIST, SAMPLES, SUFFIX, Cue, Plot, read_plots, record_plot
+from backend.model.checkpoint import Checkpoint
+from backend.replay import Verifier
+from backend.session_file import SessionFile, read_story
+from backend.session_file.records import BargeInRecord, LatencyRecord, PlaybackRecord, TypedRecord
+
+PLOTS = read_plots()
+MOST_BYTES = 3_000_000
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
+def test_session_is_the_embedded_models(embedded_checkpoint: Checkpoint, plot: Plot) -> None:
+    """Where this fails after a change of the weights, `make gallery` records it anew."""
+    with SessionFile(FOLDER / f"{plot.name}{SUFFIX}") as file:
+        verifier = Verifier(embedded_checkpoint, file)
+        for _ in verifier.verify():
+            pass
+        assert verifier.outcome.difference is None
+        assert verifier.outcome.num_decisions == file.num_chunks
+        assert file.is_complete
+        assert file.seconds == pytest.approx(plot.seconds)
+        assert file.manifest.title == plot.title
+        assert file.manifest.drawing.temperature == 0
+        assert len(file.reply_turns) == len(read_story(file).replies)
+
+
+def test_list_files_and_attributions_agree() -> None:
+    listed = json.loads((FOLDER / LIST).read_text("utf-8"))
+    names = [entry["name"] for entry in listed]
+    assert sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}")) == sorted(names)
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < MOST_BYTES
+    readme = (FOLDER / "README.md").read_text("utf-8")
+    licences = {
+        sample["file"]: sample["licence"]
+        for file in ("samples.json", "sounds.json")
+        for sample in json.loads((SAMPLES / file).read_text("utf-8"))
+    }
+    for plot in PLOTS:
+        (row,) = re.findall(rf"^\| `{plot.name}` \|.*$", readme, re.MULTILINE)
+        clips = {cue.file for cue in plot.cues if cue.file}
+        assert set(re.findall(r"`(\w+\.ogg)`", row)) == clips
+        stated = {licence.strip() for licence in row.split("|")[3].split(",")}
+        assert stated == {licences[clip] for clip in clips}
+    for entry in listed:
+        assert re.fullmatch(r"[a-z-]+", entry["name"])
+        for words in ("title", "about"):
+            assert entry[words]
+            assert re.search("[\u4e00-\u9fff]", entry[f"{words}_zh"])
+
+
+def test_performance_is_a_live_conversation(
+    embedded_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """A voice over a reply stops it, a typed text is noted, and times are those of the sound."""
+    order = Cue(0.2, "order_small_latte_double_shot.ogg")
+    over = Cue(5.2, "order_large_dark_roast_americano.ogg")
+    plot = Plot("live", "Live", 13.2, (order, over, replace(over, at=11.2, file="", typed="Hi")))
+    with SessionFile(record_plot(embedded_checkpoint, plot, tmp_path)) as file:
+        records = list(file.records())
+        story = read_story(file)
+    (barge_in,) = (record for record in records if isinstance(record, BargeInRecord))
+    first = story.replies[0]
+    assert barge_in.turn == 0
+    assert first.playback is not None
+    assert first.playback.starts_at_seconds == pytest.approx(first.seconds, abs=0.4)
+    assert first.playback.played_ms == pytest.approx(
+        1000 * (barge_in.onset_seconds - first.playback.starts_at_seconds)
+        + (barge_in.silence_ms or 0),
+        abs=1,
+    )
+    assert [record.chunk for record in records if isinstance(record, TypedRecord)] == [28]
+    latencies = [record for record in records if isinstance(record, LatencyRecord)]
+    playbacks = [record for record in records if isinstance(record, PlaybackRecord)]
+    assert len(latencies) == len(playbacks) == len(story.replies)
+    for latency in latencies:
+        assert latency.decision_ms is not None
+        assert latency.first_text_ms is not None
+        assert latency.first_sound_ms is not None
+        assert 0 < latency.decision_ms < latency.first_text_ms < latency.first_sound_ms
+    assert records[-1].at >= plot.seconds
