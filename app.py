@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.errors import AudioInteractionError, SettingsError
+from client.address import DEFAULT_SERVER
+from client.errors import ClientError
+from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ def main(arguments: list[str]) -> int:
     try:
         exit_code: int = parsed.run(parsed)
         return exit_code
-    except AudioInteractionError as error:
+    except (AudioInteractionError, ClientError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
@@ -49,10 +52,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="serve the live page (the default)"))
+    _add_talk(commands.add_parser("talk", help="talk with a server from this terminal"))
     _add_listen(commands.add_parser("listen", help="listen to audio files"))
     _add_replay(commands.add_parser("replay", help="show, verify or fork a recorded conversation"))
     _add_export(commands.add_parser("export", help="make a page, captions or sound of a recording"))
     _add_answer(commands.add_parser("answer", help="answer one clip of at most 20 s"))
+    _add_download(commands.add_parser("download", help="fetch and verify the released model"))
     _add_evaluate(
         commands.add_parser(
             "evaluate-proactive", help="let the model decide on a benchmark's clips"
@@ -189,6 +194,27 @@ def evaluate_proactive(parsed: argparse.Namespace) -> int:
     return 0 if is_all_well else EXIT_UNUSABLE_FILE
 
 
+def download(parsed: argparse.Namespace) -> int:
+    """Fetch a model from the Hub, go on with a fetch that ended early, or check one again."""
+    from backend.model.hub import download_to_folder, verify
+
+    try:
+        if parsed.to is None:
+            folder = verify(parsed.model, parsed.revision)
+            source = parsed.model
+            if parsed.revision != DEFAULT_REVISION:
+                source += f"@{parsed.revision}"
+        else:
+            folder = download_to_folder(parsed.model, parsed.revision, parsed.to)
+            source = str(folder)
+    except KeyboardInterrupt:
+        print("\nstopped; run it again to go on from here", file=sys.stderr)
+        raise
+    print(f"{folder}: complete, every size and hash is right")
+    print(f"Serve it: python app.py --checkpoint {source}")
+    return 0
+
+
 def _settings(parsed: argparse.Namespace, checkpoint: "Checkpoint") -> SessionSettings:
     return SessionSettings(
         sampling=_sampling(parsed, checkpoint.sampling),
@@ -207,6 +233,29 @@ def _sampling(parsed: argparse.Namespace, default: SamplingConfig) -> SamplingCo
     }
     # Drawing from the one best token would still be greedy.
     return replace(SamplingConfig() if chosen and default == GREEDY else default, **chosen)
+
+
+def talk(parsed: argparse.Namespace) -> int:
+    """Talk with a server through this machine's microphone."""
+    from client.address import ServerAddress
+    from client.live import LiveOptions
+    from client.talk import list_devices
+    from client.talk import talk as talk_with
+
+    if parsed.list_devices:
+        list_devices()
+        return 0
+    address = ServerAddress.parse(parsed.server, parsed.access_key)
+    options = LiveOptions(
+        input_device=parsed.input_device,
+        output_device=parsed.output_device,
+        has_sound=not parsed.text_only,
+        speaks_replies=parsed.speak,
+        voice=parsed.voice,
+        decision_bias=parsed.decision_bias,
+    )
+    talk_with(address, options)
+    return 0
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -242,6 +291,41 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--trusted-proxies",
         metavar="ADDRESSES",
         help="believe X-Forwarded-For of these, with commas, or * (nobody)",
+    )
+
+
+def _add_talk(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=talk)
+    parser.add_argument(
+        "--server",
+        default=DEFAULT_SERVER,
+        metavar="ADDRESS",
+        help="the server to talk with (%(default)s)",
+    )
+    parser.add_argument(
+        "--access-key",
+        default=os.environ.get(ACCESS_KEY_VARIABLE) or None,
+        metavar="KEY",
+        help=f"what the server wants to know (${ACCESS_KEY_VARIABLE})",
+    )
+    parser.add_argument("--list-devices", action="store_true", help="name them, and end")
+    parser.add_argument(
+        "--input-device", metavar="NAME", help="microphone: number, name or part of one"
+    )
+    parser.add_argument(
+        "--output-device", metavar="NAME", help="loudspeaker: number, name or part of one"
+    )
+    parser.add_argument("--speak", action="store_true", help="speak the replies")
+    parser.add_argument("--voice", default="auto", help="one of the server's (%(default)s)")
+    parser.add_argument(
+        "--text-only", action="store_true", help="no microphone or loudspeaker: type"
+    )
+    parser.add_argument(
+        "--decision-bias",
+        type=float,
+        default=0.0,
+        metavar="BIAS",
+        help="-8 to 8: eager above 0, shy below (%(default)g)",
     )
 
 
@@ -297,6 +381,19 @@ def _add_answer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", help="what is asked about it (nothing: it asks itself)")
     _add_model(parser)
     _add_drawing(parser)
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=download)
+    parser.add_argument(
+        "model", nargs="?", default=RELEASED_MODEL, metavar="MODEL", help="a Hub id (%(default)s)"
+    )
+    parser.add_argument(
+        "--revision", default=DEFAULT_REVISION, help="branch, tag or commit (%(default)s)"
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="into this folder (the Hub's cache, $HF_HOME)"
+    )
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -8,17 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import torch
 import yaml
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from backend.config import GREEDY, RELEASED_SYSTEM_PROMPT, SamplingConfig
 from backend.errors import CheckpointError, SettingsError
 from backend.model import checkpoint as checkpoint_module
-from backend.model.checkpoint import AUDIO_TOWERS, HUB_FILES, Ability, load_checkpoint
+from backend.model.checkpoint import AUDIO_TOWERS, Ability, load_checkpoint
 from backend.protocol import ControlTokens, Emotion
 from tests.small_checkpoint import (
     CONTROL_TOKENS,
@@ -387,50 +385,6 @@ def test_unknown_devices_and_formats() -> None:
         load_checkpoint("embedded", device="abacus")
     with pytest.raises(SettingsError, match="dtype must be one of float32"):
         load_checkpoint("embedded", device="cpu", dtype="int4")
-
-
-@pytest.mark.parametrize(
-    "hub_id",
-    [
-        "zhifeixie/AudioInteraction",
-        "zhifeixie/Audio-Interaction",
-        "zhifeixie/AudioInteraction-2M",
-    ],
-)
-def test_a_hub_id_is_downloaded(hub_id: str, intact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, list[str]]] = []
-
-    def download(repo_id: str, *, allow_patterns: list[str]) -> str:
-        asked.append((repo_id, allow_patterns))
-        return str(intact)
-
-    monkeypatch.setattr(checkpoint_module, "snapshot_download", download)
-    checkpoint = load_checkpoint(hub_id, device="cpu")
-    assert checkpoint.name == hub_id
-    assert asked == [(hub_id, HUB_FILES)]
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (LocalEntryNotFoundError("Cannot reach the Hub.\nMore words."), "Cannot reach the Hub."),
-        (httpx2.ReadError("connection reset"), "connection reset"),
-        (httpx2.ReadTimeout(""), "the connection broke off"),
-        (RuntimeError("Data processing error"), "Data processing error"),
-    ],
-)
-def test_a_failed_download_is_one_clear_sentence(
-    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def download(repo_id: str, *, allow_patterns: list[str]) -> str:
-        raise error
-
-    monkeypatch.setattr(checkpoint_module, "snapshot_download", download)
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint("someone/something")
-    assert str(caught.value) == (
-        f"someone/something is no folder here and could not be downloaded from the Hub: {reason}"
-    )
 
 
 MEASURE_PEAK = """

@@ -23,7 +23,8 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import SinusoidsPosi
 from backend.config import GREEDY, NUM_MEL_BINS, RELEASED_SYSTEM_PROMPT, SamplingConfig
 from backend.errors import CheckpointError, SettingsError
 from backend.model.audio_tower import AudioTower
-from backend.model.hub import Report, obtain, require_complete
+from backend.model.hub import obtain, require_complete
+from backend.model.hub_store import Report
 from backend.model.language_model import (
     LanguageModelConfig,
     empty_language_model,
@@ -93,12 +94,17 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    source: str = EMBEDDED, *, device: str = "auto", dtype: str | None = None
+    source: str = EMBEDDED,
+    *,
+    device: str = "auto",
+    dtype: str | None = None,
+    report: Report | None = None,
 ) -> Checkpoint:
     """Load a checkpoint in the release layout.
 
     Args:
-        source: `embedded`, a folder, or a Hub id such as `zhifeixie/AudioInteraction`.
+        source: `embedded`, a folder, or a Hub id such as `zhifeixie/AudioInteraction`, which may
+            end in a revision: `@v1`.
         device: `auto` (a CUDA GPU where there is one, else the CPU) or what torch calls it.
         dtype: `float32`, `bfloat16` or `float16`; None is bfloat16 on a GPU and float32 on a CPU.
         report: is told how a download goes; None shows it on the terminal.

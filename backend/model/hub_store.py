@@ -1,0 +1,326 @@
+"""Where models from the Hub lie: their files, hashes and receipts."""
+
+import hashlib
+import json
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from filelock import FileLock
+from huggingface_hub import constants
+
+from backend.errors import CheckpointError
+
+RECEIPT = "download.json"
+UNFINISHED = "download-unfinished.json"
+"""Lies in a folder from the first byte to the last verified one: no such folder is loaded."""
+
+_LOCK = ".download.lock"
+_BLOCK_BYTES = 1024 * 1024
+
+
+class Phase(StrEnum):
+    """What a download is at."""
+
+    CHECKING = "checking"
+    """Hashing what is there already."""
+    DOWNLOADING = "downloading"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a download is."""
+
+    repository: str
+    phase: Phase
+    num_bytes: int
+    """Done, with what earlier attempts have left."""
+    total_bytes: int
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file as the Hub describes it."""
+
+    path: str
+    """Within the model, with slashes."""
+    size: int
+    digest: str
+    is_large: bool
+    """Whether `digest` is the SHA-256 of its content (git LFS), or git's SHA-1 of its blob."""
+
+    @property
+    def algorithm(self) -> str:
+        """The hash, as `hashlib` calls it."""
+        return "sha256" if self.is_large else "sha1"
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """The files of a model at one commit."""
+
+    repository: str
+    revision: str
+    """What was asked for: a branch, a tag or a commit."""
+    commit: str
+    files: tuple[HubFile, ...]
+
+
+class Stopped(Exception):
+    """Another file has failed, or the user has had enough."""
+
+
+class Meter:
+    """Adds up what several threads do, and stops them."""
+
+    def __init__(self, model: HubModel, phase: Phase, report: Report) -> None:
+        self._model = model
+        self._phase = phase
+        self._report = report
+        self._total_bytes = sum(file.size for file in model.files)
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def add(self, num_bytes: int) -> None:
+        """So many more are done, or, below 0, have to be done again.
+
+        Raises:
+            Stopped: nobody wants them any more.
+        """
+        if self._stopped.is_set():
+            raise Stopped
+        with self._lock:
+            self._num_bytes += num_bytes
+            self._report(
+                Progress(self._model.repository, self._phase, self._num_bytes, self._total_bytes)
+            )
+
+    def stop(self) -> None:
+        """Let every thread that adds end."""
+        self._stopped.set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless it is stopped meanwhile."""
+        self._stopped.wait(seconds)
+
+
+# Where files go
+
+
+class Store(ABC):
+    """Where a model's files are put."""
+
+    root: Path
+
+    @abstractmethod
+    def place(self, file: HubFile) -> Path:
+        """Where `file` lies once it is verified."""
+
+    @abstractmethod
+    def complete(self, model: HubModel) -> Path | None:
+        """The folder to load, if nothing needs to be done any more."""
+
+    @abstractmethod
+    def begin(self, model: HubModel) -> None:
+        """Files are about to come."""
+
+    @abstractmethod
+    def finish(self, model: HubModel) -> Path:
+        """All of them lie verified in their places: the folder to load."""
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from fetching the same; waits for one that does."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / _LOCK):
+            yield
+
+
+class Cache(Store):
+    """The Hub library's cache: files under their hashes, and folders of links to them."""
+
+    def __init__(self, repository: str) -> None:
+        self.root = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+        self._repository = repository
+
+    def place(self, file: HubFile) -> Path:
+        """Among the blobs."""
+        return self.root / "blobs" / file.digest
+
+    def receipt(self, commit: str) -> Path:
+        """What says that a commit is complete."""
+        return self.root / "audio-interaction" / f"{commit}.json"
+
+    def complete(self, model: HubModel) -> Path | None:
+        """By its receipt and the files' sizes."""
+        stated = read_receipt(self.receipt(model.commit))
+        folder = self._snapshot(model.commit)
+        if stated is None or of_another_size(stated, folder) is not None:
+            return None
+        # A branch may have come back to this commit.
+        if model.revision != model.commit:
+            _write_text(self.root / "refs" / model.revision, model.commit)
+        return folder
+
+    def complete_offline(self, revision: str, report: Report) -> Path | None:
+        """The folder to load without asking the Hub, if all that is there is as it should be."""
+        commit = self._commit(revision)
+        folder = self._snapshot(commit)
+        if not folder.is_dir():
+            return None
+        stated = read_receipt(self.receipt(commit))
+        if stated is None:
+            # Another program fetched it: the files' names in the cache are their hashes.
+            files = tuple(_linked_files(folder))
+            if not files:
+                return None
+            stated = HubModel(self._repository, revision, commit, files)
+            meter = Meter(stated, Phase.CHECKING, report)
+            if not all(is_intact(self.place(file), file, meter) for file in files):
+                return None
+            # A cache that is mounted read-only is checked every time.
+            if os.access(self.root, os.W_OK):
+                _write_receipt(self.receipt(commit), stated)
+        return folder if of_another_size(stated, folder) is None else None
+
+    def begin(self, model: HubModel) -> None:
+        """Nothing: what is incomplete has no receipt."""
+
+    def finish(self, model: HubModel) -> Path:
+        """Link the files into the commit's folder."""
+        folder = self._snapshot(model.commit)
+        for file in model.files:
+            link = folder / file.path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            fresh = link.with_name(f"{link.name}.link")
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(os.path.relpath(self.place(file), link.parent))
+            fresh.replace(link)
+        if model.revision != model.commit:
+            _write_text(self.root / "refs" / model.revision, model.commit)
+        _write_receipt(self.receipt(model.commit), model)
+        return folder
+
+    def _snapshot(self, commit: str) -> Path:
+        return self.root / "snapshots" / commit
+
+    def _commit(self, revision: str) -> str:
+        try:
+            return (self.root / "refs" / revision).read_text("utf-8").strip()
+        except OSError:
+            return revision
+
+
+class Folder(Store):
+    """A folder of the user's choice.
+
+    Raises:
+        CheckpointError: it holds something else, which would be overwritten.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder.expanduser()
+        if self.root.exists() and not self.root.is_dir():
+            raise CheckpointError(f"{folder} is a file; --to needs a folder")
+        is_ours = any((self.root / name).exists() for name in (RECEIPT, UNFINISHED))
+        holds_others = self.root.is_dir() and {path.name for path in self.root.iterdir()} - {_LOCK}
+        if holds_others and not is_ours:
+            raise CheckpointError(f"{folder} holds other files; --to needs a folder of its own")
+
+    def place(self, file: HubFile) -> Path:
+        """Under its own name."""
+        return self.root / file.path
+
+    def complete(self, model: HubModel) -> Path | None:
+        """Never: whoever downloads into a folder again wants to know."""
+        return None
+
+    def begin(self, model: HubModel) -> None:
+        """From here on the folder is not loaded."""
+        _write_receipt(self.root / UNFINISHED, model)
+        (self.root / RECEIPT).unlink(missing_ok=True)
+
+    def finish(self, model: HubModel) -> Path:
+        """From here on it is again."""
+        _write_receipt(self.root / RECEIPT, model)
+        (self.root / UNFINISHED).unlink()
+        return self.root
+
+
+# Files and their hashes
+
+
+def part_of(place: Path) -> Path:
+    """Where a file is while it comes."""
+    return place.with_name(f"{place.name}.part")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def is_intact(path: Path, file: HubFile, meter: Meter) -> bool:
+    """Whether a file has the size and hash that it should."""
+    return size_of(path) == file.size and digest_of(path, file, meter) == file.digest
+
+
+def digest_of(path: Path, file: HubFile, meter: Meter | None = None) -> str:
+    """The hash of a file's content, of the kind that the Hub states for it."""
+    digest = hashlib.new(file.algorithm)
+    if not file.is_large:
+        # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+        digest.update(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as content:
+        while block := content.read(_BLOCK_BYTES):
+            digest.update(block)
+            if meter is not None:
+                meter.add(len(block))
+    return digest.hexdigest()
+
+
+def _linked_files(folder: Path) -> Iterator[HubFile]:
+    """The files of a commit's folder in the cache, by the names that its links point to."""
+    for link in sorted(folder.rglob("*")):
+        if link.is_symlink() and link.exists():
+            digest = link.readlink().name
+            path = link.relative_to(folder).as_posix()
+            yield HubFile(path, link.stat().st_size, digest, is_large=len(digest) == 64)
+
+
+def of_another_size(model: HubModel, folder: Path) -> str | None:
+    """The first file that is missing or has not the size it had; None if there is none."""
+    return next(
+        (file.path for file in model.files if size_of(folder / file.path) != file.size), None
+    )
+
+
+def _write_receipt(path: Path, model: HubModel) -> None:
+    _write_text(path, json.dumps(asdict(model), indent=1))
+
+
+def read_receipt(path: Path) -> HubModel | None:
+    """A receipt; None where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        files = tuple(HubFile(**stated) for stated in content.pop("files"))
+        return HubModel(**content, files=files)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return None
+
+
+def _write_text(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.fresh")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)

@@ -1,0 +1,27 @@
+"""The files of a checkpoint in the released layout."""
+
+LANGUAGE_MODEL_CONFIG = "model_config.yaml"
+SHARD_INDEX = "model.safetensors.index.json"
+SINGLE_SHARD = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+AUDIO_TOWER_CONFIG = "qwen25OmniConfig/config.json"
+AUDIO_TOWERS = (
+    "audiointeraction_ChunkwisedEncoder.pth",
+    "MiniOmni3_ChunkwisedEncoder.pth",
+)
+RELEASED_MODEL = "zhifeixie/AudioInteraction"
+"""Its id on the Hub."""
+DEFAULT_REVISION = "main"
+HUB_FILES = (
+    "model*.safetensors",
+    SHARD_INDEX,
+    LANGUAGE_MODEL_CONFIG,
+    TOKENIZER,
+    CONFIG,
+    GENERATION_CONFIG,
+    AUDIO_TOWER_CONFIG,
+    *AUDIO_TOWERS,
+)
+"""Patterns of what is fetched: all that is ever read."""

@@ -1,0 +1,348 @@
+"""Models from the Hub: whole and verified, or not at all, whatever happens on the way."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import constants
+
+from backend.errors import CheckpointError
+from backend.model import hub as hub_module
+from backend.model.checkpoint import load_checkpoint
+from backend.model.hub import download_to_folder, obtain, verify
+from backend.model.hub_store import Cache, Phase, Progress
+from tests.fake_hub import COMMIT, TOKEN, FakeHub, fake_hub
+from tests.small_checkpoint import small_language_model_config, write_small_checkpoint
+
+REPOSITORY = Path(__file__).parents[1]
+ID = "someone/speaker"
+SHARD = "model-00001-of-00002.safetensors"
+TOWER = "audiointeraction_ChunkwisedEncoder.pth"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "speaker"
+    write_small_checkpoint(folder, small_language_model_config(n_embd=64))
+    (folder / "README.md").write_text("not needed")
+    (folder / "model.gguf").write_text("not needed")
+    return folder
+
+
+@pytest.fixture
+def hub(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with fake_hub(published) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            hub.address + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(hub_module, "_RETRY_SECONDS", (0.0, 0.0))
+        yield hub
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def size(published: Path, name: str) -> int:
+    return (published / name).stat().st_size
+
+
+def test_only_what_is_needed_is_fetched_and_it_loads(hub: FakeHub, published: Path) -> None:
+    checkpoint = load_checkpoint(ID, device="cpu")
+    assert checkpoint.name == ID
+    assert checkpoint.folder is not None
+    fetched = {path.name for path in checkpoint.folder.rglob("*") if path.is_file()}
+    assert fetched >= {SHARD, TOWER, "model_config.yaml", "tokenizer.json"}
+    assert not fetched & {"README.md", "model.gguf"}
+    for name in (SHARD, "qwen25OmniConfig/config.json"):
+        assert (checkpoint.folder / name).read_bytes() == (published / name).read_bytes()
+
+
+def test_the_cache_is_the_library_s_own(hub: FakeHub) -> None:
+    folder = obtain(ID)
+    assert folder == Path(constants.HF_HUB_CACHE) / "models--someone--speaker/snapshots" / COMMIT
+    assert (folder.parents[1] / "refs/main").read_text() == COMMIT
+    assert (folder / SHARD).readlink().parent == Path("../../blobs")
+
+
+def test_a_second_start_asks_once_and_reads_nothing_again(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obtain(ID)
+    num_requests = hub.num_requests
+    monkeypatch.setattr(hub_module, "is_intact", lambda *_: pytest.fail("hashed again"))
+    obtain(ID)
+    assert hub.num_requests == num_requests + 1
+
+
+def test_a_cut_connection_is_taken_up_where_it_broke(hub: FakeHub, published: Path) -> None:
+    hub.cut_after = {SHARD: 5_000, "tokenizer.json": 10}
+    obtain(ID)
+    assert hub.num_bytes[SHARD] == size(published, SHARD)
+    assert hub.num_bytes["tokenizer.json"] == size(published, "tokenizer.json")
+
+
+def test_a_later_run_goes_on_with_what_an_earlier_one_had(hub: FakeHub, published: Path) -> None:
+    hub.cut_after = {SHARD: 5_000}
+    hub.failing[SHARD] = 3
+    with pytest.raises(CheckpointError, match="answers 503"):
+        obtain(ID)
+    assert Cache(ID).complete_offline("main", lambda _: None) is None
+    obtain(ID)
+    assert hub.num_bytes[SHARD] == size(published, SHARD)
+
+
+def test_a_server_without_ranges_sends_it_all_again(hub: FakeHub, published: Path) -> None:
+    hub.knows_ranges = False
+    hub.cut_after = {SHARD: 5_000}
+    folder = obtain(ID)
+    assert hub.num_bytes[SHARD] == size(published, SHARD) + 5_000
+    assert (folder / SHARD).read_bytes() == (published / SHARD).read_bytes()
+
+
+def test_what_arrives_damaged_is_fetched_once_more(hub: FakeHub, published: Path) -> None:
+    hub.damaged.update({SHARD: 1, "config.json": 1})
+    folder = obtain(ID)
+    assert (folder / SHARD).read_bytes() == (published / SHARD).read_bytes()
+    assert (folder / "config.json").read_bytes() == (published / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", [SHARD, "config.json"])
+def test_what_stays_damaged_is_refused(hub: FakeHub, name: str) -> None:
+    hub.damaged[name] = 2
+    with pytest.raises(CheckpointError, match=f"{name} of {ID} arrives damaged from http"):
+        obtain(ID)
+    assert Cache(ID).complete_offline("main", lambda _: None) is None
+
+
+def test_damage_on_the_disk_is_found_and_mended(hub: FakeHub, published: Path) -> None:
+    shard = obtain(ID) / SHARD
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.resolve().write_bytes(content)
+    verify(ID)
+    assert shard.read_bytes() == (published / SHARD).read_bytes()
+    assert hub.num_bytes[SHARD] == 2 * size(published, SHARD)
+
+
+def test_a_file_of_another_size_is_mended_at_the_next_start(hub: FakeHub, published: Path) -> None:
+    shard = obtain(ID) / SHARD
+    shard.resolve().write_bytes(shard.read_bytes()[:-1])
+    assert (obtain(ID) / SHARD).read_bytes() == (published / SHARD).read_bytes()
+
+
+def test_progress_counts_every_byte_once(hub: FakeHub, published: Path) -> None:
+    told: list[Progress] = []
+    hub.cut_after = {SHARD: 5_000}
+    folder = obtain(ID, report=told.append)
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert told[-1] == Progress(ID, Phase.DOWNLOADING, total, total)
+    counts = [progress.num_bytes for progress in told]
+    assert counts == sorted(counts)
+
+
+def test_offline_with_a_complete_cache(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = obtain(ID)
+    num_requests = hub.num_requests
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert obtain(ID) == folder
+    assert hub.num_requests == num_requests
+
+
+@pytest.mark.usefixtures("hub", "offline")
+def test_offline_without_a_cache() -> None:
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE forbids to download it; unset it"):
+        obtain(ID)
+
+
+def test_offline_what_another_program_fetched_is_verified_once(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = obtain(ID)
+    receipt = Cache(ID).receipt(COMMIT)
+    receipt.unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert obtain(ID) == folder
+    assert receipt.exists()
+    receipt.unlink()
+    (folder / SHARD).resolve().write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="is not in the cache as a whole"):
+        obtain(ID)
+
+
+def test_without_a_network_what_was_fetched_earlier_does(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = obtain(ID)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert obtain(ID) == folder
+    assert "what was downloaded earlier is used" in capsys.readouterr().err
+
+
+def test_without_a_network_or_a_cache(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(CheckpointError, match=r"http://127\.0\.0\.1:9 cannot be reached .*HF_END"):
+        obtain(ID)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ((404, "RepoNotFound"), f"there is no model {ID} at http.*, or it is private"),
+        ((401, "RepoNotFound"), f"there is no model {ID} at http.*, or it is private"),
+        ((403, "GatedRepo"), "accept its terms: do so at http://.*/someone/speaker"),
+        ((403, ""), "does not let you read someone/speaker: check HF_TOKEN"),
+        ((500, ""), "answers 500 for someone/speaker; try again later"),
+    ],
+)
+def test_refusals_in_words(hub: FakeHub, refusal: tuple[int, str], said: str) -> None:
+    hub.refusal = refusal
+    with pytest.raises(CheckpointError, match=said):
+        obtain(ID)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_wrong_id_or_revision_in_words() -> None:
+    with pytest.raises(CheckpointError, match="there is no model someone/nobody"):
+        load_checkpoint("someone/nobody")
+    with pytest.raises(CheckpointError, match="has no revision 'v9'"):
+        load_checkpoint(f"{ID}@v9")
+    with pytest.raises(CheckpointError, match="is no Hub id"):
+        obtain("not an id")
+
+
+def test_a_model_of_another_kind(hub: FakeHub, tmp_path: Path) -> None:
+    hub.folder = tmp_path / "other"
+    hub.folder.mkdir()
+    (hub.folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"is no Audio-Interaction checkpoint: no model_conf"):
+        obtain(ID)
+
+
+def test_the_token_goes_to_the_hub_and_not_to_its_storage(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.needs_token = True
+    with pytest.raises(CheckpointError, match="or it is private"):
+        obtain(ID)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    obtain(ID)
+    assert hub.storage_authorizations
+    assert set(hub.storage_authorizations) == {None}
+
+
+def test_room_is_made_sure_of_first(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(CheckpointError, match=r"MB have to be downloaded and .* has room for 0 MB"):
+        obtain(ID)
+    assert not hub.num_bytes
+
+
+def test_a_full_disk_in_words(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub_module, "_receive_rest", fill)
+    with pytest.raises(CheckpointError, match="the disk is full; make room and run it again"):
+        obtain(ID)
+
+
+def test_a_folder_of_one_s_own(hub: FakeHub, published: Path, tmp_path: Path) -> None:
+    folder = download_to_folder(ID, "main", tmp_path / "model")
+    assert load_checkpoint(str(folder), device="cpu").name == "model"
+    # Again: everything is checked, and what is damaged is mended.
+    (folder / SHARD).write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match=f"app.py download {ID} --to {folder}"):
+        load_checkpoint(str(folder), device="cpu")
+    download_to_folder(ID, "main", folder)
+    assert (folder / SHARD).read_bytes() == (published / SHARD).read_bytes()
+
+
+def test_a_half_filled_folder_is_not_loaded(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "_RETRY_SECONDS", ())
+    hub.failing["model_config.yaml"] = 1
+    folder = tmp_path / "model"
+    with pytest.raises(CheckpointError, match="answers 503"):
+        download_to_folder(ID, "main", folder)
+    with pytest.raises(
+        CheckpointError, match=r"has not ended; this goes on with it: python app\.py"
+    ):
+        load_checkpoint(str(folder), device="cpu")
+    download_to_folder(ID, "main", folder)
+    load_checkpoint(str(folder), device="cpu")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds other files"):
+        download_to_folder(ID, "main", tmp_path)
+    with pytest.raises(CheckpointError, match="is a file"):
+        download_to_folder(ID, "main", tmp_path / "config.json")
+    assert (tmp_path / "config.json").read_text() == "mine"
+
+
+def app(hub: FakeHub, home: Path, *arguments: str) -> "subprocess.Popen[str]":
+    environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(home)}
+    return subprocess.Popen(
+        [sys.executable, "app.py", *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_command(hub: FakeHub, tmp_path: Path) -> None:
+    """From the shell, with the environment's Hub and home, and without loading torch."""
+    ended = app(hub, tmp_path / "home", "download", ID)
+    output, errors = ended.communicate(timeout=60)
+    assert ended.returncode == 0, errors
+    assert "complete, every size and hash is right" in output
+    assert f"python app.py --checkpoint {ID}" in output
+    assert f"downloading {ID}: " in errors
+    receipt = tmp_path / f"home/hub/models--someone--speaker/audio-interaction/{COMMIT}.json"
+    assert json.loads(receipt.read_text())["commit"] == COMMIT
+
+    unknown = app(hub, tmp_path / "home", "download", "someone/nobody")
+    output, errors = unknown.communicate(timeout=60)
+    assert (unknown.returncode, output) == (2, "")
+    assert errors.startswith("app.py: there is no model someone/nobody at http://")
+
+
+def test_an_interrupted_command_goes_on_later(
+    hub: FakeHub, published: Path, tmp_path: Path
+) -> None:
+    hub.cut_after = {SHARD: 5_000}
+    # It waits for the rest of the shard when it is interrupted.
+    hub.failing[SHARD] = 100
+    running = app(hub, tmp_path / "home", "download", ID)
+    deadline = time.monotonic() + 60
+    while hub.failing[SHARD] == 100:
+        assert time.monotonic() < deadline, "nothing was fetched"
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    output, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "stopped; run it again to go on from here" in errors
+    hub.failing[SHARD] = 0
+    again = app(hub, tmp_path / "home", "download", ID)
+    output, errors = again.communicate(timeout=60)
+    assert again.returncode == 0, errors
+    assert hub.num_bytes[SHARD] == size(published, SHARD)
