@@ -19,15 +19,27 @@ class Capture extends AudioWorkletProcessor {
   constructor() {
     super();
     this.resampler = new Resampler(sampleRate, SAMPLE_RATE);
-    this.startedAt = null; // on the context's clock
+    this.startedAt = 0; // on the context's clock
+    this.nextFrame = null; // of the context, in the next call if none is left out
     this.numSamples = 0;
     this.startFrame();
   }
 
   process([channels]) {
-    this.startedAt ??= currentTime;
+    this.followClock();
     for (const sample of this.resampler.process(mixToMono(channels))) this.add(sample);
     return true;
+  }
+
+  /**
+   * Samples are counted, so that their times do not waver with the quanta. The first call of a new
+   * context comes with a time of long before the second's: what is left out between two is not heard.
+   */
+  followClock() {
+    if (currentFrame !== this.nextFrame) {
+      this.startedAt = currentTime - (this.numSamples + this.length) / SAMPLE_RATE;
+    }
+    this.nextFrame = currentFrame + QUANTUM.length;
   }
 
   startFrame() {
@@ -52,7 +64,7 @@ class Capture extends AudioWorkletProcessor {
       pcm: this.pcm,
       level: Math.sqrt(this.energy / FRAME_SAMPLES),
       peak: this.peak,
-      // When its last sample was captured: counted, so that it does not waver with the thread.
+      // When its last sample was captured.
       time: this.startedAt + this.numSamples / SAMPLE_RATE,
     };
     this.port.postMessage(frame, [frame.pcm.buffer]);
