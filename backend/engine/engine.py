@@ -4,7 +4,14 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+)
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -210,7 +217,7 @@ class Engine:
         *,
         rate_hz: int = SAMPLE_RATE_HZ,
         settings: SessionSettings | None = None,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Hear audio in a conversation of its own and yield what happens, as it happens.
 
         A block is taken when everything that the ones before led to has been yielded, a reply to
@@ -258,7 +265,7 @@ class Engine:
         *,
         rate_hz: int = SAMPLE_RATE_HZ,
         settings: SessionSettings | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """As `stream`, for an event loop; blocks may be waited for, and events are.
 
         Streams that run side by side share the model's steps. Close one that is not read to its
