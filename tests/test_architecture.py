@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 # From the inside out: a module imports from its own layer and from those before it.
 LAYERS = [
+    ["client"],
     ["backend.config", "backend.errors", "backend.events", "backend.protocol"],
     ["backend.audio", "backend.features", "backend.model", "backend.voice_activity"],
     ["backend.engine"],
@@ -49,7 +50,7 @@ PURE = [
 def modules() -> dict[str, Path]:
     """Every module of the application, by name."""
     files = [REPOSITORY / "app.py"]
-    for package in ("backend", "webui"):
+    for package in ("backend", "client", "webui"):
         files += sorted((REPOSITORY / package).rglob("*.py"))
     return {
         ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): file
@@ -97,9 +98,10 @@ def test_training_stands_apart() -> None:
                 assert not is_in(other, TRAINING), f"{name} imports {other}"
 
 
-def test_the_page_knows_the_backend_by_its_socket_only() -> None:
+@pytest.mark.parametrize("package", ["client", "webui"])
+def test_front_ends_know_the_backend_by_its_socket_only(package: str) -> None:
     for name, file in modules().items():
-        if is_in(name, "webui"):
+        if is_in(name, package):
             assert not any(is_in(other, "backend") for other in imported(file)), name
 
 

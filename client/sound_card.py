@@ -1,0 +1,359 @@
+"""The microphones and loudspeakers of this machine, through PyAudio.
+
+PyAudio calls back on threads of its own, which must never wait: they only pass blocks on.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from ctypes import CDLL, CFUNCTYPE, c_char_p, c_int
+from dataclasses import dataclass
+from functools import cache
+from queue import Empty, SimpleQueue
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from client.audio_format import REPLY_RATE_HZ, SAMPLE_RATE_HZ, float_to_pcm16
+from client.errors import SoundError
+from client.playback import Player
+from client.portaudio import System, install_pyaudio
+
+if TYPE_CHECKING:
+    import pyaudio
+
+BLOCK_SECONDS = 0.05
+"""Of the microphone."""
+FILL_SECONDS = 0.02
+"""Of the loudspeaker: so late a hold or a stop takes effect at most."""
+MOST_BLOCKS_WAITING = 200
+"""10 s of the microphone; when nobody takes them, the rest is lost, and counted."""
+LONGEST_LATENCY_SECONDS = 2.0
+"""What a sound card says beyond that is no latency."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A microphone, a loudspeaker, or both."""
+
+    number: int
+    """PortAudio's."""
+    name: str
+    num_inputs: int
+    num_outputs: int
+    rate_hz: int
+    """The one it has of its own."""
+    is_default_input: bool
+    is_default_output: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What a stream of 16-bit samples is opened with."""
+
+    rate_hz: int
+    num_channels: int
+
+
+class SoundCard:
+    """PortAudio, opened.
+
+    Raises:
+        SoundError: PyAudio or PortAudio is not there; says the command that installs them.
+    """
+
+    def __init__(self) -> None:
+        self._pyaudio = _import_pyaudio()
+        _silence_alsa()
+        with _quiet():
+            self._portaudio: pyaudio.PyAudio = self._pyaudio.PyAudio()
+
+    def close(self) -> None:
+        """Let the sound card go; the streams must have been closed."""
+        with _quiet():
+            self._portaudio.terminate()
+
+    def devices(self) -> list[Device]:
+        """Everything that can be heard or can play, in PortAudio's order."""
+        default_input = self._default(self._portaudio.get_default_input_device_info)
+        default_output = self._default(self._portaudio.get_default_output_device_info)
+        devices = []
+        for number in range(self._portaudio.get_device_count()):
+            info: Mapping[str, Any] = self._portaudio.get_device_info_by_index(number)
+            devices.append(
+                Device(
+                    number=number,
+                    name=str(info["name"]),
+                    num_inputs=int(info["maxInputChannels"]),
+                    num_outputs=int(info["maxOutputChannels"]),
+                    rate_hz=int(info["defaultSampleRate"]),
+                    is_default_input=number == default_input,
+                    is_default_output=number == default_output,
+                )
+            )
+        return devices
+
+    def microphone(self, chosen: str | None = None) -> Device:
+        """The microphone of this name or number; the system's choice for None.
+
+        Raises:
+            SoundError: there is none.
+        """
+        inputs = [device for device in self.devices() if device.num_inputs > 0]
+        return _choose(inputs, chosen, "microphone", lambda device: device.is_default_input)
+
+    def loudspeaker(self, chosen: str | None = None) -> Device:
+        """The loudspeaker of this name or number; the system's choice for None.
+
+        Raises:
+            SoundError: there is none.
+        """
+        outputs = [device for device in self.devices() if device.num_outputs > 0]
+        return _choose(outputs, chosen, "loudspeaker", lambda device: device.is_default_output)
+
+    def open_microphone(self, device: Device, on_news: Callable[[], None]) -> "Microphone":
+        """Listen; `on_news` is called on PyAudio's thread when there is something to take.
+
+        Raises:
+            SoundError: another program has it, or it cannot be opened.
+        """
+        for chosen in _formats(SAMPLE_RATE_HZ, device.rate_hz):
+            if self._supports(device, chosen, is_input=True):
+                break
+        else:
+            raise _unusable("microphone", device)
+        microphone = Microphone(chosen, on_news)
+        try:
+            with _quiet():
+                microphone.stream = self._portaudio.open(
+                    rate=chosen.rate_hz,
+                    channels=chosen.num_channels,
+                    format=self._pyaudio.paInt16,
+                    input=True,
+                    input_device_index=device.number,
+                    frames_per_buffer=round(chosen.rate_hz * BLOCK_SECONDS),
+                    stream_callback=microphone.take_in,
+                )
+        except OSError as error:
+            raise _unusable("microphone", device) from error
+        return microphone
+
+    def loudspeaker_format(self, device: Device) -> Format:
+        """What a loudspeaker will be opened with.
+
+        Raises:
+            SoundError: it cannot be.
+        """
+        for chosen in _formats(REPLY_RATE_HZ, device.rate_hz):
+            if self._supports(device, chosen, is_input=False):
+                return chosen
+        raise _unusable("loudspeaker", device)
+
+    def open_loudspeaker(self, device: Device, chosen: Format, player: Player) -> "Loudspeaker":
+        """Play what `player` gives.
+
+        Raises:
+            SoundError: another program has it, or it cannot be opened.
+        """
+        loudspeaker = Loudspeaker(chosen, player)
+        try:
+            with _quiet():
+                loudspeaker.stream = self._portaudio.open(
+                    rate=chosen.rate_hz,
+                    channels=chosen.num_channels,
+                    format=self._pyaudio.paInt16,
+                    output=True,
+                    output_device_index=device.number,
+                    frames_per_buffer=round(chosen.rate_hz * FILL_SECONDS),
+                    stream_callback=loudspeaker.give_out,
+                    start=False,
+                )
+                loudspeaker.start()
+        except OSError as error:
+            raise _unusable("loudspeaker", device) from error
+        return loudspeaker
+
+    def _default(self, ask: Callable[[], Mapping[str, Any]]) -> int | None:
+        try:
+            return int(ask()["index"])
+        except OSError:
+            return None  # PortAudio's way to say that there is none
+
+    def _supports(self, device: Device, chosen: Format, *, is_input: bool) -> bool:
+        side = "input" if is_input else "output"
+        arguments: dict[str, int] = {
+            f"{side}_device": device.number,
+            f"{side}_channels": chosen.num_channels,
+            f"{side}_format": self._pyaudio.paInt16,
+        }
+        try:
+            with _quiet():
+                return bool(self._portaudio.is_format_supported(chosen.rate_hz, **arguments))
+        except ValueError:
+            return False  # PyAudio's way to say no
+
+
+class _Stream:
+    def __init__(self, chosen: Format) -> None:
+        self.format = chosen
+        self.stream: pyaudio.Stream | None = None
+
+    @property
+    def is_going_on(self) -> bool:
+        """False once the device was unplugged, or the sound system has stopped it."""
+        try:
+            return self.stream is not None and self.stream.is_active()
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Let the device go."""
+        if self.stream is not None:
+            with suppress(OSError), _quiet():  # a device that was unplugged is gone already
+                self.stream.close()
+
+
+class Microphone(_Stream):
+    """Blocks of 16-bit PCM, to be taken as they come."""
+
+    def __init__(self, chosen: Format, on_news: Callable[[], None]) -> None:
+        super().__init__(chosen)
+        self.num_lost = 0
+        """Blocks that nobody took in time, and times at which the system lost some."""
+        self._on_news = on_news
+        self._blocks: SimpleQueue[bytes] = SimpleQueue()
+
+    def take_in(
+        self, pcm: bytes | None, num_frames: int, times: Mapping[str, float], status: int
+    ) -> tuple[None, int]:
+        """PyAudio's callback."""
+        import pyaudio
+
+        assert pcm is not None, "PyAudio gives a microphone's callback its sound"
+        if status & pyaudio.paInputOverflow:
+            self.num_lost += 1
+        if self._blocks.qsize() >= MOST_BLOCKS_WAITING:
+            self.num_lost += 1
+        else:
+            self._blocks.put(pcm)
+            self._on_news()
+        return None, pyaudio.paContinue
+
+    def blocks(self) -> Iterator[bytes]:
+        """Those that have come."""
+        while True:
+            try:
+                yield self._blocks.get_nowait()
+            except Empty:
+                return
+
+
+class Loudspeaker(_Stream):
+    """Plays what a player gives."""
+
+    def __init__(self, chosen: Format, player: Player) -> None:
+        super().__init__(chosen)
+        self.num_underruns = 0
+        """Times at which the system wanted sound before there was some."""
+        self._player = player
+        self._latency_seconds = 0.0
+
+    def start(self) -> None:
+        """From here on it plays."""
+        assert self.stream is not None, "a loudspeaker is opened before it is started"
+        self._latency_seconds = self.stream.get_output_latency()
+        self.stream.start_stream()
+
+    def give_out(
+        self, _: bytes | None, num_frames: int, times: Mapping[str, float], status: int
+    ) -> tuple[bytes, int]:
+        """PyAudio's callback."""
+        import pyaudio
+
+        if status & pyaudio.paOutputUnderflow:
+            self.num_underruns += 1
+        ahead_seconds = times["output_buffer_dac_time"] - times["current_time"]
+        if not 0 < ahead_seconds < LONGEST_LATENCY_SECONDS:
+            ahead_seconds = self._latency_seconds
+        samples = self._player.fill(num_frames, time.monotonic() + ahead_seconds)
+        pcm = float_to_pcm16(np.repeat(samples, self.format.num_channels))
+        return pcm, pyaudio.paContinue
+
+
+def _import_pyaudio() -> ModuleType:
+    try:
+        import pyaudio
+    except ImportError as error:
+        raise SoundError(
+            "Microphone and loudspeakers need PyAudio and PortAudio, which are not installed "
+            f"({error}). Install them with: {install_pyaudio(System.this())}"
+        ) from error
+    return pyaudio
+
+
+def _formats(wanted_rate_hz: int, own_rate_hz: int) -> list[Format]:
+    """What is tried, the best first: not every device resamples, or has one channel."""
+    return [
+        Format(rate_hz, num_channels)
+        for num_channels in (1, 2)
+        for rate_hz in dict.fromkeys((wanted_rate_hz, own_rate_hz, 48_000, 44_100))
+    ]
+
+
+def _choose(
+    devices: list[Device], chosen: str | None, kind: str, is_default: Callable[[Device], bool]
+) -> Device:
+    if chosen is None:
+        for device in devices:
+            if is_default(device):
+                return device
+        raise SoundError(
+            f"No {kind} was found. Connect one, or choose one that `--list-devices` shows."
+            if devices
+            else f"No {kind} was found. Connect one, or go on with --text-only."
+        )
+    wanted = chosen.casefold()
+    for matches in (
+        [device for device in devices if str(device.number) == chosen],
+        [device for device in devices if device.name.casefold() == wanted],
+        [device for device in devices if wanted in device.name.casefold()],
+    ):
+        if matches:
+            return matches[0]
+    names = ", ".join(f"{device.number}: {device.name}" for device in devices) or "none"
+    raise SoundError(f"There is no {kind} {chosen!r}. There are: {names}.")
+
+
+def _unusable(kind: str, device: Device) -> SoundError:
+    return SoundError(
+        f"The {kind} {device.name!r} cannot be opened. Close the program that uses it, or choose "
+        "another."
+    )
+
+
+@cache
+def _silence_alsa() -> object:
+    """Have ALSA keep to itself what it would write to the terminal, also while sound plays.
+
+    Returns what must not be forgotten as long as ALSA may call it.
+    """
+    arguments = (c_char_p, c_int, c_char_p, c_int, c_char_p)
+    ignore = CFUNCTYPE(None, *arguments)(lambda *_: None)
+    with suppress(OSError, AttributeError):  # there is no ALSA but on Linux
+        CDLL("libasound.so.2").snd_lib_error_set_handler(ignore)
+    return ignore
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what JACK and ALSA write past Python from the terminal: errors come back as codes."""
+    with open(os.devnull, "wb") as nothing:
+        kept = os.dup(2)
+        try:
+            os.dup2(nothing.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,58 @@
+"""Talk with a server from a terminal: `python app.py talk`."""
+
+import asyncio
+import sys
+from contextlib import suppress
+
+from client.address import ServerAddress
+from client.live import Live, LiveOptions
+from client.plain import PlainFrontEnd
+from client.sound_card import SoundCard
+
+
+def list_devices() -> None:
+    """Print what can be heard and what can play.
+
+    Raises:
+        SoundError: PyAudio or PortAudio is not there.
+    """
+    card = SoundCard()
+    try:
+        devices = card.devices()
+    finally:
+        card.close()
+    for title, chosen in (
+        ("Microphones", [(d.number, d.name, d.is_default_input) for d in devices if d.num_inputs]),
+        (
+            "Loudspeakers",
+            [(d.number, d.name, d.is_default_output) for d in devices if d.num_outputs],
+        ),
+    ):
+        print(f"{title}:" if chosen else f"{title}: none found")
+        for number, name, is_default in chosen:
+            print(
+                f"  {number:>3}  {name}{' (used unless another is chosen)' if is_default else ''}"
+            )
+
+
+def talk(address: ServerAddress, options: LiveOptions) -> None:
+    """Converse until the user ends it.
+
+    Raises:
+        ClientError: the sound card or the server cannot be used, or the conversation has ended.
+    """
+    asyncio.run(_talk(Live(address, options)))
+
+
+async def _talk(live: Live) -> None:
+    front_end = PlainFrontEnd(
+        live, sys.stdin, sys.stdout, ends_with_input=not live.options.has_sound
+    )
+    showing = asyncio.create_task(front_end.show())
+    try:
+        await live.run()
+    finally:
+        showing.cancel()
+        with suppress(asyncio.CancelledError):
+            await showing
+        front_end.finish()
