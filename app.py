@@ -19,6 +19,7 @@ from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
+    from backend.recordings import StoreOptions
 
 EXIT_UNUSABLE_FILE = 1
 EXIT_DIFFERENT = 1
@@ -76,7 +77,12 @@ def serve(parsed: argparse.Namespace) -> int:
 
     checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
     config = EngineConfig(num_slots=parsed.sessions, max_positions=parsed.max_positions)
-    options = ServingOptions(parsed.access_key, parsed.idle_minutes, parsed.trusted_proxies)
+    options = ServingOptions(
+        parsed.access_key,
+        parsed.idle_minutes,
+        parsed.trusted_proxies,
+        None if parsed.no_recordings else _store_options(parsed),
+    )
     with Engine(checkpoint, config) as engine:
         print(f"Open http://localhost:{parsed.port} (Ctrl+C stops)", flush=True)
         serve_engine(engine, parsed.host, parsed.port, options)
@@ -215,6 +221,20 @@ def download(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _store_options(parsed: argparse.Namespace) -> "StoreOptions":
+    from backend.recordings import StoreOptions
+
+    return StoreOptions(_recordings_folder(parsed), parsed.recordings_mb, parsed.sharing)
+
+
+def _recordings_folder(parsed: argparse.Namespace) -> Path:
+    if parsed.recordings is not None:
+        return Path(parsed.recordings)
+    from platformdirs import user_data_path
+
+    return user_data_path("audio-interaction-live", appauthor=False) / "recordings"
+
+
 def _settings(parsed: argparse.Namespace, checkpoint: "Checkpoint") -> SessionSettings:
     return SessionSettings(
         sampling=_sampling(parsed, checkpoint.sampling),
@@ -291,6 +311,55 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--trusted-proxies",
         metavar="ADDRESSES",
         help="believe X-Forwarded-For of these, with commas, or * (nobody)",
+    )
+    _add_recordings_folder(parser)
+    parser.add_argument(
+        "--no-recordings", action="store_true", help="record nothing, whoever asks for it"
+    )
+    parser.add_argument(
+        "--recordings-mb",
+        type=_megabytes,
+        default=2000.0,
+        metavar="MB",
+        help="what all recordings may take up together (%(default)g)",
+    )
+    parser.add_argument(
+        "--sharing", action="store_true", help="let people make links to their recordings"
+    )
+
+
+def _add_talk(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=talk)
+    parser.add_argument(
+        "--server",
+        default=DEFAULT_SERVER,
+        metavar="ADDRESS",
+        help="the server to talk with (%(default)s)",
+    )
+    parser.add_argument(
+        "--access-key",
+        default=os.environ.get(ACCESS_KEY_VARIABLE) or None,
+        metavar="KEY",
+        help=f"what the server wants to know (${ACCESS_KEY_VARIABLE})",
+    )
+    parser.add_argument("--list-devices", action="store_true", help="name them, and end")
+    parser.add_argument(
+        "--input-device", metavar="NAME", help="microphone: number, name or part of one"
+    )
+    parser.add_argument(
+        "--output-device", metavar="NAME", help="loudspeaker: number, name or part of one"
+    )
+    parser.add_argument("--speak", action="store_true", help="speak the replies")
+    parser.add_argument("--voice", default="auto", help="one of the server's (%(default)s)")
+    parser.add_argument(
+        "--text-only", action="store_true", help="no microphone or loudspeaker: type"
+    )
+    parser.add_argument(
+        "--decision-bias",
+        type=float,
+        default=0.0,
+        metavar="BIAS",
+        help="-8 to 8: eager above 0, shy below (%(default)g)",
     )
 
 
@@ -423,6 +492,14 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system-prompt", help="what the model is told first")
 
 
+def _add_recordings_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recordings",
+        metavar="FOLDER",
+        help="where conversations are recorded whose users want that (in the user's data folder)",
+    )
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
@@ -440,6 +517,13 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
     return number
+
+
+def _megabytes(text: str) -> float:
+    megabytes = float(text)
+    if not 0 < megabytes < math.inf:
+        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
+    return megabytes
 
 
 def _minutes(text: str) -> float:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.websockets import WebSocket
+from starlette.requests import HTTPConnection
 
 from backend.realtime.errors import CloseCode, ConnectionEnd, WireError
 
@@ -20,7 +20,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Doorkeeper:
-    """Lets sockets in.
+    """Lets sockets and requests in.
 
     Args:
         access_key: what a client has to know; None lets everybody in.
@@ -39,15 +39,16 @@ class Doorkeeper:
         return self._access_key is not None
 
     @contextmanager
-    def let_in(self, websocket: WebSocket) -> Iterator[None]:
-        """Keep count of the socket while the block runs.
+    def let_in(self, connection: HTTPConnection, *, needs_key: bool = True) -> Iterator[None]:
+        """Keep count of the socket or request while the block runs.
 
         Raises:
             ConnectionEnd: it may not connect.
         """
-        _require_same_origin(websocket.headers)
-        self._require_key(websocket)
-        address = websocket.client.host if websocket.client else ""
+        _require_same_origin(connection.headers)
+        if needs_key:
+            self._require_key(connection)
+        address = connection.client.host if connection.client else ""
         if self._num_sockets[address] >= self._max_per_address:
             error = WireError(
                 f"{self._max_per_address} connections from {address} are open already; close one",
@@ -62,10 +63,10 @@ class Doorkeeper:
             # Addresses that have gone are not remembered.
             self._num_sockets += Counter()
 
-    def _require_key(self, websocket: WebSocket) -> None:
+    def _require_key(self, connection: HTTPConnection) -> None:
         if self._access_key is None:
             return
-        offered = offered_key(websocket.headers, websocket.scope.get("subprotocols", []))
+        offered = offered_key(connection.headers, connection.scope.get("subprotocols", []))
         if not secrets.compare_digest(offered.encode(), self._access_key.encode()):
             error = WireError(
                 "this server asks for an access key, and this is not it"

@@ -49,6 +49,20 @@ class SessionFileError(AudioInteractionError):
     """A recorded conversation cannot be read, written or repeated."""
 
 
+class RecordingError(AudioInteractionError):
+    """Something cannot be done with what is recorded on a server.
+
+    Args:
+        message: a sentence for whoever asked; names no place on the server.
+        code: short name of the error.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
 class ModelFailedError(AudioInteractionError):
     """The model's numbers broke down."""
 

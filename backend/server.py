@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,13 +26,18 @@ from backend.realtime.errors import CloseCode, ConnectionEnd, WireError, first_e
 from backend.realtime.server_events import error_event
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
 from backend.realtime.timing import SystemTime
+from backend.recordings import Recordings, RecordingStore, StoreOptions
+from backend.recordings.gallery import Gallery
+from backend.recordings_api import RecordingsApi
 from backend.socket_protocol import RealtimeSocket
 from backend.speech import Voices
 from webui.gradio_app import STATIC_FOLDER, mount_page
 
 logger = logging.getLogger(__name__)
 
-SAMPLES_FOLDER = Path(__file__).parents[1] / "assets" / "samples"
+ASSETS_FOLDER = Path(__file__).parents[1] / "assets"
+SAMPLES_FOLDER = ASSETS_FOLDER / "samples"
+GALLERY_FOLDER = ASSETS_FOLDER / "gallery"
 MAX_WEBSOCKET_BYTES = 16 * 1024 * 1024
 """Larger messages are not even read: the socket closes with 1009."""
 SEND_TIMEOUT_SECONDS = 10.0
@@ -56,6 +62,8 @@ class ServingOptions:
     """Of quiet that end a conversation; 0 for never."""
     trusted_proxies: str | None = None
     """Addresses, with commas, whose `X-Forwarded-For` is believed; `*` for all."""
+    recordings: StoreOptions | None = None
+    """Where conversations are recorded whose clients ask for it; None records nothing."""
 
 
 class RevalidatedFiles(StaticFiles):
@@ -75,7 +83,13 @@ class RealtimeService:
         self.doorkeeper = Doorkeeper(options.access_key)
         time = SystemTime()
         self.admission = Admission(engine.config.num_slots, time)
-        self._conversations = Conversations(engine, self.admission, time)
+        self.recordings: Recordings | None = None
+        if options.recordings is not None:
+            store = RecordingStore(options.recordings)
+            self.recordings = Recordings(store, engine.checkpoint)
+        self._conversations = Conversations(
+            engine, self.admission, time, recordings=self.recordings
+        )
         self._checkpoint = engine.checkpoint
         self._voices = Voices()
         self._idle_seconds = options.idle_minutes * 60
@@ -116,7 +130,11 @@ class RealtimeService:
             voices=self._voices,
             has_older_names=_OLDER_API in headers.get("openai-beta", ""),
             idle_seconds=self._idle_seconds,
+            recording_title=query.get("title", "") if query.get("record") == "1" else None,
         )
+        if options.recording_title is not None and self.recordings is None:
+            error = WireError("this server records nothing", "recording_off")
+            raise ConnectionEnd(error, CloseCode.POLICY)
         try:
             defaults = SessionConfig(
                 instructions=self._checkpoint.system_prompt,
@@ -154,8 +172,19 @@ class Messages:
 
 def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI:
     """The application over a running engine."""
-    app = FastAPI(title="Audio-Interaction Live", docs_url=None, redoc_url=None)
-    service = RealtimeService(engine, options or ServingOptions())
+    options = options or ServingOptions()
+    service = RealtimeService(engine, options)
+    recordings = service.recordings
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if recordings is not None:
+            await asyncio.to_thread(recordings.store.tidy)
+        yield
+        if recordings is not None:
+            await recordings.close()
+
+    app = FastAPI(title="Audio-Interaction Live", docs_url=None, redoc_url=None, lifespan=lifespan)
 
     @app.get("/health")
     def health() -> dict[str, Any]:
@@ -168,12 +197,14 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
             "waiting": service.admission.num_waiting,
             "requires_key": service.doorkeeper.requires_key,
             "abilities": [asdict(ability) for ability in engine.checkpoint.abilities],
+            "recordings": _recording_fields(options.recordings),
         }
 
     @app.websocket("/v1/realtime")
     async def realtime(websocket: WebSocket) -> None:
         await service.serve(websocket)
 
+    RecordingsApi(service.doorkeeper, Gallery(GALLERY_FOLDER), recordings).add_to(app)
     app.mount("/live", RevalidatedFiles(directory=STATIC_FOLDER), name="live")
     app.mount("/samples", StaticFiles(directory=SAMPLES_FOLDER), name="samples")
     return mount_page(app)
@@ -204,6 +235,12 @@ def server_config(
 def serve(engine: Engine, host: str, port: int, options: ServingOptions | None = None) -> None:
     """Serve until interrupted."""
     uvicorn.Server(server_config(engine, host, port, options)).run()
+
+
+def _recording_fields(options: StoreOptions | None) -> dict[str, Any]:
+    if options is None:
+        return {"is_on": False, "may_share": False, "max_mb": 0}
+    return {"is_on": True, "may_share": options.may_share, "max_mb": options.max_mb}
 
 
 def _input_rate_hz(query: QueryParams) -> int:

@@ -6,13 +6,16 @@ Run it to work on the page: `python -m tests.scripted`.
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from backend.config import SamplingConfig, SessionSettings
 from backend.engine.session import ReplyRequest
+from backend.engine.trace import Cause, Trace, TracedDecision, TracedToken
 from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
     Decision,
@@ -52,7 +55,10 @@ class ScriptedCheckpoint:
     name: str = "scripted"
     system_prompt: str = "Answer by the script."
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    device: str = "cpu"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    folder: Path = Path(__file__).parent / "golden"
+    """Without weights: what a recording tells it by is the same for all scripts."""
     abilities: tuple[Ability, ...] = ()
 
 
@@ -71,8 +77,11 @@ def require_fitting(settings: SessionSettings) -> None:
 class ScriptedSession:
     """Replies in turn: each time a quiet chunk follows a loud one, or when asked to."""
 
-    def __init__(self, engine: "ScriptedEngine", settings: SessionSettings) -> None:
+    def __init__(
+        self, engine: "ScriptedEngine", settings: SessionSettings, trace: Trace | None
+    ) -> None:
         self.settings = settings
+        self._trace = trace
         self.chunks: list[npt.NDArray[np.float32]] = []
         self._engine = engine
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -86,8 +95,9 @@ class ScriptedSession:
         self._hearing = asyncio.create_task(self._hear())
 
     async def feed(self, chunk: npt.NDArray[np.float32]) -> int:
-        await self._chunks.put(chunk)
-        self.chunks.append(chunk)
+        heard = chunk if self._trace is None else self._trace.hears(chunk)
+        await self._chunks.put(heard)
+        self.chunks.append(heard)
         return len(self.chunks) - 1
 
     def finish(self) -> None:
@@ -105,6 +115,10 @@ class ScriptedSession:
     async def change_settings(self, settings: SessionSettings) -> None:
         require_fitting(settings)
         self.settings = settings
+        if self._trace is not None:
+            stated = replace(settings, system_prompt=settings.system_prompt or "")
+            sampling = settings.sampling or SamplingConfig()
+            self._trace.settings_changed(stated, sampling, settings.max_reply_tokens)
 
     async def events(self) -> AsyncIterator[Event]:
         while not isinstance(event := await self._events.get(), SessionEnded):
@@ -124,9 +138,14 @@ class ScriptedSession:
             request = self._request
             is_asked_for = request is not None and number == request.at_chunk
             speaks = is_asked_for or probability > threshold
-            self._events.put_nowait(
-                Decision(number, speaks, probability, threshold, 3.0, 13 * number, MAX_POSITIONS)
+            decision = Decision(
+                number, speaks, probability, threshold, 3.0, 13 * number, MAX_POSITIONS
             )
+            if self._trace is not None:
+                cause = Cause.REQUESTED if is_asked_for else Cause.DRAWN
+                logits = (0.0, math.log(probability / (1 - probability)))
+                self._trace.decided(TracedDecision(decision, int(speaks), logits, cause))
+            self._events.put_nowait(decision)
             if speaks:
                 self._answered = number
                 if request is not None and number >= request.since_chunk:
@@ -148,9 +167,23 @@ class ScriptedSession:
             if self._is_interrupted:
                 break
             said.append(word)
-            self._events.put_nowait(TextDelta(turn, word if len(said) == 1 else f" {word}"))
+            delta = word if len(said) == 1 else f" {word}"
+            self._trace_token(turn, delta, reply.emotion if len(said) == 1 else None)
+            self._events.put_nowait(TextDelta(turn, delta))
         status = TurnStatus.CANCELLED if self._is_interrupted else TurnStatus.COMPLETED
+        self._trace_token(turn, "", status=status)
         self._events.put_nowait(TurnDone(turn, chunk, " ".join(said), reply.emotion, status))
+
+    def _trace_token(
+        self,
+        turn: int,
+        text: str,
+        emotion: Emotion | None = None,
+        status: TurnStatus | None = None,
+    ) -> None:
+        if self._trace is not None:
+            cause = Cause.CANCELLED if status is TurnStatus.CANCELLED else Cause.DRAWN
+            self._trace.said(TracedToken(turn, 2, cause, text, emotion, status))
 
 
 class ScriptedEngine:
@@ -179,12 +212,14 @@ class ScriptedEngine:
     def num_sessions(self) -> int:
         return len(self.sessions)
 
-    async def open_session(self, settings: SessionSettings | None = None) -> ScriptedSession:
+    async def open_session(
+        self, settings: SessionSettings | None = None, trace: Trace | None = None
+    ) -> ScriptedSession:
         settings = settings or SessionSettings()
         require_fitting(settings)
         if self.num_sessions >= self.config.num_slots:
             raise SessionLimitError("every session is taken; try again in a moment")
-        session = ScriptedSession(self, settings)
+        session = ScriptedSession(self, settings, trace)
         self.sessions.add(session)
         return session
 

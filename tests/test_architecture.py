@@ -18,7 +18,7 @@ LAYERS = [
     ["backend.engine"],
     ["backend.offline", "backend.session_file"],
     ["backend.export", "backend.recorder", "backend.replay"],
-    ["backend.chunk_cost", "backend.realtime", "backend.speech"],
+    ["backend.chunk_cost", "backend.realtime", "backend.recordings", "backend.speech"],
     [
         "backend.access",
         "backend.bench",
@@ -28,6 +28,7 @@ LAYERS = [
         "backend.live_bench",
         "backend.proactive",
         "backend.server",
+        "backend.recordings_api",
         "backend.socket_protocol",
         "webui",
     ],

@@ -128,7 +128,7 @@ def test_the_page_holds_everything_and_needs_nothing(packed: Path, tmp_path: Pat
     found = re.search(r'id="story">(.*?)</script>', text, re.DOTALL)
     assert found is not None
     story = json.loads(found[1])
-    assert (story["seconds"], len(story["probabilities"])) == (120, NUM_CHUNKS)
+    assert (story["seconds"], len(story["decisions"])) == (120, NUM_CHUNKS)
     assert len(story["peaks"]) == NUM_CHUNKS * story["peaks_per_chunk"]
     assert [said["kind"] for said in story["said"]] == ["reply", "typed", "reply", "reply"]
     assert story["said"][-1]["pieces"][0][1] == HOSTILE

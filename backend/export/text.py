@@ -48,11 +48,12 @@ def _reply(reply: Reply) -> str:
 
 def note(reply: Reply) -> str:
     """What to say about a reply that is not whole; empty where it is."""
+    if reply.barge_in is not None:
+        # The model may have said it to its end before it was all heard.
+        return "(spoken over)"
     match reply.status:
         case TurnStatus.COMPLETED:
             return ""
-        case TurnStatus.CANCELLED if reply.barge_in is not None:
-            return "(spoken over)"
         case TurnStatus.CANCELLED:
             return "(stopped)"
         case TurnStatus.INCOMPLETE:

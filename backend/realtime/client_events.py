@@ -208,6 +208,12 @@ class ClearOutput(ClientEvent):
     TYPE = "output_audio_buffer.clear"
 
 
+class StopRecording(ClientEvent):
+    """End the recording; the conversation goes on."""
+
+    TYPE = "recording.stop"
+
+
 # The rest is of the full-duplex dialect.
 
 
@@ -275,6 +281,7 @@ AnyClientEvent = (
     | RetrieveItem
     | DeleteItem
     | ClearOutput
+    | StopRecording
     | PlaybackAck
     | BargeIn
     | TurnSignal

@@ -340,8 +340,8 @@ class Connection:
                     conversation.activity()
                 conversation.outbox.put([wire_event("session.heartbeat_ack")])
             case CloseSession():
-                conversation.outbox.put([wire_event("session.closed", reason="client_request")])
-                conversation.outbox.end(CloseCode.NORMAL, "client_request")
+                closed = wire_event("session.closed", reason="client_request")
+                conversation.end(CloseCode.NORMAL, "client_request", closed)
                 self._conversations.end(attachment)
             case _:
                 # What was begun is done to its end, also if the socket breaks meanwhile.

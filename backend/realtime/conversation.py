@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from backend.audio import Samples
 from backend.config import CHUNK_SECONDS, SessionSettings
-from backend.errors import AudioInteractionError, SessionLimitError
+from backend.engine.trace import Trace
+from backend.errors import AudioInteractionError, RecordingError, SessionLimitError
 from backend.events import Event, SessionFailed, TurnDone, TurnStarted
 from backend.realtime.client_events import (
     AnyClientEvent,
@@ -28,6 +29,7 @@ from backend.realtime.client_events import (
     ResponseOptions,
     RetrieveItem,
     SessionUpdate,
+    StopRecording,
     TruncateItem,
     TurnSignal,
 )
@@ -57,12 +59,16 @@ from backend.realtime.server_events import (
     duplex_capabilities,
     error_event,
     new_id,
+    recording_ends,
+    recording_started,
+    recording_stopped,
     session_object,
     wire_event,
 )
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
 from backend.realtime.timing import SystemTime, Time
 from backend.realtime.translator import Translator, WantedReply
+from backend.recordings import LiveRecording, Recordings, Stopped, StopReason
 from backend.speech import Voices
 
 MAX_WAITING_SECONDS = 300.0
@@ -102,8 +108,10 @@ class SessionOpener(Protocol):
     def max_positions(self) -> int:
         """Positions of one conversation's context."""
 
-    async def open_session(self, settings: SessionSettings | None = None) -> EngineSession:
-        """Start a conversation.
+    async def open_session(
+        self, settings: SessionSettings | None = None, trace: Trace | None = None
+    ) -> EngineSession:
+        """Start a conversation; `trace` is told of all that happens in it.
 
         Raises:
             SettingsError: the settings cannot be, whether or not there is a slot.
@@ -125,6 +133,8 @@ class ConversationOptions:
     """Whether the client also waits for `conversation.item.created`, as before the API's GA."""
     idle_seconds: float = 0.0
     """Of quiet that end the conversation; 0 for never."""
+    recording_title: str | None = None
+    """What its recording is called; None where it is not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,7 @@ class Conversation:
         options: what the client's address asked for.
         defaults: the configuration before the client changes it.
         time: for the latencies that are reported, and for the end of one that has gone quiet.
+        recordings: where it is recorded, if its options ask for that.
     """
 
     def __init__(
@@ -155,6 +166,7 @@ class Conversation:
         options: ConversationOptions,
         defaults: SessionConfig,
         time: Time | None = None,
+        recordings: Recordings | None = None,
     ) -> None:
         self.options = options
         self.session_id = new_id("sess")
@@ -181,18 +193,24 @@ class Conversation:
         self._arrived_seconds = 0.0
         self._waiting: asyncio.Queue[WaitingChunk] = asyncio.Queue()
         self._session: EngineSession
+        self._recordings = recordings
+        self._recording: LiveRecording | None = None
+        """While the client takes it to be recorded."""
+        self._recording_id: str | None = None
 
     async def open(self) -> None:
         """Take a slot of the engine; `close` frees it.
 
         Raises:
-            ConnectionEnd: there is none, or the settings cannot be.
+            ConnectionEnd: there is none, the settings cannot be, or it cannot be recorded.
         """
         self._session = await self._open_session(self._config.settings())
         created = self._session_event("session.created")
         if self._is_duplex:
             created |= {"resume_token": self.resume_token, "attachment_generation": 1}
         self._put([created])
+        if (recording := self._recording) is not None:
+            self._put([recording_started(recording)])
 
     async def run(self) -> None:
         """Go on until the engine fails, nobody is there any more or this is cancelled."""
@@ -207,7 +225,7 @@ class Conversation:
             end = first_end(ends)
             if end.error is not None:
                 self.report(end.error)
-            self.outbox.end(end.close_code, end.reason)
+            self.end(end.close_code, end.reason)
 
     @property
     def input_seconds(self) -> float:
@@ -224,9 +242,20 @@ class Conversation:
         if self._idle.activity() and self._is_duplex:
             self._put([self._translator.activity_resumed()])
 
+    def end(self, close_code: CloseCode, reason: str, farewell: WireEvent | None = None) -> None:
+        """Tell the client that nothing more comes."""
+        if (recording := self._recording) is not None:
+            self._recording = None
+            self._put([recording_ends(recording)])
+        if farewell is not None:
+            self._put([farewell])
+        self.outbox.end(close_code, reason)
+
     async def close(self) -> None:
-        """Free the slot. Closing twice is allowed."""
+        """Free the slot; what was recorded is packed later. Closing twice is allowed."""
         await self._session.close()
+        if self._recordings is not None and self._recording_id is not None:
+            self._recordings.end(self._recording_id, StopReason.SESSION_ENDED)
 
     async def obey(self, event: AnyClientEvent) -> None:
         """Do what a message asks.
@@ -270,6 +299,8 @@ class Conversation:
                 self._floor.acknowledge(event)
             case TurnSignal():
                 pass
+            case StopRecording():
+                self._stop_recording()
             case _:
                 raise WireError(f"{event.TYPE} is not supported", "unsupported_event", "type")
 
@@ -439,9 +470,47 @@ class Conversation:
                 "input_audio_buffer_full",
             )
 
-    async def _open_session(self, settings: SessionSettings) -> EngineSession:
+    def _stop_recording(self) -> None:
+        if self._recordings is None or self._recording is None:
+            raise WireError("this conversation is not recorded", "recording_not_active")
+        self._recordings.end(self._recording.recording_id, StopReason.CLIENT)
+
+    def _recording_stopped(self, stopped: Stopped) -> None:
+        # Of one that ended with the conversation the client was told then.
+        if self._recording is not None:
+            self._recording = None
+            self._put([recording_stopped(stopped)])
+
+    async def _begin_recording(self, settings: SessionSettings, title: str) -> LiveRecording:
+        """Raises ConnectionEnd: who asked to be recorded does not talk unrecorded."""
         try:
-            return await self._engine.open_session(settings)
+            if self._recordings is None:
+                raise RecordingError("this server records nothing", "recording_off")
+            return await self._recordings.begin(
+                settings, self._engine.max_positions, title, self._recording_stopped
+            )
+        except RecordingError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
+
+    async def _open_session(self, settings: SessionSettings) -> EngineSession:
+        title = self.options.recording_title
+        if title is None:
+            return await self._open_engine_session(settings, None)
+        recording = await self._begin_recording(settings, title)
+        try:
+            session = await self._open_engine_session(settings, recording.recorder)
+        except BaseException:
+            assert self._recordings is not None, "what began was begun by somebody"
+            await self._recordings.abandon(recording)
+            raise
+        self._recording, self._recording_id = recording, recording.recording_id
+        return session
+
+    async def _open_engine_session(
+        self, settings: SessionSettings, trace: Trace | None
+    ) -> EngineSession:
+        try:
+            return await self._engine.open_session(settings, trace)
         except SessionLimitError as error:
             raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
         except AudioInteractionError as error:

@@ -11,6 +11,7 @@ from backend.realtime.dialect import Dialect
 from backend.realtime.errors import CloseCode, ConnectionEnd, ErrorType, WireError
 from backend.realtime.session_config import SessionConfig
 from backend.realtime.timing import Time
+from backend.recordings import Recordings
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Conversations:
         engine: opens their sessions.
         admission: says who may have one.
         kept_seconds: for those of the duplex dialect; others end with their socket.
+        recordings: where those are recorded that ask for it; None where nothing is.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class Conversations:
         admission: Admission,
         time: Time,
         kept_seconds: float = KEPT_SECONDS,
+        recordings: Recordings | None = None,
     ) -> None:
         self.admission = admission
         self.time = time
         self._engine = engine
         self._kept_seconds = kept_seconds
+        self._recordings = recordings
         self._kept: dict[str, KeptConversation] = {}
 
     async def open(
@@ -72,7 +76,7 @@ class Conversations:
         Raises:
             ConnectionEnd: the engine cannot open it; the place is given back.
         """
-        conversation = Conversation(self._engine, options, defaults, self.time)
+        conversation = Conversation(self._engine, options, defaults, self.time, self._recordings)
         try:
             await conversation.open()
         except BaseException:
@@ -144,7 +148,7 @@ class Conversations:
                 error_type=ErrorType.SERVER,
             )
             conversation.report(failure)
-            conversation.outbox.end(CloseCode.SESSION_FAILED, failure.code)
+            conversation.end(CloseCode.SESSION_FAILED, failure.code)
         finally:
             del self._kept[conversation.session_id]
             if kept.abandoning is not None:

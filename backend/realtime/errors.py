@@ -5,6 +5,7 @@ from enum import IntEnum, StrEnum
 from backend.errors import (
     AudioInputError,
     AudioInteractionError,
+    RecordingError,
     SessionLimitError,
     SettingsError,
 )
@@ -89,6 +90,8 @@ def as_wire_error(error: AudioInteractionError) -> WireError:
     match error:
         case WireError():
             return error
+        case RecordingError():
+            return WireError(error.message, error.code, error_type=ErrorType.SERVER)
         case AudioInputError():
             return WireError(str(error), "invalid_audio", "audio")
         case SettingsError():

@@ -9,6 +9,7 @@ from backend.config import CHUNK_SECONDS
 from backend.realtime.client_events import Modality
 from backend.realtime.errors import WireError
 from backend.realtime.session_config import GA_RATE_HZ, NO_TURN_TAKING, SessionConfig
+from backend.recordings import LiveRecording, Stopped, StopReason
 
 WireEvent = dict[str, Any]
 Item = dict[str, Any]
@@ -100,6 +101,39 @@ def duplex_capabilities(voices: Sequence[Mapping[str, Any]], max_positions: int)
         "supports_resume": True,
         "supports_text_input": True,
     }
+
+
+def recording_started(recording: LiveRecording) -> WireEvent:
+    """What is said from here on is recorded."""
+    return wire_event(
+        "recording.started",
+        recording_id=recording.recording_id,
+        title=recording.title,
+        started_at=recording.started_at.isoformat(timespec="seconds"),
+    )
+
+
+def recording_stopped(stopped: Stopped) -> WireEvent:
+    """Nothing is recorded any more; the file is there."""
+    event = wire_event(
+        "recording.stopped",
+        recording_id=stopped.recording_id,
+        seconds=stopped.seconds,
+        bytes=stopped.num_bytes,
+        reason=stopped.reason.value,
+    )
+    return event if stopped.message is None else event | {"message": stopped.message}
+
+
+def recording_ends(recording: LiveRecording) -> WireEvent:
+    """The recording ends with the conversation; its size is known when it is packed."""
+    return wire_event(
+        "recording.stopped",
+        recording_id=recording.recording_id,
+        seconds=recording.seconds,
+        bytes=None,
+        reason=StopReason.SESSION_ENDED.value,
+    )
 
 
 def user_audio_item(item_id: str) -> Item:

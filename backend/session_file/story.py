@@ -13,6 +13,7 @@ from backend.session_file.records import (
     FailedRecord,
     LatencyRecord,
     PlaybackRecord,
+    SettingsRecord,
     TokenRecord,
     TypedRecord,
 )
@@ -57,16 +58,29 @@ class Reply:
         return max(SHORTEST_SHOWN_SECONDS, len(self.text) / READING_CHARACTERS_PER_SECOND)
 
 
+@dataclass(frozen=True, slots=True)
+class SettingsChange:
+    """Other settings, and the first chunk that was decided on by them."""
+
+    chunk: int
+    settings: SettingsRecord
+
+
 @dataclass(slots=True)
 class Story:
     """What happened, reply by reply and chunk by chunk."""
 
     replies: list[Reply] = field(default_factory=list)
     typed: list[TypedRecord] = field(default_factory=list)
-    probabilities: list[float] = field(default_factory=list)
-    """To speak, per chunk."""
-    thresholds: list[float] = field(default_factory=list)
+    decisions: list[DecisionRecord] = field(default_factory=list)
+    """One per chunk."""
+    changes: list[SettingsChange] = field(default_factory=list)
     failure: str | None = None
+
+    @property
+    def num_online_replies(self) -> int:
+        """Replies whose text left the machine, as an online voice read it."""
+        return sum(r.playback is not None and r.playback.is_online for r in self.replies)
 
 
 def chunk_end(chunk: int) -> float:
@@ -86,8 +100,7 @@ def read_story(file: SessionFile) -> Story:
         match record:
             case DecisionRecord():
                 decided_at = record.at
-                story.probabilities.append(record.probability)
-                story.thresholds.append(record.threshold)
+                story.decisions.append(record)
                 if record.speak:
                     story.replies.append(_opened(len(story.replies), record))
             case TokenRecord():
@@ -96,6 +109,8 @@ def read_story(file: SessionFile) -> Story:
                 reply.status = record.status
                 if record.text:
                     reply.pieces.append(Piece(record.text, max(0.0, record.at - decided_at)))
+            case SettingsRecord():
+                story.changes.append(SettingsChange(len(story.decisions), record))
             case TypedRecord():
                 story.typed.append(record)
             case BargeInRecord() | PlaybackRecord() | LatencyRecord():
