@@ -363,41 +363,6 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_talk(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=talk)
-    parser.add_argument(
-        "--server",
-        default=DEFAULT_SERVER,
-        metavar="ADDRESS",
-        help="the server to talk with (%(default)s)",
-    )
-    parser.add_argument(
-        "--access-key",
-        default=os.environ.get(ACCESS_KEY_VARIABLE) or None,
-        metavar="KEY",
-        help=f"what the server wants to know (${ACCESS_KEY_VARIABLE})",
-    )
-    parser.add_argument("--list-devices", action="store_true", help="name them, and end")
-    parser.add_argument(
-        "--input-device", metavar="NAME", help="microphone: number, name or part of one"
-    )
-    parser.add_argument(
-        "--output-device", metavar="NAME", help="loudspeaker: number, name or part of one"
-    )
-    parser.add_argument("--speak", action="store_true", help="speak the replies")
-    parser.add_argument("--voice", default="auto", help="one of the server's (%(default)s)")
-    parser.add_argument(
-        "--text-only", action="store_true", help="no microphone or loudspeaker: type"
-    )
-    parser.add_argument(
-        "--decision-bias",
-        type=float,
-        default=0.0,
-        metavar="BIAS",
-        help="-8 to 8: eager above 0, shy below (%(default)g)",
-    )
-
-
 def _add_listen(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=listen)
     parser.add_argument(

@@ -1,0 +1,14 @@
+"""What a server has recorded: where it lies, how it is read, shared and taken another way."""
+
+from backend.recordings.live import LiveRecording, Recordings, Stopped, StopReason
+from backend.recordings.store import RecordingStore, Share, StoreOptions
+
+__all__ = [
+    "LiveRecording",
+    "RecordingStore",
+    "Recordings",
+    "Share",
+    "StopReason",
+    "Stopped",
+    "StoreOptions",
+]
