@@ -14,6 +14,7 @@ from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
 from backend.training.align import Clip, ClipKind, Word, spans_of
 from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out
 from backend.training.domain import (
+    DIGIT_WORDS,
     SLOT_VALUES,
     SOUND_REPLIES,
     Slot,
@@ -35,8 +36,14 @@ from backend.training.model import TrainingModel, initialise
 from backend.training.streams import Stream, WordIds, place, reply_chunk
 from backend.training.synthetic_sounds import alarm, music
 from backend.training.tokens import IGNORED, reply_tokens, stream_sequence, train_vocabulary
-from backend.training.utterances import FRAME_SAMPLES, SOUND_CLASSES, Spoken, Utterances
-from backend.training.voices import is_held_out_voice, plan
+from backend.training.utterances import (
+    FRAME_SAMPLES,
+    SOUND_CLASSES,
+    SOUND_FRAMES,
+    Spoken,
+    Utterances,
+)
+from backend.training.voices import accented_digits, is_held_out_voice, load_word_lists, plan
 from tests.small_checkpoint import TINY_SHAPE
 
 MAX_CHECKPOINT_BYTES = 25_000_000
@@ -251,9 +258,30 @@ def test_a_sound_is_answered_while_it_lasts_and_after_it_began() -> None:
             assert made.reply == SOUND_REPLIES[label]
             assert made.doubt is not None
             onset = int((made.phones > 0).argmax())
-            assert onset < made.doubt[1] <= len(made.phones)
+            earliest, latest = made.doubt
+            assert onset < earliest <= latest <= onset + SOUND_FRAMES[1]
+            assert latest <= len(made.phones)
     assert answered
     assert ignored
+
+
+def test_a_sound_that_comes_again_is_answered_once() -> None:
+    recording = np.zeros(3 * SAMPLE_RATE, np.float32)
+    bark = slice(SAMPLE_RATE, SAMPLE_RATE + SAMPLE_RATE // 4)
+    recording[bark] = 0.5 * np.sin(np.arange(SAMPLE_RATE // 4))
+    sounds = {label: [recording] for label in SOUND_REPLIES}
+    utterances = Utterances([], sounds, random.Random(7))
+    num_barks = []
+    for _ in range(400):
+        made = utterances.make("sound")
+        if made.reply != SOUND_REPLIES["dog bark"]:
+            continue
+        assert made.phones is not None
+        heard = made.phones > 0
+        num_barks.append(int(heard[0]) + int(np.count_nonzero(heard[1:] & ~heard[:-1])))
+        assert made.doubt is not None
+        assert made.doubt[1] - int(heard.argmax()) >= SOUND_FRAMES[0]
+    assert set(num_barks) == {1, 2}
 
 
 @pytest.mark.parametrize("make", [alarm, music])
@@ -289,6 +317,16 @@ def test_held_out_voices_are_not_drawn_for_training() -> None:
     assert is_held_out_voice("espeak:en-gb+f5")
     assert is_held_out_voice("espeak:es+m1")
     assert not is_held_out_voice("espeak:en-us+m1")
+
+
+def test_every_digit_is_said_with_accents() -> None:
+    lists = load_word_lists()
+    lines = {job.line for job in accented_digits(lists, random.Random(8))}
+    assert {line.words for line in lines} == set(DIGIT_WORDS)
+    for digit, variants in lists.accented_digits.items():
+        assert {line.text for line in lines if line.words == digit} == {
+            f"[[{phonemes}]]" for phonemes in variants
+        }
 
 
 def test_an_exported_model_is_loaded_back(tmp_path: Path) -> None:

@@ -71,12 +71,12 @@ def synthetic_utterances(work: Path, seed: int, workers: int) -> list[Utterance]
     return [
         Utterance(
             key=f"{job.voice}/{index}",
-            kind=kind_of(ClipKind(job.line.kind), job.line.text),
+            kind=kind_of(ClipKind(job.line.kind), job.line.words),
             human=False,
             held_out=is_held_out_voice(job.voice),
             audio=audio,
             speech_end=_frames(audio),
-            text=job.line.text,
+            text=job.line.words,
             order={},
         )
         for index, (job, audio) in enumerate(_read(cache))

@@ -30,16 +30,16 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "grafted order": 0.05,
     "synthetic order": 0.06,
     "human digit": 0.12,
-    "synthetic digit": 0.10,
+    "synthetic digit": 0.13,
     "wake word": 0.05,
     "phrase": 0.15,
     "cut phrase": 0.02,
     "other speech": 0.07,
-    "foreign speech": 0.02,
+    "foreign speech": 0.05,
     "cut order": 0.05,
     "fragment": 0.02,
     "reversed": 0.01,
-    "sound": 0.26,
+    "sound": 0.30,
     "burst": 0.02,
 }
 """How often what is drawn from the embedded checkpoint's recordings."""
@@ -58,12 +58,12 @@ def mixed(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, 
 
 SOUND_CLASSES = (*PHONES, *SOUND_REPLIES)
 """What a feature may be: a phone or a sound."""
-EARLIEST_SOUND_FRAMES = 30
-SOUND_FRAMES = (EARLIEST_SOUND_FRAMES, 220)
-"""A sound that lasts is answered after some time between these, from its onset: as soon as a model
-may do it, so that it hears what follows an early answer, which is silence."""
-REPLY_GRACE_FRAMES = 10
-"""A sound that ends is answered a little sooner after its end than speech."""
+SOUND_FRAMES = (80, 180)
+"""A sound is answered after some time between these, from its onset, whether it lasts or not:
+sooner, a cry, a crow and an alarm are alike, and nobody knows whether a dog will bark again."""
+REPEATED_SHARE = 0.5
+"""How many of the sounds are heard again after a pause, which is not answered again."""
+REPEATED_PAUSE_FRAMES = (20, 200)
 LOUD_SHARE = 0.08
 
 SPEEDS = (0.84, 1.2)
@@ -364,25 +364,47 @@ class Utterances:
         return replace(_piece(clip, 0, clip.words[stop - 1].end), reply=phrase_reply(text))
 
     def _sound(self, label: str) -> Spoken:
-        """A sound, recorded or made, answered when it is over or has lasted for a while."""
+        """A sound, recorded or made, answered once, some time after it began."""
         rng = self.rng
-        if label == "alarm":
-            audio = alarm(rng)
-        elif label == "music":
-            audio = music(rng)
+        if label in ("alarm", "music"):
+            audio = alarm(rng) if label == "alarm" else music(rng)
+            loud = loud_frames(audio)
         else:
-            recording = rng.choice(self.sounds[label])
-            size = rng.randint(min(recording.size, 3 * SAMPLE_RATE // 2), recording.size)
-            start = rng.randint(0, recording.size - size)
-            audio = recording[start : start + size]
-        loud = loud_frames(audio)
-        phones = np.where(loud, SOUND_CLASSES.index(label), 0).astype(np.uint8)
+            audio, loud = self._recorded_sound(label)
         reply = SOUND_REPLIES[label]
-        if reply is None or not loud.any():
+        known = None
+        if reply is not None and loud.any():
+            onset = int(loud.argmax())
+            known = onset + rng.randint(*SOUND_FRAMES)
+            # What is said next begins after the answer is due.
+            audio = np.pad(audio, (0, max(0, known * FRAME_SAMPLES - audio.size)))
+            loud = np.pad(loud, (0, max(0, known - loud.size)))
+        phones = np.where(loud, SOUND_CLASSES.index(label), 0).astype(np.uint8)
+        if known is None:
             return Spoken(audio, (), phones, None)
-        onset, end = int(loud.argmax()), loud.size - int(loud[::-1].argmax())
-        known = min(end - REPLY_GRACE_FRAMES, onset + rng.randint(*SOUND_FRAMES))
-        return Spoken(audio, None, phones, reply, (onset + EARLIEST_SOUND_FRAMES, known))
+        return Spoken(audio, None, phones, reply, (onset + SOUND_FRAMES[0], known))
+
+    def _recorded_sound(self, label: str) -> tuple[np.ndarray, np.ndarray]:
+        """A part of a recording, often with a pause and another part: [samples], loud [frames]."""
+        rng = self.rng
+        recording = rng.choice(self.sounds[label])
+        loud = np.append(loud_frames(recording), False)
+        num_frames = loud.size - 1
+        frames = _fit(recording, loud.size * FRAME_SAMPLES).reshape(loud.size, FRAME_SAMPLES)
+        frames[num_frames] = 0.0
+        audible = np.flatnonzero(loud)
+
+        def part(shortest: int, longest: int) -> np.ndarray:
+            size = min(num_frames, rng.randint(shortest, longest))
+            start = int(rng.choice(audible)) - rng.randrange(size)
+            return np.clip(start, 0, num_frames - size) + np.arange(size)
+
+        if rng.random() < REPEATED_SHARE:
+            pause = np.full(rng.randint(*REPEATED_PAUSE_FRAMES), num_frames)
+            heard = np.concatenate([part(50, 250), pause, part(50, 250)])
+        else:
+            heard = part(150, max(150, num_frames))
+        return frames[heard].ravel(), loud[heard]
 
     def _reversed(self) -> Spoken:
         """Speech played backwards: voices without words."""

@@ -59,10 +59,14 @@ class WordLists:
 
     espeak_variants: list[str]
     near_digits: list[str]
+    accents: list[str]
+    """espeak-ng's names of languages whose speakers also say digits in English."""
     nouns: list[str]
     verbs: list[str]
     adjectives: list[str]
     sentences: list[str]
+    accented_digits: dict[str, list[str]]
+    """How digits are said with an accent, in espeak-ng's phonemes, by the English word."""
     foreign: dict[str, list[str]]
     """Sentences by espeak-ng's name of their language."""
 
@@ -83,7 +87,22 @@ class SpokenText:
 
     kind: str
     text: str
+    """Words, or espeak-ng's phonemes in double brackets."""
     phrases: tuple[tuple[Slot | None, str], ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What is said, in English words if it is English."""
+        return _digits_by_phonemes().get(self.text, self.text)
+
+
+@cache
+def _digits_by_phonemes() -> dict[str, str]:
+    return {
+        f"[[{phonemes}]]": digit
+        for digit, variants in load_word_lists().accented_digits.items()
+        for phonemes in variants
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +167,8 @@ AMOUNTS: dict[str, Amounts] = {
     "kokoro": Amounts(200, 250, 22, 2, 1, 3),
 }
 NUM_FOREIGN = 500
+ACCENTED_DIGITS = {"espeak": 90, "kokoro": 12}
+"""How many times a family of voices says each digit with an accent."""
 
 
 def random_voice(family: str, lists: WordLists, rng: random.Random) -> str:
@@ -201,8 +222,22 @@ def plan(seed: int) -> list[Synthesis]:
     ]
     languages = [name for name in lists.foreign if name not in HELD_OUT_LANGUAGES]
     jobs += _foreign(lists, languages, rng)
+    jobs += accented_digits(lists, rng)
     rng.shuffle(jobs)
     return jobs
+
+
+def accented_digits(lists: WordLists, rng: random.Random) -> Iterator[Synthesis]:
+    """English digits as people say them whose first language is another one."""
+    variants = [name for name in lists.espeak_variants if name not in HELD_OUT_VARIANTS]
+    for family, times in ACCENTED_DIGITS.items():
+        for digit in DIGIT_WORDS * times:
+            line = SpokenText("digit", f"[[{rng.choice(lists.accented_digits[digit])}]]")
+            if family == "espeak":
+                voice = f"espeak:{rng.choice(lists.accents)}+{rng.choice(variants)}"
+            else:
+                voice = random_voice(family, lists, rng)
+            yield reading(line, voice, rng)
 
 
 def _foreign(lists: WordLists, languages: list[str], rng: random.Random) -> Iterator[Synthesis]:
