@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: run test lint bench train evaluate gallery screenshots local clean
+.PHONY: run test lint bench train evaluate gallery screenshots checksums local clean
 
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)
@@ -32,6 +32,11 @@ gallery: $(VENV)/run.stamp
 
 screenshots: $(VENV)/chromium.stamp
 	$(PYTHON) -m tests.screenshots $(ARGS)
+
+# After new weights: what `app.py doctor` compares the embedded checkpoint with.
+checksums:
+	cd assets && find checkpoint -type f ! -name README.md ! -name evaluation.json | \
+		LC_ALL=C sort | xargs $(or $(shell command -v sha256sum),shasum -a 256) > checkpoint.sha256
 
 local: $(VENV)/run.stamp
 	$(PIP) -r requirements-local.txt

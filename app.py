@@ -1,20 +1,24 @@
 """Audio-Interaction Live: `python app.py` serves the page, `python app.py listen` hears files."""
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (an older one would only find fault with the syntax)
+    raise SystemExit(f"app.py: needs Python 3.11 or newer, and this is {sys.version.split()[0]}")
+
 import argparse
 import asyncio
 import io
 import math
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.errors import AudioInteractionError, SettingsError
+from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 from client.address import DEFAULT_SERVER
 from client.errors import ClientError
-from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 EXIT_UNUSABLE_FILE = 1
 EXIT_DIFFERENT = 1
+EXIT_UNWELL = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -59,6 +64,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _add_export(commands.add_parser("export", help="make a page, captions or sound of a recording"))
     _add_answer(commands.add_parser("answer", help="answer one clip of at most 20 s"))
     _add_download(commands.add_parser("download", help="fetch and verify the released model"))
+    _add_doctor(commands.add_parser("doctor", help="find what is missing or wrong here"))
     _add_evaluate(
         commands.add_parser(
             "evaluate-proactive", help="let the model decide on a benchmark's clips"
@@ -219,6 +225,14 @@ def download(parsed: argparse.Namespace) -> int:
     print(f"{folder}: complete, every size and hash is right")
     print(f"Serve it: python app.py --checkpoint {source}")
     return 0
+
+
+def doctor(parsed: argparse.Namespace) -> int:
+    """Look for what is missing or wrong here, and say what helps."""
+    from backend.doctor import checks, examine
+
+    is_well = examine(checks(), sys.stdout, is_json=parsed.json)
+    return 0 if is_well else EXIT_UNWELL
 
 
 def _store_options(parsed: argparse.Namespace) -> "StoreOptions":
@@ -428,6 +442,11 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", type=Path, metavar="FOLDER", help="into this folder (the Hub's cache, $HF_HOME)"
     )
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=doctor)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
-from client.audio_format import SAMPLE_RATE_HZ
 from client.errors import AddressError
 
 DEFAULT_SERVER = "ws://localhost:7860"
@@ -68,6 +67,9 @@ class ServerAddress:
 
     def socket(self, *, resumes: bool) -> str:
         """The address of the conversation's socket."""
+        # With numpy, which `app.py doctor` and `--help` have to do without.
+        from client.audio_format import SAMPLE_RATE_HZ
+
         query = f"duplex=1&input_rate={SAMPLE_RATE_HZ}"
         return f"{self.base}{_ROUTE}?{query}{'&autostart=0' if resumes else ''}"
 

@@ -256,6 +256,13 @@ class Folder(Store):
         return self.root
 
 
+def cached_models() -> Iterator[HubModel]:
+    """The models in the cache that were complete once."""
+    for path in sorted(Path(constants.HF_HUB_CACHE).glob("models--*/audio-interaction/*.json")):
+        if (model := read_receipt(path)) is not None:
+            yield model
+
+
 # Files and their hashes
 
 
