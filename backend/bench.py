@@ -46,7 +46,7 @@ from backend.model.language_model import LanguageModelConfig, empty_language_mod
 from backend.protocol import ControlTokens
 
 SAMPLES_FOLDER = Path(__file__).parents[1] / "assets" / "samples"
-SECTIONS = ("streaming", "samples", "live", "hour", "gpu")
+SECTIONS = ("streaming", "samples", "live", "hour", "sessions", "gpu")
 
 NUM_SESSIONS = (1, 16, 64)
 
@@ -274,7 +274,18 @@ def report_held_out(data: Path) -> None:
     print(f"Held-out recordings answered exactly\n{table(result)}\n")
 
 
-# GPU
+# Many sessions
+
+
+def report_sessions(num_threads: int) -> None:
+    """Print what steps of many sessions cost for the embedded checkpoint on a CPU."""
+    torch.set_num_threads(num_threads)
+    checkpoint = load_checkpoint(EMBEDDED, device="cpu")
+    print(f"Milliseconds per step near a full context, embedded, {num_threads} thread(s)")
+    print(f"{'sessions':>8}{'listening':>12}{'speaking':>12}")
+    for num_sessions in NUM_SESSIONS:
+        listening, speaking = measure_steps(checkpoint, num_sessions)
+        print(f"{num_sessions:>8}{listening:>12.1f}{speaking:>12.1f}")
 
 
 def report_gpu(device: str) -> None:
@@ -346,6 +357,8 @@ def main() -> None:
         report_hour(parsed.threads)
     if parsed.data:
         report_held_out(parsed.data)
+    if "sessions" in sections:
+        report_sessions(parsed.threads)
     if parsed.gpu or "gpu" in sections:
         if not torch.cuda.is_available():
             parser.error("there is no CUDA GPU on this machine")
