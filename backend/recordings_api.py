@@ -1,8 +1,10 @@
 """Recordings over HTTP: read, take away, bring, share, delete. See docs/session-files.md."""
 
 import asyncio
+import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote
@@ -12,14 +14,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from backend.access import Doorkeeper
-from backend.errors import RecordingError, SessionFileError, SettingsError
+from backend.errors import (
+    AudioInteractionError,
+    RecordingError,
+    SessionFileError,
+    SettingsError,
+)
 from backend.export import ExportFormat, export
+from backend.export.fields import Fields
 from backend.realtime.errors import ConnectionEnd
 from backend.recordings import Recordings, RecordingStore
+from backend.recordings.forking import Forks
 from backend.recordings.gallery import Gallery
 from backend.recordings.packing import pack_copy
 from backend.recordings.reading import Find, Sounds, read, story_json, summary_fields
 from backend.recordings.store import PART_SUFFIX, SUFFIX
+from backend.replay import ForkOptions
 from backend.session_file import SessionFile
 
 MAX_UPLOAD_BYTES = 200_000_000
@@ -40,6 +50,7 @@ _STATUS = {
     "sharing_off": 403,
     "recording_full": 507,
     "recording_failed": 500,
+    "forks_full": 503,
     "upload_too_large": 413,
     "other_checkpoint": 409,
     "origin_not_allowed": 403,
@@ -65,6 +76,23 @@ class ShareWanted(BaseModel):
     hours: float = Field(allow_inf_nan=False)
 
 
+class ForkWanted(BaseModel):
+    """Another way from a chunk on; what is absent stays as it was."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    from_chunk: int
+    system_prompt: str | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    decision_bias: float | None = None
+    seed: int | None = None
+
+    def options(self) -> ForkOptions:
+        """The same for who takes it."""
+        return ForkOptions(**self.model_dump())
+
+
 class RecordingsApi:
     """The routes.
 
@@ -72,14 +100,20 @@ class RecordingsApi:
         doorkeeper: who may come in.
         gallery: what anybody may read.
         recordings: what is recorded here; None where nothing is.
+        forks: takes recordings another way.
     """
 
     def __init__(
-        self, doorkeeper: Doorkeeper, gallery: Gallery, recordings: Recordings | None
+        self,
+        doorkeeper: Doorkeeper,
+        gallery: Gallery,
+        recordings: Recordings | None,
+        forks: Forks,
     ) -> None:
         self._doorkeeper = doorkeeper
         self._gallery = gallery
         self._recordings = recordings
+        self._forks = forks
         self._sounds = Sounds()
         self._reading = asyncio.Semaphore(NUM_READERS)
 
@@ -102,10 +136,12 @@ class RecordingsApi:
             status_code=204,
         )
         self._add_readers(owners, "/recordings", self._find_recording)
+        self._add_forks(owners, "/recordings", self._find_recording)
         anybodys.add_api_route("/gallery", self._list_gallery, methods=["GET"])
         for prefix, find in (("/shared", self._find_shared), ("/gallery", self._gallery.find)):
             anybodys.add_api_route(f"{prefix}/{{source}}", self._summary_of(find), methods=["GET"])
             self._add_readers(anybodys, prefix, find)
+        self._add_forks(anybodys, "/gallery", self._gallery.find)
         app.include_router(owners)
         app.include_router(anybodys)
         for error in (RecordingError, SessionFileError, SettingsError, ConnectionEnd):
@@ -140,6 +176,19 @@ class RecordingsApi:
         router.add_api_route(f"{prefix}/{{source}}/sound", sound, methods=["GET"])
         router.add_api_route(f"{prefix}/{{source}}/file", file, methods=["GET"])
         router.add_api_route(f"{prefix}/{{source}}/export/{{wanted}}", exported, methods=["GET"])
+
+    def _add_forks(self, router: APIRouter, prefix: str, find: Callable[[str], Path]) -> None:
+        async def fork(source: str, request: Request) -> Response:
+            wanted = await _body(request, ForkWanted)
+            # What is wrong with it is said before the first line.
+            find(source)
+            lines = self._forks.run(lambda: find(source), wanted.options())
+            first = await anext(lines)
+            return StreamingResponse(
+                _lines(first, lines), media_type="application/x-ndjson", headers=_PRIVATE
+            )
+
+        router.add_api_route(f"{prefix}/{{source}}/forks", fork, methods=["POST"])
 
     # Who may come in
 
@@ -288,7 +337,7 @@ def _download(file: BinaryIO, name: str, media_type: str) -> Response:
     return StreamingResponse(_blocks(file), media_type=media_type, headers=headers | _PRIVATE)
 
 
-async def _blocks(file: BinaryIO) -> AsyncIterator[bytes]:
+async def _blocks(file: BinaryIO) -> AsyncGenerator[bytes, None]:
     with file:
         while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
             yield block
@@ -344,8 +393,29 @@ async def _body(request: Request, model: type[Body]) -> Body:
         ) from error
 
 
+async def _lines(first: Fields, lines: AsyncGenerator[Fields, None]) -> AsyncGenerator[bytes, None]:
+    """One JSON object a line; the last tells an error, where there was one."""
+    async with aclosing(lines):
+        yield _line(first)
+        try:
+            async for fields in lines:
+                yield _line(fields)
+        except AudioInteractionError as error:
+            yield _line(_error_fields(error)[0])
+
+
+def _line(fields: Fields) -> bytes:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
 async def _tell(request: Request, error: Exception) -> Response:
     """An error as clients see it."""
+    fields, status = _error_fields(error)
+    return JSONResponse(fields, status_code=status, headers=_PRIVATE)
+
+
+def _error_fields(error: Exception) -> tuple[Fields, int]:
+    """What is told of an error, and the status that goes with it."""
     message, code = str(error), "invalid_recording"
     match error:
         case RecordingError():
@@ -355,8 +425,7 @@ async def _tell(request: Request, error: Exception) -> Response:
         case ConnectionEnd():
             assert error.error is not None, "who is refused is told why"
             message, code = error.error.message, error.error.code
-    fields = {"error": {"message": message, "code": code}}
-    return JSONResponse(fields, status_code=_STATUS[code], headers=_PRIVATE)
+    return {"error": {"message": message, "code": code}}, _STATUS[code]
 
 
 def _too_large() -> RecordingError:

@@ -8,7 +8,7 @@ says so.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -196,8 +196,10 @@ class _Repetition:
         max_positions: int,
         settings: SessionSettings,
         trace: Trace | None = None,
+        before_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.notes = _Notes(trace)
+        self._before_step = before_step
         config = EngineConfig(num_slots=1, max_positions=max_positions or None)
         self.core = EngineCore(checkpoint, config, runner=self._make_runner)
         self.core.limit_threads()
@@ -209,6 +211,7 @@ class _Repetition:
 
     def step(self, expected: int | None) -> list[Event]:
         """One token; `expected` is the one to go on with."""
+        self._before_step()
         self.notes.clear()
         self.witness.expected = expected
         return [event for _, event in self.core.step()]
@@ -439,6 +442,7 @@ class ForkOptions:
     temperature: float | None = None
     top_k: int | None = None
     decision_bias: float | None = None
+    seed: int | None = None
 
     def settings(self, recorded: Manifest | SettingsRecord) -> SessionSettings:
         """What was in force as `recorded`, but for what is to be otherwise.
@@ -458,6 +462,7 @@ class ForkOptions:
                 settings.system_prompt if self.system_prompt is None else self.system_prompt
             ),
             decision_bias=settings.decision_bias if bias is None else bias,
+            seed=settings.seed if self.seed is None else self.seed,
         )
 
 
@@ -482,6 +487,7 @@ class Fork:
         file: the recording.
         options: what is to be otherwise.
         trace: is told of all of it.
+        before_step: is called before each step; may wait, and may raise to end it.
 
     Raises:
         SettingsError: a setting cannot be, or there is no such chunk.
@@ -493,6 +499,7 @@ class Fork:
         file: SessionFile,
         options: ForkOptions,
         trace: Trace | None = None,
+        before_step: Callable[[], None] = lambda: None,
     ) -> None:
         if not 0 <= options.from_chunk < file.num_chunks:
             raise SettingsError(
@@ -507,7 +514,13 @@ class Fork:
             file.manifest.checkpoint.max_positions,
             options.settings(file.manifest),
             trace,
+            before_step,
         )
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that it is through with."""
+        return self._engine.session.num_chunks_heard
 
     @property
     def max_positions(self) -> int:

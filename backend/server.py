@@ -27,6 +27,7 @@ from backend.realtime.server_events import error_event
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
 from backend.realtime.timing import SystemTime
 from backend.recordings import Recordings, RecordingStore, StoreOptions
+from backend.recordings.forking import Forks
 from backend.recordings.gallery import Gallery
 from backend.recordings_api import RecordingsApi
 from backend.socket_protocol import RealtimeSocket
@@ -204,7 +205,10 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
     async def realtime(websocket: WebSocket) -> None:
         await service.serve(websocket)
 
-    RecordingsApi(service.doorkeeper, Gallery(GALLERY_FOLDER), recordings).add_to(app)
+    forks = Forks(
+        engine.checkpoint, lambda: service.admission.num_taken, Admission(1, SystemTime())
+    )
+    RecordingsApi(service.doorkeeper, Gallery(GALLERY_FOLDER), recordings, forks).add_to(app)
     app.mount("/live", RevalidatedFiles(directory=STATIC_FOLDER), name="live")
     app.mount("/samples", StaticFiles(directory=SAMPLES_FOLDER), name="samples")
     return mount_page(app)

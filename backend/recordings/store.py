@@ -155,7 +155,7 @@ class RecordingStore:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise _cannot("nothing can be recorded on this server", error) from error
-        recording_id = secrets.token_urlsafe(ID_BYTES)
+        recording_id = _new_id()
         return recording_id, self._packed(recording_id)
 
     def take_room(self, num_bytes: int) -> None:
@@ -194,7 +194,7 @@ class RecordingStore:
                 f"a link holds for 1 to {LONGEST_SHARE_HOURS} hours, not {hours:g}", "invalid_value"
             )
         self.find(recording_id)
-        share_id = secrets.token_urlsafe(ID_BYTES)
+        share_id = _new_id()
         expires_at = (self._now() + timedelta(hours=hours)).replace(microsecond=0)
         share = Share(recording_id=recording_id, expires_at=expires_at)
         self._change_shares(lambda shares: shares | {share_id: share})
@@ -259,6 +259,13 @@ class RecordingStore:
 
     def _live(self, recording_id: str) -> Path:
         return self._folder / f"{recording_id}{SUFFIX}{LIVE_SUFFIX}"
+
+
+def _new_id() -> str:
+    """Nobody can guess it; and no command line takes it for an option."""
+    while (new := secrets.token_urlsafe(ID_BYTES)).startswith("-"):
+        pass
+    return new
 
 
 def size_of(path: Path) -> int:
