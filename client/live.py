@@ -1,6 +1,7 @@
 """One conversation: from the microphone to the socket and back to the loudspeaker."""
 
 import asyncio
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -95,10 +96,8 @@ class Live:
         """What went wrong, where the conversation goes on all the same."""
         self.queue_place: QueuePlace | None = None
         self.max_positions: int | None = None
-        self.threshold = 0.5
-        """From which chance on it speaks, for decisions to come."""
         self.level = 0.0
-        """Of the microphone, 0 to 1."""
+        """Root mean square of the microphone's last 50 ms, 0 to 1."""
         self.input_name: str | None = None
         self.output_name: str | None = None
         self._phase = _Phase.IDLE
@@ -197,6 +196,11 @@ class Live:
         return last.emotion if last is not None else None
 
     @property
+    def threshold(self) -> float:
+        """From which chance on it speaks, for decisions to come."""
+        return 1 / (1 + math.exp(self.options.decision_bias))
+
+    @property
     def is_held(self) -> bool:
         """Whether a reply is silent until the server knows what it hears."""
         return self._speech.is_held
@@ -211,6 +215,12 @@ class Live:
             and not self._speech.is_active
             and self.conversation.current_turn is None
         )
+
+    @property
+    def loudness(self) -> float:
+        """Of the microphone, 0 for a quiet room to 1 for a loud voice."""
+        decibels = 20 * math.log10(max(self.level, 1e-4))
+        return max(0.0, min(1.0, (decibels + 60) / 50))
 
     @property
     def num_lost_blocks(self) -> int:

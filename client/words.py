@@ -1,4 +1,4 @@
-"""What front ends say, in the live page's words and colours."""
+"""What front ends say, in the live page's words."""
 
 from client.conversation import Turn, TurnStatus
 from client.live import State
@@ -64,52 +64,3 @@ def notes(turn: Turn) -> list[str]:
         ending(turn),
     ]
     return [note for note in said if note]
-
-
-LIGHT = {
-    "background": "#f7f7f5",
-    "panel": "#ffffff",
-    "line": "#e4e4df",
-    "ink": "#1c1d1f",
-    "soft": "#63676e",
-    "listening": "#2f7d6b",
-    "speaking": "#3d5bd9",
-    "wave": "#55585d",
-    "quiet": "#c3c6ca",
-    "happy": "#d99a1b",
-    "sad": "#4b74c9",
-    "angry": "#c8453b",
-    "surprise": "#8a55c7",
-    "normal": "#6b6f76",
-    "urgent": "#d2452f",
-    "happy-ink": "#8a5c00",
-    "sad-ink": "#3c64b8",
-    "angry-ink": "#b5382f",
-    "surprise-ink": "#7a44b8",
-    "normal-ink": "#5d6168",
-    "urgent-ink": "#b93520",
-}
-"""The page's colours, by their names in its style sheet."""
-DARK = {
-    "background": "#141517",
-    "panel": "#1c1e21",
-    "line": "#2d3034",
-    "ink": "#ececea",
-    "soft": "#9aa0a8",
-    "listening": "#5fbfa7",
-    "speaking": "#8ca0ff",
-    "wave": "#b9bcc1",
-    "quiet": "#4a4e54",
-    "happy": "#f0bf4c",
-    "sad": "#86a8f0",
-    "angry": "#f0786e",
-    "surprise": "#bd92f0",
-    "normal": "#9aa0a8",
-    "urgent": "#ff7a63",
-    "happy-ink": "#f0bf4c",
-    "sad-ink": "#86a8f0",
-    "angry-ink": "#f0786e",
-    "surprise-ink": "#bd92f0",
-    "normal-ink": "#9aa0a8",
-    "urgent-ink": "#ff7a63",
-}
