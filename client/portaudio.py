@@ -1,14 +1,21 @@
 """PyAudio and the PortAudio library under it: are they there, and the command if not."""
 
+import importlib.util
 import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 OS_RELEASE = Path("/etc/os-release")
+HEADER_FOLDERS = (
+    Path("/usr/include"),
+    Path("/usr/local/include"),
+    Path("/opt/homebrew/include"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +80,20 @@ def install_pyaudio(system: System) -> str:
     return f"{portaudio} && {sys.executable} -m pip install PyAudio"
 
 
-def can_build() -> bool:
-    """Whether pip can build PyAudio here, as far as a compiler and a header say."""
-    if platform.system() == "Windows":
-        return True  # a wheel is there
+def missing(system: System) -> str | None:
+    """What keeps pip from installing PyAudio here, in one sentence; None where nothing does."""
+    if system.kind == "Windows" or importlib.util.find_spec("pyaudio") is not None:
+        return None  # its wheel has everything, or it is there
     has_compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-    folders = ["/usr/include", "/usr/local/include", "/opt/homebrew/include"]
-    return has_compiler and any((Path(folder) / "portaudio.h").is_file() for folder in folders)
+    has_headers = any((folder / "portaudio.h").is_file() for folder in HEADER_FOLDERS)
+    python_header = Path(sysconfig.get_path("include")) / "Python.h"
+    if has_compiler and has_headers and python_header.is_file():
+        return None
+    return (
+        "The local clients need PortAudio, a C compiler and Python's headers to build PyAudio, and "
+        f"not all of them are here; install them with: {install_portaudio(system)}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(missing(System.this()))
