@@ -288,7 +288,7 @@ def talk(parsed: argparse.Namespace) -> int:
         voice=parsed.voice,
         decision_bias=parsed.decision_bias,
     )
-    talk_with(address, options)
+    talk_with(address, options, starts_server=parsed.start_server)
     return 0
 
 
@@ -355,6 +355,11 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get(ACCESS_KEY_VARIABLE) or None,
         metavar="KEY",
         help=f"what the server wants to know (${ACCESS_KEY_VARIABLE})",
+    )
+    parser.add_argument(
+        "--start-server",
+        action="store_true",
+        help="start one on this machine if none answers, and end it afterwards",
     )
     parser.add_argument("--list-devices", action="store_true", help="name them, and end")
     parser.add_argument(

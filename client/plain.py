@@ -100,6 +100,8 @@ class PlainFrontEnd:
 def turn_line(turn: Turn) -> str:
     """A reply on one line."""
     times = ", ".join(f"{words} {milliseconds(time)}" for words, time in steps(turn))
+    if turn.silent_in_ms is not None:
+        times += f", silent in {milliseconds(turn.silent_in_ms)}"
     beside = f" [{', '.join(notes(turn))}]" if notes(turn) else ""
     return f"{clock_time(turn.seconds)}{beside} {turn.text}  ({since(turn)}: {times})"
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from client.address import ServerAddress
 from client.live import Live, LiveOptions
+from client.own_server import own_server
 from client.plain import PlainFrontEnd
 from client.sound_card import SoundCard
 
@@ -35,13 +36,17 @@ def list_devices() -> None:
             )
 
 
-def talk(address: ServerAddress, options: LiveOptions) -> None:
-    """Converse until the user ends it.
+def talk(address: ServerAddress, options: LiveOptions, *, starts_server: bool = False) -> None:
+    """Converse until the user ends it; with a server of one's own if `starts_server`.
 
     Raises:
         ClientError: the sound card or the server cannot be used, or the conversation has ended.
     """
-    asyncio.run(_talk(Live(address, options)))
+    with ExitStack() as around:
+        if starts_server:
+            print(f"Starting a server at {address.base} ...", file=sys.stderr, flush=True)
+            around.enter_context(own_server(address))
+        asyncio.run(_talk(Live(address, options)))
 
 
 async def _talk(live: Live) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from client.address import ServerAddress
+from client.address import DEFAULT_SERVER, ServerAddress
 from client.errors import ConversationOverError, ServerUnreachableError
 
 WireEvent = dict[str, Any]
@@ -163,9 +163,7 @@ class RealtimeSocket:
             connection = await connecting
         except (OSError, InvalidHandshake, TimeoutError, EOFError, ValueError) as error:
             if self._session is None:
-                raise ServerUnreachableError(
-                    f"No server answers at {self._address.base} ({error})."
-                ) from error
+                raise ServerUnreachableError(_unreachable(self._address, error)) from error
             return LOST
         self._connection = connection
         try:
@@ -274,3 +272,16 @@ class RealtimeSocket:
         if code == REFUSED and self._last_error is not None:
             return f"The server refused: {self._last_error}."
         return CLOSED.get(code, f"The connection ended (code {code}).")
+
+
+def _unreachable(address: ServerAddress, error: Exception) -> str:
+    match error:
+        case InvalidHandshake():
+            return f"What answers at {address.base} is no server of this kind ({error})."
+        case OSError() if address.is_local:
+            port = "" if address.base == DEFAULT_SERVER else f" --port {address.port}"
+            return (
+                f"No server answers at {address.base}. Start one in another terminal with: "
+                f"python app.py{port}"
+            )
+    return f"No server answers at {address.base} ({error or 'it takes too long'})."

@@ -1,0 +1,78 @@
+"""A server of one's own on this machine, for as long as the conversation takes."""
+
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client.address import ServerAddress
+from client.errors import ServerUnreachableError
+
+REPOSITORY = Path(__file__).parents[1]
+START_SECONDS = 180.0
+LOOK_SECONDS = 0.2
+ANSWER_SECONDS = 5.0
+END_SECONDS = 10.0
+
+
+@contextmanager
+def own_server(address: ServerAddress) -> Iterator[None]:
+    """Serve the embedded model at a local address while the block runs, if nobody does already.
+
+    Raises:
+        ServerUnreachableError: the address is elsewhere, or the server does not start.
+    """
+    if answers(address):
+        yield
+        return
+    if not address.is_local:
+        raise ServerUnreachableError(
+            f"{address.base} is not on this machine: a server cannot be started there from here."
+        )
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "serve", "--port", str(address.port)],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            # Ctrl+C is for the conversation, and the server outlives it.
+            start_new_session=True,
+        )
+        try:
+            if not _comes_up(address, process):
+                said.seek(0)
+                last = said.read().strip().splitlines()[-1:]
+                why = last[0] if last else "it said nothing"
+                raise ServerUnreachableError(f"The server did not start: {why}")
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def answers(address: ServerAddress) -> bool:
+    """Whether a server is there."""
+    try:
+        urllib.request.urlopen(address.page("health"), timeout=ANSWER_SECONDS).close()
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+def _comes_up(address: ServerAddress, process: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if answers(address):
+            return True
+        time.sleep(LOOK_SECONDS)
+    return False
