@@ -14,8 +14,7 @@ import soundfile
 import torch
 
 import app
-from backend.audio import Samples
-from backend.audio import TRAILING_SILENCE_CHUNKS
+from backend.audio import TRAILING_SILENCE_CHUNKS, Samples
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 from backend.engine.model_runner import ModelRunner
 from backend.model.checkpoint import Checkpoint
