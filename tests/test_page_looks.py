@@ -21,6 +21,7 @@ STAGED_LIVE = (Path(__file__).parent / "staged_live.js").read_text("utf-8")
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 SCENES = ["idle", "connecting", "queued", "listening", "speaking", "long", "cut", "reconnecting"]
+PAGES = ["live.html", "replay.html"]
 ABILITIES = (
     Ability("digits", "0", "7", "7.", Emotion.NORMAL),
     Ability("sounds", "1", None, "8.", Emotion.HAPPY),
@@ -227,9 +228,10 @@ def test_every_message_that_is_shown_exists() -> None:
     for file in STATIC_FOLDER.glob("*.js"):
         for key in re.findall(r"message\(\s*'([^']+)'", file.read_text("utf-8")):
             assert key in known, (file.name, key)
-    page = (STATIC_FOLDER / "live.html").read_text("utf-8")
-    for key in re.findall(r'data-(?:text|label|title|placeholder)="([^"]+)"', page):
-        assert key in known, key
+    for name in PAGES:
+        page = (STATIC_FOLDER / name).read_text("utf-8")
+        for key in re.findall(r'data-(?:text|label|title|placeholder)="([^"]+)"', page):
+            assert key in known, key
 
 
 class _Words(HTMLParser):
@@ -248,9 +250,10 @@ class _Words(HTMLParser):
 
 
 def test_markup_holds_no_words() -> None:
-    words = _Words()
-    words.feed((STATIC_FOLDER / "live.html").read_text("utf-8"))
-    assert words.found == ["Audio-Interaction Live", "Esc"]
+    for name in PAGES:
+        words = _Words()
+        words.feed((STATIC_FOLDER / name).read_text("utf-8"))
+        assert set(words.found) <= {"Audio-Interaction Live", "Esc"}, name
 
 
 # Everything that can be read or is read out, but for what the model and the samples say.

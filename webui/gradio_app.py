@@ -23,7 +23,7 @@ class LivePanel(gr.HTML):
     def __init__(self) -> None:
         super().__init__(
             html_template=_read("live.html"),
-            css_template=_read("live.css"),
+            css_template=_read("page.css") + _read("live.css"),
             js_on_load=_START,
             apply_default_css=False,
             elem_id="live",

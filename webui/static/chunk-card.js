@@ -6,12 +6,13 @@ import { clockTime, count, milliseconds, percent } from './figures.js';
 import { message } from './messages.js';
 
 function rows(decision) {
-  const { probability, threshold, speaks, decisionMs, milliseconds: stepMs, positions } = decision;
+  const { probability, threshold, speaks, logits, decisionMs, milliseconds: stepMs, positions } = decision;
   return [
     ['card.chance', percent(probability)],
     ['card.threshold', percent(threshold)],
     ['card.decision', message(speaks ? 'card.spoke' : 'card.silent')],
-    ['card.decisionMs', milliseconds(decisionMs)],
+    ...(logits ? [['card.logits', logits.map((logit) => logit.toFixed(2)).join(' / ')]] : []),
+    ...(decisionMs === null ? [] : [['card.decisionMs', milliseconds(decisionMs)]]),
     ['card.stepMs', milliseconds(stepMs)],
     ['card.positions', count(positions)],
   ];

@@ -25,3 +25,14 @@ export function clockTime(time, decimals = 0) {
   const width = decimals === 0 ? 2 : 3 + decimals;
   return `${Math.floor(whole / 60)}:${(whole % 60).toFixed(decimals).padStart(width, '0')}`;
 }
+
+/** A moment as people write it: the server's text or a Date. */
+export function dateTime(moment) {
+  const format = new Intl.DateTimeFormat(language(), { dateStyle: 'medium', timeStyle: 'short' });
+  return format.format(new Date(moment));
+}
+
+export function megabytes(bytes) {
+  const size = bytes / 1e6;
+  return `${size < 10 ? size.toFixed(1) : Math.round(size)} MB`;
+}

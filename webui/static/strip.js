@@ -1,14 +1,11 @@
-// The decision strip: sound above, the chance to speak below, replies as spans; now is at the right.
+// The decision strip: sound above, the chance to speak below, replies as spans, a line for now.
 
 import { CHUNK_SECONDS, FRAME_SECONDS } from './audio-format.js';
 import { ChunkCard } from './chunk-card.js';
 import { clockTime } from './figures.js';
 import { message } from './messages.js';
+import { NOW_WIDTH, presentAtRight } from './strip-views.js';
 
-// A bar of the waveform is three pixels wide at both scales, and so always falls on whole pixels.
-const WIDE = { pixelsPerSecond: 30, framesPerBar: 2 };
-const NARROW = { pixelsPerSecond: 20, framesPerBar: 3 };
-const NARROW_BELOW = 560;
 const LABEL_HEIGHT = 20;
 const AXIS_HEIGHT = 22;
 const CHANCE_SHARE = 0.34; // of the height
@@ -16,18 +13,21 @@ const GAP = 12;
 const LABEL_GAP = 6;
 const CHUNKS_PER_LABEL = 25; // 10 s
 const DOT_RADIUS = 4.5;
-const NOW_WIDTH = 2;
+const BAR_SHARE = 0.6; // of the room for it
+const NARROWEST_BAR = 2;
 const LOUDNESS_EXPONENT = 0.5; // quiet speech stays visible beside loud speech
 const COLOURS = [
   'panel', 'line', 'soft', 'quiet', 'wave', 'ink', 'speaking',
   ...['happy', 'sad', 'angry', 'surprise', 'normal', 'urgent'].flatMap((name) => [name, `${name}-ink`]),
 ];
 
-const calm = window.matchMedia('(prefers-reduced-motion: reduce)');
-
 export class Strip {
-  /** `onChunk` gets the number of a chunk that was chosen to be heard. */
-  constructor({ strip, chunkCard }, onChunk) {
+  /**
+   * `onChunk` gets the number of a chunk that was chosen to be heard. `view` says what is shown of
+   * a conversation: see strip-views.js.
+   */
+  constructor({ strip, chunkCard }, onChunk, view = presentAtRight) {
+    this.view = view;
     this.canvas = strip;
     this.context = strip.getContext('2d');
     this.card = new ChunkCard(chunkCard);
@@ -35,6 +35,7 @@ export class Strip {
     this.conversation = null;
     this.threshold = 0.5; // of decisions to come
     this.chosen = null; // number of the chunk whose card is open
+    this.marked = []; // numbers of chunks that are set off
     this.isDue = false;
     this.colours = {};
     new ResizeObserver(() => this.draw()).observe(strip);
@@ -54,6 +55,12 @@ export class Strip {
   show(conversation) {
     this.conversation = conversation;
     this.closeCard();
+    this.draw();
+  }
+
+  /** Set chunks off, by their numbers: there another conversation went another way. */
+  mark(chunks) {
+    this.marked = chunks;
     this.draw();
   }
 
@@ -131,14 +138,18 @@ export class Strip {
     this.context.font = '12px system-ui, sans-serif';
     this.drawAxis();
     if (this.conversation !== null) {
+      this.drawMarked();
       this.drawChosen();
       this.drawReplies();
       this.drawSound();
     }
     this.drawThreshold();
-    if (this.conversation !== null) this.drawChances();
+    if (this.conversation !== null) {
+      this.drawChances();
+      this.drawRepeated();
+    }
     this.drawNames();
-    this.drawPresent();
+    this.drawNowLine();
   }
 
   measure() {
@@ -150,19 +161,14 @@ export class Strip {
     this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.width = clientWidth;
     this.height = clientHeight;
-    const scale = clientWidth < NARROW_BELOW ? NARROW : WIDE;
-    Object.assign(this, scale);
     this.bottom = clientHeight - AXIS_HEIGHT;
     this.chanceTop = this.bottom - this.bottom * CHANCE_SHARE;
     this.soundBottom = this.chanceTop - GAP;
     this.middle = (LABEL_HEIGHT + this.soundBottom) / 2;
     this.now = this.conversation?.seconds ?? 0;
-    // Where motion is not wanted it moves on once in a chunk.
-    const shown = calm.matches ? Math.ceil(this.now / CHUNK_SECONDS) * CHUNK_SECONDS : this.now;
-    const present = this.width - NOW_WIDTH - 1;
-    this.offset = Math.round((shown * this.pixelsPerSecond - present) * ratio) / ratio;
+    const seconds = this.now;
+    Object.assign(this, this.view({ width: clientWidth, ratio, seconds }));
     this.start = Math.max(0, this.offset / this.pixelsPerSecond);
-    this.present = present;
   }
 
   x(seconds) {
@@ -196,11 +202,30 @@ export class Strip {
     }
   }
 
+  drawMarked() {
+    const { context } = this;
+    context.fillStyle = context.strokeStyle = this.colours.urgent;
+    context.lineWidth = 1.5;
+    for (const chunk of this.marked) {
+      this.shade(chunk, 0.12);
+      // Not by colour alone: a sign that says "not equal".
+      const middle = this.x((chunk + 0.5) * CHUNK_SECONDS);
+      this.line(middle - 4, this.bottom - 9, middle + 4, this.bottom - 9);
+      this.line(middle - 4, this.bottom - 5, middle + 4, this.bottom - 5);
+      this.line(middle - 2, this.bottom - 3, middle + 2, this.bottom - 11);
+    }
+    context.lineWidth = 1;
+  }
+
   drawChosen() {
     if (this.chosen === null) return;
     this.context.fillStyle = this.colours.speaking;
-    this.context.globalAlpha = 0.14;
-    const x = this.x(this.chosen * CHUNK_SECONDS);
+    this.shade(this.chosen, 0.14);
+  }
+
+  shade(chunk, alpha) {
+    this.context.globalAlpha = alpha;
+    const x = this.x(chunk * CHUNK_SECONDS);
     const width = CHUNK_SECONDS * this.pixelsPerSecond;
     this.context.fillRect(x, LABEL_HEIGHT, width, this.bottom - LABEL_HEIGHT);
     this.context.globalAlpha = 1;
@@ -251,6 +276,8 @@ export class Strip {
     const { peaks } = this.conversation;
     const { framesPerBar } = this;
     const halfHeight = this.middle - LABEL_HEIGHT - 8;
+    const pitch = framesPerBar * FRAME_SECONDS * this.pixelsPerSecond;
+    const width = Math.max(NARROWEST_BAR, Math.floor(BAR_SHARE * pitch));
     const first = Math.max(peaks.first, Math.floor(this.start / FRAME_SECONDS));
     this.context.fillStyle = this.colours.wave;
     for (let bar = Math.ceil(first / framesPerBar); bar * framesPerBar < peaks.length; bar += 1) {
@@ -260,7 +287,7 @@ export class Strip {
       }
       const height = Math.max(0.75, halfHeight * peak ** LOUDNESS_EXPONENT);
       const x = this.x(bar * framesPerBar * FRAME_SECONDS);
-      this.context.fillRect(x, this.middle - height, 2, 2 * height);
+      this.context.fillRect(x, this.middle - height, width, 2 * height);
     }
   }
 
@@ -283,8 +310,10 @@ export class Strip {
         from = until;
       }
     }
-    context.lineTo(Math.max(0, from), this.y(this.threshold));
-    context.lineTo(this.width, this.y(this.threshold));
+    if (from < this.width - 1) {
+      context.lineTo(Math.max(0, from), this.y(this.threshold));
+      context.lineTo(this.width, this.y(this.threshold));
+    }
     context.stroke();
     context.setLineDash([]);
   }
@@ -342,9 +371,25 @@ export class Strip {
     context.lineWidth = 1;
   }
 
+  /** Of another way: what was repeated is paler, up to where it left. */
+  drawRepeated() {
+    const { context } = this;
+    const { forkedAtChunk = null } = this.conversation;
+    if (forkedAtChunk === null) return;
+    const end = this.x(forkedAtChunk * CHUNK_SECONDS);
+    context.fillStyle = this.colours.panel;
+    context.globalAlpha = 0.65;
+    context.fillRect(0, 0, Math.max(0, end), this.bottom);
+    context.globalAlpha = 1;
+    context.strokeStyle = this.colours.ink;
+    context.setLineDash([4, 3]);
+    this.line(end, LABEL_HEIGHT, end, this.bottom);
+    context.setLineDash([]);
+  }
+
   drawNames() {
-    // Once sound lies there they would be in the way.
-    if (this.offset > 0 || this.chosen !== null) return;
+    // Where sound lies they would be in the way.
+    if (this.offset >= 0 || this.chosen !== null) return;
     this.context.fillStyle = this.colours.soft;
     const isEmpty = this.conversation === null;
     if (isEmpty) {
@@ -359,10 +404,10 @@ export class Strip {
     this.context.fillText(words, x, this.y(this.threshold) - 6);
   }
 
-  drawPresent() {
+  drawNowLine() {
     if (this.conversation === null) return;
     this.context.fillStyle = this.colours.speaking;
-    this.context.fillRect(this.present + 1, LABEL_HEIGHT - 4, NOW_WIDTH, this.bottom - LABEL_HEIGHT + 8);
+    this.context.fillRect(this.nowAt, LABEL_HEIGHT - 4, NOW_WIDTH, this.bottom - LABEL_HEIGHT + 8);
   }
 
   line(x1, y1, x2, y2) {

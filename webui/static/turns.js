@@ -1,7 +1,7 @@
 // The conversation as a list, newest at the end.
 
 import { element } from './element.js';
-import { clockTime, milliseconds, seconds } from './figures.js';
+import { clockTime, milliseconds, seconds as inSeconds } from './figures.js';
 import { message } from './messages.js';
 import { waited, waterfall } from './waterfall.js';
 
@@ -12,19 +12,22 @@ const NEARLY_AT_END = 40; // pixels
 function ending({ status, reason, cutAfterMs, wasHeld }) {
   if (cutAfterMs !== null) {
     const key = reason === 'client_cancelled' ? 'turn.stoppedAfter' : 'turn.cutAfter';
-    return message(key, { time: seconds(cutAfterMs / 1000) });
+    return message(key, { time: inSeconds(cutAfterMs / 1000) });
   }
   if (status === 'cancelled') return message('turn.stopped');
   if (status === 'incomplete') return message('turn.incomplete');
+  if (status === 'unfinished') return message('turn.unfinished');
   return wasHeld && status === 'completed' ? message('turn.held') : null;
 }
 
-function meta(turn) {
+/** The line above a reply; `time` is the element that says when it came. */
+export function meta(turn, time = element('span', clockTime(turn.seconds))) {
   const line = element('p');
   line.className = 'meta';
-  line.append(element('i'), element('span', clockTime(turn.seconds)));
+  line.append(element('i'), time);
   if (turn.emotion) line.append(element('b', message(`emotion.${turn.emotion}`)));
   if (turn.isUnprompted) line.append(element('span', message('turn.unprompted')));
+  if (turn.isRequested) line.append(element('span', message('turn.requested')));
   const how = ending(turn);
   if (how !== null) line.append(element('span', how));
   return line;
@@ -41,7 +44,8 @@ function words({ text, heardText }) {
   return line;
 }
 
-function times(turn) {
+/** The line below a reply: where its time went. */
+export function times(turn) {
   const line = element('p');
   line.className = 'times';
   const figures = [milliseconds(waited(turn.timing))];
@@ -58,10 +62,11 @@ function fill(row, turn) {
   if (waited(turn.timing) !== null) row.append(times(turn));
 }
 
-function fillTyped(row, { text, seconds: time }) {
+/** A row of what was typed; `time` is the element that says when. */
+export function fillTyped(row, { text, seconds }, time = element('span', clockTime(seconds))) {
   const line = element('p');
   line.className = 'meta';
-  line.append(element('i'), element('span', clockTime(time)), element('span', message('turn.typed')));
+  line.append(element('i'), time, element('span', message('turn.typed')));
   row.className = 'typed';
   row.replaceChildren(line, element('p', text));
 }

@@ -21,7 +21,8 @@ export function waited({ firstTextMs, firstSoundMs }) {
 }
 
 /** What a reply's times are counted from, in words. */
-export function since({ isTyped, isUnprompted }) {
+export function since({ isTyped, isUnprompted, isRecorded }) {
+  if (isRecorded) return message('latency.sinceAsked');
   if (isTyped) return message('latency.sinceTyped');
   return message(isUnprompted ? 'latency.sinceChunk' : 'latency.sinceSpeech');
 }

@@ -1,0 +1,344 @@
+// The replay page: a recorded conversation heard, seen and taken another way, without any model.
+
+import { CHUNK_SECONDS } from './audio-format.js';
+import { element } from './element.js';
+import { thresholdOf } from './eagerness.js';
+import { clockTime, count, dateTime, percent } from './figures.js';
+import { ForkPanel } from './fork-panel.js';
+import { Gallery, inLanguage, loadGallery } from './gallery.js';
+import { keptRecordings } from './kept-recordings.js';
+import { language, message, onLanguage, setLanguage } from './messages.js';
+import { Player, SPEEDS } from './player.js';
+import { Recorded } from './recorded.js';
+import { SaidList } from './said-list.js';
+import { address, ask, askJson, explainRefusal } from './server.js';
+import { settings } from './settings.js';
+import { ShareDialog } from './share-dialog.js';
+import { EXPORTS, Source, replayAddress, upload } from './source.js';
+import { Strip } from './strip.js';
+import { PlayedPart } from './strip-views.js';
+import { translate } from './translate.js';
+
+const OTHER_LANGUAGE = { en: ['zh', '中文'], zh: ['en', 'English'] };
+const SESSION_SUFFIX = '.aisession';
+const AROUND_SECONDS = CHUNK_SECONDS; // as much is heard before and after a chunk
+const LEAD_SECONDS = 1; // heard before a reply that was chosen
+// These do something of their own with keys.
+const USES_KEYS = 'input, textarea, select, summary, dialog, [contenteditable]';
+const KEYS = [
+  ['keys.space', 'keys.play'],
+  ['← →', 'keys.chunk'],
+  ['↑ ↓', 'keys.reply'],
+  ['< >', 'keys.speed'],
+];
+
+class ReplayPage {
+  constructor(root) {
+    this.root = root;
+    this.parts = {};
+    for (const part of root.querySelectorAll('[data-part]')) this.parts[part.dataset.part] = part;
+    const { parts } = this;
+    this.source = null;
+    this.about = null; // what the server says of it
+    this.recorded = null;
+    this.mayShare = false;
+    this.problem = null; // its words, in the language of the moment
+    this.isStarted = false; // whether anything has been played
+    this.part = new PlayedPart();
+    this.player = new Player(parts.audio, () => this.follow());
+    const hear = (chunk) => this.hearChunk(chunk);
+    this.strip = new Strip(parts, hear, this.part.view);
+    this.list = new SaidList(parts.turns, parts.empty, (seconds) => this.hearFrom(seconds - LEAD_SECONDS));
+    this.gallery = new Gallery(parts.gallery);
+    this.sharing = new ShareDialog(parts);
+    const { player, strip } = this;
+    this.fork = new ForkPanel(parts, { player, strip, part: this.part.view, onChunk: hear });
+    this.listen();
+    this.showAgain();
+  }
+
+  // Opening
+
+  async open() {
+    this.source = Source.of(location.hash);
+    this.showProblem(null);
+    const [health, entries] = await Promise.all([
+      askJson('health').catch(() => null),
+      loadGallery(),
+    ]);
+    this.mayShare = health?.recordings.may_share ?? false;
+    this.gallery.show(entries);
+    this.parts.openFile.disabled = !(health?.recordings.is_on ?? false);
+    this.parts.welcome.hidden = this.source !== null;
+    if (this.source !== null) await this.load();
+  }
+
+  async load() {
+    try {
+      const [about, story, sound] = await Promise.all([
+        this.source.about(),
+        this.source.story(),
+        this.source.sound(),
+      ]);
+      this.about = about;
+      this.recorded = new Recorded(story);
+      this.player.load(sound, this.recorded.seconds);
+    } catch (error) {
+      this.parts.welcome.hidden = false;
+      this.showProblem(() => explainRefusal(error));
+      return;
+    }
+    const { parts, recorded } = this;
+    parts.recorded.hidden = parts.side.hidden = parts.downloads.hidden = false;
+    parts.openShare.hidden = !(this.source.isOwn && this.mayShare);
+    parts.isLive.hidden = !this.about.is_live;
+    parts.isCut.hidden = this.about.is_complete || this.about.is_live;
+    parts.scrub.max = recorded.seconds;
+    this.strip.show(recorded);
+    this.list.show(recorded);
+    if (this.source.canFork) this.fork.show(this.source, recorded);
+    this.showAgain();
+  }
+
+  /** A session file of the visitor's: the server reads it and keeps it until it is deleted. */
+  async openFile(file) {
+    try {
+      const id = await upload(file);
+      keptRecordings.add(id);
+      location.assign(replayAddress('recording', id));
+    } catch (error) {
+      this.showProblem(() => explainRefusal(error));
+    }
+  }
+
+  // Showing
+
+  /** Everything once more, in the page's language. */
+  showAgain() {
+    const { parts } = this;
+    document.documentElement.lang = language() === 'zh' ? 'zh-CN' : 'en';
+    translate(this.root);
+    [parts.language.lang, parts.language.textContent] = OTHER_LANGUAGE[language()];
+    this.showSpeeds();
+    this.showKeys();
+    this.gallery.showAgain();
+    this.list.showAgain();
+    this.sharing.showAgain();
+    this.fork.showAgain();
+    this.strip.closeCard();
+    this.showProblem(this.problem);
+    if (this.about !== null) this.showAbout();
+    this.follow();
+  }
+
+  showAbout() {
+    const { parts, about, recorded } = this;
+    const entry = this.gallery.entries.find(({ name }) => this.isGallery && name === this.source.id);
+    const told = entry === undefined ? null : inLanguage(entry);
+    const title = told?.title ?? (about.title || message('replay.untitled'));
+    parts.title.textContent = title;
+    document.title = `${title} · Audio-Interaction Live`;
+    parts.when.hidden = parts.model.hidden = false;
+    parts.when.textContent = dateTime(about.started_at);
+    parts.model.textContent = clockTime(recorded.seconds);
+    parts.about.hidden = told === null;
+    parts.about.textContent = told?.about ?? '';
+    this.showFacts();
+    const formats = ['file', ...EXPORTS].map((format) => this.download(format));
+    parts.formats.replaceChildren(...formats);
+  }
+
+  get isGallery() {
+    return this.source.kind === 'gallery';
+  }
+
+  showFacts() {
+    const { about, recorded } = this;
+    const { system_prompt: prompt, temperature, top_k: topK, decision_bias: bias, seed } = recorded.settings;
+    const above = bias === null ? message('facts.asked') : percent(thresholdOf(bias));
+    const rows = [
+      ['facts.model', `${about.checkpoint.name} · ${about.checkpoint.device}`],
+      ['setting.temperature', `${temperature}`],
+      ['setting.topK', count(topK)],
+      ['facts.above', above],
+      ['setting.seed', seed],
+      ['facts.left', message('facts.online', { number: about.left_machine.online_voice_replies })],
+      ['setting.instructions', prompt || message('facts.none')],
+    ];
+    this.parts.facts.replaceChildren(...rows.flatMap(([key, value]) => [
+      element('dt', message(key)),
+      element('dd', value),
+    ]));
+  }
+
+  showKeys() {
+    const rows = KEYS.flatMap(([key, does]) => {
+      const term = element('dt');
+      term.append(element('kbd', key.startsWith('keys.') ? message(key) : key));
+      return [term, element('dd', message(does))];
+    });
+    this.parts.keys.replaceChildren(...rows);
+  }
+
+  showSpeeds() {
+    const options = SPEEDS.map((speed) => {
+      const option = element('option', `${speed}×`);
+      option.value = speed;
+      return option;
+    });
+    this.parts.speed.replaceChildren(...options);
+  }
+
+  download(format) {
+    const path = this.source.download(format);
+    const link = element('a', message(`download.${format}`));
+    link.href = address(path);
+    link.download = '';
+    link.addEventListener('click', (event) => {
+      this.parts.downloads.open = false;
+      if (settings.get().accessKey === null) return;
+      event.preventDefault(); // a link carries no key
+      this.fetchFile(path).catch((error) => this.showProblem(() => explainRefusal(error)));
+    });
+    const row = element('li');
+    row.append(link);
+    return row;
+  }
+
+  async fetchFile(path) {
+    const answer = await ask(path);
+    const name = answer.headers.get('Content-Disposition')?.match(/filename="([^"]+)"/)?.[1];
+    const link = element('a');
+    link.href = URL.createObjectURL(await answer.blob());
+    link.download = name ?? path.split('/').at(-1);
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
+
+  /** `words` gives them in the language of the moment; null takes them away. */
+  showProblem(words) {
+    this.problem = words;
+    this.parts.alert.hidden = words === null;
+    this.parts.alert.textContent = words?.() ?? '';
+  }
+
+  // Playing
+
+  /** Show where it is. */
+  follow() {
+    const { parts, player } = this;
+    const { seconds, isPlaying } = player;
+    this.isStarted ||= seconds > 0;
+    this.part.seconds = seconds;
+    this.strip.draw();
+    this.fork.draw();
+    this.list.follow(seconds, this.isStarted);
+    const clock = `${clockTime(seconds, 1)} / ${clockTime(player.length, 1)}`;
+    if (parts.clock.textContent !== clock) parts.clock.textContent = clock;
+    if (document.activeElement !== parts.scrub || isPlaying) parts.scrub.value = seconds;
+    parts.scrub.setAttribute('aria-valuetext', clock);
+    parts.speed.value = player.speed;
+    parts.play.dataset.shape = isPlaying ? 'pause' : 'play';
+    const words = message(isPlaying ? 'replay.pause' : 'replay.play');
+    if (parts.play.textContent !== words) parts.play.textContent = words;
+  }
+
+  async hear(action) {
+    try {
+      await action();
+    } catch (error) {
+      if (error.name === 'AbortError') return; // another place was chosen meanwhile
+      this.showProblem(() => message('problem.audio', { reason: error.message }));
+    }
+  }
+
+  toggle() {
+    return this.hear(() => this.player.toggle());
+  }
+
+  hearFrom(seconds) {
+    this.player.seek(seconds);
+    return this.hear(() => this.player.play());
+  }
+
+  hearChunk(chunk) {
+    const [from, until] = [chunk, chunk + 1].map((number) => number * CHUNK_SECONDS);
+    return this.hear(() => this.player.playPart(from - AROUND_SECONDS, until + AROUND_SECONDS));
+  }
+
+  // What the visitor does
+
+  listen() {
+    const { parts, player } = this;
+    parts.play.addEventListener('click', () => this.toggle());
+    parts.scrub.addEventListener('input', () => player.seek(parts.scrub.valueAsNumber));
+    parts.speed.addEventListener('change', () => {
+      player.speed = Number(parts.speed.value);
+    });
+    parts.openShare.addEventListener('click', () => this.sharing.open(this.source));
+    parts.language.addEventListener('click', () => settings.set({ language: parts.language.lang }));
+    parts.openFile.addEventListener('click', () => parts.chosenFile.click());
+    parts.chosenFile.addEventListener('change', () => {
+      const [file] = parts.chosenFile.files;
+      if (file !== undefined) this.openFile(file);
+      parts.chosenFile.value = '';
+    });
+    document.addEventListener('dragover', (event) => event.preventDefault());
+    document.addEventListener('drop', (event) => {
+      event.preventDefault();
+      const [file] = event.dataTransfer.files;
+      if (file?.name.endsWith(SESSION_SUFFIX)) this.openFile(file);
+    });
+    document.addEventListener('click', ({ target }) => {
+      if (!parts.downloads.contains(target)) parts.downloads.open = false;
+    });
+    document.addEventListener('keydown', (event) => this.onKey(event));
+    parts.audio.addEventListener('error', () => {
+      this.showProblem(() => message('replay.unheard'));
+    });
+  }
+
+  onKey(event) {
+    const { key, target, ctrlKey, altKey, metaKey } = event;
+    if (this.recorded === null || ctrlKey || altKey || metaKey) return;
+    if (key === 'Escape') {
+      this.parts.downloads.open = false;
+      this.strip.closeCard();
+    }
+    const isTaken = event.defaultPrevented || target.closest(USES_KEYS) !== null;
+    const presses = key === ' ' && target.closest('button, a') !== null;
+    if (isTaken || presses) return;
+    const { player } = this;
+    const reply = (step) => {
+      const place = this.list.neighbour(player.seconds, step);
+      if (place !== null) player.seek(place);
+    };
+    const actions = {
+      ' ': () => this.toggle(),
+      ArrowLeft: () => player.seek(player.seconds - CHUNK_SECONDS),
+      ArrowRight: () => player.seek(player.seconds + CHUNK_SECONDS),
+      ArrowUp: () => reply(-1),
+      ArrowDown: () => reply(1),
+      Home: () => player.seek(0),
+      End: () => player.seek(player.length),
+      '<': () => player.changeSpeed(-1),
+      '>': () => player.changeSpeed(1),
+    };
+    if (!(key in actions)) return;
+    event.preventDefault();
+    actions[key]();
+  }
+}
+
+const dark = window.matchMedia('(prefers-color-scheme: dark)');
+const showTheme = () => document.body.classList.toggle('dark', dark.matches);
+showTheme();
+dark.addEventListener('change', showTheme);
+setLanguage(settings.get().language);
+const page = new ReplayPage(document.querySelector('.page'));
+settings.onChange(({ language: name }) => setLanguage(name));
+onLanguage(() => page.showAgain());
+// Another recording in the address: the page begins anew.
+window.addEventListener('hashchange', () => location.reload());
+await page.open();
+page.root.dataset.ready = 'true';

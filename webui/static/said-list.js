@@ -1,0 +1,98 @@
+// What was said in a recording, in step with its sound.
+
+import { element } from './element.js';
+import { clockTime } from './figures.js';
+import { message } from './messages.js';
+import { fillTyped, meta, times } from './turns.js';
+import { waited } from './waterfall.js';
+
+/** The text of a reply in the pieces in which it came: [{at, part}, ...]. */
+function words(pieces) {
+  const line = element('p');
+  line.className = 'said';
+  const parts = pieces.map(({ at, text }) => {
+    const part = element('span', text);
+    line.append(part);
+    return { at, part };
+  });
+  return { line, parts };
+}
+
+export class SaidList {
+  /** `onPlace` gets the seconds of what was chosen to be heard. */
+  constructor(list, empty, onPlace) {
+    Object.assign(this, { list, empty, onPlace });
+    this.recorded = null;
+    this.entries = []; // {row, from, until, parts}
+    this.now = null; // the entry that is being said
+  }
+
+  show(recorded) {
+    this.recorded = recorded;
+    this.showAgain();
+  }
+
+  /** Write every row again, in a new language. */
+  showAgain() {
+    if (this.recorded === null) return;
+    const replies = [...this.recorded.turns.from(0)].map((turn) => this.reply(turn));
+    const typed = this.recorded.typed.map((entry) => this.typed(entry));
+    this.entries = [...replies, ...typed].sort((one, other) => one.from - other.from);
+    this.list.replaceChildren(...this.entries.map(({ row }) => row));
+    this.empty.hidden = this.entries.length > 0;
+    this.now = null;
+  }
+
+  reply(turn) {
+    const row = element('li');
+    if (turn.emotion) row.dataset.emotion = turn.emotion;
+    const { line, parts } = words(turn.pieces);
+    row.append(meta(turn, this.place(turn.seconds)), line);
+    if (waited(turn.timing) !== null) row.append(times(turn));
+    return { row, from: turn.seconds, until: turn.endSeconds, parts };
+  }
+
+  typed(entry) {
+    const row = element('li');
+    fillTyped(row, entry, this.place(entry.seconds));
+    return { row, from: entry.seconds, until: entry.endSeconds, parts: [] };
+  }
+
+  place(seconds) {
+    const button = element('button', clockTime(seconds));
+    button.type = 'button';
+    button.className = 'place';
+    button.setAttribute('aria-label', message('replay.hearFrom', { time: clockTime(seconds) }));
+    button.addEventListener('click', () => this.onPlace(seconds));
+    return button;
+  }
+
+  /** Show what has been said by then; `isStarted` is false before anything was played. */
+  follow(seconds, isStarted) {
+    for (const { parts } of this.entries) {
+      for (const { at, part } of parts) part.classList.toggle('ahead', isStarted && at > seconds);
+    }
+    const isNow = ({ from, until }) => isStarted && from <= seconds && seconds < until;
+    const now = this.entries.find(isNow) ?? null;
+    if (now === this.now) return;
+    this.now?.row.removeAttribute('aria-current');
+    now?.row.setAttribute('aria-current', 'true');
+    if (now !== null) this.reveal(now.row);
+    this.now = now;
+  }
+
+  /** Within the list only: the page stays where it is. */
+  reveal(row) {
+    const { list } = this;
+    const [from, until] = [row.offsetTop - list.offsetTop, row.offsetTop - list.offsetTop + row.offsetHeight];
+    if (from < list.scrollTop) list.scrollTop = from;
+    else if (until > list.scrollTop + list.clientHeight) list.scrollTop = until - list.clientHeight;
+  }
+
+  /** Where the next entry before or after a place begins; null where there is none. */
+  neighbour(seconds, step) {
+    const places = this.entries.map(({ from }) => from);
+    if (step > 0) return places.find((from) => from > seconds + 0.05) ?? null;
+    return places.findLast((from) => from < seconds - 1) ?? null; // a second to press again
+  }
+}
