@@ -1,0 +1,417 @@
+"""Every command in the documentation runs, every snippet parses, every link leads somewhere."""
+
+import argparse
+import ast
+import io
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+import app
+from tests.markdown import REPOSITORY, Document, documents
+
+DOCUMENTS = documents()
+PYTHON = ".venv/bin/python"
+LANGUAGES = {"sh", "python", "json", "yaml", "nginx", "text"}
+"""What a block of code may be; in `text` there are no commands."""
+PROGRAMS = (
+    f"{PYTHON} .venv/bin/pip apt arecord brew curl docker ffmpeg git hf make nginx npm pactl pip "
+    "python ssh sudo systemctl"
+).split()
+COMMAND = re.compile(rf"^(?:[A-Z_]+=\S+ )*(?:{'|'.join(map(re.escape, PROGRAMS))})\b.*")
+
+
+class AcceptedError(Exception):
+    """Arguments that a program has accepted; it was to do no more."""
+
+
+def run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process, as the interpreter would."""
+    words = shlex.split(command, comments=True)
+    assert words.pop(0) == PYTHON, f"only {PYTHON} is run here"
+    if words[0] == "-m":
+        _run_module(words[1], words[2:])
+    else:
+        assert words.pop(0) == "app.py"
+        exit_code = _exit_code(lambda: app.main(words))
+        assert exit_code == 0, capsys.readouterr().err
+
+
+def _run_module(name: str, arguments: list[str]) -> None:
+    def program() -> None:
+        runpy.run_module(name, run_name="__main__")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [name, *arguments])
+        patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+        patch.delitem(sys.modules, name, raising=False)
+        assert not _exit_code(program)
+
+
+def _exit_code(program: Callable[[], int | None]) -> int | str | None:
+    try:
+        return program()
+    except SystemExit as ended:
+        return ended.code
+
+
+def accepts(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The program takes these arguments; what would follow is left out."""
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def stop(*arguments: Any, **options: Any) -> NoReturn:
+        parse_args(*arguments, **options)
+        raise AcceptedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        with pytest.raises(AcceptedError):
+            run(command, capsys)
+
+
+def is_a_target(command: str, _: pytest.CaptureFixture[str]) -> None:
+    """`make` knows what it would do."""
+    words = [word for word in shlex.split(command, comments=True) if "PYTHON=" not in word]
+    ended = subprocess.run(
+        ["make", "-n", *words[1:]], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def is_shell(command: str, _: pytest.CaptureFixture[str]) -> None:
+    """A shell can read it."""
+    subprocess.run(["bash", "-n", "-c", command], check=True, capture_output=True)
+
+
+def is_pinned(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The packages that it names are the ones of our requirements."""
+    is_shell(command, capsys)
+    pins = {
+        line.strip()
+        for file in REPOSITORY.glob("requirements*.txt")
+        for line in file.read_text(encoding="utf-8").splitlines()
+    }
+    names = [word for word in shlex.split(command) if "==" in word]
+    assert set(names) <= pins
+
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """How a command is checked that cannot run here, and why it cannot."""
+
+    why: str
+    check: Callable[[str, pytest.CaptureFixture[str]], None]
+
+
+SERVES = Instead("serves until it is interrupted; tests/test_browser.py serves", accepts)
+MEASURES = Instead("takes minutes", accepts)
+TRAINS = Instead("takes hours and data; tests/test_training.py trains", accepts)
+MAKES = Instead("sets up an environment, and this may be `make test` itself", is_a_target)
+PLACEHOLDER = Instead("stands for a file of the reader's", accepts)
+DOWNLOADS = Instead("downloads gigabytes; tests/test_download.py downloads", accepts)
+INSTALLS = Instead("installs over the network", is_pinned)
+ELSEWHERE = Instead("is another program's, on another machine or with its own device", is_shell)
+CONVERSES = Instead("needs a server; tests/test_library.py runs it with one", accepts)
+LOOKS_AROUND = Instead("looks for networks and sound cards; tests/test_doctor.py runs it", accepts)
+
+NOT_RUN = {
+    f"{PYTHON} app.py": SERVES,
+    f"{PYTHON} app.py --checkpoint mine": SERVES,
+    f"{PYTHON} app.py --checkpoint zhifeixie/AudioInteraction": SERVES,
+    f"{PYTHON} app.py --checkpoint zhifeixie/AudioInteraction --device cuda": SERVES,
+    f"{PYTHON} app.py --checkpoint zhifeixie/AudioInteraction --sessions 2 "
+    "--max-positions 2048 --device cuda:0": SERVES,
+    f"{PYTHON} app.py --port 7861": SERVES,
+    f"{PYTHON} app.py --sessions 32 --idle-minutes 5": SERVES,
+    f"{PYTHON} app.py talk": CONVERSES,
+    f"{PYTHON} app.py answer FILE": PLACEHOLDER,
+    f"{PYTHON} app.py evaluate-proactive MANIFEST --audio DIR": PLACEHOLDER,
+    f"{PYTHON} app.py export FILE --to html": PLACEHOLDER,
+    f"{PYTHON} app.py listen FILE": PLACEHOLDER,
+    f"{PYTHON} app.py listen --checkpoint mine new_recording.wav": PLACEHOLDER,
+    f"{PYTHON} app.py replay FILE": PLACEHOLDER,
+    f"{PYTHON} app.py download": DOWNLOADS,
+    f"{PYTHON} app.py doctor": LOOKS_AROUND,
+    f"{PYTHON} app.py doctor --json": LOOKS_AROUND,
+    f"{PYTHON} -m backend.bench sessions": MEASURES,
+    f"{PYTHON} -m backend.training describe --data DATA --output FOLDER": TRAINS,
+    f"{PYTHON} -m backend.training evaluate --data DATA --checkpoint mine --minutes 5": TRAINS,
+    f"{PYTHON} -m backend.training train --conversations own.jsonl --held-out others.jsonl "
+    "--output mine": TRAINS,
+    f"{PYTHON} -m examples.ask_server assets/samples/digit_seven.ogg": CONVERSES,
+    "make .venv/train.stamp": MAKES,
+    "make .venv/voices.stamp": MAKES,
+    "make bench": MAKES,
+    "make bench ARGS=--gpu": MAKES,
+    "make bench ARGS=gpu": MAKES,
+    "make bench ARGS=hour": MAKES,
+    "make bench ARGS=live": MAKES,
+    "make bench ARGS=sessions": MAKES,
+    "make evaluate DATA=folder": MAKES,
+    "make gallery": MAKES,
+    "make lint": MAKES,
+    "make local": MAKES,
+    "make run": MAKES,
+    "make screenshots": MAKES,
+    "make space": MAKES,
+    "make test": MAKES,
+    'make test ARGS="-k audio"': MAKES,
+    "make train DATA=folder": MAKES,
+    "PYTHON=/opt/python3.12/bin/python3 make run": MAKES,
+    ".venv/bin/pip install --force-reinstall espeakng-loader==0.2.4": INSTALLS,
+    ".venv/bin/pip install --no-deps --editable .": INSTALLS,
+    "apt-get install portaudio19-dev gcc": ELSEWHERE,
+    "brew install portaudio": ELSEWHERE,
+    "curl http://localhost:7860/health": ELSEWHERE,
+    "ssh -L 7860:localhost:7860 SERVER": ELSEWHERE,
+}
+
+
+def commands(document: Document) -> Iterator[str]:
+    """Every command of a document, without its comment: those in blocks, then those in lines."""
+    for fence in document.fences:
+        if fence.language == "sh":
+            for line in fence.content.replace("\\\n", " ").splitlines():
+                if line.strip() and not line.lstrip().startswith("#"):
+                    yield _without_comment(line)
+    for code in document.inline_code:
+        if COMMAND.match(code) and " " in code:
+            yield _without_comment(code)
+
+
+def _without_comment(line: str) -> str:
+    return re.sub(r"\s+#\s.*$", "", line).strip()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run commands in, with what they read of the repository."""
+    for name in ("assets", "examples"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# Commands
+
+
+# The Chinese README has the English one's commands: `test_both_readmes_are_one`.
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if str(d) != "README.zh.md"], ids=str)
+@pytest.mark.usefixtures("folder")
+def test_commands(document: Document, capsys: pytest.CaptureFixture[str]) -> None:
+    done: set[str] = set()
+    for command in commands(document):
+        if command in done:
+            continue
+        done.add(command)
+        listed = NOT_RUN.get(command)
+        try:
+            (listed.check if listed else run)(command, capsys)
+        except BaseException as error:
+            error.add_note(f"in {document}: {command}")
+            raise
+
+
+def test_what_is_not_run_is_there_still() -> None:
+    there = {command for document in DOCUMENTS for command in commands(document)}
+    assert set(NOT_RUN) <= there, "commands that no document has any more"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_blocks_say_what_they_are(document: Document) -> None:
+    for fence in document.fences:
+        where = f"{document}:{fence.line}"
+        assert fence.language in LANGUAGES, f"{where}: a block is one of {sorted(LANGUAGES)}"
+        if fence.language == "text":
+            hidden = [line for line in fence.content.splitlines() if COMMAND.match(line)]
+            assert not hidden, f"{where}: commands belong into a block of sh"
+
+
+# Snippets
+
+PYTHON_NOT_RUN = {
+    "from openai import AsyncOpenAI": "needs a server and audio; examples/ask_server.py is run",
+}
+PRINTED = {
+    "docs/library.md": "You said seven. normal\nYou said seven.\n",
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_snippets_parse(document: Document) -> None:
+    for fence in document.fences:
+        match fence.language:
+            case "json":
+                for line in fence.content.splitlines():
+                    json.loads(line)
+            case "yaml":
+                yaml.safe_load(fence.content)
+            case "python":
+                flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
+                compile(fence.content, str(document), "exec", flags=flags)
+
+
+@pytest.mark.usefixtures("folder")
+def test_python_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = set()
+    for document in DOCUMENTS:
+        for fence in document.fences:
+            first_line = fence.content.partition("\n")[0]
+            if fence.language != "python":
+                continue
+            if first_line in PYTHON_NOT_RUN:
+                skipped.add(first_line)
+                continue
+            exec(compile(fence.content, f"{document}:{fence.line}", "exec"), {})
+        assert capsys.readouterr().out == PRINTED.get(str(document), "")
+    assert skipped == set(PYTHON_NOT_RUN)
+
+
+# Links
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_lead_somewhere(document: Document) -> None:
+    for link in document.links:
+        if re.match(r"[a-z]+:", link):
+            assert link.startswith("https://"), f"{document}: {link}"
+            continue
+        file, _, anchor = unquote(link).partition("#")
+        target = (document.path.parent / file).resolve() if file else document.path
+        assert target.exists(), f"{document}: there is no {link}"
+        assert target.is_relative_to(REPOSITORY), f"{document}: {link} is outside"
+        if anchor:
+            assert anchor in Document(target).anchors, f"{document}: there is no {link}"
+
+
+def test_every_document_can_be_found() -> None:
+    index = Document(REPOSITORY / "docs" / "README.md")
+    listed = {link.partition("#")[0] for link in index.links}
+    for path in (REPOSITORY / "docs").glob("*.md"):
+        assert path.name in listed | {"README.md"}, f"docs/README.md does not list {path.name}"
+    assert "docs/README.md" in Document(REPOSITORY / "README.md").links
+
+
+# What the documents say of the code
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def steps(drawing: Path) -> Iterator[tuple[str, str]]:
+    """File and name of every step that the drawing shows."""
+    folder = ""
+    for group in ElementTree.parse(drawing).getroot().iter(f"{SVG}g"):
+        texts = {text.get("class"): text.text or "" for text in group.iter(f"{SVG}text")}
+        if "title" in texts:
+            folder = texts["note"]
+        else:
+            yield f"{folder}/{texts['file']}", texts["name"]
+
+
+def defined(file: Path) -> set[str]:
+    """Functions and methods of a file, as `name` and `Class.name`."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        found = set()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef):
+                found |= {
+                    f"{node.name}.{member.name}"
+                    for member in node.body
+                    if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef)
+                }
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                found.add(node.name)
+        return found
+    parts = re.split(r"^(?:export )?class (\w+).*\{$", text, flags=re.MULTILINE)
+    return {
+        f"{name}.{method}"
+        for name, body in zip(parts[1::2], parts[2::2], strict=True)
+        for method in re.findall(r"^  (?:async )?(\w+)\(.*\) \{$", body, flags=re.MULTILINE)
+    }
+
+
+def test_the_way_of_a_chunk_is_the_code_s() -> None:
+    shown = list(steps(REPOSITORY / "docs" / "one-chunk.svg"))
+    assert len(shown) > 15
+    for file, name in shown:
+        assert name in defined(REPOSITORY / file), f"{file} has no {name}"
+
+
+def test_every_problem_of_the_page_is_in_troubleshooting() -> None:
+    words = (REPOSITORY / "webui" / "static" / "messages-en.js").read_text(encoding="utf-8")
+    problems = re.findall(r"'problem\.(\w+)':\s+'([^']*)'", words)
+    assert len(problems) > 10
+    advice = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    for name, sentence in problems:
+        start = re.split(r"[.:(,{]", sentence)[0].strip()
+        assert start in advice, f"docs/troubleshooting.md does not know problem.{name}: {start}"
+
+
+def test_options_and_commands_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    options = options_of_programs()
+    assert _exit_code(lambda: app.main(["--help"])) == 0
+    commands_of_app = set(re.findall(r"^    (\w[\w-]+)", capsys.readouterr().out, re.MULTILINE))
+    for document in DOCUMENTS:
+        for code in document.inline_code:
+            if re.fullmatch(r"--[a-z][a-z-]+(?: [^-].*)?", code):
+                assert code.split()[0] in options, f"{document}: there is no option {code}"
+            if named := re.match(r"app\.py ([a-z][a-z-]+)", code):
+                assert named.group(1) in commands_of_app, f"{document}: there is no {code}"
+
+
+def options_of_programs() -> set[str]:
+    """The options that are named in the sources of our programs."""
+    files = [
+        REPOSITORY / "app.py",
+        REPOSITORY / "backend" / "bench.py",
+        *(REPOSITORY / "backend" / "training").glob("*.py"),
+        *(REPOSITORY / "client").glob("*.py"),
+        *(REPOSITORY / "examples").glob("*.py"),
+    ]
+    sources = (file.read_text(encoding="utf-8") for file in files)
+    return {option for source in sources for option in re.findall(r"--[a-z][a-z-]+", source)}
+
+
+# Two languages
+
+
+def test_both_readmes_are_one() -> None:
+    english, chinese = (Document(REPOSITORY / name) for name in ("README.md", "README.zh.md"))
+    assert [level for level, _ in english.headings] == [level for level, _ in chinese.headings]
+    assert list(commands(english)) == list(commands(chinese))
+    assert english.pictures == chinese.pictures
+    assert "README.zh.md" in english.links
+    assert "README.md" in chinese.links
+    others = {"README.md", "README.zh.md"}
+    assert _files(english) - others == _files(chinese) - others
+
+
+def _files(document: Document) -> set[str]:
+    return {link.partition("#")[0] for link in document.links} - {""}
+
+
+# Forms
+
+
+def test_forms_and_citation_parse() -> None:
+    for path in (REPOSITORY / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.name != "config.yml":
+            assert {"name", "description", "body"} <= form.keys()
+            fields = [field for field in form["body"] if field["type"] != "markdown"]
+            assert len({field["id"] for field in fields}) == len(fields)
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
