@@ -63,7 +63,8 @@ SOUND_FRAMES = (80, 180)
 sooner, a cry, a crow and an alarm are alike, and nobody knows whether a dog will bark again."""
 REPEATED_SHARE = 0.5
 """How many of the sounds are heard again after a pause, which is not answered again."""
-REPEATED_PAUSE_FRAMES = (20, 200)
+REPEATED_PAUSE_FRAMES = (20, 250)
+REPEATED_PART_FRAMES = (50, 350)
 LOUD_SHARE = 0.08
 
 SPEEDS = (0.84, 1.2)
@@ -191,6 +192,7 @@ class Utterances:
         self.sounds = sounds
         self.recipes = recipes
         self.conversations = conversations
+        self.last_sound = ""
         self.groups: dict[tuple[ClipKind, bool], list[Clip]] = defaultdict(list)
         self.labels: dict[tuple[ClipKind, bool], dict[str, list[Clip]]] = defaultdict(
             lambda: defaultdict(list)
@@ -263,7 +265,10 @@ class Utterances:
             case "reversed":
                 return self._reversed()
             case "sound":
-                return self._sound(rng.choice(list(SOUND_REPLIES)))
+                # Never the same one again: a sound that goes on is answered once.
+                others = [label for label in SOUND_REPLIES if label != self.last_sound]
+                self.last_sound = rng.choice(others)
+                return self._sound(self.last_sound)
             case "alarm":
                 return self._sound("alarm")
             case "burst":
@@ -401,7 +406,9 @@ class Utterances:
 
         if rng.random() < REPEATED_SHARE:
             pause = np.full(rng.randint(*REPEATED_PAUSE_FRAMES), num_frames)
-            heard = np.concatenate([part(50, 250), pause, part(50, 250)])
+            heard = np.concatenate(
+                [part(*REPEATED_PART_FRAMES), pause, part(*REPEATED_PART_FRAMES)]
+            )
         else:
             heard = part(150, max(150, num_frames))
         return frames[heard].ravel(), loud[heard]
