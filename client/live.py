@@ -112,6 +112,8 @@ class Live:
         self._num_lost_known = 0
         self._speaking_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._is_stopping = False
         self._speech = SpeechOut(self._new_playback(REPLY_RATE_HZ), self.conversation, self._send)
 
     # What the user does
@@ -126,21 +128,33 @@ class Live:
         """
         self._loop = asyncio.get_running_loop()
         self._phase = _Phase.CONNECTING
+        self._running = asyncio.create_task(self._converse())
         try:
-            if self.options.has_sound:
-                await self._open_sound()
-            watching = asyncio.create_task(self._watch_microphone())
-            try:
-                await self._socket.run()
-            finally:
-                watching.cancel()
+            await self._running
+        except asyncio.CancelledError:
+            if not self._is_stopping:
+                raise
         finally:
             self._phase = _Phase.IDLE
             self._close_sound()
 
+    async def _converse(self) -> None:
+        if self.options.has_sound:
+            await self._open_sound()
+        watching = asyncio.create_task(self._watch_microphone())
+        try:
+            await self._socket.run()
+        finally:
+            watching.cancel()
+
     def stop(self) -> None:
         """End the conversation; `run` returns soon."""
+        self._is_stopping = True
         self._socket.close()
+        if self._loop is not None and self._running is not None:
+            # Nobody waits for a server that is not there, or does not say goodbye.
+            patience_seconds = END_SECONDS if self._socket.is_attached else 0.0
+            self._loop.call_later(patience_seconds, self._running.cancel)
 
     def stop_reply(self) -> None:
         """The user ends what is being said."""

@@ -6,6 +6,7 @@ from typing import TextIO
 
 from client.conversation import Turn, TypedEntry
 from client.live import Live, State
+from client.news import News
 from client.words import STATES, clock_time, milliseconds, notes, since, steps
 
 LOOK_SECONDS = 0.05
@@ -28,7 +29,7 @@ class PlainFrontEnd:
         self._output = output
         self._ends_with_input = ends_with_input
         self._is_input_over = False
-        self._num_told = 0
+        self._news = News(live)
         self._told: dict[str, str | None] = {"notice": None, "problem": None, "queue": None}
 
     async def show(self) -> None:
@@ -86,12 +87,8 @@ class PlainFrontEnd:
             if words is not None and words != self._told[kind]:
                 self._print(words)
         self._told = news
-        entries = self._live.conversation.entries
-        for entry in entries.since(self._num_told):
-            if isinstance(entry, Turn) and entry.end_seconds is None:
-                return
+        for entry in self._news.entries():
             self._print(_typed_line(entry) if isinstance(entry, TypedEntry) else turn_line(entry))
-            self._num_told += 1
 
     def _print(self, line: str) -> None:
         print(line, file=self._output, flush=True)

@@ -1,14 +1,28 @@
 """Talk with a server from a terminal: `python app.py talk`."""
 
 import asyncio
+import signal
 import sys
 from contextlib import ExitStack, suppress
+from typing import Protocol
+
+from rich.console import Console
 
 from client.address import ServerAddress
 from client.live import Live, LiveOptions
 from client.own_server import own_server
 from client.plain import PlainFrontEnd
 from client.sound_card import SoundCard
+
+
+class FrontEnd(Protocol):
+    """Shows a conversation, and passes on what the user does."""
+
+    async def show(self) -> None:
+        """Until it is cancelled."""
+
+    def finish(self) -> None:
+        """Say what is still to be said; the conversation is over."""
 
 
 def list_devices() -> None:
@@ -50,10 +64,13 @@ def talk(address: ServerAddress, options: LiveOptions, *, starts_server: bool = 
 
 
 async def _talk(live: Live) -> None:
-    front_end = PlainFrontEnd(
-        live, sys.stdin, sys.stdout, ends_with_input=not live.options.has_sound
-    )
+    front_end = _front_end(live)
+    loop = asyncio.get_running_loop()
+    if sys.platform != "win32":
+        # The server is told that the conversation is over.
+        loop.add_signal_handler(signal.SIGINT, live.stop)
     showing = asyncio.create_task(front_end.show())
+    showing.add_done_callback(lambda _: live.stop())
     try:
         await live.run()
     finally:
@@ -61,3 +78,15 @@ async def _talk(live: Live) -> None:
         with suppress(asyncio.CancelledError):
             await showing
         front_end.finish()
+
+
+def _front_end(live: Live) -> FrontEnd:
+    """A display where there is a terminal that can show one, else lines."""
+    console = Console(highlight=False)
+    is_terminal = sys.stdin.isatty() and console.is_terminal and not console.is_dumb_terminal
+    if is_terminal and sys.platform != "win32":
+        from client.terminal import TerminalFrontEnd
+
+        return TerminalFrontEnd(live, console)
+    ends_with_input = not live.options.has_sound
+    return PlainFrontEnd(live, sys.stdin, sys.stdout, ends_with_input=ends_with_input)

@@ -112,14 +112,10 @@ class RealtimeSocket:
             self._outbox.append(event)
 
     def close(self) -> None:
-        """End the conversation; `run` returns soon."""
+        """End the conversation; `run` returns when the server has said goodbye."""
         self._is_closing = True
         if self._is_attached:
             self._transmit({"type": "session.close"})
-            # A server that does not answer is left all the same.
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._abandon)
-        else:
-            self._abandon()
 
     async def run(self) -> None:
         """Converse until `close`.

@@ -1,6 +1,6 @@
 """What front ends say, in the live page's words."""
 
-from client.conversation import Turn, TurnStatus
+from client.conversation import Emotion, Turn, TurnStatus
 from client.live import State
 
 STATES = {
@@ -13,6 +13,17 @@ STATES = {
     State.RECONNECTING: "RECONNECTING",
 }
 """As `state.*` of the page's English messages."""
+
+HELD = "paused: is somebody speaking?"
+FACES = {
+    Emotion.HAPPY: "(^_^)",
+    Emotion.SAD: "(;_;)",
+    Emotion.ANGRY: "(>_<)",
+    Emotion.SURPRISE: "(o_o)",
+    Emotion.NORMAL: "(._.)",
+    Emotion.URGENT: "(!_!)",
+}
+"""For terminals, which draw nothing finer everywhere."""
 
 
 def clock_time(seconds: float) -> str:

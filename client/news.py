@@ -1,0 +1,22 @@
+"""What has happened in a conversation since somebody last looked."""
+
+from collections.abc import Iterator
+
+from client.conversation import Turn, TypedEntry
+from client.live import Live
+
+
+class News:
+    """Tells each reply once it is over, and what was typed, in order."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._num_told = 0
+
+    def entries(self) -> Iterator[Turn | TypedEntry]:
+        """Those that are over since the last look; one that goes on keeps back what follows."""
+        for entry in self._live.conversation.entries.since(self._num_told):
+            if isinstance(entry, Turn) and entry.end_seconds is None:
+                return
+            self._num_told += 1
+            yield entry

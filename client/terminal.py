@@ -1,0 +1,178 @@
+"""The terminal client's display: state, reply and strip at the bottom, what was said above."""
+
+import asyncio
+import sys
+
+from rich.console import Console, Group
+from rich.live import Live as Display
+from rich.style import Style
+from rich.text import Text
+
+from client.audio_format import CHUNK_SECONDS, FRAME_SECONDS
+from client.colours import DARK
+from client.conversation import Conversation, Decision, Turn, TypedEntry
+from client.keyboard import END, ESCAPE, TAB, Keyboard
+from client.live import Live, State
+from client.news import News
+from client.words import FACES, HELD, STATES, clock_time, milliseconds, notes, since, steps
+
+LOOK_SECONDS = 0.1
+BLOCKS = " ▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = " .:-=+*#@"
+LABEL_WIDTH = 8
+MOST_COLUMNS = 120
+FRAMES_PER_CHUNK = round(CHUNK_SECONDS / FRAME_SECONDS)
+LOUDNESS_EXPONENT = 0.5
+"""Quiet speech stays visible beside loud speech."""
+HINT = "Enter sends what you type · Esc stops a reply · Tab mutes · q Enter or Ctrl+C ends"
+
+_STATE_COLOURS = {
+    State.LISTENING: "listening",
+    State.SPEAKING: "speaking",
+    State.CATCHING_UP: "urgent",
+    State.RECONNECTING: "urgent",
+}
+
+
+class TerminalFrontEnd:
+    """Shows a conversation in a terminal, and sends what is typed there."""
+
+    def __init__(self, live: Live, console: Console) -> None:
+        self._live = live
+        self._console = console
+        self._keyboard = Keyboard(self._typed, self._key)
+        self._news = News(live)
+
+    async def show(self) -> None:
+        """Show and read until the user ends the conversation."""
+        with (
+            self._keyboard.reading(sys.stdin.fileno()),
+            Display(console=self._console, auto_refresh=False, transient=True) as display,
+        ):
+            while True:
+                self._tell_news()
+                display.update(self._picture(), refresh=True)
+                await asyncio.sleep(LOOK_SECONDS)
+
+    def finish(self) -> None:
+        """What is still to be said."""
+        self._tell_news()
+
+    def _typed(self, line: str) -> None:
+        if line.strip().lower() == "q":
+            self._live.stop()
+        else:
+            self._live.send_text(line)
+
+    def _key(self, key: str) -> None:
+        match key:
+            case _ if key == ESCAPE:
+                self._live.stop_reply()
+            case _ if key == TAB:
+                self._live.mute(not self._live.options.is_muted)
+            case _ if key == END:
+                self._live.stop()
+
+    def _tell_news(self) -> None:
+        for entry in self._news.entries():
+            self._console.print(_said(entry))
+
+    # The picture
+
+    def _picture(self) -> Group:
+        lines = [Text(), self._state_line(), self._reply_line(), *self._strip()]
+        for words, name in ((self._live.notice, "soft"), (self._live.problem, "urgent")):
+            if words:
+                lines.append(Text(words, _style(name)))
+        if (place := self._live.queue_place) is not None:
+            words = f"Every place is taken. You are number {place.position} in the queue."
+            lines.append(Text(words, _style("soft")))
+        lines.append(Text.assemble(("> ", _style("soft")), self._keyboard.typed, ("_", "blink")))
+        lines.append(Text(HINT, Style(dim=True), no_wrap=True, overflow="ellipsis"))
+        return Group(*lines)
+
+    def _state_line(self) -> Text:
+        live = self._live
+        state, emotion = live.state, live.emotion
+        line = Text(STATES[state], _style(_STATE_COLOURS.get(state, "soft"), bold=True))
+        if emotion is not None:
+            line.append(f"  {FACES[emotion]} {emotion}", _style(emotion))
+        beside = []
+        if live.is_held:
+            beside.append(HELD)
+        if live.options.is_muted:
+            beside.append("muted")
+        if live.conversation.seconds_behind:
+            beside.append(f"{live.conversation.seconds_behind:.1f} s behind")
+        if live.conversation.latencies is not None:
+            beside.append(f"p95 {milliseconds(live.conversation.latencies.p95)}")
+        if live.num_lost_blocks:
+            beside.append(f"blocks lost: {live.num_lost_blocks}")
+        if live.num_underruns:
+            beside.append(f"gaps in replies: {live.num_underruns}")
+        return line.append("".join(f"  {words}" for words in beside), _style("soft"))
+
+    def _reply_line(self) -> Text:
+        turn = self._live.conversation.turns.last
+        # One that is over stands above.
+        if turn is None or turn.end_seconds is not None:
+            return Text()
+        return Text(turn.text, _style("ink", bold=True))
+
+    def _strip(self) -> list[Text]:
+        """A column for each chunk, now at the right: how loud it was, and the chance to speak."""
+        conversation = self._live.conversation
+        num_columns = min(MOST_COLUMNS, self._console.width - LABEL_WIDTH - 1)
+        blocks = ASCII_BLOCKS if self._console.options.ascii_only else BLOCKS
+        sound = Text("sound".ljust(LABEL_WIDTH), _style("soft"))
+        chance = Text("chance".ljust(LABEL_WIDTH), _style("soft"))
+        num_chunks = len(conversation.peaks) // FRAMES_PER_CHUNK
+        for chunk in range(num_chunks - num_columns, num_chunks):
+            peak = _peak(conversation, chunk)
+            sound.append(_block(blocks, peak**LOUDNESS_EXPONENT), _style("wave"))
+            decision = _decision(conversation, chunk)
+            if decision is None:
+                chance.append(" ")
+            else:
+                is_said = decision.speaks
+                style = _style("speaking" if is_said else "soft", bold=is_said)
+                chance.append(_block(blocks, max(decision.probability, 0.01)), style)
+        return [sound, chance]
+
+
+def _style(name: str, *, bold: bool = False) -> Style:
+    """One of the page's colours; the ink is the terminal's own."""
+    return Style(color=None if name == "ink" else DARK[name], bold=bold)
+
+
+def _block(blocks: str, share: float) -> str:
+    return blocks[min(len(blocks) - 1, round(share * (len(blocks) - 1) + 0.49))]
+
+
+def _peak(conversation: Conversation, chunk: int) -> float:
+    start = chunk * FRAMES_PER_CHUNK
+    if start < conversation.peaks.first:
+        return 0.0
+    return max(conversation.peaks.get(start + frame) for frame in range(FRAMES_PER_CHUNK))
+
+
+def _decision(conversation: Conversation, chunk: int) -> Decision | None:
+    decisions = conversation.decisions
+    return decisions.get(chunk) if decisions.first <= chunk < len(decisions) else None
+
+
+def _said(entry: Turn | TypedEntry) -> Text:
+    """A reply, or what was typed, once it is over."""
+    line = Text(f"{clock_time(entry.seconds):>6}  ", _style("soft"))
+    if isinstance(entry, TypedEntry):
+        return line.append("you typed  ").append(entry.text)
+    if entry.emotion is not None:
+        line.append(f"{FACES[entry.emotion]} {entry.emotion}  ", _style(entry.emotion))
+    if entry.heard_text is None:
+        line.append(entry.text, _style("ink"))
+    else:
+        line.append(entry.heard_text, _style("ink"))
+        line.append(entry.text[len(entry.heard_text) :], Style(strike=True, dim=True))
+    times = ", ".join(f"{words} {milliseconds(time)}" for words, time in steps(entry))
+    beside = [note for note in notes(entry) if note != entry.emotion]
+    return line.append("  " + " · ".join([*beside, f"{since(entry)}: {times}"]), Style(dim=True))
