@@ -62,6 +62,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _add_listen(commands.add_parser("listen", help="listen to audio files"))
     _add_replay(commands.add_parser("replay", help="show, verify or fork a recorded conversation"))
     _add_export(commands.add_parser("export", help="make a page, captions or sound of a recording"))
+    _add_recordings(
+        commands.add_parser("recordings", help="list or delete what the server has recorded")
+    )
     _add_answer(commands.add_parser("answer", help="answer one clip of at most 20 s"))
     _add_download(commands.add_parser("download", help="fetch and verify the released model"))
     _add_doctor(commands.add_parser("doctor", help="find what is missing or wrong here"))
@@ -233,6 +236,21 @@ def doctor(parsed: argparse.Namespace) -> int:
 
     is_well = examine(checks(), sys.stdout, is_json=parsed.json)
     return 0 if is_well else EXIT_UNWELL
+
+
+def recordings(parsed: argparse.Namespace) -> int:
+    """List or delete what a server has recorded on this machine."""
+    from backend import cli_sessions
+    from backend.recordings import RecordingStore, StoreOptions
+
+    store = RecordingStore(StoreOptions(_recordings_folder(parsed)))
+    if parsed.delete_all:
+        cli_sessions.delete_recordings(store, store.ids(), sys.stdout)
+    elif parsed.delete:
+        cli_sessions.delete_recordings(store, parsed.delete, sys.stdout)
+    else:
+        cli_sessions.print_recordings(store, sys.stdout, is_json=parsed.json)
+    return 0
 
 
 def _store_options(parsed: argparse.Namespace) -> "StoreOptions":
@@ -426,6 +444,15 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.aisession")
     parser.add_argument("--to", required=True, choices=["html", "vtt", "srt", "markdown", "wav"])
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to (beside the recording)")
+
+
+def _add_recordings(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=recordings)
+    _add_recordings_folder(parser)
+    deleting = parser.add_mutually_exclusive_group()
+    deleting.add_argument("--delete", action="append", metavar="NAME", help="delete this one")
+    deleting.add_argument("--delete-all", action="store_true", help="delete all of them")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
 def _add_answer(parser: argparse.ArgumentParser) -> None:

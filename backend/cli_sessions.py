@@ -4,10 +4,12 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -16,6 +18,8 @@ from backend.events import TurnDone, TurnStatus
 from backend.model.checkpoint import EMBEDDED, Checkpoint
 from backend.protocol import Emotion
 from backend.recorder import Recorder, describe
+from backend.recordings import RecordingStore
+from backend.recordings.reading import read, summary_fields
 from backend.replay import Difference, Fork, ForkOptions, Verification, Verifier
 from backend.session_file import Reply, SessionFile, read_story
 from backend.session_file.story import chunk_end
@@ -137,6 +141,56 @@ def fork(
     else:
         heading = f"from chunk {options.from_chunk} ({chunk_end(options.from_chunk):g} s) on"
         _print_beside(recorded, forked, heading, output)
+
+
+def print_recordings(store: RecordingStore, output: TextIO, *, is_json: bool) -> None:
+    """What a server has recorded: name, when, how long, how large, title."""
+    ids = store.ids()
+    for recording_id in ids:
+        try:
+            fields = read(partial(store.find, recording_id), summary_fields)
+        except SessionFileError as error:
+            fields = {"bytes": store.num_bytes_of(recording_id), "error": str(error)}
+        fields |= {"name": recording_id, "shares": len(store.shares_of(recording_id))}
+        if is_json:
+            _print_json(fields, output)
+        else:
+            print(_recording_line(fields), file=output)
+    if not is_json:
+        size = store.count() / 1_000_000
+        where = store.options.folder
+        print(f"{len(ids)} recordings, {size:.1f} MB, in {where}", file=output)
+
+
+def delete_recordings(store: RecordingStore, ids: Sequence[str], output: TextIO) -> None:
+    """Remove what a server has recorded.
+
+    Raises:
+        RecordingError: there is none of one of these names.
+    """
+    for recording_id in ids:
+        store.delete(recording_id)
+        print(f"{recording_id}: deleted", file=output)
+
+
+def _recording_line(fields: Mapping[str, Any]) -> str:
+    megabytes = f"{fields['bytes'] / 1_000_000:.2f} MB"
+    if "error" in fields:
+        return f"{fields['name']}  {megabytes}  {fields['error']}"
+    parts = [
+        fields["name"],
+        f"{datetime.fromisoformat(fields['started_at']).astimezone():%Y-%m-%d %H:%M}",
+        f"{fields['seconds']:7.1f} s",
+        megabytes,
+    ]
+    if not fields["is_complete"]:
+        parts.append("in progress or cut off")
+    if fields["shares"]:
+        parts.append("shared")
+    if title := fields["title"]:
+        # A title is anybody's: what a terminal would obey is not printed.
+        parts.append("".join(c if c.isprintable() else " " for c in title))
+    return "  ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

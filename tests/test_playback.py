@@ -16,7 +16,7 @@ DECISION = Decision(0, True, 0.9, 0.5, 1.0, 13, 100)
 def spoken_reply(seconds: float, *, is_complete: bool = True) -> Reply:
     ticks = itertools.count()
     answers = TimedDecision(DECISION, HeardAudio(0.4, 0.0), 0.0)
-    reply = Reply(answers, {}, "audio", Dialect.DUPLEX, lambda: next(ticks))
+    reply = Reply(0, answers, {}, "audio", Dialect.DUPLEX, lambda: next(ticks))
     pcm = bytes(2 * round(seconds * SPEECH_RATE_HZ))
     list(reply.add_sound(SpokenPiece("Three little words.", True, 0, pcm, "espeak:en")))
     if is_complete:

@@ -51,8 +51,9 @@ from backend.realtime.input_audio import (
     decode_audio,
     pcm_seconds,
 )
-from backend.realtime.new_item import hear_item
+from backend.realtime.new_item import hear_item, typed_text
 from backend.realtime.outbox import Outbox
+from backend.realtime.recording import Notes
 from backend.realtime.reply import CancelReason
 from backend.realtime.server_events import (
     WireEvent,
@@ -178,6 +179,8 @@ class Conversation:
         self._time = time or SystemTime()
         self._voices = options.voices
         self._translator = Translator(options.dialect, self.session_id, self._time.now)
+        online = [voice.id for voice in options.voices.catalogue() if voice.is_online]
+        self._notes = Notes(online)
         self._floor = Floor(
             self._translator,
             options.dialect,
@@ -186,6 +189,7 @@ class Conversation:
             defaults,
             put=self._put,
             interrupt=lambda: self._session.interrupt(),
+            notes=self._notes,
         )
         self._typed_since: int | None = None
         """The first chunk of what was typed and not answered yet."""
@@ -403,9 +407,12 @@ class Conversation:
         self._put(self._translator.add_item(heard.item, has_older_names))
         if heard.chunks:
             self._typed_since = self._translator.num_chunks
+            if text := typed_text(event.item):
+                self._notes.typed(text)
         seconds = self._input.seconds
         for samples in heard.chunks:
             self._translator.chunk_arrived(seconds, speech_end_seconds=seconds, is_added=True)
+            self._notes.chunk_arrived(seconds, is_added=True)
             self._feed_next(samples)
 
     def _create_response(self, event: CreateResponse) -> None:
@@ -455,6 +462,7 @@ class Conversation:
         """Have a chunk of the client's audio fed in its turn, and answered if that is wanted."""
         speech_end_seconds = self._floor.speech_end_before(chunk.seconds)
         self._translator.chunk_arrived(chunk.seconds, speech_end_seconds, is_added)
+        self._notes.chunk_arrived(chunk.seconds, is_added)
         self._feed_next(self._floor.chunk_for_model(chunk.samples, chunk.seconds), wanted)
 
     def _feed_next(self, samples: Samples, wanted: WantedReply | None = None) -> None:
@@ -504,6 +512,7 @@ class Conversation:
             await self._recordings.abandon(recording)
             raise
         self._recording, self._recording_id = recording, recording.recording_id
+        self._notes.recorder = recording.recorder
         return session
 
     async def _open_engine_session(

@@ -9,8 +9,9 @@ from backend.realtime.dialect import Dialect
 from backend.realtime.ears import Ears
 from backend.realtime.errors import WireError
 from backend.realtime.mouth import Mouth, MouthEvent, ReplySpoken, VoiceFailed
-from backend.realtime.overlap import OverlapAction, OverlapDecision, OverlapOutcome
+from backend.realtime.overlap import OverlapAction, OverlapDecision, OverlapOutcome, OverlapReason
 from backend.realtime.playback import Playback
+from backend.realtime.recording import Notes
 from backend.realtime.reply import CancelReason, Reply
 from backend.realtime.server_events import WireEvent, wire_event
 from backend.realtime.session_config import SessionConfig
@@ -19,6 +20,9 @@ from backend.speech import SpokenPiece, VoiceFallback, Voices
 from backend.voice_activity import SpeechStarted, SpeechStopped
 
 Put = Callable[[Iterable[WireEvent]], None]
+
+LATEST_ACK_SECONDS = 10.0
+"""So far ahead of the audio that has come may a client say that it was."""
 
 
 class Floor:
@@ -30,6 +34,7 @@ class Floor:
         config: what is in force.
         put: tells the client.
         interrupt: stops what the model is saying.
+        notes: tells a recording.
     """
 
     def __init__(
@@ -41,12 +46,14 @@ class Floor:
         config: SessionConfig,
         put: Put,
         interrupt: Callable[[], None],
+        notes: Notes,
     ) -> None:
         self._translator = translator
         self._dialect = dialect
         self._session_id = session_id
         self._put = put
         self._interrupt = interrupt
+        self._notes = notes
         self._mouth = Mouth(voices)
         self._ears = Ears()
         self._playback = Playback()
@@ -85,6 +92,7 @@ class Floor:
                 self._mouth.say(reply, event.delta)
             case TurnDone() if reply is not None:
                 self._mouth.finish(reply)
+                self._notes.written(reply)
 
     async def speak(self) -> None:
         """Say replies aloud, for as long as the conversation goes on."""
@@ -94,6 +102,8 @@ class Floor:
     def stop(self, reason: CancelReason) -> None:
         """End all that is being said, generated or played."""
         self._mouth.stop()
+        for reply, played_ms in self._playback.unheard(self._ears.heard_seconds):
+            self._notes.cut(reply, played_ms)
         self._playback.stop()
         self._ears.note_reply(False)
         was_replying = self._translator.is_replying
@@ -129,6 +139,7 @@ class Floor:
             # Nothing that comes after would be heard.
             self.stop(CancelReason.CLIENT)
         reply.truncate(event.audio_end_ms)
+        self._notes.cut(reply, event.audio_end_ms)
         self._translator.items.change(reply.lasting_item())
         self._playback.forget(reply)
         self._put(
@@ -154,6 +165,9 @@ class Floor:
         at_seconds = event.audio_seconds
         if at_seconds is None:
             at_seconds = self._ears.heard_seconds
+        # What it has captured and not sent yet is seconds at most.
+        known_seconds = min(at_seconds, self._ears.heard_seconds + LATEST_ACK_SECONDS)
+        self._notes.acknowledged(reply, event.played_ms, known_seconds)
         self._playback.acknowledge(reply, event.played_ms, at_seconds)
         self._ears.reply_played(reply.response_id, event.played_ms, at_seconds)
         if self._dialect is Dialect.DUPLEX:
@@ -170,10 +184,12 @@ class Floor:
         match event:
             case SpokenPiece():
                 self._ears.reply_sounds(reply.response_id, event.pcm)
-                if event.start_ms == 0:
-                    self._first_sound(reply)
+                starts_at_seconds = self._first_sound(reply) if event.start_ms == 0 else None
                 self._put(self._translator.sound(reply, event))
+                if reply.cancel_reason is None:
+                    self._notes.sounds(reply, event, starts_at_seconds)
             case VoiceFallback():
+                self._notes.fell_back(reply, event)
                 if not self._has_told_of_fallback:
                     self._notice("voice_fallback", event.reason)
                 self._has_told_of_fallback = True
@@ -182,12 +198,13 @@ class Floor:
             case ReplySpoken():
                 self._put(self._translator.spoken(reply, event.voice_id))
 
-    def _first_sound(self, reply: Reply) -> None:
+    def _first_sound(self, reply: Reply) -> float:
         """Until the client says when it plays this, it is taken to play it as soon as it can."""
         now_seconds = self._ears.heard_seconds
         starts_at_seconds = self._playback.sound_arrived(reply, now_seconds)
         if self._dialect is Dialect.REALTIME or starts_at_seconds == now_seconds:
             self._ears.reply_played(reply.response_id, 0, starts_at_seconds)
+        return starts_at_seconds
 
     def _follow(
         self, outcomes: list[OverlapOutcome], reply: Reply | None, reason: CancelReason
@@ -202,6 +219,8 @@ class Floor:
                     self._put(self._translator.speech_stopped(outcome.end_seconds))
                 case OverlapDecision():
                     is_stopped = is_stopped or outcome.action is OverlapAction.BARGE_IN
+                    if _is_voice(outcome) and reply is not None:
+                        self._notes.barged_in(reply, outcome.onset_seconds)
                     # Others are not told to hold, and go on playing.
                     if self._dialect is Dialect.DUPLEX:
                         self._put([self._overlap(outcome, reply)])
@@ -239,6 +258,12 @@ class Floor:
     def _notice(self, code: str, message: str) -> None:
         if self._dialect is Dialect.DUPLEX:
             self._put([wire_event("notice", code=code, message=message)])
+
+
+def _is_voice(decision: OverlapDecision) -> bool:
+    """Whether somebody's voice stops the reply."""
+    by_voice = decision.reason is OverlapReason.SPEECH
+    return decision.action is OverlapAction.BARGE_IN and by_voice
 
 
 def _acknowledged(reply: Reply, played_ms: float) -> WireEvent:

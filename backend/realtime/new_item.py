@@ -69,6 +69,11 @@ async def hear_item(new: NewItem, voices: Voices, rate_hz: int) -> HeardItem:
     return HeardItem(item, chunks)
 
 
+def typed_text(new: NewItem) -> str:
+    """What of a client's item is read aloud; empty where it is only heard."""
+    return " ".join(part.text for part in new.content if part.type == "input_text" and part.text)
+
+
 async def _sound(part: ContentPart, voices: Voices, rate_hz: int) -> Samples:
     match part.type:
         case "input_text" if part.text is not None:

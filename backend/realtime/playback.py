@@ -79,6 +79,17 @@ class Playback:
             self._is_held = False
         self._playing = deque(playing for playing in self._playing if playing.reply is not reply)
 
+    def unheard(self, now_seconds: float) -> list[tuple[Reply, float]]:
+        """The replies that are not played to their end yet, with how many milliseconds were."""
+        if not self._is_held:
+            for playing in self._playing:
+                playing.advance(now_seconds)
+        return [
+            (playing.reply, playing.played_ms)
+            for playing in self._playing
+            if not playing.reply.is_complete or playing.played_ms < playing.reply.audio_ms
+        ]
+
     def stop(self) -> None:
         """Nothing is played any more."""
         self._playing.clear()

@@ -78,17 +78,29 @@ class SpokenSentence:
     end_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class ReplyLatency:
+    """How long a reply took, in milliseconds from the end of the speech that it answers."""
+
+    decision_ms: float
+    first_text_ms: float | None
+    first_sound_ms: float | None
+
+
 class Reply:
     """A response from its first event to its last, and what of it was heard."""
 
     def __init__(
         self,
+        turn: int,
         answers: TimedDecision,
         metadata: Metadata,
         modality: Modality,
         dialect: Dialect,
         clock: Clock,
     ) -> None:
+        self.turn = turn
+        """As the engine counts replies."""
         self.response_id = new_id("resp")
         self.item_id = new_id("item")
         self.modality: Modality = modality
@@ -125,6 +137,29 @@ class Reply:
     def answered_chunk(self) -> int:
         """The chunk that it replies to."""
         return self._answers.decision.chunk
+
+    def latency(self, starts_at_seconds: float | None = None) -> ReplyLatency | None:
+        """How long it took so far; None where it answers no speech.
+
+        Args:
+            starts_at_seconds: where in the client's audio it began to sound, if the client has
+                said so; without that, its sound began when it was sent.
+        """
+        heard = self._answers.heard
+        if heard.speech_end_seconds is None:
+            return None
+        ended_at = heard.arrived_at - (heard.seconds - heard.speech_end_seconds)
+        if starts_at_seconds is not None:
+            first_sound_ms: float | None = milliseconds_between(
+                heard.speech_end_seconds, starts_at_seconds
+            )
+        else:
+            first_sound_ms = _milliseconds_until(self._first_audio_at, ended_at)
+        return ReplyLatency(
+            decision_ms=milliseconds_between(ended_at, self._answers.decided_at),
+            first_text_ms=_milliseconds_until(self._first_text_at, ended_at),
+            first_sound_ms=first_sound_ms,
+        )
 
     def opening(
         self, session_id: str, epoch: int, previous_item_id: str | None
@@ -291,6 +326,10 @@ class Reply:
             "output_index": 0,
             "content_index": 0,
         }
+
+
+def _milliseconds_until(end: float | None, start: float) -> float | None:
+    return None if end is None else milliseconds_between(start, end)
 
 
 def milliseconds_between(start: float, end: float) -> float:

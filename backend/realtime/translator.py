@@ -256,7 +256,7 @@ class Translator:
         if answers.heard.speech_end_seconds is not None:
             metadata["speech_end_seconds"] = round(answers.heard.speech_end_seconds, 3)
         modality = wanted.modality or self.modality
-        reply = Reply(answers, metadata, modality, self._dialect, self._clock)
+        reply = Reply(started.turn, answers, metadata, modality, self._dialect, self._clock)
         reply.cancel_reason, self._cancel_reason = self._cancel_reason, None
         self._recent.append(reply)
         opened = OpenReply(reply)

@@ -116,7 +116,7 @@ class Recordings:
             live = await asyncio.to_thread(start)
         except RecordingError:
             raise
-        except AudioInteractionError as error:
+        except (AudioInteractionError, OSError) as error:
             # It names places on the server.
             logger.warning("nothing can be recorded: %s", error)
             raise RecordingError(

@@ -280,8 +280,8 @@ def _sizes(path: Path) -> Iterator[int]:
             return
         for entry in os.scandir(path):
             yield from _sizes(Path(entry.path))
-    except FileNotFoundError:
-        # It was removed meanwhile.
+    except (FileNotFoundError, NotADirectoryError):
+        # There is none, or not any more.
         return
 
 

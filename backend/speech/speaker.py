@@ -41,6 +41,8 @@ class VoiceFallback:
     voice_id: str
     reason: str
     """For people: what happened, and what is done about it."""
+    was_asked: bool
+    """Whether the wanted voice was asked: an online one may then have got the text."""
 
 
 class _State(Enum):
@@ -145,7 +147,8 @@ class Speaker:
     ) -> AsyncGenerator[tuple[Voice, bytes] | VoiceFallback, None]:
         voice = self._voices.voice_for(self._voice_id, words)
         failure = self._voices.online_failure if voice.is_online else None
-        if voice.is_online and failure is None:
+        was_asked = voice.is_online and failure is None
+        if was_asked:
             try:
                 async with aclosing(_pieces(voice.synthesize(words, self._prosody))) as pieces:
                     async for pcm in pieces:
@@ -159,7 +162,8 @@ class Speaker:
             wanted, voice = voice, self._voices.offline_voice_for(words)
             if not self._has_fallen_back:
                 self._has_fallen_back = True
-                yield VoiceFallback(wanted.id, voice.id, f"{failure}; {voice.label} speaks instead")
+                reason = f"{failure}; {voice.label} speaks instead"
+                yield VoiceFallback(wanted.id, voice.id, reason, was_asked)
         async with aclosing(_pieces(voice.synthesize(words, self._prosody))) as pieces:
             async for pcm in pieces:
                 yield voice, pcm
