@@ -13,8 +13,8 @@ from backend.engine import Engine
 from backend.server import ServingOptions, server_config
 from tests.scripted import ScriptedEngine
 
-START_SECONDS = 30.0
-FREE_SECONDS = 20.0
+START_SECONDS = 60.0
+FREE_SECONDS = 60.0
 
 
 @contextmanager

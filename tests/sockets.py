@@ -23,7 +23,7 @@ from tests.scripted import ScriptedEngine
 
 WireEvent = dict[str, Any]
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 SETTLING_TURNS = 50
 
 

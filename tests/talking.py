@@ -17,10 +17,12 @@ from backend.realtime.dialect import Dialect
 from backend.realtime.session_config import SessionConfig
 from backend.speech import Voices
 from tests.scripted import ScriptedEngine
+from tests.sockets import settle
 
 WireEvent = dict[str, Any]
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
+QUIET_TURNS = 10
 BLOCK_SAMPLES = SAMPLE_RATE_HZ // 20
 
 
@@ -63,10 +65,15 @@ class Talk:
         """What else is told, once nothing more comes."""
         events: list[WireEvent] = []
         outbox = self.conversation.outbox
-        await asyncio.sleep(0.05)
-        while len(self.told) < outbox.last_number:
-            events += [json.loads((await anext(self._events)).text)]
-            self.told.append(events[-1])
+        num_quiet = 0
+        while num_quiet < QUIET_TURNS:
+            await settle()
+            # A voice or the speech detector may be at work in a thread.
+            await asyncio.sleep(0.005)
+            num_quiet = 0 if len(self.told) < outbox.last_number else num_quiet + 1
+            while len(self.told) < outbox.last_number:
+                events.append(json.loads((await anext(self._events)).text))
+                self.told.append(events[-1])
         return events
 
 

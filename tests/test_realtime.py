@@ -24,7 +24,7 @@ from backend.realtime.input_audio import InputAudioBuffer
 from tests.scripted import BREAK, ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 REPLY = ScriptedReply("Coming up: large latte.", Emotion.HAPPY)
 ECHO = ScriptedReply("{prompt}")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -25,7 +26,7 @@ from backend.realtime.outbox import EventsLostError, Outbox
 from backend.server import RealtimeService, ServingOptions, server_config
 from tests.scripted import ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.serving import serving
-from tests.sockets import SteppedTime, house, settle
+from tests.sockets import WAIT_SECONDS, SteppedTime, house, settle
 
 REPLY = ScriptedReply("One moment please.")
 CHUNK = np.zeros(CHUNK_SAMPLES, np.float32)
@@ -720,14 +721,15 @@ def test_a_server_asks_for_its_key_and_resumes_a_broken_connection() -> None:
     with serving(engine, options=ServingOptions(access_key=key)) as address:
         url = f"ws://{address}/v1/realtime?duplex=1&input_rate=16000"
         with connect(url) as refused:
-            assert json.loads(refused.recv(timeout=20))["error"]["code"] == "invalid_api_key"
+            error = json.loads(refused.recv(timeout=WAIT_SECONDS))["error"]
+            assert error["code"] == "invalid_api_key"
             with pytest.raises(ConnectionClosed) as closed:
-                refused.recv(timeout=20)
+                refused.recv(timeout=WAIT_SECONDS)
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 3000
-        first = connect(url, additional_headers={"Authorization": f"Bearer {key}"})
-        created = json.loads(first.recv(timeout=20))
-        first.socket.close()
+        with connect(url, additional_headers={"Authorization": f"Bearer {key}"}) as first:
+            created = json.loads(first.recv(timeout=WAIT_SECONDS))
+            first.socket.shutdown(socket.SHUT_RDWR)
         offered: Any = ["realtime", f"openai-insecure-api-key.{key}"]
         with connect(f"{url}&autostart=0", subprotocols=offered) as second:
             resume = {
@@ -737,10 +739,10 @@ def test_a_server_asks_for_its_key_and_resumes_a_broken_connection() -> None:
                 "last_received_server_event_seq": 1,
             }
             second.send(json.dumps(resume))
-            resumed = json.loads(second.recv(timeout=20))
+            resumed = json.loads(second.recv(timeout=WAIT_SECONDS))
             assert (resumed["type"], resumed["input_seconds"]) == ("session.resumed", 0.0)
             second.send(json.dumps({"type": "response.create"}))
-            event = json.loads(second.recv(timeout=20))
+            event = json.loads(second.recv(timeout=WAIT_SECONDS))
             while event["type"] != "response.done":
-                event = json.loads(second.recv(timeout=20))
+                event = json.loads(second.recv(timeout=WAIT_SECONDS))
             assert engine.num_sessions == 1

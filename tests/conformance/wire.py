@@ -24,7 +24,7 @@ from tests.serving import serving
 WireEvent = dict[str, Any]
 Modality = Literal["text", "audio"]
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 """How long a client may wait for what it expects."""
 
 FIRST_REPLY = ScriptedReply("Coming up: large latte.", Emotion.HAPPY)
