@@ -28,6 +28,8 @@ SPEAKING_OF_TURN = """turn =>
 HALF_SAID_MILLISECONDS = 1_200
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
+REPLAYED = "sounds"
+"""The sample session that the replay page shows."""
 
 
 def converse(page: Page) -> None:
@@ -59,6 +61,15 @@ def take(
     page.context.close()
 
 
+def take_replay(browser: Browser, address: str, theme: Literal["light", "dark"]) -> None:
+    """A sample session on the replay page."""
+    page = browser.new_context(color_scheme=theme, viewport=DESKTOP, locale="en-US").new_page()
+    page.goto(f"http://{address}/live/replay.html#gallery={REPLAYED}")
+    expect(page.locator(part("turns")).locator("li").first).to_be_visible(timeout=LONGEST_WAIT_MS)
+    page.screenshot(path=FOLDER / f"replay-{theme}.png", animations="disabled")
+    page.context.close()
+
+
 def main() -> None:
     """Take them all; `--scripted` needs no checkpoint."""
     FOLDER.mkdir(exist_ok=True)
@@ -79,6 +90,8 @@ def take_all(browser: Browser, address: str) -> None:
     """Light and dark desktops, and a dark phone."""
     take(browser, address, "light", {"live-light": DESKTOP})
     take(browser, address, "dark", {"live-dark": DESKTOP, "live-phone": PHONE})
+    take_replay(browser, address, "light")
+    take_replay(browser, address, "dark")
 
 
 if __name__ == "__main__":

@@ -123,6 +123,9 @@ PLACEHOLDER = Instead("stands for a file of the reader's", accepts)
 DOWNLOADS = Instead("downloads gigabytes; tests/test_download.py downloads", accepts)
 INSTALLS = Instead("installs over the network", is_pinned)
 ELSEWHERE = Instead("is another program's, on another machine or with its own device", is_shell)
+DELETES = Instead(
+    "is about the reader's own recordings; tests/test_recordings.py tests it", accepts
+)
 CONVERSES = Instead("needs a server; tests/test_library.py runs it with one", accepts)
 LOOKS_AROUND = Instead("looks for networks and sound cards; tests/test_doctor.py runs it", accepts)
 
@@ -135,6 +138,8 @@ NOT_RUN = {
     "--max-positions 2048 --device cuda:0": SERVES,
     f"{PYTHON} app.py --port 7861": SERVES,
     f"{PYTHON} app.py --sessions 32 --idle-minutes 5": SERVES,
+    f"{PYTHON} app.py recordings": DELETES,
+    f"{PYTHON} app.py recordings --delete-all": DELETES,
     f"{PYTHON} app.py talk": CONVERSES,
     f"{PYTHON} app.py answer FILE": PLACEHOLDER,
     f"{PYTHON} app.py evaluate-proactive MANIFEST --audio DIR": PLACEHOLDER,
