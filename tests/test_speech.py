@@ -36,13 +36,16 @@ from backend.speech.speaker import PIECE_BYTES
 from backend.speech.text import SentenceCutter, cut_sentences, speakable
 from backend.speech.voices import MAX_READ_CHARACTERS, OPENAI_VOICES, REST_SECONDS
 from tests.scripted_voices import Cast
+from tests.sockets import settle
 
 AMERICAN = EspeakVoice("en-us", "gmw/en-US", "American", "en-US")
 MANDARIN = EspeakVoice("cmn", "sit/cmn", "Mandarin", "zh-CN")
 ENGLISH_LINE = "The weather is lovely and we are all going home now."
 CHINESE_LINE = "今天天气很好，我们都要回家了。"
-LINE_OF_HOURS = "This is a very long sentence, " * 4000
-"""The library, whose thread is the only one, takes seconds for it."""
+PATIENCE_SECONDS = 20.0
+"""More than a busy machine takes for what happens at once."""
+LINE_OF_HOURS = "This is a very long sentence, " * 40_000
+"""The library, whose thread is the only one, takes minutes for it."""
 
 
 @pytest.fixture
@@ -231,9 +234,9 @@ def test_nothing_is_lost_and_the_deltas_do_not_matter(text: str, lengths: list[i
 
 def test_a_long_reply_takes_no_time_to_cut() -> None:
     text = "```\n" + "a. b, c\n" * 4000
-    started = time.perf_counter()
+    started = time.thread_time()  # a busy machine is not what is measured
     assert len(list(cut_sentences(text))) == 1
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 # How it sounds.
@@ -330,7 +333,7 @@ async def test_espeak_stops_when_nobody_listens_any_more() -> None:
     started = time.perf_counter()
     endless.cancel()
     await said_by(AMERICAN, "Hello")
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < PATIENCE_SECONDS
     with pytest.raises(asyncio.CancelledError):
         await endless
 
@@ -488,14 +491,14 @@ async def test_a_service_that_sends_nothing_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def silent(_text: str, **_settings: Any) -> Answer:
-        await asyncio.sleep(60)
+        await asyncio.sleep(10 * PATIENCE_SECONDS)
         yield {}
 
     monkeypatch.setattr(edge_module, "SILENCE_TIMEOUT_SECONDS", 0.05)
     started = time.perf_counter()
     with pytest.raises(VoiceUnavailableError, match="Jenny cannot speak"):
         await said_by(jenny(silent), "Hello")
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < PATIENCE_SECONDS
 
 
 def refusing_service() -> Any:
@@ -510,7 +513,7 @@ async def test_a_refused_connection_fails_fast() -> None:
     started = time.perf_counter()
     with pytest.raises(VoiceUnavailableError, match="Jenny cannot speak"):
         await said_by(jenny(refusing_service()), "Hello")
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < PATIENCE_SECONDS
 
 
 # The reply.
@@ -556,15 +559,15 @@ async def test_the_first_sentence_is_said_while_the_second_is_still_being_genera
     events = aiter(speaker)
     speaker.say("One. T")
 
-    pieces = [await asyncio.wait_for(anext(events), 1) for _ in range(3)]
+    pieces = [await asyncio.wait_for(anext(events), PATIENCE_SECONDS) for _ in range(3)]
 
     assert [piece.sentence for piece in pieces if isinstance(piece, SpokenPiece)] == ["One. "] * 3
     waiting = asyncio.ensure_future(anext(events))
-    await asyncio.sleep(0.01)
+    await settle()
     assert not waiting.done()
     speaker.say("wo.")
     speaker.finish()
-    second = await asyncio.wait_for(waiting, 1)
+    second = await asyncio.wait_for(waiting, PATIENCE_SECONDS)
     assert isinstance(second, SpokenPiece)
     assert (second.sentence, second.start_ms) == ("Two.", 500)
 
@@ -576,7 +579,7 @@ async def test_no_sentence_is_synthesized_before_the_one_before_it_was_taken() -
     speaker.finish()
     events = aiter(speaker)
     await anext(events)
-    await asyncio.sleep(0.01)
+    await settle()
     assert cast.online.said == ["One."]
 
 
@@ -596,14 +599,14 @@ async def test_a_cancelled_reply_falls_silent_at_once(is_blocked: bool) -> None:
                 cast.online.may_speak.clear()
 
     listening = asyncio.create_task(listen())
-    await asyncio.wait_for(has_begun.wait(), 1)
+    await asyncio.wait_for(has_begun.wait(), PATIENCE_SECONDS)
     if is_blocked:
-        await asyncio.sleep(0.01)
+        await settle()
     speaker.cancel()
     num_heard = len(heard)
     speaker.say("Three. ")
     speaker.finish()
-    await asyncio.wait_for(listening, 1)
+    await asyncio.wait_for(listening, PATIENCE_SECONDS)
 
     assert len(heard) == num_heard
     assert not cast.online.is_speaking
@@ -616,7 +619,7 @@ async def test_cancelling_does_not_wait_for_a_thread() -> None:
     listening = asyncio.create_task(spoken(speaker, "Hello."))
     await asyncio.sleep(0.05)
     speaker.cancel()
-    assert await asyncio.wait_for(listening, 1) == ([], [])
+    assert await asyncio.wait_for(listening, PATIENCE_SECONDS) == ([], [])
     assert not somebody_else.done()
     somebody_else.cancel()
 
@@ -643,7 +646,7 @@ async def test_when_the_listener_is_cancelled_so_is_the_voice() -> None:
     speaker = Speaker(cast.voices, "auto")
     cast.online.may_speak.clear()
     listening = asyncio.create_task(spoken(speaker, "One. "))
-    await asyncio.sleep(0.01)
+    await settle()
     assert cast.online.is_speaking
     listening.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -705,7 +708,7 @@ async def test_with_a_refused_connection_the_offline_voice_is_heard_soon() -> No
     voices = Voices(online=[jenny(refusing_service())])
     started = time.perf_counter()
     pieces, fallbacks = await spoken(Speaker(voices, "auto"), "Hello there! How are you?")
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < PATIENCE_SECONDS
     assert said_first(pieces) == [
         ("Hello there! ", "espeak:en-us"),
         ("How are you?", "espeak:en-us"),
