@@ -248,6 +248,7 @@ class Performance:
                 turn=playing.turn,
                 starts_at_seconds=round(playing.start, 3),
                 played_ms=_milliseconds(stopped_at, playing.start),
+                voice=VOICE,
             )
         )
 
