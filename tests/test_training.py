@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ from backend.training.utterances import (
     SOUND_FRAMES,
     Spoken,
     Utterances,
+    tightly,
 )
 from backend.training.voices import accented_digits, is_held_out_voice, load_word_lists, plan
 from tests.small_checkpoint import TINY_SHAPE
@@ -317,6 +319,19 @@ def test_held_out_voices_are_not_drawn_for_training() -> None:
     assert is_held_out_voice("espeak:en-gb+f5")
     assert is_held_out_voice("espeak:es+m1")
     assert not is_held_out_voice("espeak:en-us+m1")
+
+
+def test_a_word_alone_may_lose_its_beginning_and_keeps_its_end() -> None:
+    rng = random.Random(9)
+    word = (Word("seven", 10, 50),)
+    said = [tightly(replace(spoken(60, 50), words=word), rng) for _ in range(40)]
+    starts = []
+    for made in said:
+        assert made.words
+        assert made.reply == digit_reply(7)
+        assert 0 < made.end <= made.audio.size / FRAME_SAMPLES
+        starts.append(made.words[0].start)
+    assert min(starts) < 0 < max(starts)
 
 
 def test_every_digit_is_said_with_accents() -> None:

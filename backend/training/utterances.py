@@ -67,6 +67,11 @@ REPEATED_PAUSE_FRAMES = (20, 250)
 REPEATED_PART_FRAMES = (50, 350)
 LOUD_SHARE = 0.08
 
+LATE_SHARE = 0.5
+LATE_PART = 0.25
+"""How much of a word that is said alone is lost at most: whoever listens may begin too late, and a
+consonant at the beginning may be too soft to be heard."""
+
 SPEEDS = (0.84, 1.2)
 SPEEDS_OF_ONE_WORD = (0.76, 1.3)
 """Wider, because few people said the digits: pitch and formants move with the speed."""
@@ -445,10 +450,14 @@ def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
 
 
 def tightly(spoken: Spoken, rng: random.Random) -> Spoken:
-    """Without the margin before the first word and after the last."""
+    """Without the margin before the first word and after the last; a word alone may lose more."""
     if not spoken.words or spoken.phones is None:
         return spoken
-    start = max(0, int(spoken.words[0].start) - rng.randint(0, 4))
+    first = spoken.words[0]
+    start = max(0, int(first.start) - rng.randint(0, 4))
+    if len(spoken.words) == 1 and rng.random() < LATE_SHARE:
+        lost = LATE_PART * (first.end - first.start)
+        start = max(0, int(first.start + rng.uniform(0.0, lost)))
     stop = min(len(spoken.phones), int(spoken.words[-1].end) + rng.randint(0, 6))
     words = tuple(Word(w.text, w.start - start, w.end - start) for w in spoken.words)
     audio = spoken.audio[start * FRAME_SAMPLES : stop * FRAME_SAMPLES]
