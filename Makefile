@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: run test lint bench train evaluate gallery screenshots checksums local clean
+.PHONY: run test lint bench train evaluate gallery screenshots checksums space local clean
 
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)

@@ -10,6 +10,7 @@ import asyncio
 import io
 import math
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,13 @@ from typing import TYPE_CHECKING
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.errors import AudioInteractionError, SettingsError
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
+from backend.space import settle_in, surroundings
 from client.address import DEFAULT_SERVER
 from client.errors import ClientError
 
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
+CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
+"""What `serve` serves where no option says so: for Spaces and containers."""
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
     from backend.recordings import StoreOptions
@@ -79,22 +83,41 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def serve(parsed: argparse.Namespace) -> int:
     """Serve the live page until interrupted."""
+    settle_in(os.environ)
     from backend.engine import Engine
-    from backend.model.checkpoint import load_checkpoint
+    from backend.model.checkpoint import load_checkpoint, resolve_device
+    from backend.model.hub import TerminalProgress
+    from backend.model.hub_store import Report
     from backend.server import ServingOptions
     from backend.server import serve as serve_engine
 
-    checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
+    here = surroundings(os.environ)
     config = EngineConfig(num_slots=parsed.sessions, max_positions=parsed.max_positions)
     options = ServingOptions(
         parsed.access_key,
         parsed.idle_minutes,
-        parsed.trusted_proxies,
-        None if parsed.no_recordings else _store_options(parsed),
+        parsed.trusted_proxies or here.trusted_proxies,
+        _store_options(parsed) if here.may_record and not parsed.no_recordings else None,
+        own_hosts=here.own_hosts,
+        framed_by=here.framed_by + tuple(parsed.framed_by or ()),
     )
-    with Engine(checkpoint, config) as engine:
-        print(f"Open http://localhost:{parsed.port} (Ctrl+C stops)", flush=True)
-        serve_engine(engine, parsed.host, parsed.port, options)
+    with ExitStack() as stack:
+
+        def open_engine(report: Report) -> Engine:
+            device = resolve_device(parsed.device)
+            wants_released = here.wants_released_model and device.type == "cuda"
+            checkpoint = load_checkpoint(
+                parsed.checkpoint or (RELEASED_MODEL if wants_released else "embedded"),
+                device=parsed.device,
+                dtype=parsed.dtype,
+                report=TerminalProgress(report),
+            )
+            return stack.enter_context(Engine(checkpoint, config))
+
+        def say_where() -> None:
+            print(f"Open http://localhost:{parsed.port} (Ctrl+C stops)", flush=True)
+
+        serve_engine(open_engine, parsed.host or here.host, parsed.port, options, say_where)
     return 0
 
 
@@ -312,8 +335,8 @@ def talk(parsed: argparse.Namespace) -> int:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=serve)
-    _add_model(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve on (%(default)s)")
+    _add_model(parser, default=os.environ.get(CHECKPOINT_VARIABLE) or None)
+    parser.add_argument("--host", help="address to serve on (127.0.0.1; on a Space 0.0.0.0)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
     parser.add_argument(
         "--sessions",
@@ -343,6 +366,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--trusted-proxies",
         metavar="ADDRESSES",
         help="believe X-Forwarded-For of these, with commas, or * (nobody)",
+    )
+    parser.add_argument(
+        "--framed-by",
+        action="append",
+        metavar="ORIGIN",
+        help="let pages of this origin, as in https://example.org, show ours in a frame",
     )
     _add_recordings_folder(parser)
     parser.add_argument(
@@ -516,11 +545,11 @@ def _add_recordings_folder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser, default: str | None = "embedded") -> None:
     parser.add_argument(
         "--checkpoint",
-        default="embedded",
-        help="'embedded', a folder, or a Hub id such as zhifeixie/AudioInteraction (%(default)s)",
+        default=default,
+        help=f"'embedded', a folder, or a Hub id such as {RELEASED_MODEL} (embedded)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (%(default)s)")
     parser.add_argument(

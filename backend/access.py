@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.realtime.errors import CloseCode, ConnectionEnd, WireError
 
@@ -24,12 +25,17 @@ class Doorkeeper:
 
     Args:
         access_key: what a client has to know; None lets everybody in.
+        own_hosts: more hosts that our own page may come from.
     """
 
     def __init__(
-        self, access_key: str | None = None, max_per_address: int = MAX_SOCKETS_PER_ADDRESS
+        self,
+        access_key: str | None = None,
+        max_per_address: int = MAX_SOCKETS_PER_ADDRESS,
+        own_hosts: Sequence[str] = (),
     ) -> None:
         self._access_key = access_key
+        self._own_hosts = own_hosts
         self._max_per_address = max_per_address
         self._num_sockets: Counter[str] = Counter()
 
@@ -45,7 +51,7 @@ class Doorkeeper:
         Raises:
             ConnectionEnd: it may not connect.
         """
-        _require_same_origin(connection.headers)
+        _require_same_origin(connection.headers, self._own_hosts)
         if needs_key:
             self._require_key(connection)
         address = connection.client.host if connection.client else ""
@@ -77,6 +83,27 @@ class Doorkeeper:
             raise ConnectionEnd(error, CloseCode.UNAUTHORIZED)
 
 
+class FramedBy:
+    """An application whose pages show up in frames of our own pages and of `origins` only.
+
+    Others could lay something over them and have their visitors press our buttons unseen.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._policy = " ".join(["frame-ancestors 'self'", *origins])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the header that says so to every answer."""
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).append("Content-Security-Policy", self._policy)
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)
+
+
 def offered_key(headers: Headers, subprotocols: Sequence[str]) -> str:
     """The key that a client gives: in a header, or, as browsers can give none, a subprotocol."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -88,7 +115,7 @@ def offered_key(headers: Headers, subprotocols: Sequence[str]) -> str:
     return ""
 
 
-def is_same_origin(headers: Headers) -> bool:
+def is_same_origin(headers: Headers, own_hosts: Sequence[str] = ()) -> bool:
     """Whether a request comes from our own page, or from no page at all.
 
     A page from elsewhere must not talk to a visitor's local server. Browsers always send
@@ -99,18 +126,19 @@ def is_same_origin(headers: Headers) -> bool:
     if origin is None:
         return True
     scheme, _, _ = origin.partition("://")
-    hosts = [headers.get("host", ""), *headers.get("x-forwarded-host", "").split(",")]
+    forwarded = headers.get("x-forwarded-host", "").split(",")
+    hosts = [headers.get("host", ""), *forwarded, *own_hosts]
     ours = {_host_and_port(f"{scheme}://{host.strip()}") for host in hosts}
     return _host_and_port(origin) in ours - {None}
 
 
-def _require_same_origin(headers: Headers) -> None:
+def _require_same_origin(headers: Headers, own_hosts: Sequence[str]) -> None:
     """Let no page from elsewhere in.
 
     Raises:
         ConnectionEnd: it is one.
     """
-    if not is_same_origin(headers):
+    if not is_same_origin(headers, own_hosts):
         error = WireError(
             f"a page from {headers['origin'][:200]} may not connect to {headers.get('host', '')}; "
             "open the page from this server, or have the proxy in front of it pass the Host or "

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +14,12 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
-from backend.access import SUBPROTOCOL, Doorkeeper
+from backend.access import SUBPROTOCOL, Doorkeeper, FramedBy
 from backend.engine import Engine
+from backend.model.hub_store import Report
+from backend.prefix import Prefixed
 from backend.realtime.admission import Admission
 from backend.realtime.connection import Connection, Request, Start
 from backend.realtime.conversation import ConversationOptions
@@ -32,6 +35,7 @@ from backend.recordings.gallery import Gallery
 from backend.recordings_api import RecordingsApi
 from backend.socket_protocol import RealtimeSocket
 from backend.speech import Voices
+from backend.starting import StartingApp
 from webui.gradio_app import STATIC_FOLDER, mount_page
 
 logger = logging.getLogger(__name__)
@@ -65,6 +69,10 @@ class ServingOptions:
     """Addresses, with commas, whose `X-Forwarded-For` is believed; `*` for all."""
     recordings: StoreOptions | None = None
     """Where conversations are recorded whose clients ask for it; None records nothing."""
+    own_hosts: tuple[str, ...] = ()
+    """Hosts that our page may come from, beside those that requests name."""
+    framed_by: tuple[str, ...] = ()
+    """Origins, as in `https://example.org`, whose pages may show ours in a frame."""
 
 
 class RevalidatedFiles(StaticFiles):
@@ -81,7 +89,7 @@ class RealtimeService:
     """Serves the sockets of `/v1/realtime`."""
 
     def __init__(self, engine: Engine, options: ServingOptions) -> None:
-        self.doorkeeper = Doorkeeper(options.access_key)
+        self.doorkeeper = Doorkeeper(options.access_key, own_hosts=options.own_hosts)
         time = SystemTime()
         self.admission = Admission(engine.config.num_slots, time)
         self.recordings: Recordings | None = None
@@ -219,8 +227,12 @@ def server_config(
 ) -> uvicorn.Config:
     """How uvicorn serves the application; port 0 takes a free one."""
     options = options or ServingOptions()
+    return _uvicorn_config(create_app(engine, options), host, port, options)
+
+
+def _uvicorn_config(app: ASGIApp, host: str, port: int, options: ServingOptions) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(engine, options),
+        FramedBy(Prefixed(app), options.framed_by),
         host=host,
         port=port,
         log_level="warning",
@@ -236,9 +248,39 @@ def server_config(
     )
 
 
-def serve(engine: Engine, host: str, port: int, options: ServingOptions | None = None) -> None:
-    """Serve until interrupted."""
-    uvicorn.Server(server_config(engine, host, port, options)).run()
+def serve(
+    open_engine: Callable[[Report], Engine],
+    host: str,
+    port: int,
+    options: ServingOptions,
+    on_open: Callable[[], None],
+) -> None:
+    """Serve until interrupted, from the start: a page says so while the engine is opened.
+
+    Args:
+        open_engine: does so, in a thread of its own, and reports how a download goes.
+        host: address to serve on.
+        port: 0 takes a free one.
+        options: how clients are treated.
+        on_open: is called when the page is there.
+
+    Raises:
+        What `open_engine` raises.
+    """
+
+    def end(starting: StartingApp) -> None:
+        if starting.error is None:
+            on_open()
+        else:
+            server.should_exit = True
+
+    starting = StartingApp(
+        lambda report: create_app(open_engine(report), options), STATIC_FOLDER, end
+    )
+    server = uvicorn.Server(_uvicorn_config(starting, host, port, options))
+    server.run()
+    if starting.error is not None:
+        raise starting.error
 
 
 def _recording_fields(options: StoreOptions | None) -> dict[str, Any]:

@@ -282,14 +282,24 @@ def _receive_rest(url: str, file: HubFile, output: IO[bytes], meter: "Meter") ->
 
 
 class TerminalProgress:
-    """A bar on a terminal; elsewhere, as in a log, a line for every tenth."""
+    """A bar on a terminal; elsewhere, as in a log, a line for every tenth.
 
-    def __init__(self) -> None:
+    Args:
+        then: is told as well.
+    """
+
+    def __init__(self, then: Report | None = None) -> None:
+        self._then = then
         self._bar: tqdm | None = None
         self._shown: tuple[Phase, int] | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Show it."""
+        self._show(progress)
+        if self._then is not None:
+            self._then(progress)
+
+    def _show(self, progress: Progress) -> None:
         if sys.stderr.isatty():
             self._draw(progress)
             return

@@ -1,0 +1,119 @@
+"""Assemble what is pushed to a Hugging Face Space: `make space`, `make space HARDWARE=cpu`.
+
+The folder holds the files that run there, a requirements.txt that brings torch, and a
+.gitattributes, as the Hub takes binary files through git LFS only.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+PARTS = ("app.py", "backend", "client", "webui", "assets", "docs", "LICENSE", "README.md")
+NOT_NEEDED = ("backend/training",)
+BINARIES = ("safetensors", "pth", "png", "ogg", "aisession", "mp3", "wav")
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+MAX_DESCRIPTION = 60
+"""Characters that the Hub shows."""
+
+
+def assemble(folder: Path, *, is_for_cpu: bool = False) -> None:
+    """Fill `folder`, which must not be there or is replaced.
+
+    Args:
+        folder: where to.
+        is_for_cpu: take torch's build without CUDA, which is a tenth of the size.
+    """
+    check_front_matter(front_matter(REPOSITORY / "README.md"), REPOSITORY / "requirements.txt")
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in tracked_files():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / name, target)
+    (folder / "requirements.txt").write_text(requirements(is_for_cpu=is_for_cpu), encoding="utf-8")
+    lines = [f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in BINARIES]
+    (folder / ".gitattributes").write_text("".join(lines), encoding="utf-8")
+
+
+def tracked_files() -> list[str]:
+    """Paths of what runs there."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *PARTS],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    names = [name for name in listed.stdout.split("\0") if (REPOSITORY / name).is_file()]
+    return [name for name in names if not name.startswith(tuple(f"{p}/" for p in NOT_NEEDED))]
+
+
+def requirements(*, is_for_cpu: bool) -> str:
+    """requirements.txt with torch, which elsewhere is installed first and alone."""
+    stated = (REPOSITORY / "requirements.txt").read_text("utf-8")
+    first, _, rest = stated.partition("\n")
+    version = re.search(r"torch==(\S+?),", first)
+    if version is None:
+        raise SystemExit("requirements.txt: its first line must name torch's version")
+    index = f"--extra-index-url {CPU_WHEELS}\n" if is_for_cpu else ""
+    return f"{index}torch=={version[1]}\n{rest}"
+
+
+def front_matter(readme: Path) -> dict[str, Any]:
+    """The settings at the top of a README."""
+    text = readme.read_text("utf-8")
+    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    if found is None:
+        raise SystemExit(f"{readme} has no front matter: a Space takes its settings from there")
+    settings: dict[str, Any] = yaml.safe_load(found[1])
+    return settings
+
+
+def check_front_matter(settings: dict[str, Any], requirements: Path) -> None:
+    """See https://huggingface.co/docs/hub/spaces-config-reference for what is expected.
+
+    Raises:
+        SystemExit: the Space would not start, or not with what is tested here.
+    """
+    gradio = re.search(r"^gradio==(\S+)$", requirements.read_text("utf-8"), re.MULTILINE)
+    problems = [
+        problem
+        for is_right, problem in (
+            (settings.get("sdk") == "gradio", "sdk must be gradio"),
+            (
+                gradio and settings.get("sdk_version") == gradio[1],
+                f"sdk_version must be that of requirements.txt, {gradio and gradio[1]}",
+            ),
+            (settings.get("app_file") == "app.py", "app_file must be app.py"),
+            (
+                isinstance(settings.get("python_version"), str),
+                "python_version must be text, in quotes",
+            ),
+            (
+                {settings.get("colorFrom"), settings.get("colorTo")} <= COLOURS,
+                "colorFrom and colorTo must be colours of the Hub",
+            ),
+            (
+                0 < len(settings.get("short_description", "")) <= MAX_DESCRIPTION,
+                f"short_description must have at most {MAX_DESCRIPTION} characters",
+            ),
+            ("license" in settings, "license is missing"),
+        )
+        if not is_right
+    ]
+    if problems:
+        raise SystemExit(f"README.md: {'; '.join(problems)}")
+
+
+if __name__ == "__main__":
+    target = REPOSITORY / "build" / "space"
+    assemble(target, is_for_cpu="cpu" in sys.argv[1:])
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{target}: {size / 1e6:.1f} MB; push it with:")
+    print(f"hf upload --repo-type space USER/NAME {target} .")

@@ -1,0 +1,63 @@
+"""What the surroundings decide about serving: this machine, or a Hugging Face Space.
+
+A Space says so in its environment: https://huggingface.co/docs/hub/spaces-overview
+"""
+
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PERSISTENT_STORAGE = Path("/data")
+"""There if the Space has any; all else is gone when it restarts."""
+SCRATCH = Path("/tmp")
+EMBEDDING_PAGES = ("https://huggingface.co", "https://*.huggingface.co", "https://*.hf.space")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Defaults for the options of `serve`; what the command line says comes first."""
+
+    host: str = "127.0.0.1"
+    trusted_proxies: str | None = None
+    may_record: bool = True
+    own_hosts: tuple[str, ...] = ()
+    """Under which browsers know us, whatever a proxy makes of the `Host` header."""
+    framed_by: tuple[str, ...] = ()
+    """Whose pages may show ours in a frame, beside our own."""
+    wants_released_model: bool = False
+    """Where there is a GPU for it."""
+
+
+def surroundings(environment: Mapping[str, str]) -> Surroundings:
+    """Where we are, by the environment's variables."""
+    if "SPACE_ID" not in environment:
+        return Surroundings()
+    hosts = environment.get("SPACE_HOST", "").split(",")
+    return Surroundings(
+        host="0.0.0.0",
+        # Nobody reaches a Space but through the Hub's proxies, whose addresses change.
+        trusted_proxies="*",
+        # Visitors of a public page cannot know who looks after its disk.
+        may_record=False,
+        own_hosts=tuple(host for host in hosts if host),
+        framed_by=EMBEDDING_PAGES,
+        wants_released_model=True,
+    )
+
+
+def settle_in(
+    environment: MutableMapping[str, str],
+    persistent: Path = PERSISTENT_STORAGE,
+    scratch: Path = SCRATCH,
+) -> None:
+    """Have everything written where a Space may write; before any library looks.
+
+    What the environment says already stays.
+    """
+    if "SPACE_ID" not in environment:
+        return
+    storage = persistent if os.access(persistent, os.W_OK) else scratch
+    environment.setdefault("HF_HOME", str(storage / ".huggingface"))
+    environment.setdefault("XDG_CACHE_HOME", str(scratch / ".cache"))
+    environment.setdefault("GRADIO_TEMP_DIR", str(scratch / "gradio"))
