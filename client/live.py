@@ -243,8 +243,9 @@ class Live:
 
     @property
     def num_underruns(self) -> int:
-        """Times at which a reply had to wait for its sound."""
-        return self._speech.num_underruns
+        """Gaps in the sound of replies: it came late, or this machine was busy."""
+        at_loudspeaker = self._loudspeaker.num_underruns if self._loudspeaker is not None else 0
+        return self._speech.num_underruns + at_loudspeaker
 
     # The wire's listener
 

@@ -200,10 +200,7 @@ class Player:
             time = heard_at + start / self._rate_hz
             if not self._start_or_wait(self._replies[0], time):
                 break
-            length = self._play(self._replies[0], output[start:], time)
-            if length == 0:
-                break
-            start += length
+            start += self._play(self._replies[0], output[start:], time)
         return output
 
     def _obey_all(self, time: float) -> None:

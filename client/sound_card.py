@@ -256,7 +256,7 @@ class Loudspeaker(_Stream):
     def __init__(self, chosen: Format, player: Player) -> None:
         super().__init__(chosen)
         self.num_underruns = 0
-        """Times at which the system wanted sound before there was some."""
+        """Times at which the system wanted a reply's sound before it was given."""
         self._player = player
         self._latency_seconds = 0.0
 
@@ -272,12 +272,12 @@ class Loudspeaker(_Stream):
         """PyAudio's callback."""
         import pyaudio
 
-        if status & pyaudio.paOutputUnderflow:
-            self.num_underruns += 1
         ahead_seconds = times["output_buffer_dac_time"] - times["current_time"]
         if not 0 < ahead_seconds < LONGEST_LATENCY_SECONDS:
             ahead_seconds = self._latency_seconds
         samples = self._player.fill(num_frames, time.monotonic() + ahead_seconds)
+        if status & pyaudio.paOutputUnderflow and samples.any():
+            self.num_underruns += 1
         pcm = float_to_pcm16(np.repeat(samples, self.format.num_channels))
         return pcm, pyaudio.paContinue
 

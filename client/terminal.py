@@ -24,7 +24,7 @@ MOST_COLUMNS = 120
 FRAMES_PER_CHUNK = round(CHUNK_SECONDS / FRAME_SECONDS)
 LOUDNESS_EXPONENT = 0.5
 """Quiet speech stays visible beside loud speech."""
-HINT = "Enter sends what you type · Esc stops a reply · Tab mutes · q Enter or Ctrl+C ends"
+HINT = "Enter sends what you type, Esc stops a reply, Tab mutes, Ctrl+C ends"
 
 _STATE_COLOURS = {
     State.LISTENING: "listening",
@@ -51,7 +51,7 @@ class TerminalFrontEnd:
         ):
             while True:
                 self._tell_news()
-                display.update(self._picture(), refresh=True)
+                display.update(self.picture(), refresh=True)
                 await asyncio.sleep(LOOK_SECONDS)
 
     def finish(self) -> None:
@@ -79,7 +79,8 @@ class TerminalFrontEnd:
 
     # The picture
 
-    def _picture(self) -> Group:
+    def picture(self) -> Group:
+        """Everything at the bottom of the terminal."""
         lines = [Text(), self._state_line(), self._reply_line(), *self._strip()]
         for words, name in ((self._live.notice, "soft"), (self._live.problem, "urgent")):
             if words:

@@ -121,7 +121,9 @@ def settings() -> Chosen:
         has_devices = bool(found.inputs and found.outputs)
         microphone = _choose("Microphone", found.inputs, has_devices, is_running, NO_SOUND)
         loudspeaker = _choose("Loudspeaker", found.outputs, has_devices, is_running, None)
-        if st.button("Look again", disabled=is_running, help="After connecting a device."):
+        if st.button(
+            "Look again", disabled=is_running, help="After connecting a device.", key="look_again"
+        ):
             devices.clear()
             st.rerun()
         has_sound = has_devices and microphone != NO_SOUND

@@ -1,0 +1,121 @@
+"""The local page, as Streamlit runs it, with a microphone and a loudspeaker that tests are."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend import protocol
+from backend.audio import float_to_pcm16, read_audio
+from client.audio_format import FRAME_SAMPLES
+from client.portaudio import System, install_portaudio
+from tests.client_talking import FakeSoundCard
+from tests.conftest import SAMPLES
+from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.serving import serving, wait_until_free
+
+PAGE = Path(__file__).parents[1] / "webui" / "local_app.py"
+WAIT_SECONDS = 60.0
+REPLY = ScriptedReply("Coming <up>.", protocol.Emotion.HAPPY)
+VOICE = np.concatenate([read_audio(SAMPLES / "digit_seven.ogg"), np.zeros(16_000, np.float32)])
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine([REPLY])
+
+
+@pytest.fixture
+def address(engine: ScriptedEngine) -> Iterator[str]:
+    with serving(engine) as address:
+        yield address
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> FakeSoundCard:
+    card = FakeSoundCard()
+    for module in ("client.live", "client.sound_card"):
+        monkeypatch.setattr(f"{module}.SoundCard", lambda: card)
+    return card
+
+
+@pytest.fixture
+def page() -> Iterator[AppTest]:
+    """The page; what goes on in it ends with the test."""
+    page = AppTest.from_file(str(PAGE), default_timeout=WAIT_SECONDS).run()
+    yield page
+    if page.button(key="start").label == "Stop":
+        page.button(key="start").click().run()
+
+
+def picture(page: AppTest, key: str) -> str:
+    """What one of its pictures shows."""
+    for element in page.get("bidi_component"):
+        if element.proto.id.endswith(f"-{key}"):
+            shown: str = json.loads(element.proto.json)
+            return shown
+    return ""
+
+
+def run_until(page: AppTest, condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come"
+        page.run()
+
+
+def start(page: AppTest, address: str) -> None:
+    page.text_input(key="server").set_value(address)
+    page.button(key="start").click().run()
+    run_until(page, lambda: "LISTENING" in picture(page, "now"), "the beginning")
+
+
+def test_conversation_goes_on_beside_the_page(
+    engine: ScriptedEngine, address: str, card: FakeSoundCard, page: AppTest
+) -> None:
+    assert page.selectbox(key="Microphone").options[:2] == ["the system's choice", "built-in"]
+    assert "NOT STARTED" in picture(page, "now")
+    start(page, address)
+    assert page.text_input(key="server").disabled
+    assert card.microphone_of is not None
+    for at in range(0, len(VOICE), FRAME_SAMPLES):
+        card.microphone_of.take_in(float_to_pcm16(VOICE[at : at + FRAME_SAMPLES]), 0, {}, 0)
+    run_until(page, lambda: "Coming &lt;up&gt;." in picture(page, "said"), "the reply")
+    assert "data-emotion='happy'" in picture(page, "now")
+    assert "<circle cx=" in picture(page, "now")
+    page.toggle(key="muted").set_value(True).run()
+    page.slider(key="bias").set_value(2.0).run()
+    (session,) = engine.sessions
+    run_until(page, lambda: session.settings.decision_bias == 2.0, "the change")
+    page.button(key="start").click().run()
+    assert page.button(key="start").label == "Start listening"
+    assert "Coming &lt;up&gt;." in picture(page, "said")
+    wait_until_free(engine)
+
+
+def test_without_portaudio_it_says_how_to_get_it_and_takes_text(
+    address: str, monkeypatch: pytest.MonkeyPatch, page: AppTest
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyaudio", None)
+    page.button(key="look_again").click().run()
+    (warning,) = page.warning
+    assert install_portaudio(System.this()) in warning.value
+    start(page, address)
+    page.chat_input(key="typed").set_value("What is it?").run()
+    run_until(page, lambda: "Coming &lt;up&gt;." in picture(page, "said"), "the reply")
+    assert "What is it?" in picture(page, "said")
+
+
+def test_server_that_is_not_there_is_said_with_the_command_for_one(
+    card: FakeSoundCard, page: AppTest
+) -> None:
+    page.text_input(key="server").set_value("127.0.0.1:9")
+    page.button(key="start").click().run()
+    run_until(page, lambda: page.error, "the reason")
+    assert "python app.py --port 9" in page.error[0].value
+    run_until(page, lambda: page.button(key="start").label == "Start listening", "the end")
