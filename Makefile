@@ -33,6 +33,10 @@ gallery: $(VENV)/run.stamp
 screenshots: $(VENV)/chromium.stamp
 	$(PYTHON) -m tests.screenshots $(ARGS)
 
+# What is pushed to a Hugging Face Space, in build/space; HARDWARE=cpu: with a torch without CUDA.
+space: $(VENV)/run.stamp
+	$(PYTHON) .ci/assemble_space.py $(HARDWARE)
+
 # After new weights: what `app.py doctor` compares the embedded checkpoint with.
 checksums:
 	cd assets && find checkpoint -type f ! -name README.md ! -name evaluation.json | \
