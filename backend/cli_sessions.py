@@ -109,6 +109,7 @@ def fork(
         SettingsError: a setting cannot be, or there is no such chunk.
         SessionFileError: the recording cannot be repeated, or the new one not be written.
     """
+    options.require_chunk_of(file)
     recorder: Recorder | None = None
     if record is not None:
         manifest = describe(

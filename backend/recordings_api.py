@@ -3,7 +3,7 @@
 import asyncio
 import json
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from backend.access import Doorkeeper
@@ -136,12 +137,13 @@ class RecordingsApi:
             status_code=204,
         )
         self._add_readers(owners, "/recordings", self._find_recording)
+        # Also of what anybody may read: it takes a processor's time.
+        self._add_forks(owners, "/gallery", self._gallery.find)
         self._add_forks(owners, "/recordings", self._find_recording)
         anybodys.add_api_route("/gallery", self._list_gallery, methods=["GET"])
         for prefix, find in (("/shared", self._find_shared), ("/gallery", self._gallery.find)):
             anybodys.add_api_route(f"{prefix}/{{source}}", self._summary_of(find), methods=["GET"])
             self._add_readers(anybodys, prefix, find)
-        self._add_forks(anybodys, "/gallery", self._gallery.find)
         app.include_router(owners)
         app.include_router(anybodys)
         for error in (RecordingError, SessionFileError, SettingsError, ConnectionEnd):
@@ -190,13 +192,13 @@ class RecordingsApi:
 
         router.add_api_route(f"{prefix}/{{source}}/forks", fork, methods=["POST"])
 
-    # Who may come in
+    # Who may come in: on the event loop, as the doorkeeper keeps count for sockets too
 
-    def _let_in(self, request: Request) -> Iterator[None]:
+    async def _let_in(self, request: Request) -> AsyncGenerator[None, None]:
         with self._doorkeeper.let_in(request):
             yield
 
-    def _let_anybody_in(self, request: Request) -> Iterator[None]:
+    async def _let_anybody_in(self, request: Request) -> AsyncGenerator[None, None]:
         with self._doorkeeper.let_in(request, needs_key=False):
             yield
 
@@ -293,6 +295,8 @@ class RecordingsApi:
                     await asyncio.to_thread(file.write, block)
             finally:
                 await asyncio.to_thread(file.close)
+        except ClientDisconnect as error:
+            raise RecordingError("the file did not come whole", "invalid_recording") from error
         except OSError as error:
             reason = error.strerror or "it cannot be written"
             raise RecordingError(f"the file cannot be taken: {reason}", "recording_full") from error

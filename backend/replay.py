@@ -444,6 +444,17 @@ class ForkOptions:
     decision_bias: float | None = None
     seed: int | None = None
 
+    def require_chunk_of(self, file: SessionFile) -> None:
+        """Refuse to leave a recording where it is not.
+
+        Raises:
+            SettingsError: there is no such chunk in it.
+        """
+        if not 0 <= self.from_chunk < file.num_chunks:
+            raise SettingsError(
+                f"{file.name} has chunks 0 to {file.num_chunks - 1}, not {self.from_chunk}"
+            )
+
     def settings(self, recorded: Manifest | SettingsRecord) -> SessionSettings:
         """What was in force as `recorded`, but for what is to be otherwise.
 
@@ -501,10 +512,7 @@ class Fork:
         trace: Trace | None = None,
         before_step: Callable[[], None] = lambda: None,
     ) -> None:
-        if not 0 <= options.from_chunk < file.num_chunks:
-            raise SettingsError(
-                f"{file.name} has chunks 0 to {file.num_chunks - 1}, not {options.from_chunk}"
-            )
+        options.require_chunk_of(file)
         self._checkpoint = checkpoint
         self._file = file
         self._options = options

@@ -50,7 +50,10 @@ class TrackTime:
             self._offsets.append((start_seconds, offset))
 
     def of(self, client_seconds: float) -> float:
-        """Where the client's audio of that time is in the track, in seconds."""
+        """Where the client's audio of that time is in the track, or will be, in seconds."""
+        if client_seconds >= self._client_seconds:
+            ahead_seconds = client_seconds - self._client_seconds
+            return round(self._num_chunks * CHUNK_SECONDS + ahead_seconds, 3)
         for start_seconds, offset in reversed(self._offsets):
             if client_seconds >= start_seconds:
                 return round(max(client_seconds + offset, 0.0), 3)

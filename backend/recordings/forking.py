@@ -124,6 +124,7 @@ class _Job:
                 "the command line, with `app.py replay --from-chunk`",
                 "other_checkpoint",
             )
+        self._options.require_chunk_of(file)
         self._num_chunks = file.num_chunks
         with tempfile.TemporaryDirectory() as folder:
             path = self._record(file, Path(folder) / "fork.aisession")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -76,6 +77,7 @@ class Recordings:
         self.store = store
         self._checkpoint = checkpoint
         self._going: dict[str, _Going] = {}
+        self._discarding: set[asyncio.Future[None]] = set()
 
     def is_live(self, recording_id: str) -> bool:
         """Whether it goes on."""
@@ -103,7 +105,9 @@ class Recordings:
         failed: list[str] = []
 
         def notice(_: str) -> None:
-            loop.call_soon_threadsafe(self._end_failed, failed[0])
+            # Where the loop is closed, nobody is to be told any more.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._end_failed, failed[0])
 
         def start() -> LiveRecording:
             manifest = describe(self._checkpoint, settings, max_positions, title=title)
@@ -112,8 +116,20 @@ class Recordings:
             recorder = Recorder(path, manifest, notice, take_room=self.store.take_room)
             return LiveRecording(recording_id, manifest.title, manifest.started_at, recorder)
 
+        def discard(started: "asyncio.Future[LiveRecording]") -> None:
+            if not started.cancelled() and started.exception() is None:
+                live = started.result()
+                self._going[live.recording_id] = _Going(live, lambda _: None)
+                deleting = asyncio.ensure_future(self.delete(live.recording_id))
+                self._discarding.add(deleting)
+                deleting.add_done_callback(self._discarding.discard)
+
+        starting = loop.run_in_executor(None, start)
         try:
-            live = await asyncio.to_thread(start)
+            live = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(discard)
+            raise
         except RecordingError:
             raise
         except (AudioInteractionError, OSError) as error:

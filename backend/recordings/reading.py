@@ -89,5 +89,7 @@ class Sounds:
     def forget(self, path: Path) -> None:
         """Keep nothing of a recording that was deleted."""
         with self._making:
-            for key in [key for key in self._kept if key[0].stem == path.stem]:
+            # Under one name it lay in a folder, under another in a file.
+            name = path.name.partition(".")[0]
+            for key in [key for key in self._kept if key[0].name.partition(".")[0] == name]:
                 del self._kept[key]

@@ -1,0 +1,386 @@
+"""Recordings over HTTP: what is given, to whom, and what is refused."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from backend.access import Doorkeeper
+from backend.config import SamplingConfig, SessionSettings
+from backend.model.checkpoint import Checkpoint
+from backend.realtime.admission import Admission
+from backend.realtime.timing import SystemTime
+from backend.recordings import Recordings, RecordingStore, StoreOptions
+from backend.recordings.forking import Forks
+from backend.recordings.gallery import Gallery
+from backend.recordings_api import RecordingsApi
+from backend.replay import ForkOptions
+from backend.session_file import SessionFile
+from tests.recording import noise_chunks, record, rewrite
+
+SETTINGS = SessionSettings(
+    sampling=SamplingConfig(temperature=0.8, top_k=5), seed=3, max_reply_tokens=8
+)
+NUM_CHUNKS = 20
+KEY = {"Authorization": "Bearer key"}
+
+
+@dataclass
+class Calendar:
+    """Stands still but for who turns it."""
+
+    now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Site:
+    """A server's recordings, and somebody who asks for them."""
+
+    client: TestClient
+    store: RecordingStore
+    recording_id: str
+    calendar: Calendar
+
+    @property
+    def address(self) -> str:
+        return f"/v1/recordings/{self.recording_id}"
+
+    def get(self, path: str = "", **options: Any) -> Any:
+        return self.client.get(f"{self.address}{path}", **options)
+
+    def code(self, method: str, address: str, **options: Any) -> tuple[int, str]:
+        response = self.client.request(method, address, **options)
+        error = response.json()["error"]
+        assert error["message"]
+        assert str(self.store.options.folder) not in error["message"]
+        return response.status_code, error["code"]
+
+
+@pytest.fixture(scope="module")
+def packed(golden_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "noise.aisession"
+    return record(golden_checkpoint, path, SETTINGS, noise_chunks(NUM_CHUNKS))
+
+
+def build(
+    checkpoint: Checkpoint,
+    folder: Path,
+    packed: Path,
+    access_key: str | None = None,
+    **options: Any,
+) -> Site:
+    calendar = Calendar()
+    kept = RecordingStore(StoreOptions(folder / "kept", **options), lambda: calendar.now)
+    recording_id, path = kept.new_path()
+    shutil.copy(packed, path)
+    gallery = folder / "gallery"
+    gallery.mkdir()
+    shutil.copy(packed, gallery / "noise.aisession")
+    listed = [{"name": "noise", "title": "Noise", "about": "It hisses."}, {"name": "missing"}]
+    (gallery / "gallery.json").write_text(json.dumps(listed))
+    app = FastAPI()
+    forks = Forks(checkpoint, lambda: 0, Admission(1, SystemTime()))
+    recordings = Recordings(kept, checkpoint)
+    RecordingsApi(Doorkeeper(access_key), Gallery(gallery), recordings, forks).add_to(app)
+    return Site(TestClient(app), kept, recording_id, calendar)
+
+
+@pytest.fixture
+def site(golden_checkpoint: Checkpoint, tmp_path: Path, packed: Path) -> Iterator[Site]:
+    built = build(golden_checkpoint, tmp_path, packed, may_share=True)
+    with built.client:
+        yield built
+
+
+def test_a_recording_is_read(site: Site, packed: Path) -> None:
+    summary = site.get().json()
+    assert summary["seconds"] == pytest.approx(NUM_CHUNKS * 0.4)
+    assert summary["bytes"] == packed.stat().st_size
+    assert (summary["is_live"], summary["is_complete"], summary["shares"]) == (False, True, [])
+    assert summary["left_machine"] == {"online_voice_replies": 0}
+    assert summary["checkpoint"]["dtype"] == "float32"
+    story = site.get("/story").json()
+    assert len(story["decisions"]) == NUM_CHUNKS
+    assert len(story["peaks"]) == NUM_CHUNKS * story["peaks_per_chunk"]
+    assert story["settings"]["seed"] == "3"
+    assert story["settings"]["temperature"] == 0.8
+    spoken = [said for said in story["said"] if said["kind"] == "reply"]
+    assert len(spoken) == summary["num_replies"] > 0
+    assert {"turn", "chunk", "seconds", "end", "emotion", "status", "pieces"} <= spoken[0].keys()
+    response = site.get("/file")
+    assert response.content == packed.read_bytes()
+    assert response.headers["content-disposition"].startswith("attachment;")
+    assert response.headers["cache-control"] == "private, no-store"
+
+
+@pytest.mark.parametrize("wanted", ["html", "vtt", "srt", "markdown", "wav"])
+def test_a_recording_is_exported(site: Site, wanted: str) -> None:
+    response = site.get(f"/export/{wanted}")
+    assert response.status_code == 200
+    assert len(response.content) == int(response.headers["content-length"]) > 0
+    # Nothing of it is ever shown as a page of the server's own.
+    assert response.headers["content-disposition"].startswith("attachment;")
+    assert site.code("GET", f"{site.address}/export/exe") == (422, "invalid_value")
+
+
+def test_a_player_asks_for_parts_of_the_sound(site: Site) -> None:
+    whole = site.get("/sound")
+    size = len(whole.content)
+    assert (whole.status_code, whole.headers["accept-ranges"]) == (200, "bytes")
+    assert whole.headers["content-type"] == "audio/mpeg"
+    for asked, part in (
+        ("bytes=0-99", whole.content[:100]),
+        ("bytes=100-", whole.content[100:]),
+        ("bytes=-50", whole.content[-50:]),
+        (f"bytes=10-{size * 2}", whole.content[10:]),
+    ):
+        response = site.get("/sound", headers={"Range": asked})
+        assert (response.status_code, response.content) == (206, part)
+        assert response.headers["content-range"].endswith(f"/{size}")
+    past = site.get("/sound", headers={"Range": f"bytes={size}-"})
+    assert (past.status_code, past.headers["content-range"]) == (416, f"bytes */{size}")
+    for ignored in ("bytes=1-2,4-5", "chunks=1-2", "bytes=x-", "bytes=-"):
+        assert site.get("/sound", headers={"Range": ignored}).status_code == 200
+
+
+def test_a_link_opens_it_until_it_ends(site: Site) -> None:
+    shared = site.client.post(f"{site.address}/shares", json={"hours": 2}).json()
+    address = f"/v1/shared/{shared['share_id']}"
+    assert shared["expires_at"] == "2026-01-01T02:00:00+00:00"
+    assert site.get().json()["shares"] == [shared]
+    for path in ("", "/story", "/sound", "/file", "/export/vtt"):
+        assert site.client.get(f"{address}{path}").status_code == 200
+    # It is for reading alone, and does not tell the owner's key.
+    assert site.recording_id not in site.client.get(address).text
+    for method, path in (("DELETE", ""), ("POST", "/forks"), ("POST", "/shares")):
+        assert site.client.request(method, f"{address}{path}").status_code in (404, 405)
+    site.calendar.now += timedelta(hours=2)
+    for path in ("", "/story", "/sound"):
+        assert site.code("GET", f"{address}{path}") == (404, "share_not_found")
+    again = site.client.post(f"{site.address}/shares", json={"hours": 2}).json()["share_id"]
+    ended = site.client.delete(f"{site.address}/shares/{again}")
+    assert (ended.status_code, ended.content) == (204, b"")
+    assert site.code("GET", f"/v1/shared/{again}") == (404, "share_not_found")
+    assert site.code("DELETE", f"{site.address}/shares/{again}") == (404, "share_not_found")
+
+
+def test_deleting_ends_everything(site: Site) -> None:
+    share_id = site.client.post(f"{site.address}/shares", json={"hours": 2}).json()["share_id"]
+    site.get("/sound")
+    assert site.client.delete(site.address).status_code == 204
+    for address in (site.address, f"{site.address}/sound", f"{site.address}/file"):
+        assert site.code("GET", address) == (404, "recording_not_found")
+    assert site.code("DELETE", site.address) == (404, "recording_not_found")
+    assert site.code("GET", f"/v1/shared/{share_id}/sound") == (404, "share_not_found")
+    assert list(site.store.options.folder.glob("*.aisession*")) == []
+
+
+def test_deleting_during_a_download(site: Site, packed: Path) -> None:
+    with site.client.stream("GET", f"{site.address}/file") as response:
+        site.store.delete(site.recording_id)
+        assert b"".join(response.iter_bytes()) == packed.read_bytes()
+
+
+def test_anybody_reads_the_gallery(
+    golden_checkpoint: Checkpoint, tmp_path: Path, packed: Path
+) -> None:
+    site = build(golden_checkpoint, tmp_path, packed, access_key="key")
+    (entry,) = site.client.get("/v1/gallery").json()
+    assert (entry["name"], entry["title"]) == ("noise", "Noise")
+    assert entry["seconds"] == pytest.approx(NUM_CHUNKS * 0.4)
+    assert site.client.get("/v1/gallery/noise/story").status_code == 200
+    for name in ("missing", "other", "..%2Fkept"):
+        assert site.client.get(f"/v1/gallery/{name}").status_code == 404
+    # What is recorded is for those who know the key, and the id.
+    assert site.code("GET", site.address) == (401, "invalid_api_key")
+    assert site.get(headers=KEY).status_code == 200
+
+
+def test_pages_from_elsewhere_are_refused(site: Site) -> None:
+    elsewhere = {"Origin": "https://elsewhere.example"}
+    for method, address in (
+        ("GET", site.address),
+        ("DELETE", site.address),
+        ("POST", "/v1/recordings"),
+        ("GET", "/v1/gallery"),
+    ):
+        refused = site.code(method, address, headers=elsewhere)
+        assert refused == (403, "origin_not_allowed")
+    assert site.get(headers={"Origin": "http://testserver"}).status_code == 200
+
+
+def test_where_nothing_is_recorded(golden_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    app = FastAPI()
+    forks = Forks(golden_checkpoint, lambda: 0, Admission(1, SystemTime()))
+    RecordingsApi(Doorkeeper(), Gallery(tmp_path), None, forks).add_to(app)
+    client = TestClient(app)
+    for method, address in (
+        ("GET", f"/v1/recordings/{'a' * 32}"),
+        ("POST", "/v1/recordings"),
+        ("GET", f"/v1/shared/{'a' * 32}"),
+    ):
+        response = client.request(method, address)
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "recording_off")
+    assert client.get("/v1/gallery").json() == []
+
+
+@pytest.mark.parametrize("recording_id", ["..", "a" * 32, "%2e%2e%2fkept", "a" * 2000])
+def test_other_ids_name_nothing(site: Site, recording_id: str) -> None:
+    for path in ("", "/story", "/file"):
+        assert site.client.get(f"/v1/recordings/{recording_id}{path}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "hours", ["null", "0", "721", '"soon"', "1e999", "{", '{"hours": 1, "x": 2}']
+)
+def test_links_that_cannot_be(site: Site, hours: str) -> None:
+    body = hours if hours.startswith("{") else f'{{"hours": {hours}}}'
+    address = f"{site.address}/shares"
+    assert site.code("POST", address, content=body) == (422, "invalid_value")
+
+
+def test_a_file_is_brought_and_read(site: Site, packed: Path) -> None:
+    response = site.client.post("/v1/recordings", content=packed.read_bytes())
+    assert response.status_code == 201
+    recording_id = response.json()["recording_id"]
+    assert recording_id != site.recording_id
+    brought = site.client.get(f"/v1/recordings/{recording_id}/story").json()
+    assert brought == site.get("/story").json()
+
+
+def test_bad_files_are_refused_and_leave_nothing(
+    site: Site, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edit(members: dict[str, bytes]) -> None:
+        members["events.jsonl"] = members["events.jsonl"].replace(b'"chunk":3', b'"chunk":4')
+
+    def age(members: dict[str, bytes]) -> None:
+        members["manifest.json"] = members["manifest.json"].replace(
+            b'"version": 1', b'"version": 2'
+        )
+
+    def climb(members: dict[str, bytes]) -> None:
+        members["../out"] = b""
+
+    def swell(members: dict[str, bytes]) -> None:
+        members["events.jsonl"] = bytes(2 * 1024**2)
+
+    monkeypatch.setattr("backend.session_file.bundle.MAX_EVENTS_BYTES", 1024**2)
+    whole = packed.read_bytes()
+    bad = [b"", b"no zip", whole[: len(whole) // 2], whole[:-1]]
+    for change in (edit, age, climb, swell):
+        bad.append(rewrite(packed, tmp_path / "bad.aisession", change).read_bytes())
+    before = sorted(site.store.options.folder.iterdir())
+    for content in bad:
+        refused = site.code("POST", "/v1/recordings", content=content)
+        assert refused == (422, "invalid_recording")
+    monkeypatch.setattr("backend.recordings_api.MAX_UPLOAD_BYTES", 1000)
+    assert site.code("POST", "/v1/recordings", content=whole) == (413, "upload_too_large")
+    parts = (whole[start : start + 500] for start in range(0, len(whole), 500))
+    assert site.code("POST", "/v1/recordings", content=parts) == (413, "upload_too_large")
+    assert sorted(site.store.options.folder.iterdir()) == before
+
+
+def test_a_full_folder_takes_no_file(
+    golden_checkpoint: Checkpoint, tmp_path: Path, packed: Path
+) -> None:
+    room = (packed.stat().st_size * 1.5 + 4e6) / 1e6
+    site = build(golden_checkpoint, tmp_path, packed, max_mb=room)
+    filling = site.store.options.folder / "filling"
+    filling.write_bytes(bytes(10_000))
+    assert site.client.post("/v1/recordings", content=packed.read_bytes()).status_code == 201
+    refused = site.code("POST", "/v1/recordings", content=packed.read_bytes())
+    assert refused == (507, "recording_full")
+
+
+# Another way
+
+
+def told(response: Any) -> list[dict[str, Any]]:
+    assert response.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def test_a_fork_tells_its_story(site: Site) -> None:
+    recorded = site.get("/story").json()
+    same = told(site.client.post(f"{site.address}/forks", json={"from_chunk": 5}))[-1]["story"]
+    assert same["forked_at_chunk"] == 5
+    assert logits(same) == pytest.approx(logits(recorded), abs=0.002)
+    wanted = {"from_chunk": 5, "decision_bias": 8, "seed": 4, "temperature": 1.5, "top_k": 30}
+    other = told(site.client.post("/v1/gallery/noise/forks", json=wanted))[-1]["story"]
+    assert logits(other)[:10] == pytest.approx(logits(recorded)[:10], abs=0.002)
+    assert other["settings"]["seed"] == "4"
+    replies = [said["pieces"] for said in other["said"]]
+    assert len(replies) > len(recorded["said"])
+    # Nothing of it is kept.
+    assert len(site.store.ids()) == 1
+
+
+def logits(story: dict[str, Any]) -> list[float]:
+    """Two of each decision."""
+    return [logit for decision in story["decisions"] for logit in decision["logits"]]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"from_chunk": NUM_CHUNKS},
+        {"from_chunk": -1},
+        {"from_chunk": 3, "temperature": 3},
+        {"from_chunk": 3, "top_k": 0},
+        {"from_chunk": 3, "seed": -1},
+        {"from_chunk": 3, "system_prompt": "word " * 10_000},
+        {"from_chunk": 3, "checkpoint": "other"},
+    ],
+)
+def test_forks_that_cannot_be(site: Site, wanted: dict[str, Any]) -> None:
+    refused = site.code("POST", f"{site.address}/forks", json=wanted)
+    assert refused == (422, "invalid_value")
+
+
+def test_another_checkpoints_recording_is_for_the_command_line(
+    site: Site, packed: Path, tmp_path: Path
+) -> None:
+    with SessionFile(packed) as file:
+        fingerprint = file.manifest.checkpoint.fingerprint.encode()
+
+    def exchange(members: dict[str, bytes]) -> None:
+        members["manifest.json"] = members["manifest.json"].replace(fingerprint, b"0" * 64)
+
+    other = rewrite(packed, tmp_path / "other.aisession", exchange).read_bytes()
+    recording_id = site.client.post("/v1/recordings", content=other).json()["recording_id"]
+    address = f"/v1/recordings/{recording_id}/forks"
+    assert site.code("POST", address, json={"from_chunk": 1}) == (409, "other_checkpoint")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_forks_wait_in_line_and_stop_with_their_listener(
+    golden_checkpoint: Checkpoint, packed: Path
+) -> None:
+    admission = Admission(1, SystemTime())
+    forks = Forks(golden_checkpoint, lambda: 0, admission)
+
+    def find() -> Path:
+        return packed
+
+    first = forks.run(find, ForkOptions(2))
+    assert (await anext(first))["num_chunks"] == NUM_CHUNKS
+    second = forks.run(find, ForkOptions(2))
+    assert await anext(second) == {"waiting": 1}
+    await first.aclose()
+    lines = [fields async for fields in second]
+    assert "story" in lines[-1]
+    assert admission.num_taken == 0
+    assert {line["num_chunks"] for line in lines[:-1]} <= {NUM_CHUNKS}
