@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -234,6 +235,9 @@ DEMO_REPLIES = (
 )
 
 if __name__ == "__main__":
-    from backend.server import serve
+    import uvicorn
 
-    serve(ScriptedEngine(DEMO_REPLIES, seconds_per_word=0.15), "127.0.0.1", 7860)  # type: ignore[arg-type]
+    from backend.server import server_config
+
+    demo: Any = ScriptedEngine(DEMO_REPLIES, seconds_per_word=0.15)
+    uvicorn.Server(server_config(demo, "127.0.0.1", 7860)).run()
