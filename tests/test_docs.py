@@ -123,9 +123,7 @@ PLACEHOLDER = Instead("stands for a file of the reader's", accepts)
 DOWNLOADS = Instead("downloads gigabytes; tests/test_download.py downloads", accepts)
 INSTALLS = Instead("installs over the network", is_pinned)
 ELSEWHERE = Instead("is another program's, on another machine or with its own device", is_shell)
-OWN = Instead(
-    "is about the reader's own recordings; tests/test_recordings.py tests it", accepts
-)
+OWN = Instead("is about the reader's own recordings; tests/test_recordings.py tests it", accepts)
 CONVERSES = Instead("needs a server; tests/test_library.py runs it with one", accepts)
 LOOKS_AROUND = Instead("looks for networks and sound cards; tests/test_doctor.py runs it", accepts)
 
@@ -256,7 +254,6 @@ def test_blocks_say_what_they_are(document: Document) -> None:
 # Snippets
 
 PYTHON_NOT_RUN = {
-    "client.realtime.connect(": "goes on from the one before it",
     "from openai import AsyncOpenAI": "needs a server and audio; examples/ask_server.py is run",
 }
 """How snippets begin that are not run, and why not."""
