@@ -92,6 +92,7 @@ class ScriptedSession:
         )
         self._request: ReplyRequest | None = None
         self._answered = -1
+        self._turn: int | None = None
         self._is_interrupted = False
         self._hearing = asyncio.create_task(self._hear())
 
@@ -104,8 +105,9 @@ class ScriptedSession:
     def finish(self) -> None:
         self._finishing = asyncio.create_task(self._chunks.put(None))
 
-    def interrupt(self) -> None:
-        self._is_interrupted = True
+    def interrupt(self, turn: int | None = None) -> None:
+        if self._turn is not None and turn in (None, self._turn):
+            self._is_interrupted = True
 
     def request_reply(self, since_chunk: int | None = None) -> None:
         at_chunk = len(self.chunks)
@@ -160,7 +162,7 @@ class ScriptedSession:
         if reply.text == BREAK:
             self._events.put_nowait(SessionFailed("the script broke"))
             return
-        self._is_interrupted = False
+        self._turn, self._is_interrupted = turn, False
         self._events.put_nowait(TurnStarted(turn, chunk, reply.emotion))
         said: list[str] = []
         for word in reply.text.format(prompt=self.settings.system_prompt).split(" "):
@@ -172,6 +174,7 @@ class ScriptedSession:
             self._trace_token(turn, delta, reply.emotion if len(said) == 1 else None)
             self._events.put_nowait(TextDelta(turn, delta))
         status = TurnStatus.CANCELLED if self._is_interrupted else TurnStatus.COMPLETED
+        self._turn = None
         self._trace_token(turn, "", status=status)
         self._events.put_nowait(TurnDone(turn, chunk, " ".join(said), reply.emotion, status))
 

@@ -489,6 +489,23 @@ def test_an_interrupted_reply_ends_at_once_and_listening_goes_on(core: EngineCor
     assert any(isinstance(event, Decision) for _, event in core.step())
 
 
+def test_a_reply_that_is_over_is_not_taken_for_the_one_in_progress(core: EngineCore) -> None:
+    session, _ = reply(core, dataclasses.replace(DRAWN, max_reply_tokens=8))
+    run(core)
+    core.request_reply(session)
+    core.hear(session, noise_chunks(1, seed=8)[0])
+    (decision,) = (event for _, event in core.step())
+    assert isinstance(decision, Decision)
+    (started, *_) = (event for _, event in core.step())
+    assert isinstance(started, TurnStarted)
+    assert started.turn == 1
+    core.interrupt(session, turn=0)
+    assert not session.is_interrupted
+    core.interrupt(session, turn=1)
+    done = [event for _, event in core.step() if isinstance(event, TurnDone)]
+    assert [(turn.turn, turn.status) for turn in done] == [(1, TurnStatus.CANCELLED)]
+
+
 def test_interrupting_silence_does_not_touch_the_next_reply(core: EngineCore) -> None:
     session = core.open(CALM)
     core.interrupt(session)

@@ -173,6 +173,43 @@ async def test_cancelling_while_the_model_still_generates() -> None:
         assert only(events, "output_audio_buffer.cleared")
 
 
+async def test_the_model_is_told_which_reply_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the sound of one is stopped, the model may be at the next one."""
+    cast = Cast()
+    cast.offline.may_speak.clear()
+    engine = ScriptedEngine([REPLY])
+    async with talking(engine, cast.voices) as talk:
+        await talk.set(**OFFLINE)
+        (session,) = engine.sessions
+        stopped: list[int | None] = []
+        monkeypatch.setattr(session, "interrupt", stopped.append)
+        for _ in range(2):
+            await ask(talk)
+            await talk.until("response.output_audio_transcript.delta", count=7)
+            await talk.send("response.cancel")
+            await talk.until("response.done")
+    assert stopped == [0, 1]
+
+
+@pytest.mark.parametrize("modality", ["text", "audio"])
+async def test_a_reply_is_cancelled_before_it_is_decided(modality: str) -> None:
+    async with talking(ScriptedEngine([REPLY]), Cast().voices) as talk:
+        await talk.set(**{**OFFLINE, "output_modalities": [modality]})
+        await talk.send("response.create", response={"metadata": {"topic": "tea"}})
+        with pytest.raises(WireError, match="there is no response"):
+            await talk.send("response.cancel", response_id="resp_of_another")
+        await talk.send("response.cancel")
+        events = await talk.until("response.done")
+        response = events[-1]["response"]
+        assert response["status"] == "cancelled"
+        assert response["status_details"]["reason"] == "client_cancelled"
+        assert response["metadata"]["topic"] == "tea"
+        assert len(only(events, "response.created")) == 1
+        assert not [kind for kind in types(events) if kind.endswith(".delta")]
+        await talk.send("response.create")
+        assert (await talk.until("response.done"))[-1]["response"]["status"] == "completed"
+
+
 async def test_the_offline_voice_takes_over_with_one_notice() -> None:
     cast = Cast()
     cast.online.fails_after_blocks = 0
@@ -673,9 +710,11 @@ async def test_live_audio_goes_on_around_typed_text() -> None:
         await talk.hear(silence(0.3))
         await talk.send("conversation.item.create", item=typed("Hello."))
         await talk.hear(silence(0.5))
-        await talk.rest()
-        decisions = only(talk.told, "response.listen")
-        seconds = [d["response"]["metadata"]["seconds"] for d in decisions]
+        # The text takes chunks of its own, as many as the voice takes to read it.
+        seconds = [0.0]
+        while seconds[-1] < 0.8:
+            (decided,) = only(await talk.until("response.listen"), "response.listen")
+            seconds.append(decided["response"]["metadata"]["seconds"])
     assert seconds[-2:] == [0.4, 0.8]
     assert set(seconds[:-2]) == {0.0}
 

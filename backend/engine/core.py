@@ -156,9 +156,16 @@ class EngineCore:
         """Note that no more chunks come; the session ends when all is heard and said."""
         session.is_finished = True
 
-    def interrupt(self, session: Session) -> None:
-        """Let the reply in progress, if there is one, end at its next token."""
-        session.is_interrupted = session.is_speaking
+    def interrupt(self, session: Session, turn: int | None = None) -> None:
+        """Let the reply in progress end at its next token.
+
+        Args:
+            session: who replies.
+            turn: the reply that is meant; where it is over, or another is in progress, nothing
+                happens. None means whichever is in progress.
+        """
+        if session.turn is not None and turn in (None, session.turn.number):
+            session.is_interrupted = True
 
     def request_reply(self, session: Session, since_chunk: int | None = None) -> None:
         """Have the next chunk that is queued answered, whatever the model decides.

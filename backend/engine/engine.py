@@ -89,10 +89,14 @@ class EngineSession:
         self._require_going_on()
         self._engine.command(lambda: self._engine.core.finish(self._session))
 
-    def interrupt(self) -> None:
-        """Stop the reply in progress, if there is one."""
+    def interrupt(self, turn: int | None = None) -> None:
+        """Stop the reply in progress, if there is one, and if it is `turn` where that is given.
+
+        What is read of `events` lies behind: meant is the reply that a caller has read of, and by
+        now the model may be at the next one.
+        """
         self._require_going_on()
-        self._engine.command(lambda: self._engine.core.interrupt(self._session))
+        self._engine.command(lambda: self._engine.core.interrupt(self._session, turn))
 
     def request_reply(self, since_chunk: int | None = None) -> None:
         """Have the next chunk that is fed answered, whatever the model decides.

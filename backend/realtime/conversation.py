@@ -82,8 +82,8 @@ class EngineSession(Protocol):
     async def feed(self, chunk: npt.NDArray[np.float32]) -> int:
         """Hand over the next chunk; waits while the model is too far behind."""
 
-    def interrupt(self) -> None:
-        """Stop the reply in progress."""
+    def interrupt(self, turn: int) -> None:
+        """Stop the reply with this number, from 0, if it is in progress."""
 
     def request_reply(self, since_chunk: int | None = None) -> None:
         """Have the next chunk that is fed answered, if none since that chunk is."""
@@ -188,7 +188,7 @@ class Conversation:
             options.voices,
             defaults,
             put=self._put,
-            interrupt=lambda: self._session.interrupt(),
+            interrupt=lambda turn: self._session.interrupt(turn),
             notes=self._notes,
         )
         self._typed_since: int | None = None
@@ -447,6 +447,9 @@ class Conversation:
 
     def _cancel_response(self, event: CancelResponse) -> None:
         if not self._translator.is_replying:
+            if event.response_id is None and self._translator.has_request:
+                self._translator.cancel_request(CancelReason.CLIENT)
+                return
             raise WireError("there is no response to cancel", "response_cancel_not_active")
         if event.response_id not in (None, self._translator.response_id):
             raise WireError(

@@ -33,7 +33,7 @@ class Floor:
         voices: those of the server.
         config: what is in force.
         put: tells the client.
-        interrupt: stops what the model is saying.
+        interrupt: stops the model's turn with this number, if it is at that one.
         notes: tells a recording.
     """
 
@@ -45,7 +45,7 @@ class Floor:
         voices: Voices,
         config: SessionConfig,
         put: Put,
-        interrupt: Callable[[], None],
+        interrupt: Callable[[int], None],
         notes: Notes,
     ) -> None:
         self._translator = translator
@@ -86,6 +86,8 @@ class Floor:
         self._put(self._translator.translate(event))
         reply = self._translator.newest_reply
         match event:
+            case TurnStarted() if reply is not None and reply.cancel_reason is not None:
+                self._interrupt(event.turn)
             case TurnStarted() if reply is not None and reply.modality == "audio":
                 self._begin(reply, event)
             case TextDelta() if reply is not None:
@@ -106,10 +108,10 @@ class Floor:
             self._notes.cut(reply, played_ms)
         self._playback.stop()
         self._ears.note_reply(False)
-        was_replying = self._translator.is_replying
+        turn = self._translator.newest_turn
         self._put(self._translator.cancel(reason))
-        if was_replying:
-            self._interrupt()
+        if turn is not None:
+            self._interrupt(turn)
 
     def client_barges_in(self) -> None:
         """The client itself stops the reply."""
@@ -174,8 +176,6 @@ class Floor:
             self._put([_acknowledged(reply, event.played_ms)])
 
     def _begin(self, reply: Reply, started: TurnStarted) -> None:
-        if reply.cancel_reason is not None:
-            return
         self._mouth.begin(reply, self._config.voice, started.emotion, self._config.speed)
         self._playback.reply_started(reply, self._ears.heard_seconds)
         self._ears.note_reply(True)

@@ -111,6 +111,7 @@ class Reply:
         self._dialect = dialect
         self._clock = clock
         self._texts: list[str] = []
+        self._lacks_text = False
         self._done: TurnDone | None = None
         self._is_spoken = modality == "text"
         self._first_text_at: float | None = None
@@ -189,7 +190,10 @@ class Reply:
         )
 
     def add_text(self, delta: str) -> Iterator[WireEvent]:
-        """More of its text."""
+        """More of its text; what is written after it was cancelled is not told."""
+        if self.cancel_reason is not None:
+            self._lacks_text = True
+            return
         if self._first_text_at is None:
             self._first_text_at = self._clock()
         self._texts.append(delta)
@@ -291,7 +295,8 @@ class Reply:
         return heard
 
     def _status(self, generated: TurnStatus) -> tuple[str, str | None]:
-        was_cut = generated is TurnStatus.CANCELLED or not self._is_spoken
+        is_whole = self._is_spoken and not self._lacks_text
+        was_cut = generated is TurnStatus.CANCELLED or not is_whole
         if self.cancel_reason is not None and was_cut:
             return "cancelled", self.cancel_reason.value
         match generated:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backend.events import (
     ContextRolled,
@@ -41,6 +41,8 @@ class WantedReply:
     metadata: dict[str, str] = field(default_factory=dict)
     modality: Modality | None = None
     """None takes the session's."""
+    cancel_reason: CancelReason | None = None
+    """Why it is to end as it begins; None where it is still wanted."""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,13 @@ class Translator:
         return self._num_turns
 
     @property
+    def newest_turn(self) -> int | None:
+        """The latest turn of the model's, from 0, that is not told to its end; None if all are."""
+        if self._is_starting:
+            return self._num_turns
+        return self._num_turns - 1 if self._open else None
+
+    @property
     def has_request(self) -> bool:
         """Whether the client has asked for a response that is not decided yet."""
         return self._wanted is not None
@@ -134,6 +143,11 @@ class Translator:
     def reply_wanted(self, wanted: WantedReply) -> None:
         """The client asked for a reply; none is in progress."""
         self._wanted = wanted
+
+    def cancel_request(self, reason: CancelReason) -> None:
+        """The client wants the reply no more that it has asked for and that is not decided yet."""
+        assert self._wanted is not None, "there is no request"
+        self._wanted = replace(self._wanted, cancel_reason=reason)
 
     def speech_started(self, onset_seconds: float) -> list[WireEvent]:
         """Somebody speaks, since then."""
@@ -257,7 +271,8 @@ class Translator:
             metadata["speech_end_seconds"] = round(answers.heard.speech_end_seconds, 3)
         modality = wanted.modality or self.modality
         reply = Reply(started.turn, answers, metadata, modality, self._dialect, self._clock)
-        reply.cancel_reason, self._cancel_reason = self._cancel_reason, None
+        reply.cancel_reason = self._cancel_reason or wanted.cancel_reason
+        self._cancel_reason = None
         self._recent.append(reply)
         opened = OpenReply(reply)
         self._open.append(opened)
