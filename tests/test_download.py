@@ -16,6 +16,7 @@ from huggingface_hub import constants
 
 from backend.errors import CheckpointError
 from backend.model import hub as hub_module
+from backend.model import hub_store
 from backend.model.checkpoint import load_checkpoint
 from backend.model.hub import download_to_folder, obtain, verify
 from backend.model.hub_store import Cache, Phase, Progress
@@ -181,6 +182,19 @@ def test_offline_what_another_program_fetched_is_verified_once(
     (folder / SHARD).resolve().write_bytes(b"something else")
     with pytest.raises(CheckpointError, match="is not in the cache as a whole"):
         obtain(ID)
+
+
+@pytest.mark.parametrize("has_receipt", [True, False])
+def test_a_cache_that_cannot_be_written_does_if_it_is_complete(
+    has_receipt: bool, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = obtain(ID)
+    if not has_receipt:
+        Cache(ID).receipt(COMMIT).unlink()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr(hub_store, "_write_text", lambda *_: pytest.fail("written to"))
+    monkeypatch.setattr(hub_store, "FileLock", lambda *_: pytest.fail("locked"))
+    assert obtain(ID) == folder
 
 
 def test_without_a_network_what_was_fetched_earlier_does(

@@ -101,6 +101,12 @@ def obtain(repository: str, revision: str = DEFAULT_REVISION, report: Report | N
         if not is_offline_mode():
             print(f"{error}; what was downloaded earlier is used", file=sys.stderr, flush=True)
         return folder
+    if (folder := cache.complete(model)) is not None:
+        return folder
+    if cache.is_read_only:
+        folder = cache.complete_offline(model.commit, report or TerminalProgress())
+        if folder is not None:
+            return folder
     return _fetch(model, cache, report or TerminalProgress())
 
 
@@ -373,7 +379,7 @@ def _in_words(error: Exception, repository: str, revision: str) -> CheckpointErr
         case OfflineModeIsEnabled():
             return HubUnreachableError(
                 f"{repository} is not in the cache as a whole, and HF_HUB_OFFLINE forbids to "
-                f"download it; unset it, or run: python app.py download {repository}"
+                "download it; unset it, or use another model"
             )
         case GatedRepoError():
             return CheckpointError(

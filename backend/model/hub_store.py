@@ -152,6 +152,11 @@ class Cache(Store):
         self.root = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
         self._repository = repository
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether what is there has to do."""
+        return self.root.is_dir() and not os.access(self.root, os.W_OK)
+
     def place(self, file: HubFile) -> Path:
         """Among the blobs."""
         return self.root / "blobs" / file.digest
@@ -166,8 +171,8 @@ class Cache(Store):
         folder = self._snapshot(model.commit)
         if stated is None or of_another_size(stated, folder) is not None:
             return None
-        # A branch may have come back to this commit.
-        if model.revision != model.commit:
+        if self._commit(model.revision) != model.commit and not self.is_read_only:
+            # The branch has come to a commit that is there already.
             _write_text(self.root / "refs" / model.revision, model.commit)
         return folder
 
@@ -188,7 +193,7 @@ class Cache(Store):
             if not all(is_intact(self.place(file), file, meter) for file in files):
                 return None
             # A cache that is mounted read-only is checked every time.
-            if os.access(self.root, os.W_OK):
+            if not self.is_read_only:
                 _write_receipt(self.receipt(commit), stated)
         return folder if of_another_size(stated, folder) is None else None
 
