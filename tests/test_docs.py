@@ -107,6 +107,13 @@ def is_pinned(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(names) <= pins
 
 
+def is_advice(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The terminal client gives this advice in the same words."""
+    is_shell(command, capsys)
+    advice = (REPOSITORY / "client" / "portaudio.py").read_text(encoding="utf-8")
+    assert command.removeprefix("sudo ").removeprefix(f"{PYTHON} ") in advice
+
+
 @dataclass(frozen=True, slots=True)
 class Instead:
     """How a command is checked that cannot run here, and why it cannot."""
@@ -123,7 +130,9 @@ PLACEHOLDER = Instead("stands for a file of the reader's", accepts)
 DOWNLOADS = Instead("downloads gigabytes; tests/test_download.py downloads", accepts)
 INSTALLS = Instead("installs over the network", is_pinned)
 ELSEWHERE = Instead("is another program's, on another machine or with its own device", is_shell)
+PORTAUDIO = Instead("installs on the system; client/portaudio.py says the same", is_advice)
 OWN = Instead("is about the reader's own recordings; tests/test_recordings.py tests it", accepts)
+TALKS = Instead("needs a sound card and a server; tests/test_client_sound.py has both", accepts)
 CONVERSES = Instead("needs a server; tests/test_library.py runs it with one", accepts)
 LOOKS_AROUND = Instead("looks for networks and sound cards; tests/test_doctor.py runs it", accepts)
 
@@ -139,7 +148,10 @@ NOT_RUN = {
     f"{PYTHON} app.py --trusted-proxies 127.0.0.1": SERVES,
     f"{PYTHON} app.py recordings": OWN,
     f"{PYTHON} app.py recordings --delete-all": OWN,
-    f"{PYTHON} app.py talk": CONVERSES,
+    f"{PYTHON} app.py talk": TALKS,
+    f"{PYTHON} app.py talk --list-devices": TALKS,
+    f"{PYTHON} app.py talk --server wss://example.org --access-key KEY": TALKS,
+    f"{PYTHON} app.py talk --speak --start-server": TALKS,
     f"{PYTHON} app.py answer FILE": PLACEHOLDER,
     f"{PYTHON} app.py evaluate-proactive MANIFEST --audio DIR": PLACEHOLDER,
     f"{PYTHON} app.py export FILE --to html": PLACEHOLDER,
@@ -177,8 +189,11 @@ NOT_RUN = {
     "PYTHON=/opt/python3.12/bin/python3 make run": MAKES,
     ".venv/bin/pip install --force-reinstall espeakng-loader==0.2.4": INSTALLS,
     ".venv/bin/pip install --no-deps --editable .": INSTALLS,
-    "apt-get install portaudio19-dev gcc": ELSEWHERE,
-    "brew install portaudio": ELSEWHERE,
+    ".venv/bin/python -m pip install PyAudio": PORTAUDIO,
+    "brew install portaudio": PORTAUDIO,
+    "sudo apt-get install -y portaudio19-dev gcc python3-dev": PORTAUDIO,
+    "sudo dnf install -y portaudio-devel gcc python3-devel": PORTAUDIO,
+    "sudo pacman -S --needed portaudio gcc": PORTAUDIO,
     "curl http://localhost:7860/health": ELSEWHERE,
     "docker build -t audio-interaction .": ELSEWHERE,
     "docker compose up cpu": ELSEWHERE,
@@ -239,6 +254,9 @@ def test_commands(document: Document, capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_is_not_run_is_there_still() -> None:
     there = {command for document in DOCUMENTS for command in commands(document)}
     assert set(NOT_RUN) <= there, "commands that no document has any more"
+    for listed in NOT_RUN.values():
+        for file in re.findall(r"[\w/]+\.py", listed.why):
+            assert (REPOSITORY / file).is_file(), listed.why
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
