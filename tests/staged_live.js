@@ -114,7 +114,14 @@ const SCENES = {
     panel.showState('listening', 'surprise');
     panel.showReply(turnOf(REPLIES[2], 3));
   },
+  recording(panel) {
+    panel.showReply(converse(panel));
+    panel.showState('listening', 'happy');
+    panel.showRecording(75.2);
+    panel.showKept({ words: () => message('record.ended', { time: '0:42' }), id: 'one' });
+  },
   reconnecting(panel) {
+    panel.showRecording(null);
     converse(panel);
     panel.showState('reconnecting', null);
     panel.showNotice(() => message('notice.reconnecting'));

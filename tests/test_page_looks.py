@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from backend.gallery import read_plots
 from backend.model.checkpoint import Ability
 from backend.protocol import Emotion
+from backend.recordings import StoreOptions
+from backend.server import ServingOptions
 from tests.browsing import chromium, microphone_file, part
+from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving
 from webui.gradio_app import STATIC_FOLDER
@@ -20,17 +24,19 @@ from webui.gradio_app import STATIC_FOLDER
 STAGED_LIVE = (Path(__file__).parent / "staged_live.js").read_text("utf-8")
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-SCENES = ["idle", "connecting", "queued", "listening", "speaking", "long", "cut", "reconnecting"]
+SCENES = ["idle", "connecting", "queued", "listening", "speaking", "long", "cut"]
+SCENES += ["recording", "reconnecting"]
+DIALOGS = [
+    ("openSettings", "closeSettings"),
+    ("record", "closeRecord"),
+    ("openPrivacy", "closePrivacy"),
+]
 PAGES = ["live.html", "replay.html"]
 ABILITIES = (
     Ability("digits", "0", "7", "7.", Emotion.NORMAL),
     Ability("sounds", "1", None, "8.", Emotion.HAPPY),
 )
 SHORTEST_STRIP = 110
-READABLE_CONTRAST = 4.5
-# These are the same in every language.
-NAMES = ["Audio-Interaction Live", "scripted", "CPU", "Esc", "edge-tts", "eSpeak", "Jenny", "Top-k"]
-NAMES += ["English", "token", "http", "https", "localhost", "WAV", "MP3", "Ogg", "FLAC", "wav"]
 
 Visit = Callable[..., Page]
 
@@ -43,10 +49,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     engine = ScriptedEngine([ScriptedReply("Yes.")])
     engine.checkpoint = ScriptedCheckpoint(abilities=ABILITIES)
-    with serving(engine) as address:
+    recordings = StoreOptions(tmp_path_factory.mktemp("recordings"))
+    with serving(engine, options=ServingOptions(recordings=recordings)) as address:
         yield address
 
 
@@ -121,20 +128,22 @@ def test_one_column_on_a_phone(visit: Visit, scene: str, locale: str) -> None:
     ]
     assert len(tops) == 5
     assert tops == sorted(tops)
-    page.click(part("openSettings"))
-    dialog = page.get_by_role("dialog")
-    assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
-    box = dialog.bounding_box()
-    assert box is not None
-    assert box["x"] >= 0
-    assert box["x"] + box["width"] <= 390
+    for opener, closer in DIALOGS if scene == "idle" else DIALOGS[:1]:
+        page.click(part(opener))
+        dialog = page.get_by_role("dialog")
+        assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+        box = dialog.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        page.click(part(closer))
 
 
 def test_buttons_that_stay_do_not_move(visit: Visit) -> None:
     page = visit("idle")
-    names = ("start", "hold", "stopReply", "file", "typed")
+    names = ("start", "record", "hold", "stopReply", "file", "typed")
     boxes = [[page.locator(part(name)).bounding_box() for name in names]]
-    for scene in ("connecting", "speaking", "cut"):
+    for scene in ("connecting", "speaking", "cut", "recording"):
         show(page, scene)
         boxes.append([page.locator(part(name)).bounding_box() for name in names])
     page.click(part("speakReplies"))
@@ -144,39 +153,6 @@ def test_buttons_that_stay_do_not_move(visit: Visit) -> None:
 
 # Colours
 
-# Every visible text with its contrast: [[text, ratio], ...]; what is disabled may be faint.
-CONTRASTS = """() => {
-  const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
-  const paint = (colours) => {
-    canvas.clearRect(0, 0, 1, 1);
-    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
-    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const luminance = (colour) => {
-    const [r, g, b] = colour.map((value) => {
-      const channel = value / 255;
-      return channel <= 0.04045 ? channel / 12.92 : ((channel + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const grounds = (element) => element === null
-    ? ['white'] : [...grounds(element.parentElement), getComputedStyle(element).backgroundColor];
-  const found = [];
-  const root = document.querySelector('.page');
-  const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const { parentElement: element, data } = texts.currentNode;
-    if (data.trim() === '' || !element.checkVisibility({ visibilityProperty: true })) continue;
-    if (element.closest(':disabled') !== null) continue;
-    const ground = grounds(element);
-    const text = luminance(paint([...ground, getComputedStyle(element).color]));
-    const behind = luminance(paint(ground));
-    const [darker, lighter] = [text, behind].sort((a, b) => a - b);
-    found.push([data.trim(), (lighter + 0.05) / (darker + 0.05)]);
-  }
-  return found;
-}"""
-
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_text_is_readable(visit: Visit, theme: str) -> None:
@@ -185,11 +161,14 @@ def test_every_text_is_readable(visit: Visit, theme: str) -> None:
     for scene in SCENES[1:]:
         show(page, scene)
         found += page.evaluate(CONTRASTS)
+    for opener, closer in DIALOGS:
+        page.click(part(opener))
+        found += page.evaluate(CONTRASTS)
+        page.click(part(closer))
     page.click(part("askAbilities"))
-    page.click(part("openSettings"))
     found += page.evaluate(CONTRASTS)
     assert len(found) > 300
-    assert [(text, ratio) for text, ratio in found if ratio < READABLE_CONTRAST] == []
+    assert unreadable(found) == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -201,8 +180,7 @@ def test_emotions_are_readable_and_have_a_word_and_a_face(visit: Visit, theme: s
         page.evaluate("name => window.stage.panel.showState('speaking', name)", name)
         expect(page.locator(part("emotion"))).to_have_text(name)
         faces.add(page.locator(part("face")).locator("path").first.get_attribute("d"))
-        unreadable = [row for row in page.evaluate(CONTRASTS) if row[1] < READABLE_CONTRAST]
-        assert unreadable == []
+        assert unreadable(page.evaluate(CONTRASTS)) == []
     assert len(faces) == len(Emotion)
 
 
@@ -253,26 +231,7 @@ def test_markup_holds_no_words() -> None:
     for name in PAGES:
         words = _Words()
         words.feed((STATIC_FOLDER / name).read_text("utf-8"))
-        assert set(words.found) <= {"Audio-Interaction Live", "Esc"}, name
-
-
-# Everything that can be read or is read out, but for what the model and the samples say.
-WORDS = """() => {
-  const root = document.querySelector('.page');
-  const data = '[data-part=reply], .said, [data-part=samples], [data-part=sounds], .credits';
-  const isData = (element) => element.closest(data) !== null;
-  const found = [];
-  const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    if (!isData(texts.currentNode.parentElement)) found.push(texts.currentNode.data);
-  }
-  for (const element of root.querySelectorAll('*')) {
-    for (const name of ['aria-label', 'title', 'placeholder', 'aria-valuetext', 'label']) {
-      if (element.hasAttribute(name) && !isData(element)) found.push(element.getAttribute(name));
-    }
-  }
-  return found;
-}"""
+        assert set(words.found) <= {"Audio-Interaction Live", "Esc", "--no-recordings"}, name
 
 
 def test_nothing_stays_english_in_chinese(visit: Visit) -> None:
@@ -284,9 +243,7 @@ def test_nothing_stays_english_in_chinese(visit: Visit) -> None:
     for scene in SCENES[1:]:
         show(page, scene)
         found += page.evaluate(WORDS)
-    names = "|".join(re.escape(name) for name in NAMES)
-    left = [re.sub(names, "", words) for words in found]
-    assert [words for words in left if re.search("[A-Za-z]{3}", words)] == []
+    assert english_of(found) == []
     # And back: what was shown in Chinese is written again, but for what was announced.
     page.evaluate("window.stage.panel.announce('')")
     page.click(part("language"))
@@ -324,8 +281,9 @@ def test_everything_is_reached_by_keyboard_with_visible_focus(visit: Visit) -> N
         if name is not None:
             assert outline >= 2, name
             reached.append(name)
-    expected = ["askAbilities", "language", "openSettings", "eagerness", "strip", "start", "hold"]
-    expected += ["microphone", "stopReply", "speakReplies", "file", "turns", "typed"]
+    expected = ["askAbilities", "language", "openSettings", "eagerness", "strip", "start", "record"]
+    expected += ["hold", "microphone", "stopReply", "speakReplies", "file", "turns", "typed"]
+    expected += ["openPrivacy"]
     assert reached[: len(expected)] == expected
 
 
@@ -361,7 +319,8 @@ def test_hold_button_talks_while_it_is_held(visit: Visit) -> None:
 
 def test_escape_closes_what_is_open_and_else_stops_the_reply(visit: Visit) -> None:
     page = visit("speaking")
-    for opener, opened in (("openSettings", "settings"), ("askAbilities", "abilities")):
+    dialogs = [("openSettings", "settings"), ("record", "recordDialog"), ("openPrivacy", "privacy")]
+    for opener, opened in [*dialogs, ("askAbilities", "abilities")]:
         page.click(part(opener))
         expect(page.locator(part(opened))).to_be_visible()
         page.keyboard.press("Escape")
@@ -603,6 +562,48 @@ def test_page_says_what_leaves_the_machine(visit: Visit) -> None:
     page.click(part("closeSettings"))
     expect(note).to_contain_text("nothing leaves")
     expect(leaves).to_contain_text("nowhere else")
+
+
+def test_gallery_is_on_the_first_screen(visit: Visit) -> None:
+    page = visit("idle")
+    cards = page.locator(part("gallery")).get_by_role("link")
+    expect(cards).to_have_count(len(read_plots()))
+    form = page.locator(part("say")).bounding_box()
+    assert form is not None
+    for card in cards.all():
+        box = card.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= form["y"]
+    expect(cards.first).to_contain_text("A coffee order")
+    expect(cards.first).to_have_attribute("href", re.compile(r"/live/replay.html#gallery=order$"))
+    page.click(part("language"))
+    expect(cards.first).to_contain_text("点一杯咖啡")
+    # A conversation that goes on is not left for one of them.
+    show(page, "connecting")
+    expect(cards.first).to_have_attribute("target", "_blank")
+
+
+def test_recording_is_asked_for_in_words_and_shown_all_the_while(visit: Visit) -> None:
+    page = visit("speaking")
+    foot = page.locator(part("recordedNow"))
+    expect(foot).to_have_text("Not recorded.")
+    page.get_by_role("button", name="Record").click()
+    dialog = page.get_by_role("dialog", name="Record a conversation")
+    expect(dialog).to_contain_text("The conversation that goes on now ends")
+    page.get_by_role("button", name="Do not record").click()
+    assert asked(page) == []
+    page.get_by_role("button", name="Record").click()
+    page.get_by_label("Title").fill(" Mine ")
+    page.keyboard.press("Enter")
+    assert asked(page) == [["startRecording", "Mine"]]
+    show(page, "recording")
+    expect(page.locator(part("recordingLight"))).to_have_text("recording 1:15")
+    expect(foot).to_have_text("Being recorded.")
+    page.get_by_role("button", name="Stop recording, 1:15").click()
+    assert asked(page)[1:] == [["stopRecording"]]
+    page.set_viewport_size(PHONE)
+    page.evaluate("scrollTo(0, 400)")
+    expect(page.locator(part("recordingLight"))).to_be_in_viewport()
 
 
 def test_settings_last_and_reset(visit: Visit) -> None:

@@ -32,7 +32,8 @@ export function dateTime(moment) {
   return format.format(new Date(moment));
 }
 
-export function megabytes(bytes) {
-  const size = bytes / 1e6;
-  return `${size < 10 ? size.toFixed(1) : Math.round(size)} MB`;
+/** The size of a file. */
+export function size(bytes) {
+  if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
+  return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 }

@@ -3,6 +3,8 @@
 import { CHUNK_SECONDS, SAMPLE_RATE } from './audio-format.js';
 import { Conversation } from './conversation.js';
 import { checkEcho } from './echo-check.js';
+import { clockTime } from './figures.js';
+import { keptRecordings } from './kept-recordings.js';
 import { message } from './messages.js';
 import { explainClose, explainError, requireSecureAddress } from './problems.js';
 import { fetchSample } from './samples.js';
@@ -51,7 +53,9 @@ export class Live {
     this.onSettled = () => {};
     this.speakingUntil = 0;
     this.wakeLock = null;
-    this.lastError = null; // the server's sentence
+    this.lastError = null; // {code, message} of the server
+    this.recordingId = null; // while the server records
+    this.isOnlineVoiceAway = false; // an offline voice has taken over
     this.isCheckingEcho = false;
     this.stopWatchingActivity = () => {};
     settings.onChange((values, changed) => this.applySettings(values, changed));
@@ -69,6 +73,18 @@ export class Live {
   async startOrStop() {
     if (this.isRunning) this.stop();
     else await this.begin({ withMicrophone: true });
+  }
+
+  /** A recording is of a whole conversation: one that goes on makes room for a new one. */
+  async startRecording(title) {
+    const withMicrophone = this.sound === null || this.sound.input.hasMicrophone;
+    if (this.isRunning) this.stop();
+    await this.begin({ withMicrophone, recording: { title } });
+  }
+
+  /** The conversation goes on. */
+  stopRecording() {
+    this.socket?.send({ type: 'recording.stop' });
   }
 
   leaveQueue() {
@@ -212,11 +228,12 @@ export class Live {
     await this.starting;
   }
 
-  async start({ withMicrophone }) {
+  async start({ withMicrophone, recording = null }) {
     this.attempt += 1;
     const { attempt } = this;
     this.closeReplay();
     this.panel.showProblem(null);
+    this.panel.showKept(null);
     this.enter(Phase.CONNECTING);
     try {
       requireSecureAddress();
@@ -226,7 +243,7 @@ export class Live {
       sound.input.setPushToTalk(settings.get().pushToTalk);
       if (withMicrophone) await sound.input.openMicrophone(settings.get());
       // The visitor may have stopped while the browser was asking.
-      if (attempt === this.attempt) await this.connect();
+      if (attempt === this.attempt) await this.connect(recording);
     } catch (error) {
       if (attempt === this.attempt) this.stop(() => explainError(error));
     }
@@ -247,13 +264,15 @@ export class Live {
   }
 
   /** Resolves when the conversation is open, or has failed to. */
-  connect() {
+  connect(recording) {
     this.keepAwake();
     this.lastError = null;
+    this.isOnlineVoiceAway = false;
     this.defaults = null;
     this.conversation = new Conversation();
     this.socket = new RealtimeSocket({
       accessKey: settings.get().accessKey,
+      recording,
       onEvent: (event) => this.receive(event),
       onLost: () => this.connectionLost(),
       onResumed: (inputSeconds) => this.connectionResumed(inputSeconds),
@@ -295,6 +314,7 @@ export class Live {
   stop(problem = null) {
     this.attempt += 1;
     this.stopWatchingActivity();
+    this.recordingEnded({ reason: 'session_ended' });
     this.socket?.close();
     this.sound?.close();
     this.wakeLock?.release();
@@ -381,6 +401,7 @@ export class Live {
     this.show();
     if (this.state === 'listening') this.panel.showLevel(frame.level);
     this.panel.showBehind(this.conversation.secondsBehind);
+    if (this.recordingId !== null) this.panel.showRecording(this.conversation.seconds);
     this.panel.strip.draw();
   }
 
@@ -410,8 +431,11 @@ export class Live {
       case 'session.go_away':
         this.warnOfEnd(event);
         break;
-      case 'session.expired':
-        this.lastError = event.reason;
+      case 'recording.started':
+        this.recordingStarted(event);
+        break;
+      case 'recording.stopped':
+        this.recordingEnded(event);
         break;
       case 'input_audio_buffer.speech_started':
         this.stopWatchingActivity();
@@ -420,6 +444,7 @@ export class Live {
         if (event.event === 'activity_resumed') this.stopWatchingActivity();
         break;
       case 'notice':
+        this.isOnlineVoiceAway ||= event.code === 'voice_fallback';
         this.panel.showNotice(() => noticeText(event));
         break;
       case 'response.listen':
@@ -432,16 +457,46 @@ export class Live {
         break;
       case 'response.done':
         if (turn !== null) this.announceReply(turn);
+        if (this.wasReadOnline(event.response, turn)) keptRecordings.countOnlineReply();
         break;
     }
     if (turn !== null) this.showTurn(turn);
     if (this.isRunning) this.show();
   }
 
+  recordingStarted({ recording_id: id }) {
+    this.recordingId = id;
+    keptRecordings.add(id);
+    this.panel.showRecording(0);
+    this.panel.announce(message('record.announce'));
+  }
+
+  /** By the visitor, with the conversation, or because the server cannot go on with it. */
+  recordingEnded({ reason, message: sentence, seconds = this.conversation?.seconds }) {
+    if (this.recordingId === null) return;
+    const { recordingId: id } = this;
+    this.recordingId = null;
+    this.panel.showRecording(null);
+    this.panel.announce(message('record.announceEnd'));
+    if (reason === 'deleted') return this.panel.showKept(null);
+    const words = () =>
+      reason === 'failed'
+        ? message('record.failed', { reason: sentence })
+        : message('record.ended', { time: clockTime(seconds) });
+    this.panel.showKept({ words, id });
+  }
+
+  /** Whether an online voice got a reply's text; of one that was cut off it is not told who spoke. */
+  wasReadOnline({ metadata }, turn) {
+    if (metadata?.voice !== undefined) return this.panel.isOnline(metadata.voice);
+    const mayHaveBeen = turn?.isSpoken === true && !this.isOnlineVoiceAway;
+    return mayHaveBeen && this.panel.isOnline(settings.get().voice);
+  }
+
   refused({ code, message: sentence }) {
     // Typed text was sent again that had arrived after all.
     if (code === 'item_id_already_taken') return;
-    this.lastError = sentence;
+    this.lastError = { code, message: sentence };
     this.panel.showProblem(() => sentence);
   }
 

@@ -1,17 +1,19 @@
 // Entry point: called once the panel's markup is in the page.
 
+import { closable } from './dialog.js';
+import { loadGallery } from './gallery.js';
 import { Keys } from './keys.js';
+import { keptRecordings } from './kept-recordings.js';
 import { Live } from './live.js';
-import { onLanguage, setLanguage } from './messages.js';
+import { message, onLanguage, setLanguage } from './messages.js';
 import { Panel } from './panel.js';
+import { PrivacyPanel } from './privacy-panel.js';
 import { loadSamples } from './samples.js';
+import { askJson, explainRefusal } from './server.js';
 import { SettingsDialog } from './settings-dialog.js';
 import { settings } from './settings.js';
-
-async function loadHealth() {
-  const answer = await fetch(new URL('health', document.baseURI));
-  return answer.json();
-}
+import { ShareDialog } from './share-dialog.js';
+import { isSessionFile, replayAddress, upload } from './source.js';
 
 async function say(panel, live) {
   const { typed } = panel.parts;
@@ -21,6 +23,37 @@ async function say(panel, live) {
   await live.sendText(text);
   if (panel.isRunning) panel.showTyped(text);
   else if (typed.value === '') typed.value = text; // nobody has it: it is not lost
+}
+
+/** A session file is opened by the replay page, in this tab where no conversation would end. */
+async function openSession(panel, file) {
+  try {
+    const id = await upload(file);
+    keptRecordings.add(id);
+    if (panel.isRunning) panel.showKept({ words: () => message('record.opened'), id });
+    else location.assign(replayAddress('recording', id));
+  } catch (error) {
+    panel.showProblem(() => explainRefusal(error));
+  }
+}
+
+/** The red button: a title is asked for, and what it means is said, before anything is recorded. */
+function listenToRecord(panel, live) {
+  const { parts } = panel;
+  closable(parts.recordDialog, parts.closeRecord);
+  parts.record.addEventListener('click', () => {
+    if (panel.isRecording) return live.stopRecording();
+    parts.recordEnds.hidden = !panel.isRunning;
+    parts.recordName.value = '';
+    parts.recordDialog.showModal();
+    parts.recordName.focus();
+  });
+  parts.cancelRecord.addEventListener('click', () => parts.recordDialog.close());
+  parts.recordForm.addEventListener('submit', (event) => {
+    event.preventDefault();
+    parts.recordDialog.close();
+    live.startRecording(parts.recordName.value.trim());
+  });
 }
 
 function listen(panel, live) {
@@ -38,14 +71,14 @@ function listen(panel, live) {
     say(panel, live);
   });
   soundboard.listen(parts.drop, {
-    onFile: (file) => live.playFile(file),
+    onFile: (file) => (isSessionFile(file) ? openSession(panel, file) : live.playFile(file)),
     onStop: () => live.stopPlaying(),
   });
   panel.onChunk = (chunk) => live.hearChunk(chunk);
   new Keys(parts.hold, {
     onHold: (isHeld) => live.holdToTalk(isHeld),
     onEscape: () => {
-      if (parts.settings.open) return; // it closes by itself
+      if (document.querySelector('dialog[open]') !== null) return; // it closes by itself
       if (abilities.isOpen) abilities.close();
       else if (strip.card.isOpen) strip.closeCard();
       else live.stopReply();
@@ -56,19 +89,30 @@ function listen(panel, live) {
 export async function mount(root) {
   setLanguage(settings.get().language);
   const panel = new Panel(root.querySelector('.page'));
-  const [health, samples] = await Promise.all([loadHealth(), loadSamples()]);
+  const [health, samples, gallery] = await Promise.all([
+    askJson('health'),
+    loadSamples(),
+    loadGallery(),
+  ]);
   panel.showModel(health);
+  panel.showGallery(gallery);
   const live = new Live(panel);
   const dialog = new SettingsDialog(panel, live, samples);
+  const sharing = new ShareDialog(panel.parts);
+  const privacy = new PrivacyPanel(panel.parts, health.recordings, sharing);
   panel.soundboard.show(samples, {
     onVoice: (sample, button) => live.playSample(sample, button),
     onSound: (sound, button) => live.playSound(sound, button),
   });
   listen(panel, live);
+  panel.parts.record.hidden = !health.recordings.is_on;
+  listenToRecord(panel, live);
   settings.onChange(({ language }) => setLanguage(language));
   onLanguage(() => {
     panel.showAgain();
     dialog.build();
+    sharing.showAgain();
+    privacy.showAgain();
   });
   root.dataset.ready = 'true';
 }

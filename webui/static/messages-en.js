@@ -114,7 +114,7 @@ export const ENGLISH = {
 
   // Conversation
   'conversation.title': 'Conversation',
-  'conversation.empty': 'Replies appear here, with their times and emotions.',
+  'conversation.empty': 'Replies appear here.',
   'conversation.list': 'Replies so far',
   'latencies.title':
     'From the end of what you said to the first sound of the reply, or to its text where nothing is spoken: half, and 95 %, of the replies were faster than this',
@@ -136,10 +136,10 @@ export const ENGLISH = {
   'memory.title': 'Memory of this conversation',
   'memory.used': '{used} of {all}',
   'memory.help': 'When it is full, the oldest part is let go.',
-  'foot.recorded': 'Being recorded on this server.',
+  'foot.recorded': 'Being recorded.',
   'foot.unrecorded': 'Not recorded.',
   'foot.nothing': 'Sound and text go to this server and nowhere else.',
-  'foot.text': 'Sound stays on this server; the text of replies may go to Microsoft.',
+  'foot.text': 'Sound stays here; the text of replies may go to Microsoft.',
 
   // Recording
   'record': 'Record',
@@ -155,8 +155,8 @@ export const ENGLISH = {
   'record.cancel': 'Do not record',
   'record.announce': 'Recording.',
   'record.announceEnd': 'The recording has ended.',
-  'record.ended': 'Recorded: {time}. It lies on this server until you delete it.',
-  'record.failed': 'The recording has ended, the conversation goes on: {reason}.',
+  'record.ended': 'Recorded: {time}. It stays on this server until you delete it.',
+  'record.failed': 'The server could not go on recording. In its words: {reason}.',
   'record.opened': 'The session file was read.',
   'record.open': 'Open the recording',
 
@@ -170,7 +170,7 @@ export const ENGLISH = {
   'privacy.off': 'This server records nothing.',
   'privacy.going': 'being recorded',
   'privacy.about': '{when}, {length}, {size}',
-  'privacy.shares': '{number} links',
+  'privacy.shares': 'links: {number}',
   'privacy.download': 'Download',
   'privacy.delete': 'Delete',
   'privacy.deleteAll': 'Delete all',
@@ -178,11 +178,11 @@ export const ENGLISH = {
   'privacy.left': 'What left this server',
   'privacy.leftNothing': 'Nothing: no online voice has read a reply to this browser.',
   'privacy.leftSome':
-    'The text of {number} replies, which Microsoft’s online voice read to this browser. Sound never does.',
+    'Replies whose text went to Microsoft, whose online voice read them to this browser: {number}. Sound never leaves.',
   'privacy.browser': 'Kept by this browser',
   'privacy.browserKeeps':
-    'Your settings, the number above and the keys of {number} recordings. Whoever has such a key can read and delete that recording.',
-  'privacy.switchOff': 'Nothing is recorded unless you press “Record”. Who runs the server can switch it off altogether: --no-recordings.',
+    'Your settings, the number above, and a key to each recording above: whoever has it can read and delete that recording.',
+  'privacy.switchOff': 'Nothing is recorded unless you press “Record”. Who runs the server can switch it off altogether:',
 
   // Sharing
   'share.open': 'Share…',
@@ -225,7 +225,7 @@ export const ENGLISH = {
   'facts.above': 'Speaks above',
   'facts.asked': 'when asked',
   'facts.left': 'Left the server',
-  'facts.online': 'the text of {number} replies',
+  'facts.online': 'texts of replies: {number}',
   'facts.none': 'none',
   'keys.title': 'Keys',
   'keys.space': 'space',

@@ -111,7 +111,7 @@ export const CHINESE = {
 
   // 对话
   'conversation.title': '对话',
-  'conversation.empty': '回复会显示在这里，附带时间和情绪。',
+  'conversation.empty': '回复会显示在这里。',
   'conversation.list': '目前的回复',
   'latencies.title':
     '从你说完到听见回复（未朗读时为看到文字）的时间：一半和 95% 的回复比这更快',
@@ -133,7 +133,7 @@ export const CHINESE = {
   'memory.title': '本次对话的记忆',
   'memory.used': '{used} / {all}',
   'memory.help': '记满之后，会从最早的部分开始遗忘。',
-  'foot.recorded': '正在这台服务器上录制。',
+  'foot.recorded': '正在录制。',
   'foot.unrecorded': '没有录制。',
   'foot.nothing': '声音和文字只发给这台服务器，不会去别处。',
   'foot.text': '声音只留在这台服务器；回复的文字可能发给微软。',
@@ -153,7 +153,7 @@ export const CHINESE = {
   'record.announce': '正在录制。',
   'record.announceEnd': '录制已结束。',
   'record.ended': '已录制 {time}。录音保存在这台服务器上，直到你删除为止。',
-  'record.failed': '录制已结束，对话继续：{reason}。',
+  'record.failed': '服务器无法继续录制。它的原话：{reason}。',
   'record.opened': '会话文件已读入。',
   'record.open': '打开录音',
 
@@ -173,10 +173,10 @@ export const CHINESE = {
   'privacy.sure': '确定永久删除？',
   'privacy.left': '离开这台服务器的内容',
   'privacy.leftNothing': '没有：在线语音没有为这个浏览器朗读过回复。',
-  'privacy.leftSome': '{number} 条回复的文字，由微软的在线语音为这个浏览器朗读。声音从不离开。',
+  'privacy.leftSome': '有 {number} 条回复的文字发给了微软，由其在线语音为这个浏览器朗读。声音从不离开。',
   'privacy.browser': '这个浏览器保存的内容',
-  'privacy.browserKeeps': '你的设置、上面的数字，以及 {number} 段录音的钥匙。持有钥匙的人可以读取和删除对应的录音。',
-  'privacy.switchOff': '只有按下“录制”才会录制。服务器的管理者可以完全关闭录制：--no-recordings。',
+  'privacy.browserKeeps': '你的设置、上面的数字，以及上面每段录音的钥匙：持有钥匙的人可以读取和删除对应的录音。',
+  'privacy.switchOff': '只有按下“录制”才会录制。服务器的管理者可以完全关闭录制：',
 
   // 分享
   'share.open': '分享…',

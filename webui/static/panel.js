@@ -4,9 +4,11 @@ import { AbilityList, hint, summary } from './abilities.js';
 import { Eagerness } from './eagerness.js';
 import { element } from './element.js';
 import { Face } from './face.js';
-import { count, milliseconds, percent, seconds } from './figures.js';
+import { clockTime, count, milliseconds, percent, seconds } from './figures.js';
+import { Gallery } from './gallery.js';
 import { language, message } from './messages.js';
 import { settings } from './settings.js';
+import { replayAddress } from './source.js';
 import { Soundboard } from './soundboard.js';
 import { Strip } from './strip.js';
 import { translate } from './translate.js';
@@ -48,6 +50,7 @@ export class Panel {
     this.strip = new Strip(parts, (chunk) => this.onChunk(chunk));
     this.turns = new Turns(parts.turns, parts.empty);
     this.abilities = new AbilityList(parts);
+    this.gallery = new Gallery(parts.gallery);
     this.soundboard = new Soundboard(parts);
     this.eagerness = new Eagerness(parts, (threshold) => this.strip.showThreshold(threshold));
     this.stateLine = parts.state.parentElement;
@@ -64,6 +67,7 @@ export class Panel {
     this.showRunning(false);
     this.showMicrophone(false, false);
     this.showSpeaking();
+    this.showRecording(null);
   }
 
   /** Write a part now, and again whenever the language changes. */
@@ -81,6 +85,7 @@ export class Panel {
     this.parts.language.lang = other.tag;
     this.eagerness.show();
     this.abilities.showAgain();
+    this.gallery.showAgain();
     this.soundboard.showAgain();
     this.turns.showAgain();
     this.strip.closeCard();
@@ -202,6 +207,12 @@ export class Panel {
 
   // Around it
 
+  /** Sample sessions that the server has. */
+  showGallery(entries) {
+    this.parts.galleryTitle.hidden = entries.length === 0;
+    this.gallery.show(entries);
+  }
+
   showModel({ checkpoint, device, abilities }) {
     this.abilities.show(abilities);
     this.parts.model.hidden = false;
@@ -233,6 +244,7 @@ export class Panel {
     start.dataset.shape = isRunning ? 'stop' : 'start';
     hold.disabled = !isRunning;
     microphone.disabled = !isRunning;
+    this.gallery.openInTab(isRunning);
     this.show('running', () => write(start, message(isRunning ? 'stop' : 'start')));
   }
 
@@ -248,13 +260,48 @@ export class Panel {
     else microphone.removeAttribute('aria-pressed');
   }
 
+  get isRecording() {
+    return this.root.hasAttribute('data-recording');
+  }
+
+  /** How many seconds have been recorded; null where nothing is. */
+  showRecording(time) {
+    const isRecording = time !== null;
+    const { record, recordWords, recordingLight, recordedNow } = this.parts;
+    this.root.toggleAttribute('data-recording', isRecording);
+    record.setAttribute('aria-pressed', isRecording);
+    recordingLight.hidden = !isRecording;
+    this.show('recording', () => {
+      const clock = isRecording ? clockTime(time) : null;
+      write(recordWords, isRecording ? clock : message('record'));
+      record.title = isRecording ? message('record.stop') : message('record.title');
+      if (isRecording) record.setAttribute('aria-label', `${message('record.stop')}, ${clock}`);
+      else record.removeAttribute('aria-label');
+      write(recordingLight, isRecording ? message('record.light', { time: clock }) : '');
+      write(recordedNow, message(isRecording ? 'foot.recorded' : 'foot.unrecorded'));
+    });
+  }
+
+  /** {words, id} of a recording that has been kept: `words` gives them in the language of the moment. */
+  showKept(kept) {
+    this.parts.kept.hidden = kept === null;
+    if (kept !== null) this.parts.openKept.href = replayAddress('recording', kept.id);
+    this.show('keptWords', () => write(this.parts.keptWords, kept?.words() ?? ''));
+  }
+
+  /** Whether a voice is an online one; `auto` may be. */
+  isOnline(voice) {
+    const chosen = this.voices?.find(({ id }) => id === voice);
+    return chosen?.is_online ?? !voice.startsWith('espeak');
+  }
+
   /** Who speaks, and what leaves the machine. */
   showSpeaking() {
     const { speakReplies, voice } = settings.get();
     this.parts.speakReplies.setAttribute('aria-checked', speakReplies);
     this.show('speaking', () => {
       const chosen = this.voices?.find(({ id }) => id === voice);
-      const isOnline = chosen?.is_online ?? !voice.startsWith('espeak');
+      const isOnline = this.isOnline(voice);
       const who = voice === 'auto' ? 'auto' : isOnline ? 'online' : 'offline';
       const name = chosen?.label ?? voice.split(':').at(-1);
       write(this.parts.speakNote, message(`speak.${speakReplies ? who : 'off'}`, { name }));

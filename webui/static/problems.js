@@ -1,7 +1,7 @@
 // What went wrong, in words, with what to do.
 
 import { RecordingError } from './audio-input.js';
-import { message } from './messages.js';
+import { hasMessage, message } from './messages.js';
 import { OutputChoiceError } from './sound-card.js';
 
 const REFUSED = 1008;
@@ -40,10 +40,11 @@ export function requireSecureAddress() {
   }
 }
 
-/** `serverError` is the server's own sentence, where it sent one. */
-export function explainClose(code, serverError) {
-  if (code === REFUSED && serverError !== null) {
-    return message('problem.refused', { reason: serverError });
+/** `error` is the server's {code, message}, where it sent one. */
+export function explainClose(code, error) {
+  if (code === REFUSED && error !== null) {
+    const known = `refused.${error.code}`;
+    return hasMessage(known) ? message(known) : message('problem.refused', { reason: error.message });
   }
   const key = CLOSED[code];
   return key === undefined ? message('problem.connection_ended', { code }) : message(key);

@@ -41,9 +41,10 @@ function timingOf(latency) {
   };
 }
 
-/** Where a reply was over: where its sound was, if it was cut off. */
+/** Where a reply was over: its sound, or where nothing was spoken the time to read it. */
 function endOf({ end, spoken, cut_at_ms: cutAtMs }) {
-  return cutAtMs === null ? end : spoken.starts_at_seconds + cutAtMs / 1000;
+  if (cutAtMs !== null) return spoken.starts_at_seconds + cutAtMs / 1000;
+  return spoken?.ends_at_seconds ?? end;
 }
 
 function turnOf(said, bargeIns) {

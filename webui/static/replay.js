@@ -4,6 +4,7 @@ import { CHUNK_SECONDS } from './audio-format.js';
 import { element } from './element.js';
 import { thresholdOf } from './eagerness.js';
 import { clockTime, count, dateTime, percent } from './figures.js';
+import { downloadLink } from './download.js';
 import { ForkPanel } from './fork-panel.js';
 import { Gallery, inLanguage, loadGallery } from './gallery.js';
 import { keptRecordings } from './kept-recordings.js';
@@ -11,16 +12,15 @@ import { language, message, onLanguage, setLanguage } from './messages.js';
 import { Player, SPEEDS } from './player.js';
 import { Recorded } from './recorded.js';
 import { SaidList } from './said-list.js';
-import { address, ask, askJson, explainRefusal } from './server.js';
+import { askJson, explainRefusal } from './server.js';
 import { settings } from './settings.js';
 import { ShareDialog } from './share-dialog.js';
-import { EXPORTS, Source, replayAddress, upload } from './source.js';
+import { EXPORTS, Source, isSessionFile, replayAddress, upload } from './source.js';
 import { Strip } from './strip.js';
 import { PlayedPart } from './strip-views.js';
 import { translate } from './translate.js';
 
 const OTHER_LANGUAGE = { en: ['zh', '中文'], zh: ['en', 'English'] };
-const SESSION_SUFFIX = '.aisession';
 const AROUND_SECONDS = CHUNK_SECONDS; // as much is heard before and after a chunk
 const LEAD_SECONDS = 1; // heard before a reply that was chosen
 // These do something of their own with keys.
@@ -190,29 +190,15 @@ class ReplayPage {
   }
 
   download(format) {
-    const path = this.source.download(format);
-    const link = element('a', message(`download.${format}`));
-    link.href = address(path);
-    link.download = '';
-    link.addEventListener('click', (event) => {
+    const link = downloadLink(this.source.download(format), message(`download.${format}`), (error) =>
+      this.showProblem(() => explainRefusal(error)),
+    );
+    link.addEventListener('click', () => {
       this.parts.downloads.open = false;
-      if (settings.get().accessKey === null) return;
-      event.preventDefault(); // a link carries no key
-      this.fetchFile(path).catch((error) => this.showProblem(() => explainRefusal(error)));
     });
     const row = element('li');
     row.append(link);
     return row;
-  }
-
-  async fetchFile(path) {
-    const answer = await ask(path);
-    const name = answer.headers.get('Content-Disposition')?.match(/filename="([^"]+)"/)?.[1];
-    const link = element('a');
-    link.href = URL.createObjectURL(await answer.blob());
-    link.download = name ?? path.split('/').at(-1);
-    link.click();
-    URL.revokeObjectURL(link.href);
   }
 
   /** `words` gives them in the language of the moment; null takes them away. */
@@ -287,7 +273,7 @@ class ReplayPage {
     document.addEventListener('drop', (event) => {
       event.preventDefault();
       const [file] = event.dataTransfer.files;
-      if (file?.name.endsWith(SESSION_SUFFIX)) this.openFile(file);
+      if (file !== undefined && isSessionFile(file)) this.openFile(file);
     });
     document.addEventListener('click', ({ target }) => {
       if (!parts.downloads.contains(target)) parts.downloads.open = false;

@@ -1,19 +1,9 @@
 // The server's answers over HTTP, wherever a proxy has put the page.
 
-import { message } from './messages.js';
+import { hasMessage, message } from './messages.js';
 import { settings } from './settings.js';
 
 const ROOT = new URL('../', import.meta.url);
-const KNOWN_CODES = [
-  'invalid_api_key',
-  'other_checkpoint',
-  'recording_full',
-  'recording_not_found',
-  'recording_off',
-  'share_not_found',
-  'sharing_off',
-  'upload_too_large',
-];
 
 /** The absolute address of a path of ours: `v1/gallery`. */
 export function address(path) {
@@ -67,6 +57,7 @@ export function post(path, body) {
 /** Why a question failed, in the page's language where the reason is a known one. */
 export function explainRefusal(error) {
   if (!(error instanceof ServerError)) return message('problem.server_gone');
-  if (KNOWN_CODES.includes(error.code)) return message(`refused.${error.code}`);
+  const known = `refused.${error.code}`;
+  if (hasMessage(known)) return message(known);
   return message('problem.refused', { reason: error.message.replace(/\.$/, '') });
 }

@@ -11,10 +11,14 @@ const LONGEST_PAUSE_MS = 4000;
 // Codes with which nobody chose to end the conversation.
 const LOST_CODES = [1001, 1005, 1006];
 
-function address(resumes) {
+function address(resumes, recording) {
   const url = new URL('v1/realtime?duplex=1&input_rate=16000', document.baseURI);
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
   if (resumes) url.searchParams.set('autostart', '0');
+  else if (recording !== null) {
+    url.searchParams.set('record', '1');
+    url.searchParams.set('title', recording.title);
+  }
   return url;
 }
 
@@ -31,10 +35,12 @@ export class RealtimeSocket {
   /**
    * `onEvent` gets every server event once. `onLost` is called when the connection is gone and
    * `onResumed` when it is back, with the seconds of our audio that had arrived. `onClosed` gets
-   * the close code when it is over, unless we closed it.
+   * the close code when it is over, unless we closed it. `recording` is {title} of the recording
+   * that is to be made, or null.
    */
-  constructor({ accessKey, onEvent, onLost, onResumed, onClosed }) {
+  constructor({ accessKey, recording, onEvent, onLost, onResumed, onClosed }) {
     this.accessKey = accessKey;
+    this.recording = recording;
     this.onEvent = onEvent;
     this.onLost = onLost;
     this.onResumed = onResumed;
@@ -52,7 +58,7 @@ export class RealtimeSocket {
 
   open() {
     const resumes = this.session !== null;
-    this.socket = new WebSocket(address(resumes), protocols(this.accessKey));
+    this.socket = new WebSocket(address(resumes, this.recording), protocols(this.accessKey));
     this.heardAt = performance.now();
     this.socket.onopen = () => {
       if (resumes) this.transmit(this.resumption());

@@ -6,6 +6,8 @@ import { settings } from './settings.js';
 // As in the page's address: #recording=ID, #shared=ID, #gallery=NAME.
 const FOLDERS = { recording: 'recordings', shared: 'shared', gallery: 'gallery' };
 
+const SUFFIX = '.aisession';
+
 export const EXPORTS = ['html', 'wav', 'markdown', 'vtt', 'srt'];
 
 /** The address of the page that replays a recording; its fragment is in no server's log. */
@@ -23,6 +25,10 @@ async function* lines(answer) {
     for (const line of whole.filter((text) => text.trim() !== '')) yield JSON.parse(line);
   }
   if (rest.trim() !== '') yield JSON.parse(rest);
+}
+
+export function isSessionFile({ name }) {
+  return name.toLowerCase().endsWith(SUFFIX);
 }
 
 export class Source {

@@ -1,0 +1,201 @@
+"""Recording from the page: the red button, the privacy panel, links, and session files opened."""
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from backend.gallery import FOLDER
+from backend.protocol import Emotion
+from backend.recordings import StoreOptions
+from backend.server import ServingOptions
+from tests.browsing import chromium, microphone_file, open_page, part
+from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.serving import serving
+
+FIRST = ScriptedReply("You said seven.", Emotion.HAPPY)
+LONGEST_WAIT_MS = 30_000
+DROP = """([name, content]) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name));
+  document.querySelector('h1').dispatchEvent(
+    new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true }));
+}"""
+
+Visit = Callable[[], Page]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
+    with sync_playwright() as playwright, chromium(playwright, microphone) as browser:
+        yield browser
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the server records."""
+    return tmp_path / "recordings"
+
+
+@pytest.fixture
+def address(folder: Path) -> Iterator[str]:
+    options = ServingOptions(recordings=StoreOptions(folder, may_share=True))
+    with serving(ScriptedEngine([FIRST]), options=options) as address:
+        yield address
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Visit]:
+    """Opens the live page, each time in a profile of its own."""
+    contexts: list[BrowserContext] = []
+
+    def visit() -> Page:
+        page = open_page(browser, address, locale="en-US")
+        page.set_default_timeout(LONGEST_WAIT_MS)
+        contexts.append(page.context)
+        return page
+
+    expect.set_options(timeout=LONGEST_WAIT_MS)
+    yield visit
+    expect.set_options(timeout=5_000)
+    for context in contexts:
+        context.close()
+
+
+def record(page: Page, title: str = "Seven") -> None:
+    """Press the red button, and say seven."""
+    page.get_by_role("button", name="Record").click()
+    page.get_by_label("Title").fill(title)
+    page.get_by_role("button", name="Start recording").click()
+    expect(page.locator(part("recordingLight"))).to_contain_text("recording 0:0")
+    page.get_by_role("button", name="Seven", exact=True).click()
+    expect(page.locator(part("turns")).locator("li")).to_contain_text(FIRST.text)
+
+
+def drop(page: Page, name: str, content: bytes) -> None:
+    page.evaluate(DROP, [name, base64.b64encode(content).decode()])
+
+
+def stored(folder: Path) -> list[str]:
+    """Recordings that the server holds, going on or not."""
+    return [path.name for path in folder.glob("*.aisession*")] if folder.exists() else []
+
+
+def test_recording_from_the_button_to_its_deletion(visit: Visit, folder: Path) -> None:
+    page = visit()
+    foot = page.locator(part("recordedNow"))
+    page.click(part("start"))
+    expect(page.locator(part("state"))).to_have_text("LISTENING")
+    expect(foot).to_have_text("Not recorded.")
+    assert stored(folder) == []
+    record(page)
+    expect(foot).to_have_text("Being recorded.")
+    page.get_by_role("button", name=re.compile("Stop recording")).click()
+    expect(page.locator(part("recordingLight"))).to_be_hidden()
+    expect(foot).to_have_text("Not recorded.")
+    expect(page.locator(part("state"))).to_have_text("LISTENING")
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Open the recording").click()
+    replay = opened.value
+    expect(replay.get_by_role("heading", level=1)).to_have_text("Seven")
+    expect(replay.locator(part("turns")).locator("li")).to_contain_text(FIRST.text)
+    page.click(part("openPrivacy"))
+    privacy = page.get_by_role("dialog", name="Privacy")
+    expect(privacy.get_by_role("link", name="Seven")).to_be_visible()
+    expect(privacy).to_contain_text("Nothing: no online voice has read a reply")
+    for name in ("Delete", "Delete for good?"):
+        privacy.get_by_role("button", name=name, exact=True).click()
+    expect(privacy).to_contain_text("Nothing of yours.")
+    assert stored(folder) == []
+    replay.reload()
+    expect(replay.get_by_role("alert")).to_contain_text("There is no such recording")
+
+
+def test_recording_ends_with_the_conversation_and_all_can_be_deleted(
+    visit: Visit, folder: Path
+) -> None:
+    page = visit()
+    for title in ("One", ""):
+        record(page, title)
+        page.click(part("start"))
+        expect(page.locator(part("recordingLight"))).to_be_hidden()
+        expect(page.locator(part("kept"))).to_contain_text("It stays on this server until you")
+    # Another profile has none of them; this one remembers.
+    other = visit()
+    other.click(part("openPrivacy"))
+    expect(other.get_by_role("dialog", name="Privacy")).to_contain_text("Nothing of yours.")
+    page.reload()
+    page.wait_for_selector("[data-ready]")
+    page.click(part("openPrivacy"))
+    recordings = page.locator(part("recordings")).locator("li")
+    expect(recordings).to_have_count(2)
+    expect(recordings.last).to_contain_text("One")
+    page.get_by_role("button", name="Delete all").click()
+    page.get_by_role("button", name="Delete for good?").click()
+    expect(recordings).to_have_count(0)
+    assert stored(folder) == []
+
+
+def test_shared_link_opens_and_ends(visit: Visit, browser: Browser) -> None:
+    page = visit()
+    record(page)
+    page.click(part("start"))
+    page.click(part("openPrivacy"))
+    page.get_by_role("button", name="Share…").click()
+    page.get_by_role("button", name="Make a link").click()
+    link = page.get_by_label(re.compile("^Link, until")).input_value()
+    guest = browser.new_context(locale="en-US").new_page()
+    guest.goto(link)
+    expect(guest.get_by_role("heading", level=1)).to_have_text("Seven")
+    expect(guest.locator(part("forkSection"))).to_be_hidden()
+    expect(guest.locator(part("openShare"))).to_be_hidden()
+    page.get_by_role("button", name="End", exact=True).click()
+    expect(page.locator(part("links")).locator("li")).to_have_count(0)
+    guest.reload()
+    expect(guest.get_by_role("alert")).to_contain_text("This link has ended")
+    guest.context.close()
+
+
+def test_session_file_that_is_dropped_is_opened(visit: Visit, folder: Path) -> None:
+    page = visit()
+    content = (FOLDER / "order.aisession").read_bytes()
+    drop(page, "broken.aisession", content[:5000])
+    expect(page.get_by_role("alert")).to_contain_text("refused")
+    assert stored(folder) == []
+    # A conversation that goes on is not left.
+    page.click(part("start"))
+    expect(page.locator(part("state"))).to_have_text("LISTENING")
+    drop(page, "order.aisession", content)
+    expect(page.locator(part("kept"))).to_contain_text("The session file was read.")
+    page.click(part("start"))
+    expect(page.locator(part("state"))).to_have_text("NOT STARTED")
+    drop(page, "order.aisession", content)
+    page.wait_for_url(re.compile("/live/replay.html#recording="))
+    expect(page.get_by_role("heading", level=1)).to_have_text("A coffee order")
+
+
+def test_server_that_records_nothing_says_so(browser: Browser) -> None:
+    with serving(ScriptedEngine([FIRST])) as address:
+        page = open_page(browser, address, locale="en-US")
+        expect(page.locator(part("record"))).to_be_hidden()
+        page.click(part("openPrivacy"))
+        privacy = page.get_by_role("dialog", name="Privacy")
+        expect(privacy).to_contain_text("This server records nothing.")
+        page.context.close()
+
+
+def test_full_server_says_so_and_nobody_talks_unrecorded(browser: Browser, folder: Path) -> None:
+    options = ServingOptions(recordings=StoreOptions(folder, max_mb=0.001))
+    with serving(ScriptedEngine([FIRST]), options=options) as address:
+        page = open_page(browser, address, locale="en-US")
+        page.get_by_role("button", name="Record").click()
+        page.get_by_role("button", name="Start recording").click()
+        expect(page.get_by_role("alert")).to_contain_text("no room for recordings")
+        expect(page.locator(part("state"))).to_have_text("NOT STARTED")
+        expect(page.locator(part("recordedNow"))).to_have_text("Not recorded.")
+        page.context.close()

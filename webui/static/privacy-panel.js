@@ -1,0 +1,151 @@
+// What is stored of this visitor, what left the server, and how to be rid of it.
+
+import { closable } from './dialog.js';
+import { downloadLink } from './download.js';
+import { element } from './element.js';
+import { clockTime, dateTime, size } from './figures.js';
+import { keptRecordings } from './kept-recordings.js';
+import { message } from './messages.js';
+import { ServerError, explainRefusal } from './server.js';
+import { Source, replayAddress } from './source.js';
+
+const GONE = 404;
+
+export class PrivacyPanel {
+  /** `server` is what it says of recordings: {is_on, may_share, max_mb}. */
+  constructor(parts, server, sharing) {
+    Object.assign(this, { parts, server, sharing });
+    this.recordings = []; // {source, about}
+    this.isSure = null; // the button that deletes with the next click
+    this.words = null; // what went wrong
+    closable(parts.privacy, parts.closePrivacy);
+    parts.openPrivacy.addEventListener('click', () => this.open());
+    parts.deleteAll.addEventListener('click', () => {
+      this.confirm(parts.deleteAll, this.recordings);
+    });
+    keptRecordings.onChange(() => this.showAgain());
+    this.showAgain();
+  }
+
+  async open() {
+    this.showProblem(null);
+    this.parts.privacy.showModal();
+    await this.load();
+  }
+
+  /** What the server has of the recordings that this browser knows of. */
+  async load() {
+    const sources = keptRecordings.ids.map((id) => new Source('recording', id));
+    const told = await Promise.all(sources.map((source) => this.askAbout(source)));
+    this.recordings = told.filter((recording) => recording !== null);
+    this.showAgain();
+  }
+
+  async askAbout(source) {
+    try {
+      return { source, about: await source.about() };
+    } catch (error) {
+      if (error instanceof ServerError && error.status === GONE) keptRecordings.forget(source.id);
+      else this.showProblem(() => explainRefusal(error));
+      return null;
+    }
+  }
+
+  /** Delete with the second click only. */
+  async confirm(button, recordings) {
+    if (this.isSure !== button) {
+      this.isSure = button;
+      button.textContent = message('privacy.sure');
+      return;
+    }
+    this.isSure = null;
+    await Promise.all(recordings.map((recording) => this.delete(recording)));
+    this.showAgain();
+    this.parts.closePrivacy.focus(); // the button is gone
+  }
+
+  async delete(recording) {
+    try {
+      await recording.source.delete();
+    } catch (error) {
+      if (!(error instanceof ServerError && error.status === GONE)) {
+        this.showProblem(() => explainRefusal(error));
+        return;
+      }
+    }
+    this.recordings = this.recordings.filter((other) => other !== recording);
+    keptRecordings.forget(recording.source.id);
+  }
+
+  // Showing
+
+  /** Write everything again, in a new language or after a change. */
+  showAgain() {
+    const { parts, server, recordings } = this;
+    this.isSure = null;
+    const where = message('privacy.where', {
+      host: location.host,
+      size: size(server.max_mb * 1e6),
+    });
+    const isEmpty = recordings.length === 0;
+    const nothing = message(server.is_on ? 'privacy.nothing' : 'privacy.off');
+    parts.privacyWhere.textContent = isEmpty ? nothing : where;
+    parts.recordings.replaceChildren(...recordings.map((recording) => this.row(recording)));
+    parts.deleteAll.hidden = isEmpty;
+    parts.deleteAll.textContent = message('privacy.deleteAll');
+    const number = keptRecordings.numOnlineReplies;
+    parts.privacyLeft.textContent =
+      number === 0 ? message('privacy.leftNothing') : message('privacy.leftSome', { number });
+    this.showProblem(this.words);
+  }
+
+  showProblem(words) {
+    this.words = words;
+    this.parts.privacyProblem.textContent = words?.() ?? '';
+  }
+
+  row(recording) {
+    const { source, about } = recording;
+    const row = element('li');
+    const title = element('a', about.title || message('replay.untitled'));
+    title.href = replayAddress('recording', source.id);
+    title.target = '_blank';
+    const facts = [
+      message('privacy.about', {
+        when: dateTime(about.started_at),
+        length: clockTime(about.seconds),
+        size: size(about.bytes),
+      }),
+    ];
+    if (about.is_live) facts.push(message('privacy.going'));
+    const number = about.shares.length;
+    if (number > 0) facts.push(message('privacy.shares', { number }));
+    const words = element('p', facts.join(' · '));
+    words.className = 'soft';
+    const buttons = element('p');
+    buttons.className = 'row';
+    buttons.append(this.download(source));
+    if (this.server.may_share) {
+      buttons.append(this.button('share.open', () => this.sharing.open(source)));
+    }
+    const remove = this.button('privacy.delete', () => this.confirm(remove, [recording]));
+    buttons.append(remove);
+    row.append(title, words, buttons);
+    return row;
+  }
+
+  button(key, onClick) {
+    const made = element('button', message(key));
+    made.type = 'button';
+    made.className = 'small';
+    made.addEventListener('click', onClick);
+    return made;
+  }
+
+  download(source) {
+    const onError = (error) => this.showProblem(() => explainRefusal(error));
+    const link = downloadLink(source.download('file'), message('privacy.download'), onError);
+    link.className = 'button';
+    return link;
+  }
+}
