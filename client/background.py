@@ -42,7 +42,10 @@ class BackgroundConversation:
         answer: Future[Answer] = Future()
 
         def ask() -> None:
-            answer.set_result(question(self._live))
+            try:
+                answer.set_result(question(self._live))
+            except Exception as error:
+                answer.set_exception(error)  # for whoever asked
 
         # The loop may be closed at any moment, and then answers nothing more.
         with suppress(RuntimeError):

@@ -4,6 +4,7 @@ PyAudio calls back on threads of its own, which must never wait: they only pass 
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ FILL_SECONDS = 0.02
 """Of the loudspeaker: so late a hold or a stop takes effect at most."""
 MOST_BLOCKS_WAITING = 200
 """10 s of the microphone; when nobody takes them, the rest is lost, and counted."""
+_PORTAUDIO = threading.RLock()
+"""There is one in a process, however many conversations use it."""
 LONGEST_LATENCY_SECONDS = 2.0
 """What a sound card says beyond that is no latency."""
 
@@ -67,16 +70,20 @@ class SoundCard:
     def __init__(self) -> None:
         self._pyaudio = _import_pyaudio()
         _silence_alsa()
-        with _quiet():
+        with _alone():
             self._portaudio: pyaudio.PyAudio = self._pyaudio.PyAudio()
 
     def close(self) -> None:
         """Let the sound card go; the streams must have been closed."""
-        with _quiet():
+        with _alone():
             self._portaudio.terminate()
 
     def devices(self) -> list[Device]:
         """Everything that can be heard or can play, in PortAudio's order."""
+        with _alone():
+            return self._devices()
+
+    def _devices(self) -> list[Device]:
         default_input = self._default(self._portaudio.get_default_input_device_info)
         default_output = self._default(self._portaudio.get_default_output_device_info)
         devices = []
@@ -126,7 +133,7 @@ class SoundCard:
             raise _unusable("microphone", device)
         microphone = Microphone(chosen, on_news)
         try:
-            with _quiet():
+            with _alone():
                 microphone.stream = self._portaudio.open(
                     rate=chosen.rate_hz,
                     channels=chosen.num_channels,
@@ -159,7 +166,7 @@ class SoundCard:
         """
         loudspeaker = Loudspeaker(chosen, player)
         try:
-            with _quiet():
+            with _alone():
                 loudspeaker.stream = self._portaudio.open(
                     rate=chosen.rate_hz,
                     channels=chosen.num_channels,
@@ -189,7 +196,7 @@ class SoundCard:
             f"{side}_format": self._pyaudio.paInt16,
         }
         try:
-            with _quiet():
+            with _alone():
                 return bool(self._portaudio.is_format_supported(chosen.rate_hz, **arguments))
         except ValueError:
             return False  # PyAudio's way to say no
@@ -211,7 +218,7 @@ class _Stream:
     def close(self) -> None:
         """Let the device go."""
         if self.stream is not None:
-            with suppress(OSError), _quiet():  # a device that was unplugged is gone already
+            with suppress(OSError), _alone():  # a device that was unplugged is gone already
                 self.stream.close()
 
 
@@ -347,9 +354,12 @@ def _silence_alsa() -> object:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what JACK and ALSA write past Python from the terminal: errors come back as codes."""
-    with open(os.devnull, "wb") as nothing:
+def _alone() -> Iterator[None]:
+    """Call PortAudio, which is for one thread at a time, and keep it from the terminal.
+
+    JACK and ALSA write there, past Python, what also comes back as a code.
+    """
+    with _PORTAUDIO, open(os.devnull, "wb") as nothing:
         kept = os.dup(2)
         try:
             os.dup2(nothing.fileno(), 2)

@@ -157,7 +157,8 @@ class RealtimeSocket:
         )
         try:
             connection = await connecting
-        except (OSError, InvalidHandshake, TimeoutError, EOFError, ValueError) as error:
+        except (OSError, InvalidHandshake, EOFError, ValueError, ImportError) as error:
+            # ImportError: a proxy of a kind that needs another library.
             if self._session is None:
                 raise ServerUnreachableError(_unreachable(self._address, error)) from error
             return LOST

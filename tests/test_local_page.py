@@ -86,7 +86,7 @@ def test_conversation_goes_on_beside_the_page(
     for at in range(0, len(VOICE), FRAME_SAMPLES):
         card.microphone_of.take_in(float_to_pcm16(VOICE[at : at + FRAME_SAMPLES]), 0, {}, 0)
     run_until(page, lambda: "Coming &lt;up&gt;." in picture(page, "said"), "the reply")
-    assert "data-emotion='happy'" in picture(page, "now")
+    run_until(page, lambda: "data-emotion='happy'" in picture(page, "now"), "the face")
     assert "<circle cx=" in picture(page, "now")
     page.toggle(key="muted").set_value(True).run()
     page.slider(key="bias").set_value(2.0).run()

@@ -1,7 +1,10 @@
 """The terminal client with a microphone and a loudspeaker: a virtual sound card carries a voice."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +23,7 @@ from tests.virtual_sound import (
     wait_until,
 )
 
+REPOSITORY = Path(__file__).parents[1]
 VOICE = read_audio(SAMPLES / "digit_seven.ogg")
 LONG_VOICE = read_audio(SAMPLES / "order_small_latte_double_shot.ogg")
 ATTEMPTS = 3
@@ -92,6 +96,35 @@ def test_devices_are_listed(sound_card: VirtualSoundCard) -> None:
         assert program.ended() == 0
     microphones = program.lines[1 : program.lines.index("Loudspeakers:")]
     assert any(line.endswith(f"  {MICROPHONE}") for line in microphones)
+
+
+def test_conversations_open_the_sound_card_side_by_side(sound_card: VirtualSoundCard) -> None:
+    script = """
+import threading
+from client.sound_card import SoundCard
+
+def look():
+    for _ in range(3):
+        card = SoundCard()
+        card.devices()
+        card.close()
+
+threads = [threading.Thread(target=look) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    # PortAudio is not made for it, and brings the process down.
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env=sound_card.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_device_that_is_not_there_is_named(sound_card: VirtualSoundCard) -> None:

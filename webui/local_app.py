@@ -21,12 +21,23 @@ LOOK_SECONDS = 0.25
 NO_SOUND = "none: I only type"
 
 
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What can be chosen, or why nothing can."""
+
+    inputs: list[Device]
+    outputs: list[Device]
+    problem: str | None = None
+
+
 @dataclass(slots=True)
 class Desk:
     """What one browser has here."""
 
     conversation: BackgroundConversation | None = None
     problem: str | None = None
+    devices: Devices | None = None
+    """As they were when the page was opened, or the user looked again."""
 
     @property
     def is_running(self) -> bool:
@@ -51,18 +62,16 @@ def desk() -> Desk:
     return Desk()
 
 
-@dataclass(frozen=True, slots=True)
-class Devices:
-    """What can be chosen, or why nothing can."""
-
-    inputs: list[Device]
-    outputs: list[Device]
-    problem: str | None = None
-
-
-@st.cache_data(ttl=30, show_spinner="Looking for microphones and loudspeakers")
 def devices() -> Devices:
-    """The sound cards of this machine; asking takes a moment."""
+    """Those of this browser's desk; asking takes a moment."""
+    if (found := desk().devices) is None:
+        with st.spinner("Looking for microphones and loudspeakers"):
+            found = desk().devices = look_for_devices()
+    return found
+
+
+def look_for_devices() -> Devices:
+    """The sound cards of this machine."""
     try:
         card = SoundCard()
     except ClientError as error:
@@ -124,7 +133,7 @@ def settings() -> Chosen:
         if st.button(
             "Look again", disabled=is_running, help="After connecting a device.", key="look_again"
         ):
-            devices.clear()
+            desk().devices = None
             st.rerun()
         has_sound = has_devices and microphone != NO_SOUND
         speaks = st.toggle(
