@@ -114,3 +114,28 @@ def test_a_cancelled_reply_is_complete_once_the_model_is_done() -> None:
     assert not reply.is_complete
     reply.generated(TurnDone(0, 0, "", None, TurnStatus.CANCELLED))
     assert reply.is_complete
+
+
+def test_what_is_cut_off_was_heard_up_to_there() -> None:
+    playback = Playback()
+    first, second = spoken_reply(2.0), spoken_reply(1.0)
+    for reply in (first, second):
+        playback.reply_started(reply, 0.0)
+        playback.sound_arrived(reply, 0.0)
+    assert playback.unheard(1.5) == [(first, 1500), (second, 0)]
+
+
+def test_what_is_cut_off_while_it_is_held_was_heard_before() -> None:
+    playback, reply = Playback(), spoken_reply(2.0)
+    playback.reply_started(reply, 0.0)
+    playback.hold(0.5)
+    assert playback.unheard(1.5) == [(reply, 500)]
+
+
+def test_what_was_heard_to_its_end_is_not_cut_off() -> None:
+    playback, reply = Playback(), spoken_reply(2.0)
+    playback.reply_started(reply, 0.0)
+    assert playback.unheard(2.5) == []
+    unfinished = spoken_reply(2.0, is_complete=False)
+    playback.reply_started(unfinished, 3.0)
+    assert (unfinished, 2000) in playback.unheard(9.0)

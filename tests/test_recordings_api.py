@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,17 +14,19 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from backend.access import Doorkeeper
-from backend.config import SamplingConfig, SessionSettings
+from backend.config import EngineConfig, SamplingConfig, SessionSettings
+from backend.engine.core import EngineCore
 from backend.model.checkpoint import Checkpoint
 from backend.realtime.admission import Admission
 from backend.realtime.timing import SystemTime
+from backend.recorder import Recorder, describe
 from backend.recordings import Recordings, RecordingStore, StoreOptions
 from backend.recordings.forking import Forks
 from backend.recordings.gallery import Gallery
 from backend.recordings_api import RecordingsApi
 from backend.replay import ForkOptions
 from backend.session_file import SessionFile
-from tests.recording import noise_chunks, record, rewrite
+from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
 
 SETTINGS = SessionSettings(
     sampling=SamplingConfig(temperature=0.8, top_k=5), seed=3, max_reply_tokens=8
@@ -120,6 +123,30 @@ def test_a_recording_is_read(site: Site, packed: Path) -> None:
     assert response.headers["cache-control"] == "private, no-store"
 
 
+def test_one_that_goes_on_is_read_and_taken_away(site: Site, golden_checkpoint: Checkpoint) -> None:
+    """And one that was cut off, which is the same folder."""
+    recording_id, path = site.store.new_path()
+    address = f"/v1/recordings/{recording_id}"
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1))
+    recorder = Recorder(
+        path, describe(golden_checkpoint, SETTINGS, core.max_positions), refuse_notices
+    )
+    session = core.open(SETTINGS, recorder)
+    for chunk in noise_chunks(6):
+        core.hear(session, chunk)
+    run(core)
+    deadline = time.monotonic() + 60
+    while (summary := site.client.get(address).json())["seconds"] < 2.4:
+        assert time.monotonic() < deadline, "what was heard is not written"
+    assert not summary["is_complete"]
+    whole = site.client.get(f"{address}/file").content
+    recorder.close()
+    brought = site.client.post("/v1/recordings", content=whole).json()["recording_id"]
+    for name in (brought, recording_id):
+        summary = site.client.get(f"/v1/recordings/{name}").json()
+        assert (summary["seconds"], summary["is_complete"]) == (2.4, True)
+
+
 @pytest.mark.parametrize("wanted", ["html", "vtt", "srt", "markdown", "wav"])
 def test_a_recording_is_exported(site: Site, wanted: str) -> None:
     response = site.get(f"/export/{wanted}")
@@ -201,6 +228,9 @@ def test_anybody_reads_the_gallery(
     # What is recorded is for those who know the key, and the id.
     assert site.code("GET", site.address) == (401, "invalid_api_key")
     assert site.get(headers=KEY).status_code == 200
+    # So is a processor's time.
+    fork = site.code("POST", "/v1/gallery/noise/forks", json={"from_chunk": 1})
+    assert fork == (401, "invalid_api_key")
 
 
 def test_pages_from_elsewhere_are_refused(site: Site) -> None:
