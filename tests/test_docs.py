@@ -385,6 +385,14 @@ def test_the_way_of_a_chunk_is_the_code_s() -> None:
         assert name in defined(REPOSITORY / file), f"{file} has no {name}"
 
 
+def test_the_architecture_names_every_package() -> None:
+    said = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for package in ("backend", "client", "webui"):
+        for file in (REPOSITORY / package).rglob("__init__.py"):
+            name = f"{file.parent.relative_to(REPOSITORY)}/"
+            assert f"`{name}`" in said or name == "backend/", f"docs/architecture.md lacks {name}"
+
+
 def test_every_problem_of_the_page_is_in_troubleshooting() -> None:
     words = (REPOSITORY / "webui" / "static" / "messages-en.js").read_text(encoding="utf-8")
     problems = re.findall(r"'problem\.(\w+)':\s+'([^']*)'", words)
