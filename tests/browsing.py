@@ -17,6 +17,8 @@ from backend.live_bench import CHROMIUM_FLAGS, system_chromium
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 MICROPHONE_RATE_HZ = 48_000
+WAIT_MS = 60_000
+"""For what a page does; a busy machine takes its time."""
 QUIET_SECONDS = 2.0
 """Before and after a recording."""
 TONE_SECONDS = 120
@@ -77,7 +79,9 @@ def part(name: str) -> str:
 
 def open_page(browser: Browser, address: str, **options: Any) -> Page:
     """The live page in a profile of its own, ready to be used."""
-    page = browser.new_context(**options).new_page()
+    context = browser.new_context(**options)
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
     page.goto(f"http://{address}/")
     page.wait_for_selector("[data-ready]")
     return page

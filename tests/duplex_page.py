@@ -3,12 +3,15 @@
 import base64
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from playwright.sync_api import Browser, Page, WebSocketRoute
+
+from tests.browsing import WAIT_MS
 
 SAMPLE_RATE_HZ = 16_000
 CHUNK_SAMPLES = 6_400
@@ -49,6 +52,18 @@ _TAP = """async () => {
   tap.port.onmessage = ({ data }) => window.played.push(data);
   playback.node.connect(tap);
   tap.connect(context.destination);
+}"""
+
+_PLAYED_SAMPLES = "() => window.played.reduce((sum, block) => sum + block.length, 0)"
+
+# Minutes of samples, where a machine is busy: as base64, for a list of numbers takes seconds.
+_PLAYED = """async () => {
+  const url = await new Promise((onRead) => {
+    const reader = new FileReader();
+    reader.onload = () => onRead(reader.result);
+    reader.readAsDataURL(new Blob(window.played));
+  });
+  return url.slice(url.indexOf(',') + 1);
 }"""
 
 # What the page must have played for PCM16 at 24 kHz, by its own resampler.
@@ -196,7 +211,9 @@ class DuplexPage:
     """A page whose panel only remembers; what it shows and plays can be asked."""
 
     def __init__(self, browser: Browser, address: str) -> None:
-        self.page = browser.new_context().new_page()
+        context = browser.new_context()
+        context.set_default_timeout(WAIT_MS)
+        self.page = context.new_page()
         self.page.goto(f"http://{address}/health")
         self.server = DuplexServer(self.page)
         # A document that is open already keeps its own sockets: only the next one is routed.
@@ -213,16 +230,22 @@ class DuplexPage:
     def wait(self, condition: str) -> None:
         self.page.wait_for_function(condition)
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    def wait_until(self, condition: Callable[[], bool]) -> None:
         """Let the page run until `condition` of the server holds."""
-        for _ in range(round(seconds / 0.02)):
-            if condition():
-                return
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen"
             self.page.wait_for_timeout(20)
-        raise AssertionError("it did not happen")
 
-    def settle(self, seconds: float) -> None:
-        self.page.wait_for_timeout(seconds * 1000)
+    def play_on(self, seconds: float) -> None:
+        """Let the page run until its loudspeaker has played so much more, sound or silence."""
+        end = self.page.evaluate(_PLAYED_SAMPLES) + seconds * self.rate_hz
+        self.page.wait_for_function(f"(end) => ({_PLAYED_SAMPLES})() >= end", arg=end)
+
+    def hear_on(self, seconds: float) -> None:
+        """Let the page run until it has captured so much more."""
+        end = self.page.evaluate("() => live.conversation.seconds") + seconds
+        self.page.wait_for_function("(end) => live.conversation.seconds >= end", arg=end)
 
     def shown(self, name: str) -> list[Any]:
         """The panel's calls of one name, each a list of values."""
@@ -236,9 +259,7 @@ class DuplexPage:
 
     def played(self) -> npt.NDArray[np.float32]:
         """What the loudspeaker has played so far, at the context's rate."""
-        return np.array(
-            self.page.evaluate("() => window.played.flatMap((block) => [...block])"), np.float32
-        )
+        return np.frombuffer(base64.b64decode(self.page.evaluate(_PLAYED)), np.float32)
 
     def expected(self, pcm: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
         """What playing `pcm` once must give."""

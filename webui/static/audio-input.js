@@ -52,6 +52,16 @@ export class AudioInput {
     return this.microphone !== null;
   }
 
+  /** Whether nothing of the room is heard, and nothing that is played is. */
+  get isSilenced() {
+    const plays = [...this.playing].some(({ isHeard }) => isHeard);
+    return this.hasMicrophone && !this.isMicrophoneWanted && !plays;
+  }
+
+  get isMicrophoneWanted() {
+    return this.isTalkHeld || (!this.isMuted && !this.needsHold);
+  }
+
   /** Asking again while the visitor is being asked waits for the same answer. */
   openMicrophone(settings) {
     this.opening ??= this.askForMicrophone(settings).finally(() => {
@@ -198,6 +208,7 @@ export class AudioInput {
     if (as !== null) instead[as]?.stop();
     await new Promise((resolve, reject) => {
       const playing = {
+        isHeard,
         stop: () => {
           player.stop();
           player.node.disconnect();
@@ -235,8 +246,7 @@ export class AudioInput {
 
   updateGate() {
     const { recording, replay } = this.insteadOfMicrophone;
-    const isWanted = this.isTalkHeld || (!this.isMuted && !this.needsHold);
-    const isOpen = isWanted && recording === null && replay === null;
+    const isOpen = this.isMicrophoneWanted && recording === null && replay === null;
     this.gate.gain.setTargetAtTime(isOpen ? 1 : 0, this.context.currentTime, GATE_SECONDS / 3);
   }
 }

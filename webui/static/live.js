@@ -514,8 +514,13 @@ export class Live {
   /** The conversation will end for want of activity; any touch of the page is some. */
   warnOfEnd({ time_left_ms: timeLeftMs }) {
     this.stopWatchingActivity();
-    const seconds = Math.round(timeLeftMs / 1000);
-    this.panel.showNotice(() => message('notice.idle', { seconds }));
+    this.panel.showNotice(() => message('notice.idle'));
+    const endsAt = performance.now() + timeLeftMs;
+    const count = () => {
+      this.panel.showTimeLeft(Math.max(0, Math.round((endsAt - performance.now()) / 1000)));
+    };
+    count();
+    const counting = setInterval(count, 1000);
     const watch = new AbortController();
     const isActive = () => {
       this.socket.send({ type: 'session.heartbeat', active: true });
@@ -526,6 +531,8 @@ export class Live {
     }
     this.stopWatchingActivity = () => {
       watch.abort();
+      clearInterval(counting);
+      this.panel.showTimeLeft(null);
       this.panel.showNotice(null);
       this.stopWatchingActivity = () => {};
     };
@@ -567,7 +574,8 @@ export class Live {
       this.conversation.currentTurn !== null ||
       performance.now() < this.speakingUntil;
     if (isSpeaking) return 'speaking';
-    return this.conversation.secondsBehind > 0 ? 'catching_up' : 'listening';
+    if (this.conversation.secondsBehind > 0) return 'catching_up';
+    return this.sound.input.isSilenced ? 'muted' : 'listening';
   }
 
   show() {

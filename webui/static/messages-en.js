@@ -11,6 +11,7 @@ export const ENGLISH = {
   'state.connecting': 'CONNECTING',
   'state.queued': 'QUEUED',
   'state.listening': 'LISTENING',
+  'state.muted': 'MUTED',
   'state.speaking': 'SPEAKING',
   'state.catching_up': 'CATCHING UP',
   'state.reconnecting': 'RECONNECTING',
@@ -331,7 +332,8 @@ export const ENGLISH = {
   'notice.reconnecting':
     'The connection was lost. Trying to take up the conversation where it was; you can go on speaking.',
   'notice.idle':
-    'Nothing has happened for a while. The conversation ends in {seconds} s; speak or touch the page to keep it.',
+    'Nothing has happened for a while, so the conversation is about to end; speak or touch the page to keep it.',
+  'notice.time_left': '{seconds} s left',
   'notice.voice_fallback': 'The online voice cannot be reached, so the offline voice speaks.',
 
   // Problems

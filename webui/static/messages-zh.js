@@ -11,6 +11,7 @@ export const CHINESE = {
   'state.connecting': '正在连接',
   'state.queued': '排队中',
   'state.listening': '正在听',
+  'state.muted': '已静音',
   'state.speaking': '正在说',
   'state.catching_up': '正在追赶',
   'state.reconnecting': '正在重连',
@@ -317,7 +318,8 @@ export const CHINESE = {
 
   // 通知
   'notice.reconnecting': '连接已断开，正在从断开处恢复对话。您可以继续说话。',
-  'notice.idle': '已有一段时间没有动静。对话将在 {seconds} 秒后结束；说句话或点一下页面即可继续。',
+  'notice.idle': '已有一段时间没有动静，对话即将结束；说句话或点一下页面即可继续。',
+  'notice.time_left': '还剩 {seconds} 秒',
   'notice.voice_fallback': '无法连接在线语音，改用离线语音朗读。',
 
   // 问题

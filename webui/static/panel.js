@@ -15,7 +15,7 @@ import { translate } from './translate.js';
 import { Turns } from './turns.js';
 import { since, steps } from './waterfall.js';
 
-const RESTING = ['idle', 'connecting', 'queued', 'reconnecting'];
+const RESTING = ['idle', 'connecting', 'queued', 'reconnecting', 'muted'];
 const OTHER_LANGUAGE = {
   en: { tag: 'zh', name: '中文' },
   zh: { tag: 'en', name: 'English' },
@@ -323,6 +323,11 @@ export class Panel {
   /** Calm information: `words` gives it in the language of the moment; null takes it away. */
   showNotice(words) {
     this.showMessage('notice', words);
+  }
+
+  /** Seconds until an idle conversation ends; null where it does not. */
+  showTimeLeft(seconds) {
+    this.showMessage('timeLeft', seconds === null ? null : () => message('notice.time_left', { seconds }));
   }
 
   showProblem(words) {
