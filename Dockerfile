@@ -29,7 +29,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data app && \
     mkdir /data && chown app:app /data
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
-COPY app.py LICENSE ./
+COPY app.py LICENSE requirements.txt ./
 COPY assets ./assets
 COPY client ./client
 COPY webui ./webui

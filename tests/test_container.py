@@ -80,6 +80,7 @@ def test_the_image_holds_what_runs_and_no_more(image: Path) -> None:
         "assets/samples/samples.json",
         "backend/server.py",
         "client/address.py",
+        "requirements.txt",
         "webui/static/main.js",
     }
     assert not any(
@@ -117,6 +118,8 @@ def test_the_program_runs_there(image: Path) -> None:
     )
     findings = json.loads(examined.stdout)["findings"]
     assert ("checkpoint", "ok") in {(each["about"], each["verdict"]) for each in findings}
+    # What cannot be looked at there lacks a package, here all of them, and no file.
+    assert not [each["text"] for each in findings if "FileNotFoundError" in each["text"]]
 
 
 def test_the_recipe_s_steps_can_be_read() -> None:
