@@ -151,8 +151,8 @@ class Conversation:
         self.entries: History[Turn | TypedEntry] = History(200)
         """Replies and what was typed, in order."""
         self.latencies: Latencies | None = None
-        self.has_asked = False
-        """Whether a reply was asked for other than by voice."""
+        self.typed_at: float | None = None
+        """When something was typed that has no reply yet."""
         self.num_samples = 0
         self.num_turns = 0
         self.positions: int | None = None
@@ -244,9 +244,9 @@ class Conversation:
                     (response.get("status_details") or {}).get("reason"),
                 )
 
-    def typed(self, text: str) -> None:
+    def typed(self, text: str, now: float) -> None:
         """Something was typed, which asks for a reply."""
-        self.has_asked = True
+        self.typed_at = now if self.typed_at is None else self.typed_at
         self.entries.push(TypedEntry(text, self.seconds))
 
     def _decided(self, metadata: dict[str, Any], *, speaks: bool) -> None:
@@ -275,9 +275,11 @@ class Conversation:
         metadata = event["metadata"]
         seconds = metadata["seconds"]
         speech_end = metadata.get("speech_end_seconds")
-        # What was typed may be answered before any sound was captured.
-        asked_at = self.time_of(seconds if speech_end is None else speech_end)
-        asked_at = now if asked_at is None else asked_at
+        asked_at = self.typed_at
+        if asked_at is None:
+            asked_at = self.time_of(seconds if speech_end is None else speech_end)
+        if asked_at is None:
+            asked_at = now  # it begins to speak before any sound was captured
         self.num_turns += 1
         turn = Turn(
             number=self.num_turns,
@@ -286,10 +288,10 @@ class Conversation:
             emotion=Emotion(metadata["emotion"]) if "emotion" in metadata else None,
             asked_at=asked_at,
             timing=Timing(max(0.0, (now - asked_at) * 1000)),
-            is_unprompted=speech_end is None and not self.has_asked,
-            is_typed=self.has_asked,
+            is_unprompted=speech_end is None and self.typed_at is None,
+            is_typed=self.typed_at is not None,
         )
-        self.has_asked = False
+        self.typed_at = None
         self.turns.push(turn)
         self.entries.push(turn)
         self._turn_by_response[turn.response_id] = turn

@@ -165,7 +165,7 @@ class Live:
     def send_text(self, text: str) -> None:
         """Have the model read something."""
         if text.strip():
-            self.conversation.typed(text.strip())
+            self.conversation.typed(text.strip(), time.monotonic())
             self._typed.send(text.strip())
 
     def mute(self, is_muted: bool) -> None:
@@ -225,7 +225,7 @@ class Live:
         return (
             self._phase is _Phase.OPEN
             and not self._typed.is_waiting
-            and not self.conversation.has_asked
+            and self.conversation.typed_at is None
             and not self._speech.is_active
             and self.conversation.current_turn is None
         )

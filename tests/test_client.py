@@ -141,8 +141,10 @@ async def test_typed_text_outlives_a_lost_connection(
         line.cut()
         talk.live.send_text("What is seven?")
         await talk.until_told("response.done")
-        assert talk.live.conversation.turns.last is not None
-        assert talk.live.conversation.turns.last.is_typed
+        turn = talk.live.conversation.turns.last
+        assert turn is not None
+        assert turn.is_typed
+        assert turn.timing.decided_ms > 0
         assert line.num_connections == 2
         assert talk.told("error") == []
 

@@ -19,6 +19,8 @@ from webui.local_drawing import SHOW, STYLE, conversation_html, now_html
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 LOOK_SECONDS = 0.25
 NO_SOUND = "none: I only type"
+# Streamlit pales what it is about to draw again, which is several times a second here.
+STEADY = "<style>[data-stale] { opacity: 1 !important; transition: none !important; }</style>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def look_for_devices() -> Devices:
 def main() -> None:
     """Draw the page."""
     st.set_page_config("Audio-Interaction Live", layout="wide", menu_items={})
+    st.html(STEADY)
     st.markdown("#### Audio-Interaction Live")
     chosen = settings()
     left, right = st.columns([3, 2], gap="large")
