@@ -98,7 +98,7 @@ def serve(parsed: argparse.Namespace) -> int:
         parsed.idle_minutes,
         parsed.trusted_proxies or here.trusted_proxies,
         _store_options(parsed) if here.may_record and not parsed.no_recordings else None,
-        own_hosts=here.own_hosts,
+        own_hosts=here.own_hosts + tuple(parsed.host_name or ()),
         framed_by=here.framed_by + tuple(parsed.framed_by or ()),
     )
     with ExitStack() as stack:
@@ -366,6 +366,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--trusted-proxies",
         metavar="ADDRESSES",
         help="believe X-Forwarded-For of these, with commas, or * (nobody)",
+    )
+    parser.add_argument(
+        "--host-name",
+        action="append",
+        metavar="NAME",
+        help="let browsers ask for this name over http (localhost, addresses, this machine's name)",
     )
     parser.add_argument(
         "--framed-by",

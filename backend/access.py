@@ -1,9 +1,11 @@
 """Who may connect: our own page, those who know the key, not too many from one address."""
 
 import secrets
+import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,7 +27,7 @@ class Doorkeeper:
 
     Args:
         access_key: what a client has to know; None lets everybody in.
-        own_hosts: more hosts that our own page may come from.
+        own_hosts: more hosts that our own page may come from, or be asked for by.
     """
 
     def __init__(
@@ -52,6 +54,10 @@ class Doorkeeper:
             ConnectionEnd: it may not connect.
         """
         _require_same_origin(connection.headers, self._own_hosts)
+        is_perhaps_a_page = "origin" in connection.headers or connection.scope["type"] == "http"
+        # A page from elsewhere does not know the key.
+        if is_perhaps_a_page and self._access_key is None:
+            _require_own_host(connection.headers, self._own_hosts)
         if needs_key:
             self._require_key(connection)
         address = connection.client.host if connection.client else ""
@@ -146,6 +152,54 @@ def _require_same_origin(headers: Headers, own_hosts: Sequence[str]) -> None:
             "origin_not_allowed",
         )
         raise ConnectionEnd(error, CloseCode.POLICY)
+
+
+def may_be_rebound(headers: Headers, own_hosts: Sequence[str] = ()) -> bool:
+    """Whether a page from elsewhere may have given its own host our address.
+
+    Such a page is of the same origin for its browser and for `is_same_origin` (DNS rebinding). It
+    cannot do so with an address, with `localhost` or with a name that is not its own, nor over
+    https, as it has no certificate for us. Only over https, or to a local name, do browsers say
+    where a request comes from (`Sec-Fetch-Site`), and no page can.
+    """
+    if "sec-fetch-site" in headers or headers.get("origin", "").startswith("https://"):
+        return False
+    asked_for = _host_and_port(f"http://{headers.get('host', '')}")
+    if asked_for is None:
+        return True
+    name = asked_for[0].rstrip(".")
+    machine = socket.gethostname().lower()
+    ours = {"localhost", machine, f"{machine}.local", *map(_name, own_hosts)}
+    return not (name in ours or name.endswith(".localhost") or _is_address(name))
+
+
+def _require_own_host(headers: Headers, own_hosts: Sequence[str]) -> None:
+    """Let nobody in who asks for a host that may be a foreign page's.
+
+    Raises:
+        ConnectionEnd: somebody does.
+    """
+    if may_be_rebound(headers, own_hosts):
+        host = headers.get("host", "")[:200]
+        error = WireError(
+            f"this server does not know that it is {host!r}: open it by its address, by https or "
+            "as localhost, or start it with --host-name and that name",
+            "origin_not_allowed",
+        )
+        raise ConnectionEnd(error, CloseCode.POLICY)
+
+
+def _name(host: str) -> str | None:
+    parts = _host_and_port(f"http://{host}")
+    return parts[0] if parts else None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_and_port(url: str) -> tuple[str, int | None] | None:

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from backend.access import Doorkeeper, offered_key
+from backend.access import Doorkeeper, may_be_rebound, offered_key
 from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES
 from backend.events import Event
@@ -677,6 +677,45 @@ def test_an_address_has_so_many_sockets_and_no_more() -> None:
         with door.let_in(knock("203.0.113.8")):
             pass
     with door.let_in(knock()):
+        pass
+
+
+ASKED_FOR = {
+    "localhost": ({"host": "localhost:7860"}, True),
+    "a local name": ({"host": "live.localhost:7860"}, True),
+    "an address": ({"host": "192.168.1.20:7860"}, True),
+    "an address of six": ({"host": "[fe80::1]:7860"}, True),
+    "the machine": ({"host": f"{socket.gethostname()}:7860"}, True),
+    "a name it was given": ({"host": "Voice.lan:7860"}, True),
+    "over https": ({"host": "live.example", "origin": "https://live.example"}, True),
+    "over https, a request": ({"host": "live.example", "sec-fetch-site": "same-origin"}, True),
+    "rebound": ({"host": "evil.example:7860", "origin": "http://evil.example:7860"}, False),
+    "rebound, a request": ({"host": "evil.example:7860"}, False),
+    "rebound, forwarded": ({"host": "evil.example", "x-forwarded-host": "localhost"}, False),
+    "a name that looks like one": ({"host": "localhost.evil.example"}, False),
+    "a number": ({"host": "2130706433.evil.example:7860"}, False),
+    "nothing": ({}, False),
+}
+
+
+@pytest.mark.parametrize("name", ASKED_FOR)
+def test_a_page_cannot_make_its_own_name_lead_here(name: str) -> None:
+    headers, is_let_in = ASKED_FOR[name]
+    assert may_be_rebound(Headers(headers), ["voice.lan:80"]) is not is_let_in
+
+
+def test_who_may_be_rebound_is_told_how_to_come_in() -> None:
+    page = {"host": "evil.example", "origin": "http://evil.example"}
+    with pytest.raises(ConnectionEnd) as refused, Doorkeeper().let_in(knock(**page)):
+        pass
+    assert refused.value.reason == "origin_not_allowed"
+    assert refused.value.error is not None
+    assert "--host-name" in str(refused.value.error)
+    with Doorkeeper(own_hosts=["evil.example"]).let_in(knock(**page)):
+        pass
+    with Doorkeeper().let_in(knock(host="evil.example")):
+        pass  # a socket without an origin is no page's
+    with Doorkeeper(KEY).let_in(knock(**page, authorization=f"Bearer {KEY}")):
         pass
 
 
