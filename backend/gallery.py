@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,14 +90,19 @@ def read_plots(path: Path = FOLDER / LIST) -> list[Plot]:
 
 
 class LiveClock:
-    """Seconds of a live conversation, in which nobody has to wait for the sound to be over."""
+    """Seconds of a live conversation, in which nobody has to wait for the sound to be over.
 
-    def __init__(self) -> None:
-        self._ahead = -time.perf_counter()
+    Args:
+        machine: the clock by which work takes its time.
+    """
+
+    def __init__(self, machine: Callable[[], float]) -> None:
+        self._machine = machine
+        self._ahead = -machine()
 
     def __call__(self) -> float:
         """How much time has passed in it."""
-        return time.perf_counter() + self._ahead
+        return self._machine() + self._ahead
 
     def go_on_to(self, seconds: float) -> None:
         """Let it be that late, if it is not yet."""
@@ -257,8 +263,19 @@ def _milliseconds(seconds: float | None, since: float) -> float | None:
     return None if seconds is None else round(1000 * (seconds - since), 1)
 
 
-def record_plot(checkpoint: Checkpoint, plot: Plot, folder: Path) -> Path:
+def record_plot(
+    checkpoint: Checkpoint,
+    plot: Plot,
+    folder: Path,
+    machine: Callable[[], float] = time.perf_counter,
+) -> Path:
     """Perform a plot and write its session file into `folder`.
+
+    Args:
+        checkpoint: who replies.
+        plot: what is heard.
+        folder: where the file goes.
+        machine: the clock by which work takes its time, in seconds.
 
     Raises:
         SessionFileError: it could not be written.
@@ -268,7 +285,7 @@ def record_plot(checkpoint: Checkpoint, plot: Plot, folder: Path) -> Path:
     settings = SessionSettings(sampling=GREEDY)
     manifest = describe(checkpoint, settings, core.max_positions, title=plot.title)
     problems: list[str] = []
-    clock = LiveClock()
+    clock = LiveClock(machine)
     recorder = Recorder(folder / f"{plot.name}{SUFFIX}", manifest, problems.append, clock)
     try:
         Performance(core, recorder, clock).perform(plot)

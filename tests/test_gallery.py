@@ -4,14 +4,22 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from backend.export.fields import story_fields
 from backend.gallery import FOLDER, LIST, SAMPLES, SUFFIX, Cue, Plot, read_plots, record_plot
 from backend.model.checkpoint import Checkpoint
 from backend.replay import Verifier
 from backend.session_file import SessionFile, read_story
-from backend.session_file.records import BargeInRecord, LatencyRecord, PlaybackRecord, TypedRecord
+from backend.session_file.records import (
+    REPLY_RATE_HZ,
+    BargeInRecord,
+    LatencyRecord,
+    PlaybackRecord,
+    TypedRecord,
+)
 
 PLOTS = read_plots()
 MOST_BYTES = 3_000_000
@@ -64,19 +72,29 @@ def test_performance_is_a_live_conversation(
     order = Cue(0.2, "order_small_latte_double_shot.ogg")
     over = Cue(5.2, "order_large_dark_roast_americano.ogg")
     plot = Plot("live", "Live", 13.2, (order, over, replace(over, at=11.2, file="", typed="Hi")))
-    with SessionFile(record_plot(embedded_checkpoint, plot, tmp_path)) as file:
+    # A machine that takes no time, so that a busy one does not matter.
+    path = record_plot(embedded_checkpoint, plot, tmp_path, machine=lambda: 0.0)
+    with SessionFile(path) as file:
         records = list(file.records())
         story = read_story(file)
+        said = cast(list[dict[str, Any]], story_fields(file, story)["said"])
+        lengths = [len(file.reply_audio(turn)) / REPLY_RATE_HZ for turn in file.reply_turns]
     (barge_in,) = (record for record in records if isinstance(record, BargeInRecord))
     first = story.replies[0]
     assert barge_in.turn == 0
     assert first.playback is not None
-    assert first.playback.starts_at_seconds == pytest.approx(first.seconds, abs=0.4)
+    assert first.playback.played_ms is not None
+    assert first.playback.starts_at_seconds == pytest.approx(first.seconds)
     assert first.playback.played_ms == pytest.approx(
         1000 * (barge_in.onset_seconds - first.playback.starts_at_seconds)
         + (barge_in.silence_ms or 0),
         abs=1,
     )
+    # Replies are shown as long as they sound.
+    replies = [fields for fields in said if fields["kind"] == "reply"]
+    sounded = [fields["end"] - fields["spoken"]["starts_at_seconds"] for fields in replies]
+    heard = [first.playback.played_ms / 1000, *lengths[1:]]
+    assert sounded == pytest.approx(heard, abs=0.01)
     assert [record.chunk for record in records if isinstance(record, TypedRecord)] == [28]
     latencies = [record for record in records if isinstance(record, LatencyRecord)]
     playbacks = [record for record in records if isinstance(record, PlaybackRecord)]
@@ -85,5 +103,5 @@ def test_performance_is_a_live_conversation(
         assert latency.decision_ms is not None
         assert latency.first_text_ms is not None
         assert latency.first_sound_ms is not None
-        assert 0 < latency.decision_ms < latency.first_text_ms < latency.first_sound_ms
+        assert 0 <= latency.decision_ms <= latency.first_text_ms <= latency.first_sound_ms
     assert records[-1].at >= plot.seconds

@@ -8,6 +8,7 @@ from backend.config import CHUNK_SECONDS
 from backend.export.text import note
 from backend.session_file import SessionFile, Story
 from backend.session_file.records import (
+    REPLY_RATE_HZ,
     BargeInRecord,
     DecisionRecord,
     Drawing,
@@ -30,7 +31,7 @@ def story_fields(file: SessionFile, story: Story) -> Fields:
     """
     manifest = file.manifest
     said: list[tuple[float, Fields]] = [
-        (reply.seconds, _reply_fields(reply)) for reply in story.replies
+        (reply.seconds, _reply_fields(file, reply)) for reply in story.replies
     ]
     said += [(chunk_end(typed.chunk), _typed_fields(typed)) for typed in story.typed]
     return {
@@ -80,13 +81,13 @@ def _decision_fields(decision: DecisionRecord) -> Fields:
     }
 
 
-def _reply_fields(reply: Reply) -> Fields:
+def _reply_fields(file: SessionFile, reply: Reply) -> Fields:
     return {
         "kind": "reply",
         "turn": reply.turn,
         "chunk": reply.chunk,
         "seconds": reply.seconds,
-        "end": round(reply.seconds + reply.shown_seconds, 2),
+        "end": round(_end(file, reply), 2),
         "emotion": reply.emotion,
         "status": reply.status,
         "pieces": [[round(piece.seconds, 2), piece.text] for piece in reply.pieces],
@@ -95,6 +96,16 @@ def _reply_fields(reply: Reply) -> Fields:
         "cut_at_ms": reply.playback.played_ms if reply.playback else None,
         "spoken": _spoken_fields(reply.playback),
     }
+
+
+def _end(file: SessionFile, reply: Reply) -> float:
+    """Where a reply is over: its sound or, where nobody heard any, the time that reading takes."""
+    playback = reply.playback
+    if playback is None or reply.turn not in file.reply_turns:
+        return reply.seconds + reply.shown_seconds
+    if playback.played_ms is not None:
+        return playback.starts_at_seconds + playback.played_ms / 1000
+    return playback.starts_at_seconds + len(file.reply_audio(reply.turn)) / REPLY_RATE_HZ
 
 
 def _typed_fields(typed: TypedRecord) -> Fields:

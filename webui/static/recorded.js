@@ -41,19 +41,13 @@ function timingOf(latency) {
   };
 }
 
-/** Where a reply was over: its sound, or where nothing was spoken the time to read it. */
-function endOf({ end, spoken, cut_at_ms: cutAtMs }) {
-  if (cutAtMs !== null) return spoken.starts_at_seconds + cutAtMs / 1000;
-  return spoken?.ends_at_seconds ?? end;
-}
-
 function turnOf(said, bargeIns) {
   const bargeIn = bargeIns.find(({ turn }) => turn === said.turn);
   return {
     number: said.turn + 1,
     startChunk: said.chunk,
     seconds: said.seconds,
-    endSeconds: endOf(said),
+    endSeconds: said.end,
     emotion: said.emotion,
     text: said.pieces.map(([, text]) => text).join(''),
     pieces: said.pieces.map(([seconds, text]) => ({ at: said.seconds + seconds, text })),
