@@ -33,6 +33,7 @@ class State(StrEnum):
     CONNECTING = "connecting"
     QUEUED = "queued"
     LISTENING = "listening"
+    MUTED = "muted"
     SPEAKING = "speaking"
     CATCHING_UP = "catching_up"
     RECONNECTING = "reconnecting"
@@ -201,7 +202,10 @@ class Live:
         )
         if is_speaking:
             return State.SPEAKING
-        return State.CATCHING_UP if self.conversation.seconds_behind else State.LISTENING
+        if self.conversation.seconds_behind:
+            return State.CATCHING_UP
+        is_muted = self._microphone is not None and self.options.is_muted
+        return State.MUTED if is_muted else State.LISTENING
 
     @property
     def emotion(self) -> Emotion | None:

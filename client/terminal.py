@@ -101,8 +101,6 @@ class TerminalFrontEnd:
         beside = []
         if live.is_held:
             beside.append(HELD)
-        if live.options.is_muted:
-            beside.append("muted")
         if live.conversation.seconds_behind:
             beside.append(f"{live.conversation.seconds_behind:.1f} s behind")
         if live.conversation.latencies is not None:

@@ -130,7 +130,9 @@ async def talking_live(
     talk = LiveTalk(live, card)
     going_on = asyncio.create_task(live.run())
     try:
-        await talk.until(lambda: live.state is State.LISTENING or going_on.done(), "the beginning")
+        await talk.until(
+            lambda: live.state in (State.LISTENING, State.MUTED) or going_on.done(), "the beginning"
+        )
         assert not going_on.done(), going_on.exception()
         playing = asyncio.create_task(talk.listen())
         yield talk

@@ -175,6 +175,7 @@ async def test_muted_microphone_is_silence_to_the_model(
         await talk.hear(VOICE)
         await talk.until(lambda: session.chunks, "a chunk")
         assert not np.concatenate(session.chunks).any()
+        await talk.until(lambda: talk.live.state is State.MUTED, "the word for it")
 
 
 async def test_wrong_key_is_said_in_words(

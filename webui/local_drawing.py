@@ -21,6 +21,7 @@ FACES = {
     "queued": ("M-10 -8 v1 M18 -8 v1", "M-6 15 h14"),
     "catching_up": (OPEN_EYES, "M-22 -20 l11 -2 M22 -20 l-11 -2 M-7 15 h14"),
     "reconnecting": ("", "M-20 -7 h12 M8 -7 h12 M-8 15 h16"),
+    "muted": (OPEN_EYES, "M-8 15 h16"),
     "listening": (OPEN_EYES, "M-8 14 q8 5 16 0"),
     "speaking": (OPEN_EYES, "M-9 12 h18 q-3 10 -9 10 q-6 0 -9 -10 z"),
     "happy": (OPEN_EYES, "M-16 9 q16 18 32 0"),
