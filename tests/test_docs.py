@@ -179,6 +179,7 @@ NOT_RUN = {
     "make bench ARGS=hour": MAKES,
     "make bench ARGS=live": MAKES,
     "make bench ARGS=sessions": MAKES,
+    "make checksums": MAKES,
     "make evaluate DATA=folder": MAKES,
     "make gallery": MAKES,
     "make lint": MAKES,
@@ -413,6 +414,14 @@ def test_options_and_commands_that_are_named_exist(capsys: pytest.CaptureFixture
                 assert code.split()[0] in options, f"{document}: there is no option {code}"
             if named := re.match(r"app\.py ([a-z][a-z-]+)", code):
                 assert named.group(1) in commands_of_app, f"{document}: there is no {code}"
+
+
+def test_every_option_of_the_server_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_code(lambda: app.main(["serve", "--help"])) == 0
+    options = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    assert len(options) > 10
+    explained = Document(REPOSITORY / "docs" / "command-line.md").inline_code
+    assert options <= {code.split()[0] for code in explained}
 
 
 def options_of_programs() -> set[str]:
