@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwr
 
 from backend.engine import Engine
 from backend.model.checkpoint import EMBEDDED, load_checkpoint
+from backend.recordings import StoreOptions
+from backend.server import ServingOptions
 from tests.browsing import chromium, microphone_file, part, samples
 from tests.scripted import DEMO_REPLIES, ScriptedEngine
 from tests.serving import serving
@@ -28,8 +30,9 @@ SPEAKING_OF_TURN = """turn =>
 HALF_SAID_MILLISECONDS = 1_200
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
-REPLAYED = "sounds"
-"""The sample session that the replay page shows."""
+REPLAYED = "conversation"
+"""The sample session that the replay page shows, in the middle of its fourth reply."""
+REPLAYED_REPLY = 3
 
 
 def converse(page: Page) -> None:
@@ -62,11 +65,29 @@ def take(
 
 
 def take_replay(browser: Browser, address: str, theme: Literal["light", "dark"]) -> None:
-    """A sample session on the replay page."""
+    """A sample session on the replay page, half played."""
     page = browser.new_context(color_scheme=theme, viewport=DESKTOP, locale="en-US").new_page()
     page.goto(f"http://{address}/live/replay.html#gallery={REPLAYED}")
-    expect(page.locator(part("turns")).locator("li").first).to_be_visible(timeout=LONGEST_WAIT_MS)
+    reply = page.locator(part("turns")).locator("li:not(.typed)").nth(REPLAYED_REPLY)
+    reply.get_by_role("button").click(timeout=LONGEST_WAIT_MS)
+    expect(reply).to_have_attribute("aria-current", "true", timeout=LONGEST_WAIT_MS)
+    page.click(part("play"))
     page.screenshot(path=FOLDER / f"replay-{theme}.png", animations="disabled")
+    page.context.close()
+
+
+def take_privacy(browser: Browser, address: str) -> None:
+    """The privacy panel over a conversation that is being recorded."""
+    page = browser.new_context(color_scheme="light", viewport=DESKTOP, locale="en-US").new_page()
+    page.goto(f"http://{address}/")
+    page.wait_for_selector("[data-ready]")
+    page.get_by_role("button", name="Record").click()
+    page.get_by_label("Title").fill("For the bug report")
+    page.get_by_role("button", name="Start recording").click()
+    expect(page.locator(part("recordingLight"))).to_be_visible(timeout=LONGEST_WAIT_MS)
+    page.click(part("openPrivacy"))
+    expect(page.locator(part("recordings")).locator("li")).to_be_visible(timeout=LONGEST_WAIT_MS)
+    page.screenshot(path=FOLDER / "privacy-light.png", animations="disabled")
     page.context.close()
 
 
@@ -75,23 +96,30 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as recordings,
         sync_playwright() as playwright,
         chromium(playwright, microphone_file(Path(folder), None)) as browser,
     ):
+        options = ServingOptions(recordings=StoreOptions(Path(recordings), may_share=True))
         if "--scripted" in sys.argv:
-            with serving(ScriptedEngine(DEMO_REPLIES, seconds_per_word=0.1)) as address:
+            scripted = ScriptedEngine(DEMO_REPLIES, seconds_per_word=0.1)
+            with serving(scripted, options=options) as address:
                 take_all(browser, address)
         else:
-            with Engine(load_checkpoint(EMBEDDED)) as engine, serving(engine) as address:
+            with (
+                Engine(load_checkpoint(EMBEDDED)) as engine,
+                serving(engine, options=options) as address,
+            ):
                 take_all(browser, address)
 
 
 def take_all(browser: Browser, address: str) -> None:
-    """Light and dark desktops, and a dark phone."""
+    """Light and dark desktops, a dark phone, the replay page and the privacy panel."""
     take(browser, address, "light", {"live-light": DESKTOP})
     take(browser, address, "dark", {"live-dark": DESKTOP, "live-phone": PHONE})
     take_replay(browser, address, "light")
     take_replay(browser, address, "dark")
+    take_privacy(browser, address)
 
 
 if __name__ == "__main__":
