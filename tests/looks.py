@@ -55,7 +55,7 @@ CONTRASTS = """() => {
 WORDS = """() => {
   const root = document.querySelector('.page');
   const data = ['[data-part=reply]', '.said', '[data-part=facts] dd:last-child',
-    '[data-part=samples]', '[data-part=sounds]', '.credits'].join();
+    '[data-part=forkPrompt]', '[data-part=samples]', '[data-part=sounds]', '.credits'].join();
   const isData = (element) => element.closest(data) !== null;
   const found = [];
   const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);

@@ -67,8 +67,10 @@ export function fillTyped(row, { text, seconds }, time = element('span', clockTi
   const line = element('p');
   line.className = 'meta';
   line.append(element('i'), time, element('span', message('turn.typed')));
+  const said = element('p', text);
+  said.className = 'said';
   row.className = 'typed';
-  row.replaceChildren(line, element('p', text));
+  row.replaceChildren(line, said);
 }
 
 export class Turns {
