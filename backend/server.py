@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp
 
 from backend.access import SUBPROTOCOL, Doorkeeper, FramedBy
 from backend.engine import Engine
+from backend.errors import SettingsError
 from backend.model.hub_store import Report
 from backend.prefix import Prefixed
 from backend.realtime.admission import Admission
@@ -265,8 +267,10 @@ def serve(
         on_open: is called when the page is there.
 
     Raises:
+        SettingsError: the address is taken, not this machine's or not allowed.
         What `open_engine` raises.
     """
+    _require_free(host, port)
 
     def end(starting: StartingApp) -> None:
         if starting.error is None:
@@ -281,6 +285,19 @@ def serve(
     server.run()
     if starting.error is not None:
         raise starting.error
+
+
+def _require_free(host: str, port: int) -> None:
+    """Find out whether the address can be served on; uvicorn would only log that it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as error:
+        reason = str(getattr(error, "strerror", None) or error)
+        raise SettingsError(
+            f"port {port} of {host} cannot be served on: {reason[0].lower()}{reason[1:]}; "
+            "choose another with --port or --host"
+        ) from error
 
 
 def _recording_fields(options: StoreOptions | None) -> dict[str, Any]:

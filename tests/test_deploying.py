@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from websockets.typing import Origin
 
 from backend.access import FramedBy, is_same_origin
 from backend.engine import Engine
-from backend.errors import CheckpointError
+from backend.errors import CheckpointError, SettingsError
 from backend.model.hub_store import Phase, Progress, Report
 from backend.prefix import Prefixed
 from backend.server import ServingOptions, serve
@@ -286,3 +287,28 @@ def test_a_model_that_cannot_be_opened_ends_the_server() -> None:
         )
         with pytest.raises(CheckpointError, match="there is no model someone/nobody"):
             serving.result(60)
+
+
+# Where it cannot serve
+
+
+def never(_: Report) -> Engine:
+    raise AssertionError("no model is loaded for an address that cannot be served on")
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("127.0.0.1", 0, "address already in use"),
+        ("203.0.113.7", 7860, "requested address"),
+        ("127.0.0.1", 70_000, "port must be 0-65535"),
+    ],
+)
+def test_an_address_that_cannot_be_served_on_is_said_in_words(
+    host: str, port: int, reason: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = port or taken.getsockname()[1]
+        message = f"port {port} of {host} cannot be served on: .*{reason}.*--port or --host"
+        with pytest.raises(SettingsError, match=message):
+            serve(never, host, port, ServingOptions(), lambda: None)
