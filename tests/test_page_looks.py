@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
 from backend.gallery import read_plots
 from backend.model.checkpoint import Ability
@@ -22,8 +29,8 @@ from tests.serving import serving
 from webui.gradio_app import STATIC_FOLDER
 
 STAGED_LIVE = (Path(__file__).parent / "staged_live.js").read_text("utf-8")
-DESKTOP = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 SCENES = ["idle", "connecting", "queued", "listening", "speaking", "long", "cut"]
 SCENES += ["recording", "reconnecting"]
 DIALOGS = [
