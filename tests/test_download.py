@@ -184,6 +184,21 @@ def test_offline_what_another_program_fetched_is_verified_once(
         obtain(ID)
 
 
+def test_what_another_program_fetched_in_part_is_completed(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = obtain(ID)
+    receipt = Cache(ID).receipt(COMMIT)
+    receipt.unlink()
+    (folder / SHARD).resolve().unlink()
+    (folder / SHARD).unlink()
+    with monkeypatch.context() as without_network:
+        without_network.setattr(constants, "HF_HUB_OFFLINE", True)
+        obtain(ID)
+    assert receipt.exists()
+    assert (obtain(ID) / SHARD).is_file()
+
+
 @pytest.mark.parametrize("has_receipt", [True, False])
 def test_a_cache_that_cannot_be_written_does_if_it_is_complete(
     has_receipt: bool, hub: FakeHub, monkeypatch: pytest.MonkeyPatch

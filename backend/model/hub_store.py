@@ -171,6 +171,9 @@ class Cache(Store):
         folder = self._snapshot(model.commit)
         if stated is None or of_another_size(stated, folder) is not None:
             return None
+        # Of what another program fetched, the receipt may name a part only.
+        if not set(model.files) <= set(stated.files):
+            return None
         if self._commit(model.revision) != model.commit and not self.is_read_only:
             # The branch has come to a commit that is there already.
             _write_text(self.root / "refs" / model.revision, model.commit)
