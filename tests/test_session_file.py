@@ -38,6 +38,7 @@ from backend.model.checkpoint import Checkpoint
 from backend.recorder import Recorder, _Writer, describe
 from backend.session_file import SessionFile, bundle, read_story
 from backend.session_file.records import (
+    REPLY_RATE_HZ,
     BargeInRecord,
     DecisionRecord,
     LatencyRecord,
@@ -440,6 +441,24 @@ def test_a_bomb_is_refused_before_it_is_unpacked(packed: Path, tmp_path: Path) -
         SessionFile(path)
     assert tracemalloc.get_traced_memory()[1] < 4 * 1024**2
     tracemalloc.stop()
+
+
+def test_a_bomb_of_silence_is_no_reply(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLAC has minutes of silence in a few bytes."""
+    monkeypatch.setattr(bundle, "MAX_REPLY_SECONDS", 60)
+    flac = BytesIO()
+    silence = np.zeros(61 * REPLY_RATE_HZ, np.int16)
+    soundfile.write(flac, silence, REPLY_RATE_HZ, "PCM_16", format="FLAC")
+    assert len(flac.getvalue()) < 20_000
+    path = rewrite(
+        packed,
+        tmp_path / "bomb.aisession",
+        lambda members: members.update({"replies/000000.flac": flac.getvalue()}),
+    )
+    with SessionFile(path) as file, pytest.raises(SessionFileError, match="longer than any"):
+        file.reply_audio(0)
 
 
 def test_a_link_in_a_folder_is_not_followed(packed: Path, tmp_path: Path) -> None:

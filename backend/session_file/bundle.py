@@ -51,6 +51,8 @@ MAX_EVENTS_BYTES = 512 * 1024**2
 MAX_AUDIO_BYTES = MAX_HOURS * 3600 * REPLY_RATE_HZ * 2
 MAX_BUNDLE_BYTES = 2 * MAX_AUDIO_BYTES
 MAX_REPLY_TRACKS = 20_000
+MAX_REPLY_SECONDS = 3600
+"""Of one spoken reply, which is held in memory: minutes of silence fit into a few bytes of FLAC."""
 MAX_DIRECTORY_BYTES = 8 * 1024**2
 
 _ZIP_END = struct.Struct("<4s4H2LH")
@@ -127,8 +129,15 @@ class SessionFile:
     def reply_audio(self, turn: int) -> Samples:
         """A spoken reply `[n]` at 24 kHz, whole."""
         name = reply_name(turn, "").removesuffix(".")
+        kept = [np.empty(0, np.float32)]
+        num_samples = 0
         with _named(self.name), self._open_audio(name, REPLY_RATE_HZ) as blocks:
-            return np.concatenate([*blocks, np.empty(0, np.float32)])
+            for block in blocks:
+                num_samples += len(block)
+                if num_samples > MAX_REPLY_SECONDS * REPLY_RATE_HZ:
+                    raise SessionFileError(f"the audio of reply {turn} is longer than any")
+                kept.append(block)
+        return np.concatenate(kept)
 
     def _read_manifest(self) -> Manifest:
         with self._members.open(MANIFEST) as file:
