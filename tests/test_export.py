@@ -51,7 +51,8 @@ def packed(golden_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFacto
         recorder.hears(noise[chunk % 8])
         reply = replies.get(chunk)
         decision = Decision(chunk, reply is not None, 0.9 if reply else 0.1, 0.5, 4.0, 10, 512)
-        recorder.decided(TracedDecision(decision, 1, (1.0, -1.0), Cause.DRAWN))
+        cause = Cause.REQUESTED if chunk == 5 else Cause.DRAWN
+        recorder.decided(TracedDecision(decision, 1, (1.0, -1.0), cause))
         if reply is not None:
             text, emotion, status = reply
             recorder.said(TracedToken(turn, 5, Cause.DRAWN, text, emotion, None))
@@ -131,6 +132,7 @@ def test_the_page_holds_everything_and_needs_nothing(packed: Path, tmp_path: Pat
     assert (story["seconds"], len(story["decisions"])) == (120, NUM_CHUNKS)
     assert len(story["peaks"]) == NUM_CHUNKS * story["peaks_per_chunk"]
     assert [said["kind"] for said in story["said"]] == ["reply", "typed", "reply", "reply"]
+    assert [said["is_requested"] for said in story["said"]] == [False, False, True, False]
     assert story["said"][-1]["pieces"][0][1] == HOSTILE
 
 
