@@ -264,6 +264,8 @@ def test_own_server_is_started_and_ended(monkeypatch: pytest.MonkeyPatch, tmp_pa
         encoding="utf-8",
     )
     monkeypatch.setattr("client.own_server.REPOSITORY", tmp_path)
+    # A proxy is for other machines.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     address = ServerAddress.parse(f"127.0.0.1:{_free_port()}")
     with own_server(address):
         socket.create_connection(("127.0.0.1", address.port)).close()
