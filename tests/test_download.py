@@ -184,6 +184,19 @@ def test_offline_what_another_program_fetched_is_verified_once(
         obtain(ID)
 
 
+def test_checking_a_cache_that_cannot_be_written(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obtain(ID)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(CheckpointError, match="cannot be written; choose another folder"):
+        verify(ID)
+
+
 def test_what_another_program_fetched_in_part_is_completed(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

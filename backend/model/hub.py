@@ -126,7 +126,10 @@ def verify(repository: str, revision: str = DEFAULT_REVISION, report: Report | N
     """As `obtain`, but everything is hashed again, and mended where it is not as it should be."""
     cache = Cache(repository)
     model = look_up(repository, revision)
-    cache.receipt(model.commit).unlink(missing_ok=True)
+    try:
+        cache.receipt(model.commit).unlink(missing_ok=True)
+    except OSError as error:
+        raise _in_words(error, repository, revision) from error
     return _fetch(model, cache, report or TerminalProgress())
 
 
