@@ -4,12 +4,16 @@ import { element } from './element.js';
 import { address, ask } from './server.js';
 import { settings } from './settings.js';
 
+/** The file's name, as the server states it: any character, percent-encoded. */
+function nameIn(disposition) {
+  return decodeURIComponent(disposition.match(/filename\*=utf-8''(\S+)/)[1]);
+}
+
 async function fetchFile(path) {
   const answer = await ask(path);
-  const name = answer.headers.get('Content-Disposition')?.match(/filename="([^"]+)"/)?.[1];
   const link = element('a');
+  link.download = nameIn(answer.headers.get('Content-Disposition'));
   link.href = URL.createObjectURL(await answer.blob());
-  link.download = name ?? path.split('/').at(-1);
   link.click();
   URL.revokeObjectURL(link.href);
 }
