@@ -45,9 +45,17 @@ def main(arguments: list[str]) -> int:
     parsed = parse(arguments)
     try:
         exit_code: int = parsed.run(parsed)
+        sys.stdout.flush()
         return exit_code
     except (AudioInteractionError, ClientError) as error:
         print(f"app.py: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except BrokenPipeError:
+        _leave_quietly()
+        return 0
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"app.py: {place}{error.strerror or error}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -79,6 +87,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     names_command = bool(arguments) and arguments[0] in (*commands.choices, "-h", "--help")
     return parser.parse_args(arguments if names_command else ["serve", *arguments])
+
+
+def _leave_quietly() -> None:
+    """The reader of our output has left (`| head`): leave as well, without a last flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def serve(parsed: argparse.Namespace) -> int:
@@ -138,8 +151,7 @@ def listen(parsed: argparse.Namespace) -> int:
         try:
             is_all_well = asyncio.run(Listener(engine, options, report).listen(parsed.files))
         except* BrokenPipeError:
-            # The reader of our output has left (`| head`): leave as quietly, without a last flush.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _leave_quietly()
             is_all_well = True
     return 0 if is_all_well else EXIT_UNUSABLE_FILE
 

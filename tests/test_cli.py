@@ -310,10 +310,17 @@ def test_a_broken_checkpoint_is_no_traceback(bark: Path, tmp_path: Path) -> None
     assert ended.stderr == f"app.py: {tmp_path / 'model_config.yaml'} is missing\n"
 
 
-def test_a_reader_that_leaves_is_no_error(golden_checkpoint_dir: Path, bark: Path) -> None:
-    command = [sys.executable, "app.py", "listen", "--json", str(bark)]
+@pytest.mark.parametrize("command", ["listen", "replay", "recordings"])
+def test_a_reader_that_leaves_is_no_error(
+    command: str, golden_checkpoint_dir: Path, bark: Path, tmp_path: Path
+) -> None:
+    arguments = {
+        "listen": ["--json", str(bark), "--checkpoint", str(golden_checkpoint_dir)],
+        "replay": ["--json", "assets/gallery/conversation.aisession"],
+        "recordings": ["--recordings", str(tmp_path)],
+    }
     with subprocess.Popen(
-        [*command, "--checkpoint", str(golden_checkpoint_dir)],
+        [sys.executable, "app.py", command, *arguments[command]],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -323,6 +330,12 @@ def test_a_reader_that_leaves_is_no_error(golden_checkpoint_dir: Path, bark: Pat
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_a_folder_that_cannot_be_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = "long" * 100
+    assert app.main(["recordings", "--recordings", folder]) == 2
+    assert capsys.readouterr().err == f"app.py: {folder}: File name too long\n"
 
 
 def test_ctrl_c_ends_quietly(listen: Listen, bark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
