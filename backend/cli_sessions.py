@@ -55,11 +55,11 @@ def print_story(file: SessionFile, output: TextIO, *, is_json: bool) -> None:
     for reply in story.replies:
         emotion = reply.emotion or "-"
         note = _note(reply.status)
-        print(f"{reply.seconds:7.1f} s  {emotion:<9}{reply.text}{note}", file=output)
+        print(f"{reply.seconds:7.1f} s  {emotion:<9}{_printable(reply.text)}{note}", file=output)
     if not story.replies:
         print(f"{'':9}  no reply", file=output)
     if story.failure is not None:
-        print(f"{'':9}  failed: {story.failure}", file=output)
+        print(f"{'':9}  failed: {_printable(story.failure)}", file=output)
 
 
 def verify(file: SessionFile, checkpoint: Checkpoint, output: TextIO, *, is_json: bool) -> bool:
@@ -189,8 +189,7 @@ def _recording_line(fields: Mapping[str, Any]) -> str:
     if fields["shares"]:
         parts.append("shared")
     if title := fields["title"]:
-        # A title is anybody's: what a terminal would obey is not printed.
-        parts.append("".join(c if c.isprintable() else " " for c in title))
+        parts.append(_printable(title))
     return "  ".join(parts)
 
 
@@ -204,7 +203,7 @@ class Said:
     status: TurnStatus | None
 
     def __str__(self) -> str:
-        return f"{self.emotion or '-'}: {self.text}{_note(self.status)}"
+        return f"{self.emotion or '-'}: {_printable(self.text)}{_note(self.status)}"
 
 
 def _print_beside(
@@ -238,7 +237,7 @@ def _headline(file: SessionFile) -> str:
     parts = [
         f"{file.seconds:.1f} s",
         f"{manifest.started_at.astimezone():%Y-%m-%d %H:%M}",
-        f"{stated.name} on {stated.device} {stated.dtype}",
+        f"{_printable(stated.name)} on {stated.device} {stated.dtype}",
         f"temperature {manifest.drawing.temperature:g}",
         f"seed {manifest.seed}",
     ]
@@ -247,6 +246,11 @@ def _headline(file: SessionFile) -> str:
     if not file.is_complete:
         parts.append("cut off")
     return f"{file.path}: {', '.join(parts)}"
+
+
+def _printable(text: str) -> str:
+    """A recording's words are anybody's: without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _note(status: TurnStatus | None) -> str:

@@ -305,6 +305,17 @@ def test_impossible_forks_are_refused(
         Fork(golden_checkpoint, file, options)
 
 
+def test_what_a_terminal_would_obey_is_not_printed(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit = edit_line("token", lambda line: line.update({"text": "\x1b]0;title\x07\rred\x9b31m"}))
+    edited = rewrite(packed, tmp_path / "edited.aisession", edit)
+    assert app.main(["replay", str(edited)]) == 0
+    out = capsys.readouterr().out
+    assert " ]0;title  red 31m" in out
+    assert out.replace("\n", "").isprintable()
+
+
 def test_the_commands(
     golden_checkpoint_dir: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
