@@ -21,7 +21,7 @@ from backend.protocol import Emotion
 from backend.recorder import Recorder, describe
 from backend.session_file import SessionFile, read_story
 from backend.session_file.records import BargeInRecord, PlaybackRecord, TypedRecord
-from tests.recording import refuse_notices
+from tests.recording import refuse_notices, rewrite
 
 SETTINGS = SessionSettings(sampling=SamplingConfig(temperature=0.5, top_k=3), seed=3)
 HOSTILE = "</script><b>bold</b> -->\n\n2 & @@audio@@ *x*"
@@ -102,6 +102,18 @@ def test_markdown(packed: Path, tmp_path: Path) -> None:
     assert "**0:02.4** *sad:* I was going … *(spoken over)*" in text
     assert r"*typed:* \<i\>typed\</i\>" in text
     assert r"\*x\*" in text
+
+
+def test_a_title_begins_no_other_line_of_markdown(packed: Path, tmp_path: Path) -> None:
+    edited = rewrite(
+        packed,
+        tmp_path / "title.aisession",
+        lambda members: members.update(
+            {"manifest.json": members["manifest.json"].replace(b"Two ", b"Two\\n- ")}
+        ),
+    )
+    text = exported(edited, ExportFormat.MARKDOWN, tmp_path).read_text(encoding="utf-8")
+    assert text.startswith("# Two - \\<minutes\\>\n\n- ")
 
 
 def test_the_sound_has_the_microphone_left_and_the_replies_right(

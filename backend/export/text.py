@@ -14,12 +14,12 @@ def markdown(file: SessionFile, story: Story) -> str:
     manifest = file.manifest
     checkpoint = manifest.checkpoint
     lines = [
-        f"# {_escaped(manifest.title or 'A conversation')}",
+        f"# {_escaped(_line(manifest.title)) or 'A conversation'}",
         "",
         f"- {manifest.started_at:%Y-%m-%d %H:%M} UTC, {_clock(file.seconds)} long"
         + ("" if file.is_complete else ", cut off"),
-        f"- {_escaped(checkpoint.name)} ({checkpoint.fingerprint[:12]}) on {checkpoint.device} "
-        f"in {checkpoint.dtype}",
+        f"- {_escaped(_line(checkpoint.name))} ({checkpoint.fingerprint[:12]}) on "
+        f"{checkpoint.device} in {checkpoint.dtype}",
         f"- temperature {manifest.drawing.temperature:g}, top-k {manifest.drawing.top_k}, "
         f"seed {manifest.seed}",
         f"- told first: {_escaped(_line(manifest.system_prompt)) or 'nothing'}",
