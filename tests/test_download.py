@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from backend.errors import CheckpointError
 from backend.model import hub as hub_module
 from backend.model import hub_store
 from backend.model.checkpoint import load_checkpoint
-from backend.model.hub import download_to_folder, obtain, verify
-from backend.model.hub_store import Cache, Phase, Progress
+from backend.model.hub import download_to_folder, obtain, require_complete, verify
+from backend.model.hub_store import Cache, Folder, HubModel, Phase, Progress
 from tests.fake_hub import COMMIT, TOKEN, FakeHub, fake_hub
 from tests.small_checkpoint import small_language_model_config, write_small_checkpoint
 
@@ -327,6 +328,14 @@ def test_a_half_filled_folder_is_not_loaded(
         load_checkpoint(str(folder), device="cpu")
     download_to_folder(ID, "main", folder)
     load_checkpoint(str(folder), device="cpu")
+
+
+def test_the_command_that_goes_on_is_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "my models"
+    Folder(folder).begin(HubModel(ID, "v2", COMMIT, ()))
+    command = f"python app.py download {ID} --revision v2 --to '{folder}'"
+    with pytest.raises(CheckpointError, match=re.escape(command)):
+        require_complete(folder)
 
 
 @pytest.mark.usefixtures("hub")

@@ -11,6 +11,7 @@ every start would take longer than loading them.
 """
 
 import errno
+import shlex
 import shutil
 import sys
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -142,15 +143,20 @@ def require_complete(folder: Path) -> None:
     if (unfinished := read_receipt(folder / UNFINISHED)) is not None:
         raise CheckpointError(
             f"the download into {folder} has not ended; this goes on with it: "
-            f"python app.py download {unfinished.repository} --to {folder}"
+            f"{_again(unfinished, folder)}"
         )
     stated = read_receipt(folder / RECEIPT)
     if stated is not None and (wrong := of_another_size(stated, folder)) is not None:
         raise CheckpointError(
             f"{folder / wrong} is not as it was downloaded; this mends it: "
-            f"python app.py download {stated.repository} --to {folder} "
-            f"(if it was changed on purpose, delete {folder / RECEIPT})"
+            f"{_again(stated, folder)} (if it was changed on purpose, delete {folder / RECEIPT})"
         )
+
+
+def _again(model: HubModel, folder: Path) -> str:
+    """The command that fetches the same into the same folder."""
+    revision = "" if model.revision == DEFAULT_REVISION else f" --revision {model.revision}"
+    return f"python app.py download {model.repository}{revision} --to {shlex.quote(str(folder))}"
 
 
 def look_up(repository: str, revision: str) -> HubModel:
