@@ -17,6 +17,7 @@ from backend.config import GREEDY, RELEASED_SYSTEM_PROMPT, SamplingConfig
 from backend.errors import CheckpointError, SettingsError
 from backend.model import checkpoint as checkpoint_module
 from backend.model.checkpoint import AUDIO_TOWERS, Ability, load_checkpoint
+from backend.model.fingerprint import fingerprint
 from backend.protocol import ControlTokens, Emotion
 from tests.small_checkpoint import (
     CONTROL_TOKENS,
@@ -378,6 +379,36 @@ def test_a_folder_that_is_not_there(source: str) -> None:
 def test_a_file_is_no_checkpoint(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="is a file"):
         load_checkpoint(str(folder / TOWER))
+
+
+def replace_by_another_folder(folder: Path) -> None:
+    folder.rename(folder.with_name("before"))
+    write_small_checkpoint(folder)
+
+
+def replace_keeping_size_and_time(folder: Path) -> None:
+    fresh = Path(shutil.copy2(folder / TOWER, folder / "fresh"))
+    fresh.replace(folder / TOWER)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (replace_by_another_folder, TOWER),
+        (replace_keeping_size_and_time, TOWER),
+        (lambda folder: edit_yaml(folder / "model_config.yaml", name="another"), "model_config"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json"),
+        (lambda folder: (folder / "model-9.safetensors").write_bytes(b""), "model-9.safetensors"),
+    ],
+)
+def test_files_that_were_replaced_do_not_tell_what_was_loaded(
+    folder: Path, change: Callable[[Path], object], named: str
+) -> None:
+    loaded = load(folder)
+    assert fingerprint(loaded) == fingerprint(load(folder))
+    change(folder)
+    with pytest.raises(CheckpointError, match=f"{named}.* was changed after small had been loaded"):
+        fingerprint(loaded)
 
 
 def test_unknown_devices_and_formats() -> None:

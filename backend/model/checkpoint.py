@@ -35,7 +35,7 @@ from backend.model.language_model import (
 from backend.model.layout import AUDIO_TOWER_CONFIG as AUDIO_TOWER_CONFIG
 from backend.model.layout import AUDIO_TOWERS as AUDIO_TOWERS
 from backend.model.layout import CONFIG as CONFIG
-from backend.model.layout import DEFAULT_REVISION
+from backend.model.layout import DEFAULT_REVISION, SHARDS
 from backend.model.layout import GENERATION_CONFIG as GENERATION_CONFIG
 from backend.model.layout import LANGUAGE_MODEL_CONFIG as LANGUAGE_MODEL_CONFIG
 from backend.model.layout import SHARD_INDEX as SHARD_INDEX
@@ -64,6 +64,17 @@ class Ability:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedFile:
+    """A file that decides what a checkpoint says, and what tells one state of it from another."""
+
+    name: str
+    """Within the checkpoint's folder, with slashes."""
+    num_bytes: int
+    modified_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Everything that is loaded from a checkpoint."""
 
@@ -81,6 +92,8 @@ class Checkpoint:
     """Empty where it does not say what it answers."""
     folder: Path | None = None
     """Where its files are; None where it was made here."""
+    files: tuple[LoadedFile, ...] = ()
+    """As they were when it was loaded; empty where it has no folder."""
 
     @property
     def device(self) -> torch.device:
@@ -116,6 +129,8 @@ def load_checkpoint(
     placed_on = resolve_device(device)
     number_format = resolve_dtype(dtype, placed_on)
     folder, name = locate(source, report)
+    # First of all: what is replaced while it is read is then seen to have changed.
+    files = files_in(folder)
     config = _language_model_config(folder)
     stated = _interaction_settings(folder)
     control_tokens = _control_tokens(folder, stated, config.padded_vocab_size)
@@ -137,6 +152,31 @@ def load_checkpoint(
         sliding_window=config.sliding_window_size,
         abilities=_abilities(stated),
         folder=folder,
+        files=files,
+    )
+
+
+def files_in(folder: Path) -> tuple[LoadedFile, ...]:
+    """The files that decide what a checkpoint says, as they are now, by name.
+
+    Raises:
+        CheckpointError: one of them cannot be looked at.
+    """
+    stated = [LANGUAGE_MODEL_CONFIG, CONFIG, TOKENIZER, AUDIO_TOWER_CONFIG, *AUDIO_TOWERS]
+    try:
+        found = [folder / name for name in stated if (folder / name).is_file()]
+        return tuple(_loaded_file(folder, path) for path in sorted([*found, *folder.glob(SHARDS)]))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _loaded_file(folder: Path, path: Path) -> LoadedFile:
+    status = path.stat()
+    return LoadedFile(
+        name=path.relative_to(folder).as_posix(),
+        num_bytes=status.st_size,
+        modified_ns=status.st_mtime_ns,
+        inode=status.st_ino,
     )
 
 

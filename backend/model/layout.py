@@ -2,6 +2,8 @@
 
 LANGUAGE_MODEL_CONFIG = "model_config.yaml"
 SHARD_INDEX = "model.safetensors.index.json"
+SHARDS = "model*.safetensors"
+"""Pattern of the files that hold the language model's weights."""
 SINGLE_SHARD = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
@@ -15,7 +17,7 @@ RELEASED_MODEL = "zhifeixie/AudioInteraction"
 """Its id on the Hub."""
 DEFAULT_REVISION = "main"
 HUB_FILES = (
-    "model*.safetensors",
+    SHARDS,
     SHARD_INDEX,
     LANGUAGE_MODEL_CONFIG,
     TOKENIZER,
