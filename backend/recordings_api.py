@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -28,10 +29,19 @@ from backend.recordings import Recordings, RecordingStore
 from backend.recordings.forking import Forks
 from backend.recordings.gallery import Gallery
 from backend.recordings.packing import pack_copy
-from backend.recordings.reading import Find, Sounds, read, story_json, summary_fields
+from backend.recordings.reading import (
+    Find,
+    Sounds,
+    needing_room,
+    read,
+    story_json,
+    summary_fields,
+)
 from backend.recordings.store import PART_SUFFIX, SUFFIX
 from backend.replay import ForkOptions
 from backend.session_file import SessionFile
+
+logger = logging.getLogger(__name__)
 
 MAX_UPLOAD_BYTES = 200_000_000
 MAX_BODY_BYTES = 256 * 1024
@@ -146,7 +156,7 @@ class RecordingsApi:
             self._add_readers(anybodys, prefix, find)
         app.include_router(owners)
         app.include_router(anybodys)
-        for error in (RecordingError, SessionFileError, SettingsError, ConnectionEnd):
+        for error in (AudioInteractionError, ConnectionEnd):
             app.add_exception_handler(error, _tell)
 
     def _add_readers(self, router: APIRouter, prefix: str, find: Callable[[str], Path]) -> None:
@@ -246,8 +256,12 @@ class RecordingsApi:
         return JSONResponse(fields | {"is_live": is_live, "shares": told}, headers=_PRIVATE)
 
     async def _read(self, find: Find, use: Callable[[SessionFile], Answer]) -> Answer:
+        def in_room(file: SessionFile) -> Answer:
+            with needing_room():
+                return use(file)
+
         async with self._reading:
-            return await asyncio.to_thread(read, find, use)
+            return await asyncio.to_thread(read, find, in_room)
 
     # What changes it
 
@@ -420,15 +434,20 @@ async def _tell(request: Request, error: Exception) -> Response:
 
 def _error_fields(error: Exception) -> tuple[Fields, int]:
     """What is told of an error, and the status that goes with it."""
-    message, code = str(error), "invalid_recording"
     match error:
         case RecordingError():
-            code = error.code
+            message, code = error.message, error.code
+        case SessionFileError():
+            message, code = str(error), "invalid_recording"
         case SettingsError():
-            code = "invalid_value"
+            message, code = str(error), "invalid_value"
         case ConnectionEnd():
             assert error.error is not None, "who is refused is told why"
             message, code = error.error.message, error.error.code
+        case _:
+            # Of the checkpoint or the engine: it may name places on the server.
+            logger.warning("a recording cannot be used: %s", error)
+            message, code = "the server cannot do this: its log says why", "recording_failed"
     return {"error": {"message": message, "code": code}}, _STATUS[code]
 
 

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from backend.access import Doorkeeper
 from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.core import EngineCore
+from backend.errors import CheckpointError
 from backend.model.checkpoint import Checkpoint
 from backend.realtime.admission import Admission
 from backend.realtime.timing import SystemTime
@@ -392,6 +393,32 @@ def test_another_checkpoints_recording_is_for_the_command_line(
     recording_id = site.client.post("/v1/recordings", content=other).json()["recording_id"]
     address = f"/v1/recordings/{recording_id}/forks"
     assert site.code("POST", address, json={"from_chunk": 1}) == (409, "other_checkpoint")
+
+
+def test_what_fails_on_the_server_is_told_without_its_places(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = str(tmp_path / "checkpoint")
+
+    def has_changed(checkpoint: Checkpoint) -> str:
+        raise CheckpointError(f"{place} cannot be read")
+
+    forks = f"{site.address}/forks"
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.recordings.forking.fingerprint", has_changed)
+        response = site.client.post(forks, json={"from_chunk": 1})
+        assert (response.status_code, response.json()["error"]["code"]) == (500, "recording_failed")
+        assert place not in response.text
+    # A file where temporary files were to lie.
+    (tmp_path / "taken").write_bytes(b"")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "taken"))
+    for method, address, body in (
+        ("GET", f"{site.address}/export/vtt", None),
+        ("POST", forks, {"from_chunk": 1}),
+    ):
+        response = site.client.request(method, address, json=body)
+        assert (response.status_code, response.json()["error"]["code"]) == (507, "recording_full")
+        assert str(tmp_path) not in response.text
 
 
 @pytest.fixture

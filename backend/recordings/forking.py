@@ -11,13 +11,13 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-from backend.errors import RecordingError
+from backend.errors import RecordingError, SessionFileError
 from backend.export.fields import Fields, story_fields
 from backend.model.checkpoint import Checkpoint
 from backend.model.fingerprint import fingerprint
 from backend.realtime.admission import Admission
 from backend.recorder import Recorder, describe
-from backend.recordings.reading import NAME, Find, read
+from backend.recordings.reading import NAME, Find, needing_room, read
 from backend.replay import Fork, ForkOptions
 from backend.session_file import SessionFile, read_story
 
@@ -126,7 +126,7 @@ class _Job:
             )
         self._options.require_chunk_of(file)
         self._num_chunks = file.num_chunks
-        with tempfile.TemporaryDirectory() as folder:
+        with needing_room(), tempfile.TemporaryDirectory() as folder:
             path = self._record(file, Path(folder) / "fork.aisession")
             with SessionFile(path, NAME) as forked:
                 return story_fields(forked, read_story(forked))
@@ -140,7 +140,10 @@ class _Job:
             forked_at_chunk=self._options.from_chunk,
         )
         troubles: list[str] = []
-        recorder = Recorder(path, manifest, troubles.append)
+        try:
+            recorder = Recorder(path, manifest, troubles.append)
+        except SessionFileError as error:
+            raise _no_room() from error
         try:
             self._fork = Fork(self._checkpoint, file, self._options, recorder, self._before_step)
             for _ in self._fork.run():
@@ -148,7 +151,7 @@ class _Job:
         finally:
             recorder.close()
         if recorder.failure is not None:
-            raise RecordingError("the server has no room to do this", "recording_full")
+            raise _no_room()
         return path
 
     def _before_step(self) -> None:
@@ -164,3 +167,7 @@ class _Job:
         if now - self._told_at > TOLD_EVERY_SECONDS:
             self._told_at = now
             self._tell({"chunk": self._fork.num_chunks, "num_chunks": self._num_chunks})
+
+
+def _no_room() -> RecordingError:
+    return RecordingError("the server has no room to do this", "recording_full")

@@ -37,7 +37,8 @@ def pack_copy(file: SessionFile, output: Path) -> None:
                         _write_flac(iter([samples]), part, REPLY_RATE_HZ)
                         archive.write(part, reply_name(turn, "flac"))
     except (OSError, soundfile.LibsndfileError, zipfile.LargeZipFile) as error:
-        reason = getattr(error, "strerror", None) or error
+        # Some name the file that they were to write.
+        reason = getattr(error, "strerror", None) or "no file can be written"
         raise SessionFileError(f"{file.name} cannot be packed: {reason}") from error
 
 

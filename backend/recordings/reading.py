@@ -1,17 +1,21 @@
 """What readers of a recording are given: a summary, the story, the sound."""
 
 import json
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from backend.errors import SessionFileError
+from backend.errors import RecordingError, SessionFileError
 from backend.export.fields import Fields, story_fields
 from backend.export.sound import mp3
 from backend.recordings.store import size_of
 from backend.session_file import SessionFile, read_story
+
+logger = logging.getLogger(__name__)
 
 NAME = "this recording"
 """What errors call a recording: its path is nobody's business."""
@@ -42,6 +46,23 @@ def read(find: Find, use: Callable[[SessionFile], Use]) -> Use:
 def _use(path: Path, use: Callable[[SessionFile], Use]) -> Use:
     with SessionFile(path, NAME) as file:
         return use(file)
+
+
+@contextmanager
+def needing_room() -> Iterator[None]:
+    """For what is done with a recording in temporary files.
+
+    Raises:
+        RecordingError: the system refuses them.
+    """
+    try:
+        yield
+    except OSError as error:
+        # It names places on the server.
+        logger.warning("no temporary files: %s", error)
+        raise RecordingError(
+            "the server has no room to do this: its log says why", "recording_full"
+        ) from error
 
 
 def summary_fields(file: SessionFile) -> Fields:
