@@ -8,23 +8,20 @@ if sys.version_info < (3, 11):  # noqa: UP036 (an older one would only find faul
 import argparse
 import asyncio
 import io
-import math
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.arguments import parse
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.errors import AudioInteractionError, SettingsError
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 from backend.space import settle_in, surroundings
-from client.address import DEFAULT_SERVER
 from client.errors import ClientError
 
-ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
-CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
-"""What `serve` serves where no option says so: for Spaces and containers."""
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
     from backend.recordings import StoreOptions
@@ -44,7 +41,7 @@ def main(arguments: list[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     parsed = parse(arguments)
     try:
-        exit_code: int = parsed.run(parsed)
+        exit_code = COMMANDS[parsed.command](parsed)
         sys.stdout.flush()
         return exit_code
     except (AudioInteractionError, ClientError) as error:
@@ -59,34 +56,6 @@ def main(arguments: list[str]) -> int:
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line; without a command it is `serve`."""
-    parser = argparse.ArgumentParser(
-        prog="app.py",
-        description="A voice model that listens all the time and decides when to reply.",
-        epilog="Without a command: serve. See `app.py COMMAND --help` for a command's options.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_serve(commands.add_parser("serve", help="serve the live page (the default)"))
-    _add_talk(commands.add_parser("talk", help="talk with a server from this terminal"))
-    _add_listen(commands.add_parser("listen", help="listen to audio files"))
-    _add_replay(commands.add_parser("replay", help="show, verify or fork a recorded conversation"))
-    _add_export(commands.add_parser("export", help="make a page, captions or sound of a recording"))
-    _add_recordings(
-        commands.add_parser("recordings", help="list or delete what the server has recorded")
-    )
-    _add_answer(commands.add_parser("answer", help="answer one clip of at most 20 s"))
-    _add_download(commands.add_parser("download", help="fetch and verify the released model"))
-    _add_doctor(commands.add_parser("doctor", help="find what is missing or wrong here"))
-    _add_evaluate(
-        commands.add_parser(
-            "evaluate-proactive", help="let the model decide on a benchmark's clips"
-        )
-    )
-    names_command = bool(arguments) and arguments[0] in (*commands.choices, "-h", "--help")
-    return parser.parse_args(arguments if names_command else ["serve", *arguments])
 
 
 def _leave_quietly() -> None:
@@ -106,11 +75,12 @@ def serve(parsed: argparse.Namespace) -> int:
 
     here = surroundings(os.environ)
     config = EngineConfig(num_slots=parsed.sessions, max_positions=parsed.max_positions)
+    records = here.may_record and not parsed.no_recordings
     options = ServingOptions(
-        parsed.access_key,
-        parsed.idle_minutes,
-        parsed.trusted_proxies or here.trusted_proxies,
-        _store_options(parsed) if here.may_record and not parsed.no_recordings else None,
+        access_key=parsed.access_key,
+        idle_minutes=parsed.idle_minutes,
+        trusted_proxies=parsed.trusted_proxies or here.trusted_proxies,
+        recordings=_store_options(parsed) if records else None,
         own_hosts=here.own_hosts + tuple(parsed.host_name or ()),
         framed_by=here.framed_by + tuple(parsed.framed_by or ()),
     )
@@ -131,6 +101,29 @@ def serve(parsed: argparse.Namespace) -> int:
             print(f"Open http://localhost:{parsed.port} (Ctrl+C stops)", flush=True)
 
         serve_engine(open_engine, parsed.host or here.host, parsed.port, options, say_where)
+    return 0
+
+
+def talk(parsed: argparse.Namespace) -> int:
+    """Talk with a server through this machine's microphone."""
+    from client.address import ServerAddress
+    from client.live import LiveOptions
+    from client.talk import list_devices
+    from client.talk import talk as talk_with
+
+    if parsed.list_devices:
+        list_devices()
+        return 0
+    address = ServerAddress.parse(parsed.server, parsed.access_key)
+    options = LiveOptions(
+        input_device=parsed.input_device,
+        output_device=parsed.output_device,
+        has_sound=not parsed.text_only,
+        speaks_replies=parsed.speak,
+        voice=parsed.voice,
+        decision_bias=parsed.decision_bias,
+    )
+    talk_with(address, options, starts_server=parsed.start_server)
     return 0
 
 
@@ -183,10 +176,10 @@ def replay(parsed: argparse.Namespace) -> int:
             return 0 if is_equal else EXIT_DIFFERENT
         options = ForkOptions(
             parsed.from_chunk,
-            parsed.system_prompt,
-            parsed.temperature,
-            parsed.top_k,
-            parsed.decision_bias,
+            system_prompt=parsed.system_prompt,
+            temperature=parsed.temperature,
+            top_k=parsed.top_k,
+            decision_bias=parsed.decision_bias,
         )
         cli_sessions.fork(file, checkpoint, options, parsed.record, sys.stdout, is_json=parsed.json)
     return 0
@@ -322,280 +315,18 @@ def _sampling(parsed: argparse.Namespace, default: SamplingConfig) -> SamplingCo
     return replace(SamplingConfig() if chosen and default == GREEDY else default, **chosen)
 
 
-def talk(parsed: argparse.Namespace) -> int:
-    """Talk with a server through this machine's microphone."""
-    from client.address import ServerAddress
-    from client.live import LiveOptions
-    from client.talk import list_devices
-    from client.talk import talk as talk_with
-
-    if parsed.list_devices:
-        list_devices()
-        return 0
-    address = ServerAddress.parse(parsed.server, parsed.access_key)
-    options = LiveOptions(
-        input_device=parsed.input_device,
-        output_device=parsed.output_device,
-        has_sound=not parsed.text_only,
-        speaks_replies=parsed.speak,
-        voice=parsed.voice,
-        decision_bias=parsed.decision_bias,
-    )
-    talk_with(address, options, starts_server=parsed.start_server)
-    return 0
-
-
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=serve)
-    _add_model(parser, default=os.environ.get(CHECKPOINT_VARIABLE) or None)
-    parser.add_argument("--host", help="address to serve on (127.0.0.1; on a Space 0.0.0.0)")
-    parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
-    parser.add_argument(
-        "--sessions",
-        type=_count,
-        default=EngineConfig().num_slots,
-        help="conversations side by side (%(default)s)",
-    )
-    parser.add_argument(
-        "--max-positions",
-        type=_count,
-        help="positions of a conversation's context (the checkpoint's own limit)",
-    )
-    parser.add_argument(
-        "--access-key",
-        default=os.environ.get(ACCESS_KEY_VARIABLE) or None,
-        metavar="KEY",
-        help=f"what a client has to know (${ACCESS_KEY_VARIABLE}; without one, nothing)",
-    )
-    parser.add_argument(
-        "--idle-minutes",
-        type=_minutes,
-        default=10.0,
-        metavar="MINUTES",
-        help="end a conversation in which nothing is said for so long, 0: never (%(default)g)",
-    )
-    parser.add_argument(
-        "--trusted-proxies",
-        metavar="ADDRESSES",
-        help="believe X-Forwarded-For of these, with commas, or * (nobody)",
-    )
-    parser.add_argument(
-        "--host-name",
-        action="append",
-        metavar="NAME",
-        help="let browsers ask for this name over http (localhost, addresses, this machine's name)",
-    )
-    parser.add_argument(
-        "--framed-by",
-        action="append",
-        metavar="ORIGIN",
-        help="let pages of this origin, as in https://example.org, show ours in a frame",
-    )
-    _add_recordings_folder(parser)
-    parser.add_argument(
-        "--no-recordings", action="store_true", help="record nothing, whoever asks for it"
-    )
-    parser.add_argument(
-        "--recordings-mb",
-        type=_megabytes,
-        default=2000.0,
-        metavar="MB",
-        help="what all recordings may take up together (%(default)g)",
-    )
-    parser.add_argument(
-        "--sharing", action="store_true", help="let people make links to their recordings"
-    )
-
-
-def _add_talk(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=talk)
-    parser.add_argument(
-        "--server",
-        default=DEFAULT_SERVER,
-        metavar="ADDRESS",
-        help="the server to talk with (%(default)s)",
-    )
-    parser.add_argument(
-        "--access-key",
-        default=os.environ.get(ACCESS_KEY_VARIABLE) or None,
-        metavar="KEY",
-        help=f"what the server wants to know (${ACCESS_KEY_VARIABLE})",
-    )
-    parser.add_argument(
-        "--start-server",
-        action="store_true",
-        help="start one on this machine if none answers, and end it afterwards",
-    )
-    parser.add_argument("--list-devices", action="store_true", help="name them, and end")
-    parser.add_argument(
-        "--input-device", metavar="NAME", help="microphone: number, name or part of one"
-    )
-    parser.add_argument(
-        "--output-device", metavar="NAME", help="loudspeaker: number, name or part of one"
-    )
-    parser.add_argument("--speak", action="store_true", help="speak the replies")
-    parser.add_argument("--voice", default="auto", help="one of the server's (%(default)s)")
-    parser.add_argument(
-        "--text-only", action="store_true", help="no microphone or loudspeaker: type"
-    )
-    parser.add_argument(
-        "--decision-bias",
-        type=float,
-        default=0.0,
-        metavar="BIAS",
-        help="-8 to 8: eager above 0, shy below (%(default)g)",
-    )
-
-
-def _add_listen(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=listen)
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="audio or video files, or .json lists of paths"
-    )
-    _add_model(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--realtime", action="store_true", help="take as long as the audio does")
-    parser.add_argument("--continuous", action="store_true", help="one conversation over all files")
-    _add_drawing(parser)
-    parser.add_argument(
-        "--record", type=Path, metavar="OUT.aisession", help="record the conversation in a file"
-    )
-
-
-def _add_replay(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=replay)
-    parser.add_argument("file", metavar="FILE.aisession", help="a recording, also one in progress")
-    parser.add_argument(
-        "--verify", action="store_true", help="run the engine again: are the tokens the same?"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument(
-        "--from-chunk", type=int, metavar="N", help="go another way from this chunk on"
-    )
-    parser.add_argument("--system-prompt", help="with --from-chunk: what the model is told first")
-    parser.add_argument("--temperature", type=float, help="with --from-chunk")
-    parser.add_argument("--top-k", type=int, help="with --from-chunk")
-    parser.add_argument(
-        "--decision-bias", type=float, help="with --from-chunk: eager above 0, shy below"
-    )
-    parser.add_argument(
-        "--record", type=Path, metavar="OUT.aisession", help="with --from-chunk: record that way"
-    )
-    parser.add_argument("--checkpoint", help="'embedded', a folder or a Hub id (the recording's)")
-    parser.add_argument("--device", help="cpu, cuda, ... (the recording's)")
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16 (the recording's)")
-
-
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=export)
-    parser.add_argument("file", metavar="FILE.aisession")
-    parser.add_argument("--to", required=True, choices=["html", "vtt", "srt", "markdown", "wav"])
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to (beside the recording)")
-
-
-def _add_recordings(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=recordings)
-    _add_recordings_folder(parser)
-    deleting = parser.add_mutually_exclusive_group()
-    deleting.add_argument("--delete", action="append", metavar="NAME", help="delete this one")
-    deleting.add_argument("--delete-all", action="store_true", help="delete all of them")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-
-
-def _add_answer(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=answer)
-    parser.add_argument("file", metavar="FILE", help="an audio or video file of at most 20 s")
-    parser.add_argument("--text", help="what is asked about it (nothing: it asks itself)")
-    _add_model(parser)
-    _add_drawing(parser)
-
-
-def _add_download(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=download)
-    parser.add_argument(
-        "model", nargs="?", default=RELEASED_MODEL, metavar="MODEL", help="a Hub id (%(default)s)"
-    )
-    parser.add_argument(
-        "--revision", default=DEFAULT_REVISION, help="branch, tag or commit (%(default)s)"
-    )
-    parser.add_argument(
-        "--to", type=Path, metavar="FOLDER", help="into this folder (the Hub's cache, $HF_HOME)"
-    )
-
-
-def _add_doctor(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=doctor)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=evaluate_proactive)
-    parser.add_argument(
-        "manifest", type=Path, metavar="MANIFEST.jsonl", help="a line a clip, with id and path"
-    )
-    parser.add_argument(
-        "--audio", type=Path, required=True, metavar="DIR", help="the folder that its paths are in"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("predictions.jsonl"),
-        help="predictions; what it holds already is not done again (%(default)s)",
-    )
-    parser.add_argument("--sessions", type=_count, default=4, help="clips at once (%(default)s)")
-    _add_model(parser)
-    _add_drawing(parser)
-
-
-def _add_drawing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--greedy", action="store_true", help="always take the likeliest token")
-    parser.add_argument("--temperature", type=float, help="how freely tokens are drawn")
-    parser.add_argument("--top-k", type=int, help="draw from this many of the likeliest tokens")
-    parser.add_argument("--seed", type=int, default=0, help="start of the draws (%(default)s)")
-    parser.add_argument("--system-prompt", help="what the model is told first")
-
-
-def _add_recordings_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--recordings",
-        metavar="FOLDER",
-        help="where conversations are recorded whose users want that (in the user's data folder)",
-    )
-
-
-def _add_model(parser: argparse.ArgumentParser, default: str | None = "embedded") -> None:
-    parser.add_argument(
-        "--checkpoint",
-        default=default,
-        help=f"'embedded', a folder, or a Hub id such as {RELEASED_MODEL} (embedded)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (%(default)s)")
-    parser.add_argument(
-        "--dtype", help="float32, bfloat16 or float16 (bfloat16 on a GPU, float32 on a CPU)"
-    )
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
-    return number
-
-
-def _megabytes(text: str) -> float:
-    megabytes = float(text)
-    if not 0 < megabytes < math.inf:
-        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
-    return megabytes
-
-
-def _minutes(text: str) -> float:
-    minutes = float(text)
-    # Not a number is not at least 0 either.
-    if not 0 <= minutes < math.inf:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
-    return minutes
-
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "serve": serve,
+    "talk": talk,
+    "listen": listen,
+    "replay": replay,
+    "export": export,
+    "recordings": recordings,
+    "answer": answer,
+    "download": download,
+    "doctor": doctor,
+    "evaluate-proactive": evaluate_proactive,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -21,6 +21,7 @@ LAYERS = [
     ["backend.chunk_cost", "backend.realtime", "backend.recordings", "backend.speech"],
     [
         "backend.access",
+        "backend.arguments",
         "backend.bench",
         "backend.cli",
         "backend.cli_sessions",

@@ -14,9 +14,11 @@ import soundfile
 import torch
 
 import app
+from backend.arguments import EXPORT_FORMATS, parse
 from backend.audio import TRAILING_SILENCE_CHUNKS, Samples
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 from backend.engine.model_runner import ModelRunner
+from backend.export import ExportFormat
 from backend.model.checkpoint import Checkpoint
 from tests.conftest import GOLDEN, SAMPLES
 
@@ -348,9 +350,29 @@ def test_ctrl_c_ends_quietly(listen: Listen, bark: Path, monkeypatch: pytest.Mon
 
 
 def test_without_a_command_the_page_is_served() -> None:
-    parsed = app.parse(["--port", "8000", "--checkpoint", "somewhere"])
+    parsed = parse(["--port", "8000", "--checkpoint", "somewhere"])
     assert (parsed.command, parsed.port, parsed.checkpoint) == ("serve", 8000, "somewhere")
-    assert app.parse([]).port == 7860
+    assert parse([]).port == 7860
+
+
+def test_export_offers_every_format() -> None:
+    assert tuple(ExportFormat) == EXPORT_FORMATS
+
+
+@pytest.mark.parametrize("bias", ["99", "-8.5", "nan", "inf", "much"])
+@pytest.mark.parametrize("command", [["talk"], ["replay", "a.aisession", "--from-chunk", "1"]])
+def test_bias_out_of_range_is_refused(
+    command: list[str], bias: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([*command, f"--decision-bias={bias}"])
+    assert ended.value.code == app.EXIT_ERROR
+    assert "argument --decision-bias: " in capsys.readouterr().err
+
+
+def test_bias_within_range_is_taken() -> None:
+    assert parse(["talk", "--decision-bias", "-8"]).decision_bias == -8
+    assert parse(["talk"]).decision_bias == 0
 
 
 def test_listening_needs_no_web_server() -> None:

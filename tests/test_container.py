@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-import app
 from backend import doctor
+from backend.arguments import CHECKPOINT_VARIABLE, parse
 
 REPOSITORY = Path(__file__).parents[1]
 INSTRUCTIONS = [
@@ -135,8 +135,8 @@ def test_the_recipe_s_steps_can_be_read() -> None:
 
 def test_the_recipe_s_command_is_one() -> None:
     assert json.loads(only("ENTRYPOINT")) == ["python", "app.py"]
-    parsed = app.parse(json.loads(only("CMD")))
-    assert (parsed.run, parsed.host, parsed.port) == (app.serve, "0.0.0.0", int(only("EXPOSE")))
+    parsed = parse(json.loads(only("CMD")))
+    assert (parsed.command, parsed.host, parsed.port) == ("serve", "0.0.0.0", int(only("EXPOSE")))
 
 
 def test_nobody_is_root() -> None:
@@ -162,4 +162,4 @@ def test_the_example_for_compose() -> None:
         assert service["read_only"]
         assert service["volumes"] == [f"data:{json.loads(only('VOLUME'))[0]}"]
     assert set(services["gpu"]["build"]["args"]) <= stated
-    assert app.CHECKPOINT_VARIABLE in services["gpu"]["environment"]
+    assert CHECKPOINT_VARIABLE in services["gpu"]["environment"]

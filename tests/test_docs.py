@@ -427,7 +427,7 @@ def test_every_option_of_the_server_is_explained(capsys: pytest.CaptureFixture[s
 def options_of_programs() -> set[str]:
     """The options that are named in the sources of our programs."""
     files = [
-        REPOSITORY / "app.py",
+        REPOSITORY / "backend" / "arguments.py",
         REPOSITORY / "backend" / "bench.py",
         *(REPOSITORY / "backend" / "training").glob("*.py"),
         *(REPOSITORY / "client").glob("*.py"),
