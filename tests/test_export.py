@@ -2,6 +2,9 @@
 
 import json
 import re
+import tracemalloc
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +16,23 @@ import app
 from backend.audio import float_to_pcm16
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
 from backend.engine.trace import Cause, TracedDecision, TracedToken
+from backend.errors import SessionFileError
 from backend.events import Decision, TurnStatus
 from backend.export import ExportFormat, export
+from backend.export.fields import story_fields
+from backend.export.sound import MAX_SOUNDING, time_line
 from backend.live_bench import system_chromium
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.recorder import Recorder, describe
 from backend.session_file import SessionFile, read_story
-from backend.session_file.records import BargeInRecord, PlaybackRecord, TypedRecord
+from backend.session_file.bundle import reply_name
+from backend.session_file.records import (
+    REPLY_RATE_HZ,
+    BargeInRecord,
+    PlaybackRecord,
+    TypedRecord,
+)
 from tests.recording import refuse_notices, rewrite
 
 SETTINGS = SessionSettings(sampling=SamplingConfig(temperature=0.5, top_k=3), seed=3)
@@ -196,3 +208,89 @@ def test_a_recording_without_replies(golden_checkpoint: Checkpoint, tmp_path: Pa
     with SessionFile(path) as file:
         assert (file.num_chunks, read_story(file).replies) == (0, [])
         assert file.manifest.sample_rate_hz == SAMPLE_RATE_HZ
+
+
+def speaking_at_once(packed: Path, folder: Path, num_replies: int, flac: bytes) -> Path:
+    """A copy in which chunks 10 on are answered by replies that all sound from the beginning."""
+
+    def edit(members: dict[str, bytes]) -> None:
+        lines = members["events.jsonl"].decode().splitlines()
+        decided = re.compile(r'"type":"decision","chunk":1[0-9],')
+        added = []
+        events = []
+        # Two replies come before them, and the last turn is counted up.
+        turn = 2
+        for line in lines:
+            if turn < num_replies + 2 and decided.search(line):
+                events.append(line.replace('"speak":false', '"speak":true'))
+                events.append(
+                    f'{{"at":5,"type":"token","turn":{turn},"token":6,"cause":"drawn",'
+                    '"status":"completed"}'
+                )
+                added.append(turn)
+                turn += 1
+            elif '"turn":2,' in line:
+                events.append(line.replace('"turn":2,', f'"turn":{num_replies + 2},'))
+            else:
+                events.append(line)
+        end = events.pop()
+        for turn in added:
+            events.append(f'{{"at":60,"type":"playback","turn":{turn},"starts_at_seconds":0}}')
+            members[reply_name(turn, "flac")] = flac
+        members["events.jsonl"] = "\n".join([*events, end, ""]).encode()
+
+    return rewrite(packed, folder / "at once.aisession", edit)
+
+
+def silent_flac(seconds: float) -> bytes:
+    content = BytesIO()
+    silence = np.zeros(round(seconds * REPLY_RATE_HZ), np.int16)
+    soundfile.write(content, silence, REPLY_RATE_HZ, "PCM_16", format="FLAC")
+    return content.getvalue()
+
+
+def test_replies_are_not_held_while_they_sound(packed: Path, tmp_path: Path) -> None:
+    path = speaking_at_once(packed, tmp_path, 6, silent_flac(240))
+    with SessionFile(path) as file:
+        tracemalloc.start()
+        num_samples = sum(len(replies) for _, replies in time_line(file, SAMPLE_RATE_HZ))
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1024**2
+        tracemalloc.stop()
+    assert 240 <= num_samples / SAMPLE_RATE_HZ < 242
+
+
+def test_more_replies_at_once_than_anybody_lets_speak(packed: Path, tmp_path: Path) -> None:
+    path = speaking_at_once(packed, tmp_path, MAX_SOUNDING + 1, silent_flac(1))
+    with pytest.raises(SessionFileError, match=r"at once\.aisession: more than 8 of its replies"):
+        exported(path, ExportFormat.WAV, tmp_path)
+
+
+def test_the_length_of_a_reply_is_read_without_its_sound(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = speaking_at_once(packed, tmp_path, 1, silent_flac(90))
+    with SessionFile(path) as file:
+        fields = story_fields(file, read_story(file))
+        assert file.reply_seconds(2) == 90
+        monkeypatch.setattr("backend.session_file.bundle.MAX_REPLY_SECONDS", 60)
+        with pytest.raises(SessionFileError, match="the audio of reply 2 is longer than any"):
+            file.reply_seconds(2)
+    said = fields["said"]
+    assert isinstance(said, list)
+    assert [entry["end"] for entry in said if entry["turn"] == 2] == [90]
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        # The number of samples is the last 36 bits before the checksum of the header's block.
+        (lambda flac: flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:], "how long"),
+        (lambda flac: flac[:21] + bytes([flac[21] | 0x0F]) + flac[22:], "longer than any"),
+    ],
+)
+def test_a_reply_that_lies_about_its_length(
+    edit: Callable[[bytes], bytes], said: str, packed: Path, tmp_path: Path
+) -> None:
+    path = speaking_at_once(packed, tmp_path, 1, edit(silent_flac(1)))
+    with SessionFile(path) as file, pytest.raises(SessionFileError, match=said):
+        file.reply_seconds(2)

@@ -8,7 +8,6 @@ from backend.config import CHUNK_SECONDS
 from backend.export.text import note
 from backend.session_file import SessionFile, Story
 from backend.session_file.records import (
-    REPLY_RATE_HZ,
     BargeInRecord,
     DecisionRecord,
     Drawing,
@@ -106,7 +105,7 @@ def _end(file: SessionFile, reply: Reply) -> float:
         return reply.seconds + reply.shown_seconds
     if playback.played_ms is not None:
         return playback.starts_at_seconds + playback.played_ms / 1000
-    return playback.starts_at_seconds + len(file.reply_audio(reply.turn)) / REPLY_RATE_HZ
+    return playback.starts_at_seconds + file.reply_seconds(reply.turn)
 
 
 def _typed_fields(typed: TypedRecord) -> Fields:

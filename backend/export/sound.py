@@ -1,6 +1,7 @@
 """The sound of a recording: the microphone and the spoken replies on one time line."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
@@ -9,11 +10,15 @@ import soundfile
 
 from backend.audio import Resampler, Samples
 from backend.config import SAMPLE_RATE_HZ
+from backend.errors import SessionFileError
 from backend.session_file import SessionFile, read_story
 from backend.session_file.records import REPLY_RATE_HZ
 
 MP3_COMPRESSION = 0.85
 """About 28 kbit/s for one channel at 16 kHz."""
+
+MAX_SOUNDING = 8
+"""Replies at once. They sound one after the other, but for what a client's clock gets wrong."""
 
 
 def write_wav(file: SessionFile, output: Path) -> None:
@@ -57,13 +62,13 @@ def time_line(file: SessionFile, rate_hz: int) -> Iterator[tuple[Samples, Sample
 
 
 class _Replies:
-    """The spoken replies, each where it began to sound; only those that sound are held."""
+    """The spoken replies, each where it began to sound; they are decoded as far as they sound."""
 
     def __init__(self, file: SessionFile, rate_hz: int) -> None:
         self._file = file
         self._rate_hz = rate_hz
         self._position = 0
-        self._sounding: list[tuple[int, Samples]] = []
+        self._sounding: list[_Sounding] = []
         spoken = set(file.reply_turns)
         self._waiting = [
             (round(played.starts_at_seconds * rate_hz), reply.turn, played.played_ms)
@@ -80,26 +85,66 @@ class _Replies:
         return not self._waiting and not self._sounding
 
     def take(self, num_samples: int) -> Samples:
-        """The next samples, `[num_samples]`."""
+        """The next samples, `[num_samples]`.
+
+        Raises:
+            SessionFileError: more replies sound at once than anybody would let speak.
+        """
         end = self._position + num_samples
         block = np.zeros(num_samples, np.float32)
         while self._waiting and self._waiting[-1][0] < end:
+            if len(self._sounding) == MAX_SOUNDING:
+                raise SessionFileError(
+                    f"{self._file.name}: more than {MAX_SOUNDING} of its replies sound at once"
+                )
             start, turn, played_ms = self._waiting.pop()
-            self._sounding.append((start, self._samples(turn, played_ms)))
-        for start, samples in self._sounding:
-            first = max(start, self._position)
-            last = min(start + len(samples), end)
-            if first < last:
-                block[first - self._position : last - self._position] += samples[
-                    first - start : last - start
-                ]
-        self._sounding = [(s, samples) for s, samples in self._sounding if s + len(samples) > end]
+            blocks = _heard_blocks(self._file, turn, played_ms, self._rate_hz)
+            self._sounding.append(_Sounding(start, blocks))
+        self._sounding = [
+            reply for reply in self._sounding if reply.goes_on_after(block, self._position)
+        ]
         self._position = end
         return block
 
-    def _samples(self, turn: int, played_ms: float | None) -> Samples:
-        samples = self._file.reply_audio(turn)
-        if played_ms is not None:
-            samples = samples[: round(played_ms * REPLY_RATE_HZ / 1000)]
-        resampler = Resampler(REPLY_RATE_HZ, self._rate_hz)
-        return np.concatenate([resampler.process(samples), resampler.flush()])
+
+class _Sounding:
+    """A reply that sounds; of its samples, one block is held."""
+
+    def __init__(self, start: int, blocks: Iterator[Samples]) -> None:
+        self._begin = start
+        self._block = np.empty(0, np.float32)
+        self._blocks = blocks
+
+    def goes_on_after(self, mixed: Samples, position: int) -> bool:
+        """Add what sounds from `position` on to `mixed`; whether there is more of it."""
+        end = position + len(mixed)
+        while self._begin < end:
+            block_end = self._begin + len(self._block)
+            first, last = max(self._begin, position), min(block_end, end)
+            if first < last:
+                mixed[first - position : last - position] += self._block[
+                    first - self._begin : last - self._begin
+                ]
+            if block_end > end:
+                return True
+            following = next(self._blocks, None)
+            if following is None:
+                return False
+            self._begin, self._block = block_end, following
+        return True
+
+
+def _heard_blocks(
+    file: SessionFile, turn: int, played_ms: float | None, rate_hz: int
+) -> Iterator[Samples]:
+    """A spoken reply at `rate_hz`, in blocks `[n]`, as far as it was heard."""
+    num_left = None if played_ms is None else round(played_ms * REPLY_RATE_HZ / 1000)
+    resampler = Resampler(REPLY_RATE_HZ, rate_hz)
+    with closing(file.reply_blocks(turn)) as blocks:
+        for block in blocks:
+            yield resampler.process(block[:num_left])
+            if num_left is not None:
+                num_left -= len(block)
+                if num_left <= 0:
+                    break
+    yield resampler.flush()

@@ -11,7 +11,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -65,6 +65,11 @@ _REPLY_NAME = re.compile(rf"{REPLIES}/(\d{{6}})\.(flac|pcm)", re.ASCII)
 def reply_name(turn: int, suffix: str) -> str:
     """The member that holds a spoken reply."""
     return f"{REPLIES}/{turn:06d}.{suffix}"
+
+
+def _reply_track(turn: int) -> str:
+    """The member that holds a spoken reply, without the format's suffix."""
+    return reply_name(turn, "").removesuffix(".")
 
 
 class SessionFile:
@@ -128,16 +133,28 @@ class SessionFile:
 
     def reply_audio(self, turn: int) -> Samples:
         """A spoken reply `[n]` at 24 kHz, whole."""
-        name = reply_name(turn, "").removesuffix(".")
-        kept = [np.empty(0, np.float32)]
+        return np.concatenate([np.empty(0, np.float32), *self.reply_blocks(turn)])
+
+    def reply_blocks(self, turn: int) -> Generator[Samples]:
+        """A spoken reply at 24 kHz, in blocks `[n]`; close it where not all of it is taken."""
         num_samples = 0
-        with _named(self.name), self._open_audio(name, REPLY_RATE_HZ) as blocks:
+        with (
+            _named(self.name),
+            self._open_audio(_reply_track(turn), REPLY_RATE_HZ) as blocks,
+        ):
             for block in blocks:
                 num_samples += len(block)
                 if num_samples > MAX_REPLY_SECONDS * REPLY_RATE_HZ:
                     raise SessionFileError(f"the audio of reply {turn} is longer than any")
-                kept.append(block)
-        return np.concatenate(kept)
+                yield block
+
+    def reply_seconds(self, turn: int) -> float:
+        """How long a spoken reply says that it is; its sound is not decoded."""
+        with _named(self.name):
+            num_samples = self._num_samples(_reply_track(turn))
+            if num_samples > MAX_REPLY_SECONDS * REPLY_RATE_HZ:
+                raise SessionFileError(f"the audio of reply {turn} is longer than any")
+        return num_samples / REPLY_RATE_HZ
 
     def _read_manifest(self) -> Manifest:
         with self._members.open(MANIFEST) as file:
@@ -242,6 +259,22 @@ class SessionFile:
             with self._members.open(f"{name}.pcm") as file:
                 yield _pcm_blocks(file, is_whole=is_whole)
             return
+        with self._open_flac(name, rate_hz) as container:
+            yield _flac_blocks(container, name, is_whole=is_whole)
+
+    def _num_samples(self, name: str) -> int:
+        """Of a reply's track, by its header or, where it has none, by its size."""
+        if not self._members.is_packed:
+            with self._members.open(f"{name}.pcm") as file:
+                return file.seek(0, os.SEEK_END) // 2
+        with self._open_flac(name, REPLY_RATE_HZ) as container:
+            stated: int | None = container.streams.audio[0].duration
+            if stated is None:
+                raise SessionFileError(f"its {name}.flac does not say how long it is")
+            return stated
+
+    @contextmanager
+    def _open_flac(self, name: str, rate_hz: int) -> Iterator[Any]:
         with self._members.open(f"{name}.flac") as file:
             try:
                 with av.open(_Stream(file), format="flac") as container:
@@ -254,7 +287,7 @@ class SessionFile:
                             f"its {name}.flac must be of {rate_hz} Hz, 1 channel and 16 bits, not "
                             f"of {found[0]} Hz, {found[1]} channels and {found[2]}"
                         )
-                    yield _flac_blocks(container, name, is_whole=is_whole)
+                    yield container
             except av.FFmpegError as error:
                 raise SessionFileError(f"its {name}.flac is damaged: {error.strerror}") from error
 
