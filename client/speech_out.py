@@ -101,7 +101,7 @@ class SpeechOut:
         """No more sound will come of it; without any it is over."""
         self._playback.complete(response_id)
         reply = self._replies.get(response_id)
-        if reply is None or self._playback.has(response_id):
+        if reply is None or reply.is_stopping or self._playback.has(response_id):
             return
         del self._replies[response_id]
         if reply.turn.is_spoken:

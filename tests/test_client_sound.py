@@ -1,5 +1,6 @@
 """Sound in the local clients: frames in, replies out, and the words where there is no PortAudio."""
 
+import base64
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -9,16 +10,34 @@ import pytest
 
 from client.audio_format import FRAME_SAMPLES, REPLY_RATE_HZ, float_to_pcm16, pcm16_to_float
 from client.capture import Capture, CaptureClock
+from client.conversation import Conversation
 from client.errors import SoundError
 from client.playback import Playback, PlaybackEvent, PlaybackReport
 from client.portaudio import System, distributions_in, install_portaudio, missing
 from client.sound_card import SoundCard
+from client.speech_out import SpeechOut
+from client.wire import WireEvent
 from tests.virtual_sound import running
 
 BLOCK = 240
 TONE = np.sin(np.arange(REPLY_RATE_HZ) * 0.1).astype(np.float32) * 0.5
 """A second of a reply."""
 DEBIAN = System("Linux", ("debian",))
+SPEAKS = {
+    "type": "response.speak",
+    "response_id": "r",
+    "item_id": "i",
+    "metadata": {
+        "chunk": 0,
+        "seconds": 0.4,
+        "speak_probability": 0.9,
+        "speak_threshold": 0.5,
+        "milliseconds": 8.0,
+        "decision_ms": 9.0,
+        "positions": 20,
+        "emotion": "happy",
+    },
+}
 
 
 class Speaker:
@@ -231,3 +250,26 @@ def test_talk_without_portaudio_says_how_to_get_it(tmp_path: Path) -> None:
     (line,) = program.lines
     assert words in line
     assert install_portaudio(System.this()) in line
+
+
+def test_reply_is_cut_off_although_its_end_comes_before_the_silence() -> None:
+    speaker, conversation = Speaker(), Conversation()
+    sent: list[WireEvent] = []
+    speech = SpeechOut(speaker.playback, conversation, sent.append)
+    pcm = base64.b64encode(float_to_pcm16(TONE)).decode()
+    sounds = {"type": "response.output_audio.delta", "response_id": "r", "delta": pcm}
+    for event in (SPEAKS, sounds):
+        conversation.receive(event, 0.0)
+        speech.receive(event)
+    speaker.play(0.3)
+    for report in speaker.reports:
+        speech.report(report)
+    speaker.reports.clear()
+    speech.stop()
+    speech.receive({"type": "response.output_audio.done", "response_id": "r"})
+    speaker.play(0.1)
+    for report in speaker.reports:
+        speech.report(report)
+    turn = conversation.turns.last
+    assert turn is not None
+    assert turn.cut_after_ms == pytest.approx(300, abs=20)
