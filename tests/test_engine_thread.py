@@ -271,3 +271,25 @@ def test_a_reader_that_stops_reading_stops_the_feeder(engine: Engine) -> None:
         await session.close()
 
     asyncio.run(scenario())
+
+
+def test_an_engine_runs_once(golden_checkpoint: Checkpoint) -> None:
+    engine = Engine(golden_checkpoint, EngineConfig(num_slots=1))
+    with engine:
+        with pytest.raises(SessionClosedError, match="runs only once"):
+            engine.start()
+        # The first goes on all the same.
+        assert len(decisions(asyncio.run(converse(engine, range(1))))) == 1
+    with pytest.raises(SessionClosedError, match="runs only once"), engine:
+        pass
+    engine.close()
+
+
+def test_an_engine_that_never_ran_can_be_closed(golden_checkpoint: Checkpoint) -> None:
+    engine = Engine(golden_checkpoint, EngineConfig(num_slots=1))
+    engine.close()
+    engine.close()
+    with pytest.raises(SessionClosedError, match="runs only once"):
+        engine.start()
+    with pytest.raises(SessionClosedError, match="was stopped"):
+        asyncio.run(engine.open_session())

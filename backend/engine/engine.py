@@ -196,12 +196,24 @@ class Engine:
         self.close()
 
     def start(self) -> None:
-        """Start the thread that owns the model."""
+        """Start the thread that owns the model.
+
+        Raises:
+            SessionClosedError: it was started, or closed, before: an engine runs once.
+        """
+        if self._has_stopped or self._thread.ident is not None:
+            raise SessionClosedError("an engine runs only once: make another one")
         self._is_running = True
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread; conversations that are open fail with a message."""
+        """Stop the thread; conversations that are open fail with a message.
+
+        Closing twice is allowed, and so is closing an engine that was never started.
+        """
+        if self._thread.ident is None:
+            self._has_stopped = True
+            return
         self.command(self._stop)
         self._thread.join()
 
@@ -344,6 +356,7 @@ class Engine:
         return future
 
     def _require_started(self) -> None:
+        self._require_running()
         if self._thread.ident is None:
             raise SessionClosedError(
                 "the engine does not run yet: use it as `with Engine(...) as engine:`"
