@@ -76,7 +76,7 @@ def test_sound_is_mixed_with_the_microphone(page: DuplexPage) -> None:
     next_seconds(page, 0.4)
     heard = page.server.heard[start:]
     sneeze = loudest_second(read_audio(SAMPLES / "sneeze.ogg"))
-    assert similarity(far_above_tone(heard), far_above_tone(sneeze)) > 0.9
+    assert similarity(far_above_tone(heard), far_above_tone(sneeze)) > 0.8
     assert tone(heard) == pytest.approx(TONE_LEVEL, rel=0.2)
 
 
