@@ -433,7 +433,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(packed: Path, tmp_path: Path) -
     ):
         bomb.writestr("manifest.json", archive.read("manifest.json"))
         with bomb.open("events.jsonl", "w") as events:
-            for _ in range(600):
+            for _ in range(100):
                 events.write(b"\n" * 1024**2)
         bomb.writestr("microphone.flac", archive.read("microphone.flac"))
     tracemalloc.start()
@@ -473,3 +473,38 @@ def test_a_link_in_a_folder_is_not_followed(packed: Path, tmp_path: Path) -> Non
 
 def test_the_limits_leave_room_for_what_is_recorded() -> None:
     assert bundle.MAX_CHUNKS * CHUNK_SAMPLES * 2 < bundle.MAX_AUDIO_BYTES
+
+
+def test_half_a_day_of_constant_talk_fits() -> None:
+    """By the lines of a real conversation: 20 tokens a second, which no voice can say."""
+    path = Path(__file__).parents[1] / "assets/gallery/conversation.aisession"
+    with zipfile.ZipFile(path) as archive:
+        lines = archive.read("events.jsonl").splitlines(keepends=True)
+    decisions = [len(line) for line in lines if b'"type":"decision"' in line]
+    tokens = [len(line) for line in lines if b'"type":"token"' in line]
+    # The numbers of its chunks and turns are smaller than those of a long one.
+    decision_bytes, token_bytes = np.mean(decisions) + 8, np.mean(tokens) + 2
+    seconds = bundle.MAX_HOURS * 3600
+    needed = bundle.MAX_CHUNKS * decision_bytes + 20 * seconds * token_bytes
+    assert needed < bundle.MAX_EVENTS_BYTES
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"at":0,"type":"typed","chunk":0,"text":""}\n',
+        b'{"at":0,"type":"settings","system_prompt":"","seed":0,"drawing":'
+        b'{"temperature":0,"top_k":1,"max_reply_tokens":1}}\n',
+    ],
+)
+def test_short_lines_that_take_much_memory_are_bounded(
+    line: bytes, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "MAX_CHUNKS", 1000)
+
+    def talk(members: dict[str, bytes]) -> None:
+        members["events.jsonl"] = 1001 * line + members["events.jsonl"]
+
+    path = rewrite(packed, tmp_path / "bomb.aisession", talk)
+    with pytest.raises(SessionFileError, match="more often than there are chunks in 12 hours"):
+        SessionFile(path)

@@ -33,7 +33,9 @@ from backend.session_file.records import (
     EndRecord,
     Manifest,
     Record,
+    SettingsRecord,
     TokenRecord,
+    TypedRecord,
 )
 
 MANIFEST = "manifest.json"
@@ -47,7 +49,8 @@ MAX_HOURS = 12
 MAX_CHUNKS = int(MAX_HOURS * 3600 / CHUNK_SECONDS)
 MAX_MANIFEST_BYTES = 256 * 1024
 MAX_LINE_BYTES = 128 * 1024
-MAX_EVENTS_BYTES = 512 * 1024**2
+MAX_EVENTS_BYTES = 96 * 1024**2
+"""12 hours of decisions take 24 MB, and 20 tokens a second all the while 73 MB more."""
 MAX_AUDIO_BYTES = MAX_HOURS * 3600 * REPLY_RATE_HZ * 2
 MAX_BUNDLE_BYTES = 2 * MAX_AUDIO_BYTES
 MAX_REPLY_TRACKS = 20_000
@@ -182,7 +185,7 @@ class SessionFile:
 
     def _check(self) -> None:
         """Go through everything once, so that whoever uses it later finds nothing unexpected."""
-        num_decisions, num_turns, is_speaking = 0, 0, False
+        num_decisions, num_turns, num_asides, is_speaking = 0, 0, 0, False
         end: EndRecord | None = None
         for number, record in enumerate(self._read_records(), start=1):
             if end is not None:
@@ -203,6 +206,14 @@ class SessionFile:
                         "not in progress"
                     )
                 is_speaking = record.status is None
+            elif isinstance(record, SettingsRecord | TypedRecord):
+                # A line of them is short, and what is made of it is not.
+                num_asides += 1
+                if num_asides > MAX_CHUNKS:
+                    raise SessionFileError(
+                        f"its {EVENTS} changes the settings, or holds typed texts, more often than "
+                        f"there are chunks in {MAX_HOURS} hours"
+                    )
             elif isinstance(record, EndRecord):
                 end = record
         # Where nothing was heard there is no track: FLAC knows no empty ones.
@@ -239,8 +250,10 @@ class SessionFile:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 num_bytes += len(line)
-                if len(line) > MAX_LINE_BYTES or num_bytes > MAX_EVENTS_BYTES:
+                if len(line) > MAX_LINE_BYTES:
                     raise SessionFileError(f"line {number} of its {EVENTS} is longer than any")
+                if num_bytes > MAX_EVENTS_BYTES:
+                    raise SessionFileError(f"its {EVENTS} is larger than any")
                 if not line.endswith(b"\n") and not self._members.is_packed:
                     # Cut off while it was written.
                     return
