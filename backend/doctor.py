@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from backend.model.hub_store import Progress
+    from backend.model.hub_store import Cache, HubModel, Progress
 
 REPOSITORY = Path(__file__).parents[1]
 REQUIREMENTS = REPOSITORY / "requirements.txt"
@@ -393,19 +393,32 @@ def check_downloads() -> Iterator[Finding]:
         total = sum(file.size for file in model.files) / _GIGABYTE
         if wrong:
             text = f"{name}: missing or damaged: {', '.join(wrong)}"
-            yield Finding("downloads", Verdict.PROBLEM, text, _download(model.repository))
+            fix = _download(model.repository, _revision_to_name(model, cache))
+            yield Finding("downloads", Verdict.PROBLEM, text, fix)
         else:
             yield Finding("downloads", Verdict.OK, f"{name}, {total:.2f} GB, hashes are right")
     for folder in sorted({part.parents[1] for part in _hub_cache().glob("models--*/blobs/*.part")}):
         repository = folder.name.removeprefix("models--").replace("--", "/", 1)
-        text = f"{repository} is not complete"
+        # Which revision the parts are of is written down nowhere.
+        text = f"{repository} is not complete (name the same --revision again, if you named one)"
         yield Finding("downloads", Verdict.WARNING, text, _download(repository))
     if not models:
         yield Finding("downloads", Verdict.OK, f"none in {_hub_cache()}; the page needs none")
 
 
-def _download(repository: str) -> str:
-    return f"{shlex.quote(sys.executable)} app.py download {repository}"
+def _revision_to_name(model: "HubModel", cache: "Cache") -> str | None:
+    """What has to be named to fetch the same files again; None where it is the default."""
+    from backend.model.layout import DEFAULT_REVISION
+
+    if cache.commit_of(model.revision) != model.commit:
+        # A branch that has moved on since.
+        return model.commit
+    return None if model.revision == DEFAULT_REVISION else model.revision
+
+
+def _download(repository: str, revision: str | None = None) -> str:
+    named = "" if revision is None else f" --revision {shlex.quote(revision)}"
+    return f"{shlex.quote(sys.executable)} app.py download {repository}{named}"
 
 
 def _show_progress(progress: "Progress") -> None:

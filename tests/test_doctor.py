@@ -18,7 +18,8 @@ from huggingface_hub import constants
 from backend import doctor
 from backend.doctor import Finding, Verdict, examine
 from backend.model.hub import obtain
-from tests.fake_hub import fake_hub
+from backend.model.hub_store import Cache, HubFile, HubModel
+from tests.fake_hub import COMMIT, fake_hub
 from tests.small_checkpoint import write_small_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]
@@ -208,8 +209,35 @@ def test_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Verdict.PROBLEM,
         "someone/speaker (01234567): missing or damaged: tokenizer.json",
     )
-    assert damaged.fix == f"{sys.executable} app.py download someone/speaker"
-    assert (incomplete.verdict, incomplete.fix) == (Verdict.WARNING, damaged.fix)
+    again = f"{sys.executable} app.py download someone/speaker"
+    assert damaged.fix == again
+    assert (incomplete.verdict, incomplete.fix) == (Verdict.WARNING, again)
+
+
+@pytest.mark.parametrize(
+    ("revision", "refs", "named"),
+    [
+        ("v1", {"v1": COMMIT}, "v1"),
+        ("main", {"main": "f" * 40}, COMMIT),
+        (COMMIT, {}, COMMIT),
+    ],
+)
+def test_a_damaged_download_of_a_revision(
+    revision: str,
+    refs: dict[str, str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    files = (HubFile("config.json", 3, "0" * 40, is_large=False),)
+    cache = Cache("someone/speaker")
+    cache.finish(HubModel("someone/speaker", revision, COMMIT, files))
+    for name, commit in refs.items():
+        (cache.root / "refs" / name).write_text(commit)
+    finding = only(doctor.check_downloads())
+    assert finding.fix == f"{sys.executable} app.py download someone/speaker --revision {named}"
 
 
 def test_whose_the_port_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,14 +174,14 @@ class Cache(Store):
         # Of what another program fetched, the receipt may name a part only.
         if not set(model.files) <= set(stated.files):
             return None
-        if self._commit(model.revision) != model.commit and not self.is_read_only:
+        if self.commit_of(model.revision) != model.commit and not self.is_read_only:
             # The branch has come to a commit that is there already.
             _write_text(self.root / "refs" / model.revision, model.commit)
         return folder
 
     def complete_offline(self, revision: str, report: Report) -> Path | None:
         """The folder to load without asking the Hub, if all that is there is as it should be."""
-        commit = self._commit(revision)
+        commit = self.commit_of(revision)
         folder = self._snapshot(commit)
         if not folder.is_dir():
             return None
@@ -221,7 +221,8 @@ class Cache(Store):
     def _snapshot(self, commit: str) -> Path:
         return self.root / "snapshots" / commit
 
-    def _commit(self, revision: str) -> str:
+    def commit_of(self, revision: str) -> str:
+        """The commit that a branch or a tag had when it was fetched last."""
         try:
             return (self.root / "refs" / revision).read_text("utf-8").strip()
         except OSError:
