@@ -28,6 +28,14 @@ OPEN_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
+NOT_KEPT = (
+    "session.resume",
+    "input_audio_buffer.append",
+    "conversation.item.create",
+    "response.create",
+)
+"""What a connection that breaks before it was sent takes with it."""
+
 LOST = 1006
 LOST_CODES = (1001, 1005, LOST)
 """Those with which nobody chose to end the conversation."""
@@ -228,10 +236,10 @@ class RealtimeSocket:
 
     def _detach(self) -> None:
         self._is_attached = False
-        # Audio is sent again from memory, by what the server says has arrived.
+        # Audio and typed text are sent again from memory, by what the server says has arrived.
         while not self._unsent.empty():
             event = self._unsent.get_nowait()
-            if event["type"] not in ("input_audio_buffer.append", "session.resume"):
+            if event["type"] not in NOT_KEPT:
                 self._outbox.append(event)
 
     def _acknowledge(self) -> None:
