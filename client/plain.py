@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import TextIO
 
 from client.conversation import Turn, TypedEntry
@@ -37,18 +38,20 @@ class PlainFrontEnd:
         loop = asyncio.get_running_loop()
 
         def read() -> None:
-            for line in self._lines:
-                loop.call_soon_threadsafe(self._typed, line)
-            loop.call_soon_threadsafe(self._input_over)
+            # Raised by a closed loop: the conversation is over, and nobody hears what is typed.
+            with suppress(RuntimeError):
+                for line in self._lines:
+                    loop.call_soon_threadsafe(self._typed, line)
+                loop.call_soon_threadsafe(self._input_over)
 
         # It may wait for a line for ever, and then goes with the program.
         threading.Thread(target=read, daemon=True).start()
-        state = None
+        was_open = False
         while True:
-            if self._live.state is not state:
-                was_open, state = state in (State.LISTENING, State.SPEAKING), self._live.state
-                if state is State.LISTENING and not was_open:
-                    self._print(self._welcome())
+            is_open = self._live.state in (State.LISTENING, State.SPEAKING)
+            if is_open and not was_open:
+                self._print(self._welcome())
+            was_open = is_open
             self._tell_news()
             if self._is_input_over and self._ends_with_input and self._live.is_quiet:
                 self._live.stop()
