@@ -22,6 +22,9 @@ SHORTEST_SPEAKING_SECONDS = 0.9
 """A short reply is written faster than anyone could see that it was being said."""
 MICROPHONE_DEAD_SECONDS = 3.0
 """Without a block, something is wrong with it."""
+MICROPHONE_DEAD = "The microphone gives no sound any more. Connect it again, then start again."
+SETTINGS_ID = "settings"
+"""Of every message with the settings: a refusal names it."""
 END_SECONDS = 3.0
 """For the server's goodbye."""
 
@@ -93,14 +96,17 @@ class Live:
         self.address = address
         self.notice: str | None = None
         """Calm information."""
-        self.problem: str | None = None
-        """What went wrong, where the conversation goes on all the same."""
         self.queue_place: QueuePlace | None = None
         self.max_positions: int | None = None
         self.level = 0.0
         """Root mean square of the microphone's last 50 ms, 0 to 1."""
         self.input_name: str | None = None
         self.output_name: str | None = None
+        self._microphone_problem: str | None = None
+        self._settings_problem: str | None = None
+        """Why the server follows none of the settings that it was told last."""
+        self._refusal: str | None = None
+        """Why it did not do what it was asked last."""
         self._phase = _Phase.IDLE
         self._socket = RealtimeSocket(address, self)
         self._typed = TypedText(self._socket)
@@ -166,6 +172,7 @@ class Live:
     def send_text(self, text: str) -> None:
         """Have the model read something."""
         if text.strip():
+            self._refusal = None
             self.conversation.typed(text.strip(), time.monotonic())
             self._typed.send(text.strip())
 
@@ -183,7 +190,7 @@ class Live:
         if not speaks_replies:
             self._speech.stop()
         if self._phase in (_Phase.OPEN, _Phase.RECONNECTING):
-            self._send({"type": "session.update", "session": self._session()})
+            self._update_session()
 
     # What goes on
 
@@ -206,6 +213,12 @@ class Live:
             return State.CATCHING_UP
         is_muted = self._microphone is not None and self.options.is_muted
         return State.MUTED if is_muted else State.LISTENING
+
+    @property
+    def problem(self) -> str | None:
+        """What went wrong, where the conversation goes on all the same."""
+        problems = (self._microphone_problem, self._settings_problem, self._refusal)
+        return " ".join(words for words in problems if words is not None) or None
 
     @property
     def emotion(self) -> Emotion | None:
@@ -267,6 +280,8 @@ class Live:
                 self.queue_place = QueuePlace(event["position"], event["estimated_wait_s"])
             case "session.created":
                 self._created(event["session"])
+            case "session.updated":
+                self._settings_problem = None
             case "session.resync_required":
                 self.conversation.events_lost()
             case "session.go_away":
@@ -282,6 +297,7 @@ class Live:
             case "notice":
                 self.notice = _notice_words(event)
         if event["type"] == "response.speak":
+            self._refusal = None
             self._speaking_until = now + SHORTEST_SPEAKING_SECONDS
 
     def connection_lost(self) -> None:
@@ -302,9 +318,13 @@ class Live:
 
     def _created(self, session: dict[str, Any]) -> None:
         self.max_positions = session["capabilities"]["max_positions"]
-        self._send({"type": "session.update", "session": self._session()})
+        self._update_session()
         self.queue_place = None
         self._phase = _Phase.OPEN
+
+    def _update_session(self) -> None:
+        session = self._session()
+        self._send({"type": "session.update", "event_id": SETTINGS_ID, "session": session})
 
     def _session(self) -> dict[str, Any]:
         """What the user chose, as the server's `session`."""
@@ -322,9 +342,10 @@ class Live:
         }
 
     def _refused(self, error: dict[str, Any]) -> None:
-        # Typed text was sent again that had arrived after all.
-        if error.get("code") != "item_id_already_taken":
-            self.problem = error["message"]
+        if error.get("event_id") == SETTINGS_ID:
+            self._settings_problem = error["message"]
+        elif not self._typed.is_of_repeating(error):
+            self._refusal = error["message"]
 
     def _send(self, event: WireEvent) -> None:
         self._socket.send(event)
@@ -390,17 +411,13 @@ class Live:
 
     async def _watch_microphone(self) -> None:
         """Say so when a microphone gives nothing any more."""
-        words = "The microphone gives no sound any more. Connect it again, then start again."
         while self._microphone is not None:
             await asyncio.sleep(1.0)
             is_dead = (
                 not self._microphone.is_going_on
                 or time.monotonic() - self._heard_at > MICROPHONE_DEAD_SECONDS
             )
-            if is_dead:
-                self.problem = words
-            elif self.problem == words:
-                self.problem = None
+            self._microphone_problem = MICROPHONE_DEAD if is_dead else None
 
 
 def _notice_words(event: WireEvent) -> str:

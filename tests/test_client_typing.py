@@ -1,0 +1,158 @@
+"""Typing in the local clients: over lost connections, refusals, and once all is over."""
+
+import asyncio
+import io
+import os
+import threading
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from client.address import ServerAddress
+from client.live import Live, LiveOptions
+from client.plain import PlainFrontEnd
+from client.typed_text import TypedText
+from client.wire import RealtimeSocket, WireEvent
+from tests.client_talking import talking_live
+from tests.scripted import ScriptedEngine
+from tests.serving import serving
+
+ADDRESS = ServerAddress.parse("localhost")
+TEXT_ONLY = LiveOptions(has_sound=False)
+
+
+class FakeSocket:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.is_attached = True
+        self.sent: list[WireEvent] = []
+
+    def send(self, event: WireEvent) -> None:
+        self.sent.append(event)
+
+    def taken(self) -> list[WireEvent]:
+        """What was sent since the last look."""
+        sent, self.sent = self.sent, []
+        return sent
+
+
+class Typist:
+    """Types, and plays the server."""
+
+    def __init__(self) -> None:
+        self.socket = FakeSocket()
+        self.typed = TypedText(cast(RealtimeSocket, self.socket))
+
+    def types(self, text: str) -> list[WireEvent]:
+        self.typed.send(text)
+        return self.socket.taken()
+
+    def arrives(self, item_event: WireEvent) -> None:
+        item = {"id": item_event["item"]["id"]}
+        self.typed.receive({"type": "conversation.item.added", "item": item})
+
+    def resumes(self, *missed: WireEvent) -> list[WireEvent]:
+        """What is sent when the connection is back, and the server has told what it had."""
+        self.typed.resumed()
+        assert [event["type"] for event in self.socket.taken()] == ["session.heartbeat"]
+        for event in missed:
+            self.typed.receive(event)
+        self.typed.receive({"type": "session.heartbeat_ack"})
+        return self.socket.taken()
+
+
+def test_lost_request_for_a_response_is_asked_again() -> None:
+    typist = Typist()
+    item, request = typist.types("What is seven?")
+    typist.arrives(item)
+    (again,) = typist.resumes()
+    assert again["type"] == request["type"] == "response.create"
+    refusal = {
+        "code": "conversation_already_has_active_response",
+        "event_id": again["event_id"],
+    }
+    assert typist.typed.is_of_repeating(refusal)
+    assert not typist.typed.is_of_repeating(refusal | {"event_id": request["event_id"]})
+    typist.typed.receive({"type": "error", "error": refusal})
+    assert typist.resumes() == []
+
+
+def test_created_response_is_not_asked_for_again() -> None:
+    typist = Typist()
+    item, _ = typist.types("What is seven?")
+    typist.arrives(item)
+    assert typist.resumes({"type": "response.created"}) == []
+
+
+def test_one_response_answers_all_that_was_lost() -> None:
+    typist = Typist()
+    first, _ = typist.types("What is seven?")
+    second, _ = typist.types("And eight?")
+    typist.arrives(first)
+    item, request = typist.resumes()
+    assert (item["item"], request["type"]) == (second["item"], "response.create")
+
+
+def test_unsent_text_goes_with_its_connection() -> None:
+    """It is typed text that sends it again, once: not the socket as well."""
+    socket = RealtimeSocket(ServerAddress.parse("localhost"), Live(ADDRESS, TEXT_ONLY))
+    socket._attach()
+    typed = TypedText(socket)
+    typed.send("What is seven?")
+    socket.send({"type": "session.update"})
+    socket._detach()
+    assert [event["type"] for event in socket._outbox] == ["session.update"]
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with serving(ScriptedEngine([])) as address:
+        yield address
+
+
+async def test_refused_settings_are_a_problem_until_others_are_taken(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = LiveOptions(has_sound=False, decision_bias=99)
+    async with talking_live(address, monkeypatch, refused) as talk:
+        await talk.until_told("error")
+        assert "99" in (talk.live.problem or "")
+        talk.live.change(speaks_replies=False, decision_bias=1.0)
+        await talk.until_told("session.updated")
+        assert talk.live.problem is None
+
+
+async def test_refused_text_is_a_problem_until_the_next(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with talking_live(address, monkeypatch, TEXT_ONLY) as talk:
+        talk.live.send_text("a" * 100_000)
+        await talk.until_told("error")
+        assert talk.live.problem
+        talk.live.send_text("What is seven?")
+        assert talk.live.problem is None
+
+
+def test_line_after_the_end_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    before = set(threading.enumerate())
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as lines, os.fdopen(writing, "w") as typing:
+        live = Live(ADDRESS, TEXT_ONLY)
+        front_end = PlainFrontEnd(live, lines, io.StringIO(), ends_with_input=False)
+
+        async def show_shortly() -> None:
+            showing = asyncio.create_task(front_end.show())
+            await asyncio.sleep(0)  # it begins, and waits
+            showing.cancel()
+
+        asyncio.run(show_shortly())
+        (reader,) = set(threading.enumerate()) - before
+        typing.write("too late\n")
+        typing.flush()
+        reader.join(30)
+        assert not reader.is_alive()
+    assert failures == []
