@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import (
     Browser,
     BrowserContext,
+    Download,
     Page,
     Route,
     expect,
@@ -17,6 +18,7 @@ from playwright.sync_api import (
 )
 
 from backend.gallery import FOLDER
+from backend.server import ServingOptions
 from tests.browsing import chromium, microphone_file, open_page, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.reverse_proxy import reverse_proxy
@@ -158,14 +160,37 @@ def test_everything_can_be_downloaded(visit: Visit, tmp_path: Path) -> None:
     downloads = page.locator(part("downloads"))
     expect(downloads.get_by_role("link")).to_have_count(0)
     for name in ("Session file", "Page", "Stereo sound", "Transcript", "(.vtt)", "(.srt)"):
-        downloads.locator("summary").click()
-        with page.expect_download() as begun:
-            downloads.get_by_role("link", name=name).click()
-        begun.value.save_as(tmp_path / "file")
+        download(page, name).save_as(tmp_path / "file")
         if name == "Session file":
             original = (FOLDER / f"{NAME}.aisession").read_bytes()
             assert (tmp_path / "file").read_bytes() == original
         assert (tmp_path / "file").stat().st_size > 0
+
+
+def test_downloads_with_an_access_key_are_named_as_without(
+    visit: Visit, browser: Browser, tmp_path: Path
+) -> None:
+    engine, options = ScriptedEngine([]), ServingOptions(access_key="wanted")
+    knowing = "sessionStorage.setItem('audio-interaction-live', '{\"accessKey\": \"wanted\"}')"
+    with serving(engine, options=options) as guarded, browser.new_context() as context:
+        context.add_init_script(knowing)
+        page = context.new_page()
+        page.set_default_timeout(LONGEST_WAIT_MS)
+        page.goto(f"http://{guarded}/live/replay.html#gallery={NAME}")
+        page.wait_for_selector("[data-ready]")
+        with_key, path = download(page, "Transcript"), tmp_path / "transcript"
+        with_key.save_as(path)
+        assert path.stat().st_size > 0
+    assert with_key.suggested_filename.endswith(".md")
+    assert with_key.suggested_filename == download(visit(), "Transcript").suggested_filename
+
+
+def download(page: Page, name: str) -> Download:
+    downloads = page.locator(part("downloads"))
+    downloads.locator("summary").click()
+    with page.expect_download() as begun:
+        downloads.get_by_role("link", name=name).click()
+    return begun.value
 
 
 def test_another_way_is_shown_beside_it(visit: Visit, address: str) -> None:
@@ -222,6 +247,12 @@ def test_what_is_not_there_is_said(visit: Visit) -> None:
     cards.first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("A coffee order")
     expect(page.locator(part("recorded"))).to_be_visible()
+
+
+def test_fragment_that_names_no_kind_of_recording_names_nothing(visit: Visit) -> None:
+    page = visit("constructor=x")
+    expect(page.locator(part("gallery")).get_by_role("link").first).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_page_works_below_a_prefix_and_asks_nobody_else(visit: Visit, address: str) -> None:

@@ -4,6 +4,9 @@ import { element } from './element.js';
 import { address, ask } from './server.js';
 import { settings } from './settings.js';
 
+// A browser may take its time before it reads what was clicked.
+const DOWNLOAD_MS = 60_000;
+
 /** The file's name, as the server states it: any character, percent-encoded. */
 function nameIn(disposition) {
   return decodeURIComponent(disposition.match(/filename\*=utf-8''(\S+)/)[1]);
@@ -15,7 +18,7 @@ async function fetchFile(path) {
   link.download = nameIn(answer.headers.get('Content-Disposition'));
   link.href = URL.createObjectURL(await answer.blob());
   link.click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), DOWNLOAD_MS);
 }
 
 /** `onError` gets why it could not be had. */

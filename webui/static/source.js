@@ -35,7 +35,7 @@ export class Source {
   /** What a fragment names; null where it names nothing. */
   static of(fragment) {
     const [[kind, id] = []] = new URLSearchParams(fragment.replace(/^#/, ''));
-    return kind in FOLDERS && id ? new Source(kind, id) : null;
+    return Object.hasOwn(FOLDERS, kind) && id ? new Source(kind, id) : null;
   }
 
   constructor(kind, id) {
