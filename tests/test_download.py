@@ -1,6 +1,7 @@
 """Models from the Hub: whole and verified, or not at all, whatever happens on the way."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -198,19 +199,38 @@ def test_checking_a_cache_that_cannot_be_written(
         verify(ID)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [SHARD, TOWER, "model_config.yaml", "tokenizer.json", "qwen25OmniConfig/config.json"],
+)
 def test_what_another_program_fetched_in_part_is_completed(
-    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+    name: str, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = obtain(ID)
     receipt = Cache(ID).receipt(COMMIT)
     receipt.unlink()
-    (folder / SHARD).resolve().unlink()
-    (folder / SHARD).unlink()
+    (folder / name).resolve().unlink()
+    (folder / name).unlink()
     with monkeypatch.context() as without_network:
         without_network.setattr(constants, "HF_HUB_OFFLINE", True)
-        obtain(ID)
-    assert receipt.exists()
-    assert (obtain(ID) / SHARD).is_file()
+        with pytest.raises(CheckpointError, match="is not in the cache as a whole"):
+            obtain(ID)
+    assert not receipt.exists()
+    assert (obtain(ID) / name).is_file()
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"weight_map": 1}', b'{"weight_map": {"a": 1}}']
+)
+def test_an_index_that_names_no_shards_is_not_used_offline(content: bytes, hub: FakeHub) -> None:
+    index = obtain(ID) / "model.safetensors.index.json"
+    cache = Cache(ID)
+    cache.receipt(COMMIT).unlink()
+    blob = cache.root / "blobs" / hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    blob.write_bytes(content)
+    index.unlink()
+    index.symlink_to(blob)
+    assert cache.complete_offline("main", lambda _: None) is None
 
 
 @pytest.mark.parametrize("has_receipt", [True, False])

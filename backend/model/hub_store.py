@@ -15,6 +15,14 @@ from filelock import FileLock
 from huggingface_hub import constants
 
 from backend.errors import CheckpointError
+from backend.model.layout import (
+    AUDIO_TOWER_CONFIG,
+    AUDIO_TOWERS,
+    LANGUAGE_MODEL_CONFIG,
+    SHARD_INDEX,
+    SINGLE_SHARD,
+    TOKENIZER,
+)
 
 RECEIPT = "download.json"
 UNFINISHED = "download-unfinished.json"
@@ -183,7 +191,7 @@ class Cache(Store):
         """The folder to load without asking the Hub, if all that is there is as it should be."""
         commit = self.commit_of(revision)
         folder = self._snapshot(commit)
-        if not folder.is_dir():
+        if not _holds_a_checkpoint(folder):
             return None
         stated = read_receipt(self.receipt(commit))
         if stated is None:
@@ -302,6 +310,22 @@ def digest_of(path: Path, file: HubFile, meter: Meter | None = None) -> str:
             if meter is not None:
                 meter.add(len(block))
     return digest.hexdigest()
+
+
+def _holds_a_checkpoint(folder: Path) -> bool:
+    """Whether all that loading cannot do without is there: others may have fetched a part only."""
+    needed = {LANGUAGE_MODEL_CONFIG, TOKENIZER, AUDIO_TOWER_CONFIG}
+    index = folder / SHARD_INDEX
+    if index.exists():
+        try:
+            needed.update(map(str, json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            return False
+    else:
+        needed.add(SINGLE_SHARD)
+    return all((folder / name).is_file() for name in needed) and any(
+        (folder / name).is_file() for name in AUDIO_TOWERS
+    )
 
 
 def _linked_files(folder: Path) -> Iterator[HubFile]:
