@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -197,6 +199,50 @@ def test_the_command(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     for wanted in ("wav", "html", "srt"):
         assert app.main(["export", str(packed), "--to", wanted, "--out", nowhere]) == app.EXIT_ERROR
         assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wanted", ExportFormat)
+def test_an_export_that_cannot_be_written_does_not_tell_where(
+    wanted: ExportFormat, packed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "no folder" / "out"
+    with (
+        SessionFile(packed, "two minutes") as file,
+        pytest.raises(
+            SessionFileError, match=f"^two minutes: its export as {wanted} cannot"
+        ) as told,
+    ):
+        export(file, wanted, output)
+    assert str(tmp_path) not in str(told.value)
+
+
+@pytest.mark.parametrize("wanted", ExportFormat)
+def test_an_export_does_not_overwrite_its_recording(
+    wanted: ExportFormat, packed: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(packed, tmp_path / "own.aisession"))
+    linked, named_twice = tmp_path / "linked", tmp_path / "named twice"
+    linked.symlink_to(path)
+    named_twice.hardlink_to(path)
+    for output in (path, linked, named_twice):
+        with (
+            SessionFile(path) as file,
+            pytest.raises(SessionFileError, match=f"{output.name} is the recording itself"),
+        ):
+            export(file, wanted, output)
+    assert path.read_bytes() == packed.read_bytes()
+
+
+def test_an_export_does_not_overwrite_a_part_of_its_recording(packed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own.aisession.live"
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(folder)
+    events = (folder / "events.jsonl").read_bytes()
+    pcm, _ = soundfile.read(folder / "microphone.flac", dtype="int16")
+    (folder / "microphone.pcm").write_bytes(pcm.tobytes())
+    with SessionFile(folder) as file, pytest.raises(SessionFileError, match="recording itself"):
+        export(file, ExportFormat.VTT, folder / "events.jsonl")
+    assert (folder / "events.jsonl").read_bytes() == events
 
 
 def test_a_recording_without_replies(golden_checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -34,9 +34,13 @@ def export(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
     """Write `file` as what is wanted to `output`.
 
     Raises:
-        SessionFileError: it cannot be written, or has changed since it was opened.
+        SessionFileError: it cannot be written, or has changed since it was opened; names `output`
+            only where that is the recording itself, as those who ask over the network need not
+            know where files are.
     """
     try:
+        if _is_within(output, file.path):
+            raise SessionFileError(f"{output} is the recording itself: name another file")
         match wanted:
             case ExportFormat.WAV:
                 write_wav(file, output)
@@ -48,6 +52,21 @@ def export(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
                 output.write_text(srt(read_story(file)), encoding="utf-8")
             case ExportFormat.MARKDOWN:
                 output.write_text(markdown(file, read_story(file)), encoding="utf-8")
-    except (OSError, ValueError, soundfile.LibsndfileError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SessionFileError(f"{output} cannot be written: {reason}") from error
+    except soundfile.LibsndfileError as error:
+        raise SessionFileError(_not_written(file, wanted, error.error_string)) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SessionFileError(_not_written(file, wanted, reason)) from error
+
+
+def _is_within(output: Path, recording: Path) -> bool:
+    """Whether to write to `output` would overwrite a recording, packed or a folder."""
+    whole, resolved = recording.resolve(), output.resolve()
+    if whole in (resolved, *resolved.parents):
+        return True
+    # The same file may have two names.
+    return output.exists() and output.samefile(recording)
+
+
+def _not_written(file: SessionFile, wanted: ExportFormat, reason: str) -> str:
+    return f"{file.name}: its export as {wanted} cannot be written: {reason}"
