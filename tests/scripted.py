@@ -28,7 +28,7 @@ from backend.events import (
     TurnStarted,
     TurnStatus,
 )
-from backend.model.checkpoint import Ability
+from backend.model.checkpoint import Ability, LoadedFile, files_in
 from backend.protocol import Emotion
 
 LOUD = 0.01
@@ -61,6 +61,11 @@ class ScriptedCheckpoint:
     folder: Path = Path(__file__).parent / "golden"
     """Without weights: what a recording tells it by is the same for all scripts."""
     abilities: tuple[Ability, ...] = ()
+
+    @property
+    def files(self) -> tuple[LoadedFile, ...]:
+        """Those of the folder, unchanged."""
+        return files_in(self.folder)
 
 
 @dataclass(frozen=True, slots=True)
