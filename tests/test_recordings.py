@@ -11,7 +11,7 @@ import pytest
 
 import app
 from backend.audio import Samples, read_audio
-from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig
+from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.engine import Engine
 from backend.engine.trace import Cause
 from backend.errors import RecordingError
@@ -22,6 +22,7 @@ from backend.realtime.dialect import Dialect
 from backend.realtime.recording import TrackTime
 from backend.recorder import _Writer
 from backend.recordings import RecordingStore, StoreOptions
+from backend.recordings.live import Stopped
 from backend.recordings.packing import pack_copy
 from backend.replay import Verifier
 from backend.session_file import SessionFile, read_story
@@ -220,6 +221,42 @@ async def test_deleting_one_that_goes_on(tmp_path: Path) -> None:
         assert names(tmp_path) == []
         await ask(visitor)
         assert names(tmp_path) == []
+
+
+async def test_a_folder_that_cannot_be_read_ends_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the client is told, rather than left with a red light."""
+
+    def refuses(path: Path) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    async with recorded_house(ScriptedEngine([REPLY]), tmp_path) as house:
+        visitor = house.talk("")
+        started = await visitor.until("recording.started")
+        await ask(visitor)
+        monkeypatch.setattr("backend.recordings.store.size_of", refuses)
+        visitor.send("recording.stop")
+        stopped = await visitor.until("recording.stopped")
+        monkeypatch.undo()
+        assert stopped["reason"] == "failed"
+        assert str(tmp_path) not in stopped["message"]
+        assert not house.recordings.is_live(started["recording_id"])
+
+
+async def test_a_recording_that_failed_is_abandoned(tmp_path: Path) -> None:
+    engine = ScriptedEngine([REPLY])
+    async with recorded_house(engine, tmp_path) as house:
+        told: list[Stopped] = []
+        settings = SessionSettings(seed=1)
+        live = await house.recordings.begin(settings, 512, "", told.append)
+        live.recorder._give_up("the disk is too slow")
+        while not told:
+            await settle()
+        await house.recordings.abandon(live)
+        assert names(tmp_path) == []
+        # Nor does it matter that there is nothing left.
+        await house.recordings.abandon(live)
 
 
 async def test_what_was_cut_off_is_found_again(tmp_path: Path) -> None:

@@ -152,9 +152,13 @@ class Recordings:
 
     async def abandon(self, live: LiveRecording) -> None:
         """Leave nothing of a recording whose conversation could not begin."""
-        going = self._going[live.recording_id]
-        going.tell = lambda _: None
-        await self.delete(live.recording_id)
+        # Its recorder may have failed meanwhile.
+        if (going := self._going.get(live.recording_id)) is not None:
+            going.tell = lambda _: None
+        try:
+            await self.delete(live.recording_id)
+        except RecordingError as error:
+            logger.warning("a recording that nobody has is left behind: %s", error)
 
     async def delete(self, recording_id: str) -> None:
         """Remove a recording, which is ended first where it goes on.
@@ -178,8 +182,15 @@ class Recordings:
 
     async def _end(self, going: _Going, reason: StopReason) -> Stopped:
         live = going.live
-        num_bytes = await asyncio.to_thread(self._pack, live)
-        failure = live.recorder.failure
+        num_bytes = 0
+        try:
+            num_bytes = await asyncio.to_thread(self._pack, live)
+            failure = live.recorder.failure
+        except (OSError, RecordingError) as error:
+            logger.warning("a recording's file cannot be looked at: %s", error)
+            failure = "the recording has ended, and its file cannot be looked at"
+        finally:
+            del self._going[live.recording_id]
         stopped = Stopped(
             recording_id=live.recording_id,
             seconds=live.seconds,
@@ -187,7 +198,6 @@ class Recordings:
             reason=StopReason.FAILED if failure else reason,
             message=failure,
         )
-        del self._going[live.recording_id]
         going.tell(stopped)
         return stopped
 

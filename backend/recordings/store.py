@@ -173,8 +173,15 @@ class RecordingStore:
             self._num_bytes += num_bytes
 
     def count(self) -> int:
-        """Measure what all of it takes up, in bytes."""
-        num_bytes = size_of(self._folder)
+        """Measure what all of it takes up, in bytes.
+
+        Raises:
+            RecordingError: the folder cannot be read.
+        """
+        try:
+            num_bytes = size_of(self._folder)
+        except OSError as error:
+            raise _cannot("what is recorded cannot be measured", error) from error
         with self._changing:
             self._num_bytes = num_bytes
         return num_bytes
