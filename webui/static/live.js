@@ -493,9 +493,9 @@ export class Live {
     return mayHaveBeen && this.panel.isOnline(settings.get().voice);
   }
 
-  refused({ code, message: sentence }) {
-    // Typed text was sent again that had arrived after all.
-    if (code === 'item_id_already_taken') return;
+  refused(error) {
+    if (this.typed.isOfRepeating(error)) return;
+    const { code, message: sentence } = error;
     this.lastError = { code, message: sentence };
     this.panel.showProblem(() => sentence);
   }

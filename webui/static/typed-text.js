@@ -1,11 +1,14 @@
-// Typed text on its way: kept until the server has it, so that a lost connection loses none of it
-// and says none of it twice.
+// Typed text on its way: kept until the server has it and answers it, so that a lost connection
+// loses none of it and says none of it twice.
 
 export class TypedText {
   constructor(socket) {
     this.socket = socket;
     this.waiting = new Map(); // text by its item's id
+    this.isUnanswered = false; // text has arrived for which no response was created
     this.isAsking = false; // what arrived before the connection was lost
+    this.requestId = null; // of the last request for a response,
+    this.repeatedId = null; // and of the last that may not have been needed
   }
 
   send(text) {
@@ -23,23 +26,46 @@ export class TypedText {
   receive({ type, item, error }) {
     switch (type) {
       case 'conversation.item.added':
-        this.waiting.delete(item.id);
+        if (this.waiting.delete(item.id)) this.isUnanswered = true;
+        break;
+      case 'response.created':
+        this.isUnanswered = false;
         break;
       case 'error':
         this.waiting.delete(error.event_id); // refused: sending it again would not help
+        if (error.event_id === this.requestId) this.isUnanswered = false;
         break;
       case 'session.heartbeat_ack':
-        if (!this.isAsking) break;
-        this.isAsking = false;
-        for (const [id, text] of this.waiting) this.transmit(id, text);
+        if (this.isAsking) this.sendAgain();
         break;
     }
+  }
+
+  /** Whether the server refused only what it had already. */
+  isOfRepeating({ code, event_id: id }) {
+    if (code === 'item_id_already_taken') return true;
+    return code === 'conversation_already_has_active_response' && id === this.repeatedId;
+  }
+
+  sendAgain() {
+    this.isAsking = false;
+    // One that is asked for with a text that is sent again answers both.
+    if (this.isUnanswered && this.waiting.size === 0) {
+      this.requestResponse();
+      this.repeatedId = this.requestId;
+    }
+    for (const [id, text] of this.waiting) this.transmit(id, text);
   }
 
   transmit(id, text) {
     const content = [{ type: 'input_text', text }];
     const item = { id, type: 'message', role: 'user', content };
     this.socket.send({ type: 'conversation.item.create', event_id: id, item });
-    this.socket.send({ type: 'response.create' });
+    this.requestResponse();
+  }
+
+  requestResponse() {
+    this.requestId = `request_${crypto.randomUUID()}`;
+    this.socket.send({ type: 'response.create', event_id: this.requestId });
   }
 }
