@@ -283,21 +283,31 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
     return number
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+
+
 def _megabytes(text: str) -> float:
-    megabytes = float(text)
+    megabytes = _number(text)
     if not 0 < megabytes < math.inf:
         raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
     return megabytes
 
 
 def _minutes(text: str) -> float:
-    minutes = float(text)
+    minutes = _number(text)
     # Not a number is not at least 0 either.
     if not 0 <= minutes < math.inf:
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
@@ -305,7 +315,7 @@ def _minutes(text: str) -> float:
 
 
 def _bias(text: str) -> float:
-    bias = float(text)
+    bias = _number(text)
     # Not a number is not within them either.
     if not -MAX_DECISION_BIAS <= bias <= MAX_DECISION_BIAS:
         raise argparse.ArgumentTypeError(

@@ -367,7 +367,7 @@ def test_bias_out_of_range_is_refused(
     with pytest.raises(SystemExit) as ended:
         parse([*command, f"--decision-bias={bias}"])
     assert ended.value.code == app.EXIT_ERROR
-    assert "argument --decision-bias: " in capsys.readouterr().err
+    assert "argument --decision-bias: must be " in capsys.readouterr().err
 
 
 def test_bias_within_range_is_taken() -> None:
