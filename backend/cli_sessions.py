@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from backend.errors import SessionFileError
+from backend.errors import RecordingError, SessionFileError
 from backend.events import TurnDone, TurnStatus
 from backend.model.checkpoint import EMBEDDED, Checkpoint
 from backend.protocol import Emotion
@@ -146,12 +146,14 @@ def fork(
 
 def print_recordings(store: RecordingStore, output: TextIO, *, is_json: bool) -> None:
     """What a server has recorded: name, when, how long, how large, title."""
-    ids = store.ids()
-    for recording_id in ids:
+    num_listed = 0
+    for recording_id in store.ids():
         try:
-            fields = read(partial(store.find, recording_id), summary_fields)
-        except SessionFileError as error:
-            fields = {"bytes": store.num_bytes_of(recording_id), "error": str(error)}
+            fields = _summary_or_error(store, recording_id)
+        except RecordingError:
+            # It was deleted meanwhile.
+            continue
+        num_listed += 1
         fields |= {"name": recording_id, "shares": len(store.shares_of(recording_id))}
         if is_json:
             _print_json(fields, output)
@@ -160,7 +162,15 @@ def print_recordings(store: RecordingStore, output: TextIO, *, is_json: bool) ->
     if not is_json:
         size = store.count() / 1_000_000
         where = store.options.folder
-        print(f"{len(ids)} recordings, {size:.1f} MB, in {where}", file=output)
+        print(f"{num_listed} recordings, {size:.1f} MB, in {where}", file=output)
+
+
+def _summary_or_error(store: RecordingStore, recording_id: str) -> dict[str, Any]:
+    """Raises RecordingError: there is none with this id any more."""
+    try:
+        return read(partial(store.find, recording_id), summary_fields)
+    except SessionFileError as error:
+        return {"bytes": store.num_bytes_of(recording_id), "error": str(error)}
 
 
 def delete_recordings(store: RecordingStore, ids: Sequence[str], output: TextIO) -> None:

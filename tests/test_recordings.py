@@ -565,6 +565,27 @@ async def test_the_command_lists_and_deletes(
     assert names(tmp_path) == []
 
 
+def test_the_listing_goes_on_where_one_is_deleted_meanwhile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = store(tmp_path)
+    recording_id, path = kept.new_path()
+    path.write_bytes(b"no recording")
+    monkeypatch.setattr(RecordingStore, "ids", lambda _: ["a" * 32, recording_id])
+    assert app.main(["recordings", "--recordings", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert recording_id in listed
+    assert "1 recordings" in listed
+
+
+def test_links_are_nobody_elses_on_this_machine(tmp_path: Path) -> None:
+    kept = store(tmp_path, may_share=True)
+    recording_id, path = kept.new_path()
+    path.write_bytes(b"")
+    kept.share(recording_id, 1)
+    assert (tmp_path / "shares.json").stat().st_mode & 0o777 == 0o600
+
+
 async def _stop(house: RecordedHouse, visitor: Visitor) -> WireEvent:
     visitor.send("recording.stop")
     return await visitor.until("recording.stopped")

@@ -30,6 +30,8 @@ LEAST_ROOM_BYTES = 4_000_000
 """About two minutes: with less room no recording starts."""
 MB = 1_000_000
 LONGEST_SHARE_HOURS = 720
+PRIVATE_MODE = 0o600
+"""Of files: for nobody else on this machine."""
 ABANDONED_SECONDS = 3600.0
 """An upload that nothing was added to for so long is not going on."""
 
@@ -252,6 +254,9 @@ class RecordingStore:
                 return
             new = self._folder / f"{SHARES}.new"
             try:
+                # Only who may read the folder is to know the ids, also where others made it.
+                new.unlink(missing_ok=True)
+                new.touch(mode=PRIVATE_MODE)
                 new.write_text(json.dumps(_SHARES_READER.dump_python(after, mode="json"), indent=1))
                 os.replace(new, self._folder / SHARES)
             except OSError as error:
