@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backend.errors import RecordingError, SessionFileError
@@ -42,6 +43,7 @@ class Forks:
         self._checkpoint = checkpoint
         self._num_conversations = num_conversations
         self._admission = admission
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fork")
 
     async def run(self, find: Find, options: ForkOptions) -> AsyncGenerator[Fields, None]:
         """What is told of a fork, as it comes: `waiting`, `chunk` and at last `story`.
@@ -73,7 +75,7 @@ class Forks:
             loop.call_soon_threadsafe(told.put_nowait, fields)
 
         job = _Job(self._checkpoint, options, self._num_conversations, tell)
-        running = loop.run_in_executor(None, read, find, job.run)
+        running = loop.run_in_executor(self._thread, read, find, job.run)
 
         def done(ended: "asyncio.Future[Fields]") -> None:
             # Also of one that nobody listens to any more: only now may the next one begin.
