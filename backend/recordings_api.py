@@ -31,11 +31,12 @@ from backend.recordings.gallery import Gallery
 from backend.recordings.packing import pack_copy
 from backend.recordings.reading import (
     Find,
+    Kept,
     Sounds,
+    Summaries,
     needing_room,
     read,
     story_json,
-    summary_fields,
 )
 from backend.recordings.store import PART_SUFFIX, SUFFIX
 from backend.replay import ForkOptions
@@ -55,6 +56,7 @@ Body = TypeVar("Body", bound=BaseModel)
 _STATUS = {
     "invalid_value": 422,
     "invalid_recording": 422,
+    "not_found": 404,
     "recording_not_found": 404,
     "share_not_found": 404,
     "recording_off": 403,
@@ -75,6 +77,7 @@ _MEDIA_TYPES = {
     ExportFormat.MARKDOWN: "text/markdown; charset=utf-8",
     ExportFormat.WAV: "audio/wav",
 }
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # Nobody on the way keeps what was said, and no browser takes it for something else.
 _PRIVATE = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -126,6 +129,7 @@ class RecordingsApi:
         self._recordings = recordings
         self._forks = forks
         self._sounds = Sounds()
+        self._summaries = Summaries()
         self._reading = asyncio.Semaphore(NUM_READERS)
 
     def add_to(self, app: FastAPI) -> None:
@@ -156,6 +160,8 @@ class RecordingsApi:
             self._add_readers(anybodys, prefix, find)
         app.include_router(owners)
         app.include_router(anybodys)
+        # The page, which is at every other address, would answer in its own way.
+        app.add_api_route("/v1/{rest:path}", _tell_unknown, methods=_METHODS)
         for error in (AudioInteractionError, ConnectionEnd):
             app.add_exception_handler(error, _tell)
 
@@ -165,7 +171,8 @@ class RecordingsApi:
             return Response(content, media_type="application/json", headers=_PRIVATE)
 
         async def sound(source: str, request: Request) -> Response:
-            content = await self._read(lambda: find(source), self._sounds.of)
+            sounds = self._sounds
+            content = await self._read_once(lambda: find(source), sounds.kept, sounds.of)
             return _part_of(content, "audio/mpeg", request.headers.get("range"))
 
         async def file(source: str) -> Response:
@@ -193,7 +200,7 @@ class RecordingsApi:
         async def fork(source: str, request: Request) -> Response:
             wanted = await _body(request, ForkWanted)
             # What is wrong with it is said before the first line.
-            find(source)
+            await asyncio.to_thread(find, source)
             lines = self._forks.run(lambda: find(source), wanted.options())
             first = await anext(lines)
             return StreamingResponse(
@@ -235,10 +242,14 @@ class RecordingsApi:
 
     def _summary_of(self, find: Callable[[str], Path]) -> Callable[[str], object]:
         async def summary(source: str) -> Response:
-            fields = await self._read(lambda: find(source), summary_fields)
-            return JSONResponse(fields | {"is_live": self._is_live(find(source))}, headers=_PRIVATE)
+            fields = await self._summarize(lambda: find(source))
+            path = await asyncio.to_thread(find, source)
+            return JSONResponse(fields | {"is_live": self._is_live(path)}, headers=_PRIVATE)
 
         return summary
+
+    async def _summarize(self, find: Find) -> Fields:
+        return await self._read_once(find, self._summaries.kept, self._summaries.of)
 
     def _is_live(self, path: Path) -> bool:
         recording_id = path.name.partition(".")[0]
@@ -246,7 +257,7 @@ class RecordingsApi:
 
     async def _summary(self, source: str) -> Response:
         store = self._store
-        fields = await self._read(lambda: store.find(source), summary_fields)
+        fields = await self._summarize(lambda: store.find(source))
         shares = await asyncio.to_thread(store.shares_of, source)
         told = [
             {"share_id": share_id, "expires_at": share.expires_at.isoformat()}
@@ -254,6 +265,13 @@ class RecordingsApi:
         ]
         is_live = self._required().is_live(source)
         return JSONResponse(fields | {"is_live": is_live, "shares": told}, headers=_PRIVATE)
+
+    async def _read_once(
+        self, find: Find, kept: Kept[Answer], use: Callable[[SessionFile], Answer]
+    ) -> Answer:
+        """What is kept of it, without waiting for those who read; else it is made."""
+        found = await asyncio.to_thread(lambda: kept.find(find()))
+        return await self._read(find, use) if found is None else found
 
     async def _read(self, find: Find, use: Callable[[SessionFile], Answer]) -> Answer:
         def in_room(file: SessionFile) -> Answer:
@@ -266,15 +284,16 @@ class RecordingsApi:
     # What changes it
 
     async def _delete(self, source: str) -> None:
-        path = self._find_recording(source)
+        path = await asyncio.to_thread(self._find_recording, source)
         await self._required().delete(source)
-        await asyncio.to_thread(self._sounds.forget, path)
+        for forget in (self._sounds.forget, self._summaries.kept.forget):
+            await asyncio.to_thread(forget, path)
 
     async def _share(self, source: str, request: Request) -> Response:
         wanted = await _body(request, ShareWanted)
         share_id, share = await asyncio.to_thread(self._store.share, source, wanted.hours)
         told = {"share_id": share_id, "expires_at": share.expires_at.isoformat()}
-        return JSONResponse(told, status_code=201)
+        return JSONResponse(told, status_code=201, headers=_PRIVATE)
 
     async def _end_share(self, source: str, share_id: str) -> None:
         await asyncio.to_thread(self._store.end_share, source, share_id)
@@ -282,7 +301,7 @@ class RecordingsApi:
     async def _upload(self, request: Request) -> Response:
         store = self._store
         stated = request.headers.get("content-length", "0")
-        if stated.isdigit() and int(stated) > MAX_UPLOAD_BYTES:
+        if stated.isascii() and stated.isdigit() and int(stated) > MAX_UPLOAD_BYTES:
             raise _too_large()
         recording_id, path = await asyncio.to_thread(store.new_path)
         part = path.with_name(path.name + PART_SUFFIX)
@@ -294,10 +313,17 @@ class RecordingsApi:
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)
             await asyncio.to_thread(store.count)
-        return JSONResponse({"recording_id": recording_id}, status_code=201)
+        told = {"recording_id": recording_id}
+        return JSONResponse(told, status_code=201, headers=_PRIVATE)
 
     async def _receive(self, request: Request, part: Path) -> None:
         num_bytes = 0
+        store = self._store
+
+        def write(file: BinaryIO, block: bytes) -> None:
+            store.take_room(len(block))
+            file.write(block)
+
         try:
             file = await asyncio.to_thread(part.open, "xb")
             try:
@@ -305,8 +331,7 @@ class RecordingsApi:
                     num_bytes += len(block)
                     if num_bytes > MAX_UPLOAD_BYTES:
                         raise _too_large()
-                    self._store.take_room(len(block))
-                    await asyncio.to_thread(file.write, block)
+                    await asyncio.to_thread(write, file, block)
             finally:
                 await asyncio.to_thread(file.close)
         except ClientDisconnect as error:
@@ -314,6 +339,10 @@ class RecordingsApi:
         except OSError as error:
             reason = error.strerror or "it cannot be written"
             raise RecordingError(f"the file cannot be taken: {reason}", "recording_full") from error
+
+
+async def _tell_unknown(rest: str) -> Response:
+    raise RecordingError(f"nothing is at /v1/{rest[:100]}, or not by this method", "not_found")
 
 
 def _check(path: Path) -> None:

@@ -24,6 +24,7 @@ from backend.recorder import Recorder, describe
 from backend.recordings import Recordings, RecordingStore, StoreOptions
 from backend.recordings.forking import Forks
 from backend.recordings.gallery import Gallery
+from backend.recordings.reading import Kept
 from backend.recordings_api import RecordingsApi
 from backend.replay import ForkOptions
 from backend.session_file import SessionFile
@@ -393,6 +394,58 @@ def test_another_checkpoints_recording_is_for_the_command_line(
     recording_id = site.client.post("/v1/recordings", content=other).json()["recording_id"]
     address = f"/v1/recordings/{recording_id}/forks"
     assert site.code("POST", address, json={"from_chunk": 1}) == (409, "other_checkpoint")
+
+
+def test_what_was_checked_is_not_checked_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, packed: Path
+) -> None:
+    """Not for parts of the sound, and not for another summary; but where the file is another."""
+    summary, sound = site.get().json(), site.get("/sound").content
+    opened: list[Path] = []
+
+    class Counted(SessionFile):
+        def __init__(self, path: Path, name: str) -> None:
+            opened.append(path)
+            super().__init__(path, name)
+
+    monkeypatch.setattr("backend.recordings.reading.SessionFile", Counted)
+    part = site.get("/sound", headers={"Range": "bytes=10-19"})
+    assert part.content == sound[10:20]
+    assert site.get().json() == summary
+    assert opened == []
+    path = site.store.find(site.recording_id)
+    path.write_bytes(packed.read_bytes()[:-1])
+    assert site.code("GET", site.address) == (422, "invalid_recording")
+    assert opened[0] == path
+
+
+def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.aisession" for name in "abc"]
+    kept: Kept[str] = Kept(len, 5)
+    for path in paths:
+        path.write_bytes(b"")
+        kept.keep(path, path.stem * 2)
+    assert [kept.find(path) for path in paths] == [None, "bb", "cc"]
+    kept.keep(paths[0], "a" * 9)
+    assert [kept.find(path) for path in paths] == ["a" * 9, None, None]
+    kept.forget(paths[0])
+    assert kept.find(paths[0]) is None
+
+
+def test_unknown_addresses_are_told_like_other_errors(site: Site) -> None:
+    for method, address in (("GET", "/v1/nothing"), ("PUT", site.address), ("POST", "/v1/gallery")):
+        assert site.code(method, address) == (404, "not_found")
+
+
+def test_links_are_not_kept_on_the_way(site: Site) -> None:
+    shared = site.client.post(f"{site.address}/shares", json={"hours": 2})
+    assert shared.headers["cache-control"] == "private, no-store"
+
+
+def test_a_length_in_other_digits_is_not_read(site: Site, packed: Path) -> None:
+    headers = {b"Content-Length": "²".encode("latin-1")}
+    response = site.client.post("/v1/recordings", content=packed.read_bytes(), headers=headers)
+    assert response.status_code == 201
 
 
 def test_what_fails_on_the_server_is_told_without_its_places(

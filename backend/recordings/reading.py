@@ -2,12 +2,14 @@
 
 import json
 import logging
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from backend.errors import RecordingError, SessionFileError
 from backend.export.fields import Fields, story_fields
@@ -21,6 +23,8 @@ NAME = "this recording"
 """What errors call a recording: its path is nobody's business."""
 MAX_SOUND_BYTES = 64_000_000
 """Of the sounds that are kept, about five hours; the newest is kept in any case."""
+MAX_SUMMARIES = 1000
+"""That are kept, of about a kilobyte each."""
 
 Find = Callable[[], Path]
 Use = TypeVar("Use")
@@ -86,31 +90,109 @@ def story_json(file: SessionFile) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+class Kept(Generic[Use]):
+    """What was made of packed recordings, to be found without opening them again.
+
+    Used by several threads.
+
+    Args:
+        size_of: of one of them.
+        max_size: of all of them; the newest is kept in any case.
+    """
+
+    def __init__(self, size_of: Callable[[Use], int], max_size: int) -> None:
+        self._size_of = size_of
+        self._max_size = max_size
+        self._kept: OrderedDict[_Version, Use] = OrderedDict()
+        self._changing = threading.Lock()
+
+    def find(self, path: Path) -> Use | None:
+        """What was made of this very version of a file; None where nothing was."""
+        version = _version(path)
+        with self._changing:
+            if version is None or version not in self._kept:
+                return None
+            self._kept.move_to_end(version)
+            return self._kept[version]
+
+    def keep(self, path: Path, made: Use) -> None:
+        """Keep it; but not of a recording that goes on, of which there is more later."""
+        if (version := _version(path)) is None:
+            return
+        with self._changing:
+            self._kept[version] = made
+            while len(self._kept) > 1 and sum(map(self._size_of, self._kept.values())) > (
+                self._max_size
+            ):
+                self._kept.popitem(last=False)
+
+    def forget(self, path: Path) -> None:
+        """Keep nothing of a recording that was deleted."""
+        with self._changing:
+            # Under one name it lay in a folder, under another in a file.
+            name = path.name.partition(".")[0]
+            for version in [v for v in self._kept if v.path.name.partition(".")[0] == name]:
+                del self._kept[version]
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    path: Path
+    modified_ns: int
+    num_bytes: int
+
+
+def _version(path: Path) -> _Version | None:
+    """Tells a file from what it was and will be; None of a folder, and where there is nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return _Version(path, found.st_mtime_ns, found.st_size)
+
+
+class Summaries:
+    """Summaries of recordings, each made once of a packed one."""
+
+    def __init__(self) -> None:
+        self.kept: Kept[Fields] = Kept(lambda _: 1, MAX_SUMMARIES)
+
+    def of(self, file: SessionFile) -> Fields:
+        """What it is, in a few words."""
+        fields = summary_fields(file)
+        self.kept.keep(file.path, fields)
+        return fields
+
+
 class Sounds:
     """Recordings as MP3, made once while they are being listened to. Used by several threads."""
 
     def __init__(self, max_bytes: int = MAX_SOUND_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._kept: OrderedDict[tuple[Path, float], bytes] = OrderedDict()
+        self.kept: Kept[bytes] = Kept(len, max_bytes)
         self._making = threading.Lock()
+        self._live: tuple[tuple[Path, float], bytes] | None = None
 
     def of(self, file: SessionFile) -> bytes:
         """Both sides in one channel."""
         # One at a time: whoever asks for the same finds it, and a processor stays free.
         with self._making:
+            if (sound := self.kept.find(file.path)) is not None:
+                return sound
             # One that goes on has another sound later.
             key = (file.path, file.seconds)
-            if key not in self._kept:
-                self._kept[key] = mp3(file)
-            self._kept.move_to_end(key)
-            while len(self._kept) > 1 and sum(map(len, self._kept.values())) > self._max_bytes:
-                self._kept.popitem(last=False)
-            return self._kept[key]
+            if self._live is not None and self._live[0] == key:
+                return self._live[1]
+            sound = mp3(file)
+            if file.path.is_dir():
+                self._live = key, sound
+            else:
+                self.kept.keep(file.path, sound)
+            return sound
 
     def forget(self, path: Path) -> None:
         """Keep nothing of a recording that was deleted."""
+        self.kept.forget(path)
         with self._making:
-            # Under one name it lay in a folder, under another in a file.
-            name = path.name.partition(".")[0]
-            for key in [key for key in self._kept if key[0].name.partition(".")[0] == name]:
-                del self._kept[key]
+            self._live = None
