@@ -38,7 +38,7 @@ from backend.recordings.reading import (
     read,
     story_json,
 )
-from backend.recordings.store import PART_SUFFIX, SUFFIX
+from backend.recordings.store import PART_SUFFIX, PRIVATE_MODE, SUFFIX
 from backend.replay import ForkOptions
 from backend.session_file import SessionFile
 
@@ -325,7 +325,8 @@ class RecordingsApi:
             file.write(block)
 
         try:
-            file = await asyncio.to_thread(part.open, "xb")
+            await asyncio.to_thread(part.touch, PRIVATE_MODE, exist_ok=False)
+            file = await asyncio.to_thread(part.open, "wb")
             try:
                 async for block in request.stream():
                     num_bytes += len(block)

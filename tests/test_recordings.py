@@ -215,6 +215,8 @@ async def test_deleting_one_that_goes_on(tmp_path: Path) -> None:
     async with recorded_house(ScriptedEngine([REPLY]), tmp_path) as house:
         visitor = house.talk("")
         started = await visitor.until("recording.started")
+        live = house.store.find(started["recording_id"])
+        assert live.stat().st_mode & 0o777 == 0o700
         await ask(visitor)
         await house.recordings.delete(started["recording_id"])
         assert (await visitor.until("recording.stopped"))["reason"] == "deleted"

@@ -286,6 +286,7 @@ def test_a_file_is_brought_and_read(site: Site, packed: Path) -> None:
     assert response.status_code == 201
     recording_id = response.json()["recording_id"]
     assert recording_id != site.recording_id
+    assert site.store.find(recording_id).stat().st_mode & 0o777 == 0o600
     brought = site.client.get(f"/v1/recordings/{recording_id}/story").json()
     assert brought == site.get("/story").json()
 

@@ -13,7 +13,12 @@ from backend.config import CHUNK_SECONDS, SessionSettings
 from backend.errors import AudioInteractionError, RecordingError
 from backend.model.checkpoint import Checkpoint
 from backend.recorder import Recorder, describe
-from backend.recordings.store import RecordingStore, size_of
+from backend.recordings.store import (
+    PRIVATE_FOLDER_MODE,
+    PRIVATE_MODE,
+    RecordingStore,
+    size_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +119,8 @@ class Recordings:
             recording_id, path = self.store.new_path()
             failed.append(recording_id)
             recorder = Recorder(path, manifest, notice, take_room=self.store.take_room)
+            # Also where others made the folder that it lies in.
+            recorder.folder.chmod(PRIVATE_FOLDER_MODE)
             return LiveRecording(recording_id, manifest.title, manifest.started_at, recorder)
 
         def discard(started: "asyncio.Future[LiveRecording]") -> None:
@@ -204,5 +211,7 @@ class Recordings:
     def _pack(self, live: LiveRecording) -> int:
         recorder = live.recorder
         path: Path = recorder.close() or recorder.folder
+        if path.is_file():
+            path.chmod(PRIVATE_MODE)
         self.store.count()
         return size_of(path)

@@ -30,6 +30,7 @@ LEAST_ROOM_BYTES = 4_000_000
 """About two minutes: with less room no recording starts."""
 MB = 1_000_000
 LONGEST_SHARE_HOURS = 720
+PRIVATE_FOLDER_MODE = 0o700
 PRIVATE_MODE = 0o600
 """Of files: for nobody else on this machine."""
 ABANDONED_SECONDS = 3600.0
@@ -154,7 +155,7 @@ class RecordingStore:
             )
         try:
             # Nobody else on this machine is to list the ids.
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
         except OSError as error:
             raise _cannot("nothing can be recorded on this server", error) from error
         recording_id = _new_id()
