@@ -36,6 +36,7 @@ from backend.session_file.bundle import (
     LIVE_SUFFIX,
     MANIFEST,
     MAX_CHUNKS,
+    MAX_EVENTS_BYTES,
     MAX_HOURS,
     MICROPHONE,
     reply_name,
@@ -375,6 +376,7 @@ class _Writer:
         self._tracks: dict[str, BinaryIO] = {}
         self._events: BinaryIO | None = None
         self._num_chunks = 0
+        self._num_event_bytes = 0
 
     def begin(self) -> None:
         """Make the folder.
@@ -454,6 +456,9 @@ class _Writer:
     def _write_record(self, record: Record) -> None:
         assert self._events is not None, "begin comes before write"
         line = record.model_dump_json(exclude_none=True).encode() + b"\n"
+        self._num_event_bytes += len(line)
+        if self._num_event_bytes > MAX_EVENTS_BYTES:
+            raise ValueError("more has happened than a recording may hold")
         self._take_room(len(line))
         self._events.write(line)
 

@@ -243,6 +243,23 @@ def test_a_disk_that_is_too_slow_ends_the_recording(
     assert recorder.folder.exists()
 
 
+def test_more_events_than_a_reader_takes_end_the_recording(
+    golden_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.recorder.MAX_EVENTS_BYTES", 1000)
+    notices: list[str] = []
+    path = tmp_path / "eventful.aisession"
+    recorder = Recorder(path, describe(golden_checkpoint, DRAWN, 512), notices.append)
+    recorder.hears(np.zeros(CHUNK_SAMPLES, np.float32))
+    for _ in range(100):
+        recorder.note(TypedRecord(at=0.0, chunk=0, text="again"))
+    assert recorder.close() is None
+    (notice,) = notices
+    assert "more has happened than a recording may hold" in notice
+    with SessionFile(recorder.folder) as file:
+        assert 5 < len(list(file.records())) < 100
+
+
 def hold_writes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Nothing is written until the returned function is called."""
     gate = threading.Event()
