@@ -24,7 +24,7 @@ from client.errors import ClientError
 
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
-    from backend.recordings import StoreOptions
+    from backend.session_store import StoreOptions
 
 EXIT_UNUSABLE_FILE = 1
 EXIT_DIFFERENT = 1
@@ -269,7 +269,7 @@ def doctor(parsed: argparse.Namespace) -> int:
 def recordings(parsed: argparse.Namespace) -> int:
     """List or delete what a server has recorded on this machine."""
     from backend import cli_sessions
-    from backend.recordings import RecordingStore, StoreOptions
+    from backend.session_store import RecordingStore, StoreOptions
 
     store = RecordingStore(StoreOptions(_recordings_folder(parsed)))
     if parsed.delete_all:
@@ -282,7 +282,7 @@ def recordings(parsed: argparse.Namespace) -> int:
 
 
 def _store_options(parsed: argparse.Namespace) -> "StoreOptions":
-    from backend.recordings import StoreOptions
+    from backend.session_store import StoreOptions
 
     return StoreOptions(_recordings_folder(parsed), parsed.recordings_mb, parsed.sharing)
 

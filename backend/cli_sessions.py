@@ -18,11 +18,11 @@ from backend.events import TurnDone, TurnStatus
 from backend.model.checkpoint import EMBEDDED, Checkpoint
 from backend.protocol import Emotion
 from backend.recorder import Recorder, describe
-from backend.recordings import RecordingStore
-from backend.recordings.reading import read, summary_fields
 from backend.replay import Difference, Fork, ForkOptions, Verification, Verifier
 from backend.session_file import Reply, SessionFile, read_story
 from backend.session_file.story import chunk_end
+from backend.session_store import RecordingStore
+from backend.session_store.reading import read, summary_fields
 
 NARROWEST_COLUMNS = 60
 TIME_COLUMNS = 11

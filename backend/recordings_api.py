@@ -25,11 +25,13 @@ from backend.errors import (
 from backend.export import ExportFormat, export
 from backend.export.fields import Fields
 from backend.realtime.errors import ConnectionEnd
-from backend.recordings import Recordings, RecordingStore
-from backend.recordings.forking import Forks
-from backend.recordings.gallery import Gallery
-from backend.recordings.packing import pack_copy
-from backend.recordings.reading import (
+from backend.replay import ForkOptions
+from backend.session_file import SessionFile
+from backend.session_store import Recordings, RecordingStore
+from backend.session_store.forking import Forks
+from backend.session_store.gallery import Gallery
+from backend.session_store.packing import pack_copy
+from backend.session_store.reading import (
     Find,
     Kept,
     Sounds,
@@ -38,9 +40,7 @@ from backend.recordings.reading import (
     read,
     story_json,
 )
-from backend.recordings.store import PART_SUFFIX, PRIVATE_MODE, SUFFIX
-from backend.replay import ForkOptions
-from backend.session_file import SessionFile
+from backend.session_store.store import PART_SUFFIX, PRIVATE_MODE, SUFFIX
 
 logger = logging.getLogger(__name__)
 

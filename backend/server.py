@@ -31,10 +31,10 @@ from backend.realtime.errors import CloseCode, ConnectionEnd, WireError, first_e
 from backend.realtime.server_events import error_event
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
 from backend.realtime.timing import SystemTime
-from backend.recordings import Recordings, RecordingStore, StoreOptions
-from backend.recordings.forking import Forks
-from backend.recordings.gallery import Gallery
 from backend.recordings_api import RecordingsApi
+from backend.session_store import Recordings, RecordingStore, StoreOptions
+from backend.session_store.forking import Forks
+from backend.session_store.gallery import Gallery
 from backend.socket_protocol import RealtimeSocket
 from backend.speech import Voices
 from backend.starting import StartingApp

@@ -18,7 +18,7 @@ LAYERS = [
     ["backend.engine"],
     ["backend.offline", "backend.session_file"],
     ["backend.export", "backend.recorder", "backend.replay"],
-    ["backend.chunk_cost", "backend.realtime", "backend.recordings", "backend.speech"],
+    ["backend.chunk_cost", "backend.realtime", "backend.session_store", "backend.speech"],
     [
         "backend.access",
         "backend.arguments",

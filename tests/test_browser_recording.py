@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from backend.gallery import FOLDER
 from backend.protocol import Emotion
-from backend.recordings import StoreOptions
 from backend.server import ServingOptions
+from backend.session_store import StoreOptions
 from tests.browsing import chromium, microphone_file, open_page, part
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving

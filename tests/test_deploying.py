@@ -43,10 +43,10 @@ SPACE = {"SPACE_ID": "someone/voice", "SPACE_HOST": "someone-voice.hf.space"}
 
 
 def test_at_home_nothing_is_assumed() -> None:
-    assert surroundings({"HOME": "/home/someone"}) == Surroundings()
-    environment = {"HOME": "/home/someone"}
+    assert surroundings({"LANG": "en"}) == Surroundings()
+    environment = {"LANG": "en"}
     settle_in(environment)
-    assert environment == {"HOME": "/home/someone"}
+    assert environment == {"LANG": "en"}
 
 
 def test_on_a_space() -> None:

@@ -20,8 +20,8 @@ from playwright.sync_api import (
 from backend.gallery import read_plots
 from backend.model.checkpoint import Ability
 from backend.protocol import Emotion
-from backend.recordings import StoreOptions
 from backend.server import ServingOptions
+from backend.session_store import StoreOptions
 from tests.browsing import chromium, microphone_file, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply

@@ -21,13 +21,13 @@ from backend.model.checkpoint import Checkpoint
 from backend.realtime.admission import Admission
 from backend.realtime.timing import SystemTime
 from backend.recorder import Recorder, describe
-from backend.recordings import Recordings, RecordingStore, StoreOptions
-from backend.recordings.forking import Forks
-from backend.recordings.gallery import Gallery
-from backend.recordings.reading import Kept
 from backend.recordings_api import RecordingsApi
 from backend.replay import ForkOptions
 from backend.session_file import SessionFile
+from backend.session_store import Recordings, RecordingStore, StoreOptions
+from backend.session_store.forking import Forks
+from backend.session_store.gallery import Gallery
+from backend.session_store.reading import Kept
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
 
 SETTINGS = SessionSettings(
@@ -409,7 +409,7 @@ def test_what_was_checked_is_not_checked_again(
             opened.append(path)
             super().__init__(path, name)
 
-    monkeypatch.setattr("backend.recordings.reading.SessionFile", Counted)
+    monkeypatch.setattr("backend.session_store.reading.SessionFile", Counted)
     part = site.get("/sound", headers={"Range": "bytes=10-19"})
     assert part.content == sound[10:20]
     assert site.get().json() == summary
@@ -459,7 +459,7 @@ def test_what_fails_on_the_server_is_told_without_its_places(
 
     forks = f"{site.address}/forks"
     with monkeypatch.context() as patched:
-        patched.setattr("backend.recordings.forking.fingerprint", has_changed)
+        patched.setattr("backend.session_store.forking.fingerprint", has_changed)
         response = site.client.post(forks, json={"from_chunk": 1})
         assert (response.status_code, response.json()["error"]["code"]) == (500, "recording_failed")
         assert place not in response.text

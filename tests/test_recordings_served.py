@@ -12,9 +12,9 @@ from openai import AsyncOpenAI
 from websockets.asyncio.client import connect
 
 from backend.audio import float_to_pcm16
-from backend.recordings import RecordingStore, StoreOptions
 from backend.server import ServingOptions
 from backend.session_file import SessionFile, read_story
+from backend.session_store import RecordingStore, StoreOptions
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
 

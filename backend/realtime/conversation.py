@@ -69,7 +69,7 @@ from backend.realtime.server_events import (
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
 from backend.realtime.timing import SystemTime, Time
 from backend.realtime.translator import Translator, WantedReply
-from backend.recordings import LiveRecording, Recordings, Stopped, StopReason
+from backend.session_store import LiveRecording, Recordings, Stopped, StopReason
 from backend.speech import Voices
 
 MAX_WAITING_SECONDS = 300.0

@@ -11,7 +11,7 @@ from backend.realtime.dialect import Dialect
 from backend.realtime.errors import CloseCode, ConnectionEnd, ErrorType, WireError
 from backend.realtime.session_config import SessionConfig
 from backend.realtime.timing import Time
-from backend.recordings import Recordings
+from backend.session_store import Recordings
 
 logger = logging.getLogger(__name__)
 

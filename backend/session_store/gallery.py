@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import RecordingError
-from backend.recordings.store import SUFFIX
 from backend.session_file import SessionFile, read_story
+from backend.session_store.store import SUFFIX
 
 LIST = "gallery.json"
 _TEXTS = ("title", "title_zh", "about", "about_zh")

@@ -18,9 +18,9 @@ from backend.model.checkpoint import Checkpoint
 from backend.model.fingerprint import fingerprint
 from backend.realtime.admission import Admission
 from backend.recorder import Recorder, describe
-from backend.recordings.reading import NAME, Find, needing_room, read
 from backend.replay import Fork, ForkOptions
 from backend.session_file import SessionFile, read_story
+from backend.session_store.reading import NAME, Find, needing_room, read
 
 REST = 2.0
 """So many times as long as a step took, a fork rests after it while somebody converses."""

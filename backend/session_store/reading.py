@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 from backend.errors import RecordingError, SessionFileError
 from backend.export.fields import Fields, story_fields
 from backend.export.sound import mp3
-from backend.recordings.store import size_of
 from backend.session_file import SessionFile, read_story
+from backend.session_store.store import size_of
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from backend.config import CHUNK_SECONDS, SessionSettings
 from backend.errors import AudioInteractionError, RecordingError
 from backend.model.checkpoint import Checkpoint
 from backend.recorder import Recorder, describe
-from backend.recordings.store import (
+from backend.session_store.store import (
     PRIVATE_FOLDER_MODE,
     PRIVATE_MODE,
     RecordingStore,

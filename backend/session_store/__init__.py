@@ -1,7 +1,7 @@
 """What a server has recorded: where it lies, how it is read, shared and taken another way."""
 
-from backend.recordings.live import LiveRecording, Recordings, Stopped, StopReason
-from backend.recordings.store import RecordingStore, Share, StoreOptions
+from backend.session_store.live import LiveRecording, Recordings, Stopped, StopReason
+from backend.session_store.store import RecordingStore, Share, StoreOptions
 
 __all__ = [
     "LiveRecording",
