@@ -13,6 +13,7 @@ from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, FEATURES_PER_CHUNK
 from backend.features import LogMel, StreamingLogMel
 from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
 from backend.training.align import Clip, ClipKind, Word, spans_of
+from backend.training.augment import rms
 from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out
 from backend.training.domain import (
     DIGIT_WORDS,
@@ -332,6 +333,38 @@ def test_a_word_alone_may_lose_its_beginning_and_keeps_its_end() -> None:
         assert 0 < made.end <= made.audio.size / FRAME_SAMPLES
         starts.append(made.words[0].start)
     assert min(starts) < 0 < max(starts)
+
+
+def tone_clip(kind: ClipKind, hertz: float) -> Clip:
+    said = clip(kind, "can i get a large latte", human=True)
+    time = np.arange(said.audio.size) / SAMPLE_RATE
+    return replace(said, audio=(8000 * np.sin(2 * np.pi * hertz * time)).astype(np.int16))
+
+
+def test_shuffled_speech_has_no_words_and_no_clicks() -> None:
+    utterances = Utterances([tone_clip(ClipKind.ORDER, 2.0)], {}, random.Random(10))
+    for _ in range(20):
+        made = utterances.make("shuffled")
+        assert made.words is made.phones is made.reply is None
+        assert 0.1 < np.abs(made.audio).max() < 0.25
+        assert np.abs(np.diff(made.audio)).max() < 0.25 / 40
+
+
+def test_babble_is_of_many_voices_and_gets_no_reply() -> None:
+    tones = {ClipKind.ORDER: 300, ClipKind.PHRASE: 500, ClipKind.OTHER: 700, ClipKind.DIGIT: 900}
+    clips = [tone_clip(kind, hertz) for kind, hertz in tones.items()]
+    utterances = Utterances(clips, {}, random.Random(11))
+    heard = set()
+    for _ in range(20):
+        made = utterances.make("babble")
+        assert made.words is made.phones is made.reply is None
+        assert rms(made.audio) == pytest.approx(0.1, rel=0.01)
+        spectrum = np.abs(np.fft.rfft(made.audio)) / made.audio.size
+        loud = np.fft.rfftfreq(made.audio.size, 1 / SAMPLE_RATE)[spectrum > 0.005]
+        voices = {round(hertz, -2) for hertz in loud}
+        assert len(voices) > 1
+        heard |= voices
+    assert heard == {300, 500, 700}, "a digit alone could be heard out of babble"
 
 
 def test_every_digit_is_said_with_accents() -> None:

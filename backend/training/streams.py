@@ -163,7 +163,7 @@ class Sounds:
             if SOUND_REPLIES[label] is None
             for sound in recordings
         ]
-        shares = (0.55, 0.25, 0.1, 0.1)
+        shares = (0.4, 0.35, 0.13, 0.12)
         groups = (self.noises, self.kitchen, self.babbles, unanswered)
         return [(share, group) for share, group in zip(shares, groups, strict=True) if group]
 
@@ -306,7 +306,7 @@ class StreamMaker:
         if not files and rng.random() < 0.85:
             heard = stream.audio[np.abs(stream.audio) > 1e-3 * level]
             if heard.size > SAMPLE_RATE // 10:
-                noise_level = self._noise_level(heard, 3.0, 40.0)
+                noise_level = self._noise_level(heard, 2.0, 36.0)
             else:
                 noise_level = 10 ** (rng.uniform(-75.0, -20.0) / 20)
             stream.audio += self._background(stream.audio.size) * noise_level

@@ -26,19 +26,21 @@ FRAME_SAMPLES = SAMPLE_RATE // 100
 
 BUILT_IN_RECIPES: Mapping[str, float] = {
     "human order": 0.13,
-    "swapped order": 0.11,
-    "grafted order": 0.05,
+    "swapped order": 0.12,
+    "grafted order": 0.08,
     "synthetic order": 0.06,
     "human digit": 0.12,
     "synthetic digit": 0.13,
     "wake word": 0.05,
-    "phrase": 0.15,
+    "phrase": 0.16,
     "cut phrase": 0.02,
     "other speech": 0.07,
-    "foreign speech": 0.05,
+    "foreign speech": 0.06,
     "cut order": 0.05,
     "fragment": 0.02,
     "reversed": 0.01,
+    "shuffled": 0.05,
+    "babble": 0.06,
     "sound": 0.30,
     "burst": 0.02,
 }
@@ -68,13 +70,18 @@ REPEATED_PART_FRAMES = (50, 350)
 LOUD_SHARE = 0.08
 
 LATE_SHARE = 0.5
-LATE_PART = 0.25
+LATE_PART = 0.35
 """How much of a word that is said alone is lost at most: whoever listens may begin too late, and a
 consonant at the beginning may be too soft to be heard."""
 
+SHUFFLED_SECONDS = (0.06, 0.3)
+BABBLING = (4, 24)
+"""How many people make up babble."""
+
 SPEEDS = (0.84, 1.2)
-SPEEDS_OF_ONE_WORD = (0.76, 1.3)
-"""Wider, because few people said the digits: pitch and formants move with the speed."""
+WIDER_SPEEDS = (0.76, 1.3)
+"""Of words said alone and of sounds, because few people and things made them: pitch and formants
+move with the speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +222,7 @@ class Utterances:
                 for span in clip.spans:
                     if span.slot is not None:
                         self.phrases[span.slot][span.text].append((clip, span))
+        self.sentences = [key for key in self.groups if key[0] is not ClipKind.DIGIT]
         self.with_tails = [
             clip
             for clip in self.groups[ClipKind.ORDER, True]
@@ -269,6 +277,10 @@ class Utterances:
                 return self._fragment(rng.choice(self.groups[ClipKind.ORDER, rng.random() < 0.7]))
             case "reversed":
                 return self._reversed()
+            case "shuffled":
+                return self._shuffled()
+            case "babble":
+                return self._babble()
             case "sound":
                 # Never the same one again: a sound that goes on is answered once.
                 others = [label for label in SOUND_REPLIES if label != self.last_sound]
@@ -425,11 +437,39 @@ class Utterances:
         size = self.rng.randint(min(audio.size, SAMPLE_RATE // 2), audio.size)
         return Spoken(audio[:size], None, None, None)
 
+    def _shuffled(self) -> Spoken:
+        """A person's speech in a random order of its sounds: a voice in no language."""
+        clip = self.rng.choice(self.groups[ClipKind.ORDER, True])
+        audio = clip.audio.astype(np.float32) / 32767
+        fade = np.linspace(0.0, 1.0, SAMPLE_RATE // 200, dtype=np.float32)
+        pieces = []
+        for _ in range(self.rng.randint(5, 20)):
+            size = min(audio.size, int(self.rng.uniform(*SHUFFLED_SECONDS) * SAMPLE_RATE))
+            start = self.rng.randint(0, audio.size - size)
+            piece = audio[start : start + size].copy()
+            piece[: fade.size] *= fade  # no click that tells it from speech
+            piece[-fade.size :] *= fade[::-1]
+            pieces.append(piece)
+        return Spoken(np.concatenate(pieces), None, None, None)
+
+    def _babble(self) -> Spoken:
+        """Several people at once, none of them louder than all others."""
+        rng = self.rng
+        size = int(rng.uniform(1.5, 8.0) * SAMPLE_RATE)
+        voices = np.zeros(size, np.float32)
+        for _ in range(rng.randint(*BABBLING)):
+            clip = rng.choice(self.groups[rng.choice(self.sentences)])
+            audio = clip.audio.astype(np.float32) / 32767
+            part = np.roll(_fit(audio, max(audio.size, size)), rng.randrange(size))[:size]
+            voices += part * (rng.uniform(0.4, 1.0) / rms(audio))
+        return Spoken(0.1 * voices / rms(voices), None, None, None)
+
 
 def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
     """The same at another speed, in another room, over another microphone."""
     is_one_word = spoken.words is not None and len(spoken.words) == 1
-    speeds = SPEEDS_OF_ONE_WORD if is_one_word else SPEEDS
+    is_sound = not spoken.words and spoken.phones is not None
+    speeds = WIDER_SPEEDS if is_one_word or is_sound else SPEEDS
     factor = 1.0 if rng.random() < 0.2 else rng.uniform(*speeds)
     audio = spoken.audio
     if factor != 1.0:
