@@ -14,6 +14,7 @@ from playwright.sync_api import (
     BrowserContext,
     Page,
     Playwright,
+    Route,
     WebSocketRoute,
     expect,
     sync_playwright,
@@ -240,6 +241,26 @@ def test_lost_server_in_words(quiet_browser: Browser, engine: ScriptedEngine) ->
     expect(page.locator(part("alert"))).to_contain_text("The server is restarting")
     page.click(part("start"))
     expect(page.locator(part("alert"))).to_contain_text("The server cannot be reached")
+
+
+def test_page_can_be_used_when_it_is_ready_and_not_before(
+    quiet_browser: Browser, address: str
+) -> None:
+    page = quiet_browser.new_context(locale="en-US").new_page()
+    held: list[Route] = []
+    page.route("**/live/main.js", lambda route: held.append(route))
+    page.route("**/health", lambda route: route.abort(), times=1)
+    with page.expect_request("**/live/main.js"):
+        page.goto(f"http://{address}/")
+    expect(page.locator(part("start"))).to_be_hidden()
+    assert page.get_by_role("button").count() == 0  # nor for keyboards and screen readers
+    held[0].continue_()
+    expect(page.get_by_role("alert")).to_have_text(re.compile("cannot be reached; trying again"))
+    expect(page.locator(part("start"))).to_be_hidden()
+    start(page)
+    expect(page.get_by_role("alert")).to_be_hidden()
+    page.goto("about:blank")
+    page.context.close()
 
 
 def test_page_behind_a_proxy_that_hides_its_address_says_why(visit: Visit) -> None:

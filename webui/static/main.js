@@ -15,6 +15,8 @@ import { settings } from './settings.js';
 import { ShareDialog } from './share-dialog.js';
 import { isSessionFile, replayAddress, upload } from './source.js';
 
+const RETRY_MILLISECONDS = 1500;
+
 async function say(panel, live) {
   const { typed } = panel.parts;
   const text = typed.value.trim();
@@ -86,14 +88,25 @@ function listen(panel, live) {
   });
 }
 
+/** What the server says of itself: it may be away for a moment, as when it restarts. */
+async function askServer(panel) {
+  for (;;) {
+    try {
+      const told = await Promise.all([askJson('health'), loadSamples(), loadGallery()]);
+      panel.showProblem(null);
+      return told;
+    } catch {
+      panel.showProblem(() => message('starting.gone'));
+      await new Promise((goOn) => setTimeout(goOn, RETRY_MILLISECONDS));
+    }
+  }
+}
+
+/** Nothing of the page can be used, or seen but for its messages, before all of it works. */
 export async function mount(root) {
   setLanguage(settings.get().language);
   const panel = new Panel(root.querySelector('.page'));
-  const [health, samples, gallery] = await Promise.all([
-    askJson('health'),
-    loadSamples(),
-    loadGallery(),
-  ]);
+  const [health, samples, gallery] = await askServer(panel);
   panel.showModel(health);
   panel.showGallery(gallery);
   const live = new Live(panel);
@@ -114,5 +127,5 @@ export async function mount(root) {
     sharing.showAgain();
     privacy.showAgain();
   });
-  root.dataset.ready = 'true';
+  panel.root.dataset.ready = 'true';
 }
