@@ -428,7 +428,7 @@ def options_of_programs() -> set[str]:
     """The options that are named in the sources of our programs."""
     files = [
         REPOSITORY / "backend" / "arguments.py",
-        REPOSITORY / "backend" / "bench.py",
+        REPOSITORY / "backend" / "bench" / "__main__.py",
         *(REPOSITORY / "backend" / "training").glob("*.py"),
         *(REPOSITORY / "client").glob("*.py"),
         *(REPOSITORY / "examples").glob("*.py"),

@@ -16,6 +16,7 @@ from playwright.sync_api import sync_playwright
 
 import app
 from backend.audio import float_to_pcm16
+from backend.bench.live import system_chromium
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
 from backend.engine.trace import Cause, TracedDecision, TracedToken
 from backend.errors import SessionFileError
@@ -23,7 +24,6 @@ from backend.events import Decision, TurnStatus
 from backend.export import ExportFormat, export
 from backend.export.fields import story_fields
 from backend.export.sound import MAX_SOUNDING, time_line
-from backend.live_bench import system_chromium
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.recorder import Recorder, describe

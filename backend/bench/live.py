@@ -30,10 +30,10 @@ import soundfile
 import soxr
 
 from backend.audio import Samples, read_audio
+from backend.bench.errors import BenchError
 from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
-from backend.errors import AudioInteractionError
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 OFFLINE_VOICE = "espeak:en-us"
 START_SECONDS = 120.0
 MICROPHONE_RATE_HZ = 48_000
@@ -80,10 +80,6 @@ PAGE_SETTINGS = json.dumps({"speakReplies": True, "voice": OFFLINE_VOICE})
 
 Levels = npt.NDArray[np.float64]
 """Energy of every 10 ms."""
-
-
-class LiveBenchError(AudioInteractionError):
-    """The browser or the server could not be started."""
 
 
 # The recording
@@ -402,7 +398,7 @@ def measure(recordings: Sequence[Samples], count: int, seed: int = 0) -> Figures
     """Let a browser talk about `count` utterances with a server of its own.
 
     Raises:
-        LiveBenchError: there is no browser, or the server or the page does not start.
+        BenchError: there is no browser, or the server or the page does not start.
     """
     recording, utterances = compose([*variants(recordings, count, seed)], seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -419,7 +415,7 @@ def _converse(address: str, microphone: Path, seconds: float) -> dict[str, Any]:
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError as error:
-        raise LiveBenchError("the browser needs `pip install -r requirements-dev.txt`") from error
+        raise BenchError("the browser needs `pip install -r requirements-dev.txt`") from error
     capture = f"--use-file-for-fake-audio-capture={microphone}%noloop"
     with sync_playwright() as playwright:
         try:
@@ -427,7 +423,7 @@ def _converse(address: str, microphone: Path, seconds: float) -> dict[str, Any]:
                 executable_path=system_chromium(), args=[*CHROMIUM_FLAGS, capture]
             )
         except Error as error:
-            raise LiveBenchError(f"no browser starts: {error.message}") from error
+            raise BenchError(f"no browser starts: {error.message}") from error
         page = browser.new_page()
         page.add_init_script(NOTE_TAKER)
         page.add_init_script(f"localStorage.setItem('audio-interaction-live', '{PAGE_SETTINGS}')")
@@ -438,7 +434,7 @@ def _converse(address: str, microphone: Path, seconds: float) -> dict[str, Any]:
         noted: dict[str, Any] = page.evaluate("window.liveNotes")
         browser.close()
         if not noted["sent"]:
-            raise LiveBenchError("the page did not start to listen")
+            raise BenchError("the page did not start to listen")
         return noted
 
 
@@ -467,7 +463,7 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.2)
         else:
             return
-    raise LiveBenchError("the server did not start")
+    raise BenchError("the server did not start")
 
 
 def system_chromium() -> str | None:
@@ -487,10 +483,10 @@ def report_live(recordings: Sequence[Path], count: int) -> None:
 
     Raises:
         AudioInputError: a recording that cannot be read.
-        LiveBenchError: there are none, or as `measure`.
+        BenchError: there are none, or as `measure`.
     """
     if not recordings:
-        raise LiveBenchError("there are no recordings of utterances")
+        raise BenchError("there are no recordings of utterances")
     spoken = [read_audio(path) for path in recordings]
     load = os.getloadavg()[0]
     print(f"Live, {count} utterances in Chromium, {os.cpu_count()} CPUs of {platform.machine()}")

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from backend.audio import Samples, read_audio
-from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
-from backend.live_bench import (
+from backend.bench.live import (
     Figures,
     Log,
     Played,
@@ -22,6 +21,7 @@ from backend.live_bench import (
     located,
     variants,
 )
+from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 RECORDINGS = [

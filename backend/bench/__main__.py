@@ -1,0 +1,60 @@
+"""What a chunk costs, what the model gets right, how fast replies come: `make bench`."""
+
+import argparse
+from pathlib import Path
+
+from backend.bench.held_out import report_held_out
+from backend.bench.hour import report_hour
+from backend.bench.live import report_live
+from backend.bench.samples import recordings_under, report_samples
+from backend.bench.sessions import report_gpu, report_sessions
+from backend.bench.streaming import report_streaming
+from backend.errors import AudioInteractionError
+
+USUAL_SECTIONS = ["streaming", "samples", "live"]
+SECTIONS = (*USUAL_SECTIONS, "hour", "sessions", "gpu")
+
+
+def main() -> None:
+    """Run the sections that the arguments name."""
+    parser = argparse.ArgumentParser(prog="python -m backend.bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=" or ".join(SECTIONS))
+    parser.add_argument("--gpu", action="store_true", help="add the steps of many sessions")
+    parser.add_argument("--data", type=Path, help="score the held-out recordings under this folder")
+    parser.add_argument("--utterances", type=int, default=100, help="of `live` (%(default)s)")
+    parser.add_argument("--recordings", type=Path, help="a folder of utterances for `live`")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
+    parsed = parser.parse_args()
+    if unknown := set(parsed.sections) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    try:
+        run(parsed)
+    except AudioInteractionError as error:
+        parser.error(str(error))
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Run the sections in their order.
+
+    Raises:
+        AudioInteractionError: one cannot be run here.
+    """
+    sections = parsed.sections or USUAL_SECTIONS
+    if "streaming" in sections:
+        report_streaming(parsed.threads)
+    if "samples" in sections:
+        report_samples()
+    if "live" in sections:
+        report_live(recordings_under(parsed.recordings), parsed.utterances)
+    if "hour" in sections:
+        report_hour(parsed.threads)
+    if parsed.data:
+        report_held_out(parsed.data)
+    if "sessions" in sections:
+        report_sessions(parsed.threads)
+    if parsed.gpu or "gpu" in sections:
+        report_gpu()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""How many of the repository's recordings are answered as they should be."""
+
+import json
+from pathlib import Path
+
+from backend.chunk_cost import run_steps
+from backend.cli import chunks_of
+from backend.config import GREEDY, EngineConfig, SessionSettings
+from backend.engine.core import EngineCore
+from backend.events import TurnDone
+from backend.model.checkpoint import EMBEDDED, load_checkpoint
+
+SAMPLES_FOLDER = Path(__file__).parents[2] / "assets" / "samples"
+
+
+def report_samples() -> None:
+    """Print how many of the repository's recordings, none of them trained on, are answered."""
+    checkpoint = load_checkpoint(EMBEDDED, device="cpu")
+    core = EngineCore(checkpoint, EngineConfig(num_slots=1))
+    samples = json.loads((SAMPLES_FOLDER / "samples.json").read_text(encoding="utf-8"))
+    num_exact = 0
+    for sample in samples:
+        turns = _answer(core, SAMPLES_FOLDER / sample["file"])
+        said = [(turn.text, turn.emotion) for turn in turns]
+        expected = [(sample["reply"], sample["emotion"])] if sample["reply"] else []
+        num_exact += said == expected
+        if said != expected:
+            print(f"  {sample['file']}: {[turn.text for turn in turns] or 'silence'}")
+    print(f"Sample recordings answered exactly: {num_exact} of {len(samples)}\n")
+
+
+def _answer(core: EngineCore, path: Path) -> list[TurnDone]:
+    session = core.open(SessionSettings(sampling=GREEDY))
+    for chunk in chunks_of(path):
+        core.hear(session, chunk)
+    turns = [event for event in run_steps(core) if isinstance(event, TurnDone)]
+    core.close(session)
+    return turns
+
+
+def recordings_under(folder: Path | None) -> list[Path]:
+    """Every file under `folder`; without one, the voices among the repository's recordings."""
+    if folder is not None:
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+    samples = json.loads((SAMPLES_FOLDER / "samples.json").read_text(encoding="utf-8"))
+    return [SAMPLES_FOLDER / sample["file"] for sample in samples if sample["kind"] == "voice"]
