@@ -10,7 +10,7 @@ import asyncio
 import io
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,12 +89,13 @@ def serve(parsed: argparse.Namespace) -> int:
         def open_engine(report: Report) -> Engine:
             device = resolve_device(parsed.device)
             wants_released = here.wants_released_model and device.type == "cuda"
-            checkpoint = load_checkpoint(
-                parsed.checkpoint or (RELEASED_MODEL if wants_released else "embedded"),
-                device=parsed.device,
-                dtype=parsed.dtype,
-                report=TerminalProgress(report),
-            )
+            with closing(TerminalProgress(report)) as progress:
+                checkpoint = load_checkpoint(
+                    parsed.checkpoint or (RELEASED_MODEL if wants_released else "embedded"),
+                    device=parsed.device,
+                    dtype=parsed.dtype,
+                    report=progress,
+                )
             return stack.enter_context(Engine(checkpoint, config))
 
         def say_where() -> None:
@@ -251,7 +252,7 @@ def download(parsed: argparse.Namespace) -> int:
             folder = download_to_folder(parsed.model, parsed.revision, parsed.to)
             source = str(folder)
     except KeyboardInterrupt:
-        print("\nstopped; run it again to go on from here", file=sys.stderr)
+        print("stopped; run it again to go on from here", file=sys.stderr)
         raise
     print(f"{folder}: complete, every size and hash is right")
     print(f"Serve it: python app.py --checkpoint {source}")

@@ -4,12 +4,15 @@ import errno
 import hashlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -368,16 +371,29 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == "mine"
 
 
-def app(hub: FakeHub, home: Path, *arguments: str) -> "subprocess.Popen[str]":
+def app(
+    hub: FakeHub, home: Path, *arguments: str, errors: int = subprocess.PIPE
+) -> "subprocess.Popen[str]":
     environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(home)}
     return subprocess.Popen(
         [sys.executable, "app.py", *arguments],
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
     )
+
+
+def written_on(terminal: int) -> list[str]:
+    """Its lines, each as it looks in the end; its other side is closed."""
+    written = b""
+    # Linux says by an error that nothing more will come.
+    with suppress(OSError):
+        while block := os.read(terminal, 65536):
+            written += block
+    os.close(terminal)
+    return [line.rpartition("\r")[2] for line in written.decode().split("\r\n")]
 
 
 def test_the_command(hub: FakeHub, tmp_path: Path) -> None:
@@ -403,15 +419,20 @@ def test_an_interrupted_command_goes_on_later(
     hub.cut_after = {SHARD: 5_000}
     # It waits for the rest of the shard when it is interrupted.
     hub.failing[SHARD] = 100
-    running = app(hub, tmp_path / "home", "download", ID)
+    terminal, other_side = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    running = app(hub, tmp_path / "home", "download", ID, errors=other_side)
+    os.close(other_side)
     deadline = time.monotonic() + 60
     while hub.failing[SHARD] == 100:
         assert time.monotonic() < deadline, "nothing was fetched"
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
-    output, errors = running.communicate(timeout=60)
+    running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "stopped; run it again to go on from here" in errors
+    bar, *said = written_on(terminal)
+    assert bar.startswith(f"downloading {ID}: ")
+    assert said == ["stopped; run it again to go on from here", ""]
     hub.failing[SHARD] = 0
     again = app(hub, tmp_path / "home", "download", ID)
     output, errors = again.communicate(timeout=60)

@@ -14,7 +14,10 @@ import errno
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -96,7 +99,8 @@ def obtain(repository: str, revision: str = DEFAULT_REVISION, report: Report | N
     try:
         model = look_up(repository, revision)
     except HubUnreachableError as error:
-        folder = cache.complete_offline(revision, report or TerminalProgress())
+        with _shown(report) as shown:
+            folder = cache.complete_offline(revision, shown)
         if folder is None:
             raise
         if not is_offline_mode():
@@ -104,11 +108,12 @@ def obtain(repository: str, revision: str = DEFAULT_REVISION, report: Report | N
         return folder
     if (folder := cache.complete(model)) is not None:
         return folder
-    if cache.is_read_only:
-        folder = cache.complete_offline(model.commit, report or TerminalProgress())
-        if folder is not None:
-            return folder
-    return _fetch(model, cache, report or TerminalProgress())
+    with _shown(report) as shown:
+        if cache.is_read_only:
+            folder = cache.complete_offline(model.commit, shown)
+            if folder is not None:
+                return folder
+        return _fetch(model, cache, shown)
 
 
 def download_to_folder(
@@ -120,7 +125,9 @@ def download_to_folder(
         CheckpointError: it cannot be had, or the folder holds something else.
     """
     target = Folder(folder)
-    return _fetch(look_up(repository, revision), target, report or TerminalProgress())
+    model = look_up(repository, revision)
+    with _shown(report) as shown:
+        return _fetch(model, target, shown)
 
 
 def verify(repository: str, revision: str = DEFAULT_REVISION, report: Report | None = None) -> Path:
@@ -131,7 +138,8 @@ def verify(repository: str, revision: str = DEFAULT_REVISION, report: Report | N
         cache.receipt(model.commit).unlink(missing_ok=True)
     except OSError as error:
         raise _in_words(error, repository, revision) from error
-    return _fetch(model, cache, report or TerminalProgress())
+    with _shown(report) as shown:
+        return _fetch(model, cache, shown)
 
 
 def require_complete(folder: Path) -> None:
@@ -198,7 +206,8 @@ def _fetch(model: HubModel, store: Store, report: Report) -> Path:
             if folder is not None:
                 return folder
             store.begin(model)
-            checking = Meter(model, Phase.CHECKING, report)
+            there = tuple(f for f in model.files if size_of(store.place(f)) == f.size)
+            checking = Meter(replace(model, files=there), Phase.CHECKING, report)
             missing = [
                 file for file in model.files if not is_intact(store.place(file), file, checking)
             ]
@@ -306,6 +315,7 @@ class TerminalProgress:
     def __init__(self, then: Report | None = None) -> None:
         self._then = then
         self._bar: tqdm | None = None
+        self._drawn: Phase | None = None
         self._shown: tuple[Phase, int] | None = None
 
     def __call__(self, progress: Progress) -> None:
@@ -313,6 +323,12 @@ class TerminalProgress:
         self._show(progress)
         if self._then is not None:
             self._then(progress)
+
+    def close(self) -> None:
+        """End the bar's line, so that what is said next has one of its own."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def _show(self, progress: Progress) -> None:
         if sys.stderr.isatty():
@@ -328,12 +344,11 @@ class TerminalProgress:
             print(line, file=sys.stderr, flush=True)
 
     def _draw(self, progress: Progress) -> None:
-        text = f"{progress.phase} {progress.repository}"
-        if self._bar is None or self._bar.desc != f"{text}: ":
-            if self._bar is not None:
-                self._bar.close()
+        if self._bar is None or self._drawn is not progress.phase:
+            self.close()
+            self._drawn = progress.phase
             self._bar = tqdm(
-                desc=text,
+                desc=f"{progress.phase} {progress.repository}",
                 total=progress.total_bytes,
                 initial=progress.num_bytes,
                 unit="B",
@@ -341,8 +356,16 @@ class TerminalProgress:
                 dynamic_ncols=True,
             )
         self._bar.update(progress.num_bytes - self._bar.n)
-        if progress.num_bytes == progress.total_bytes:
-            self._bar.close()
+
+
+@contextmanager
+def _shown(report: Report | None) -> Iterator[Report]:
+    """Whoever is told how it goes: `report`, or a bar that ends with the block."""
+    if report is not None:
+        yield report
+        return
+    with closing(TerminalProgress()) as progress:
+        yield progress
 
 
 # Particulars
