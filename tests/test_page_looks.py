@@ -210,13 +210,12 @@ def test_languages_have_the_same_messages() -> None:
 
 def test_every_message_that_is_shown_exists() -> None:
     known = messages("en")
-    for file in STATIC_FOLDER.glob("*.js"):
-        for key in re.findall(r"message\(\s*'([^']+)'", file.read_text("utf-8")):
-            assert key in known, (file.name, key)
-    for name in PAGES:
-        page = (STATIC_FOLDER / name).read_text("utf-8")
-        for key in re.findall(r'data-(?:text|label|title|placeholder)="([^"]+)"', page):
-            assert key in known, key
+    named = re.compile(
+        r"""message\(\s*'([^']+)'|data-(?:text|label|title|placeholder)="([^"]+)\""""
+    )
+    for file in (*STATIC_FOLDER.glob("*.js"), *STATIC_FOLDER.glob("*.html")):
+        for code, markup in named.findall(file.read_text("utf-8")):
+            assert (code or markup) in known, (file.name, code or markup)
 
 
 class _Words(HTMLParser):

@@ -1,4 +1,4 @@
-// A dialog of the page: its markup lies in the page, this opens and closes it.
+// A dialog of the page.
 
 /** Let a dialog be closed by its button and by a click beside it; Escape the browser does. */
 export function closable(dialog, button) {

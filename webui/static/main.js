@@ -111,7 +111,7 @@ export async function mount(root) {
   panel.showGallery(gallery);
   const live = new Live(panel);
   const dialog = new SettingsDialog(panel, live, samples);
-  const sharing = new ShareDialog(panel.parts);
+  const sharing = new ShareDialog(panel.root);
   const privacy = new PrivacyPanel(panel.parts, health.recordings, sharing);
   panel.soundboard.show(samples, {
     onVoice: (sample, button) => live.playSample(sample, button),

@@ -2,7 +2,7 @@
 
 import { AbilityList, hint, summary } from './abilities.js';
 import { Eagerness } from './eagerness.js';
-import { element } from './element.js';
+import { element, partsOf } from './element.js';
 import { Face } from './face.js';
 import { clockTime, count, milliseconds, percent, seconds } from './figures.js';
 import { Gallery } from './gallery.js';
@@ -41,10 +41,8 @@ function figure(label, value) {
 
 export class Panel {
   constructor(root) {
-    this.parts = {};
-    for (const part of root.querySelectorAll('[data-part]')) this.parts[part.dataset.part] = part;
-    const { parts } = this;
-    this.root = root;
+    const parts = partsOf(root);
+    Object.assign(this, { root, parts });
     this.onChunk = () => {}; // gets the number of a chunk of the strip that was chosen
     this.face = new Face(parts.face);
     this.strip = new Strip(parts, (chunk) => this.onChunk(chunk));

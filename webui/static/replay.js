@@ -1,7 +1,7 @@
 // The replay page: a recorded conversation heard, seen and taken another way, without any model.
 
 import { CHUNK_SECONDS } from './audio-format.js';
-import { element } from './element.js';
+import { element, partsOf } from './element.js';
 import { thresholdOf } from './eagerness.js';
 import { clockTime, count, dateTime, percent } from './figures.js';
 import { downloadLink } from './download.js';
@@ -34,10 +34,8 @@ const KEYS = [
 
 class ReplayPage {
   constructor(root) {
-    this.root = root;
-    this.parts = {};
-    for (const part of root.querySelectorAll('[data-part]')) this.parts[part.dataset.part] = part;
-    const { parts } = this;
+    const parts = partsOf(root);
+    Object.assign(this, { root, parts });
     this.source = null;
     this.about = null; // what the server says of it
     this.recorded = null;
@@ -50,7 +48,7 @@ class ReplayPage {
     this.strip = new Strip(parts, hear, this.part.view);
     this.list = new SaidList(parts.turns, parts.empty, (seconds) => this.hearFrom(seconds - LEAD_SECONDS));
     this.gallery = new Gallery(parts.gallery);
-    this.sharing = new ShareDialog(parts);
+    this.sharing = new ShareDialog(root);
     const { player, strip } = this;
     this.fork = new ForkPanel(parts, { player, strip, part: this.part.view, onChunk: hear });
     this.listen();

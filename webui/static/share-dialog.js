@@ -1,13 +1,30 @@
 // Links to a recording: made, copied and ended.
 
 import { closable } from './dialog.js';
-import { element } from './element.js';
+import { element, partsOf } from './element.js';
 import { dateTime } from './figures.js';
 import { message } from './messages.js';
 import { explainRefusal } from './server.js';
 import { replayAddress } from './source.js';
+import { translate } from './translate.js';
 
 const HOURS = [1, 24, 168, 720];
+
+const MARKUP = `
+  <div class="dialog-head">
+    <h2 id="share-title" data-text="share.title"></h2>
+    <button class="small" type="button" data-part="close" data-text="close"></button>
+  </div>
+  <div class="dialog-body share">
+    <p data-text="share.about"></p>
+    <p class="row">
+      <label for="share-hours" data-text="share.for"></label>
+      <select id="share-hours" data-part="hours"></select>
+      <button type="button" data-part="makeLink" data-text="share.make"></button>
+    </p>
+    <ul class="links" data-part="links"></ul>
+    <p class="problem" role="alert" data-part="problem"></p>
+  </div>`;
 
 function button(words, onClick) {
   const made = element('button', words);
@@ -18,12 +35,19 @@ function button(words, onClick) {
 }
 
 export class ShareDialog {
-  constructor({ share, closeShare, shareHours, makeLink, links, shareProblem }) {
-    Object.assign(this, { dialog: share, hours: shareHours, makeLink, links, problem: shareProblem });
+  /** The live page and the replay page both have one. */
+  constructor(page) {
+    const dialog = element('dialog');
+    dialog.className = 'dialog';
+    dialog.setAttribute('aria-labelledby', 'share-title');
+    dialog.innerHTML = MARKUP;
+    page.append(dialog);
+    const { close, hours, makeLink, links, problem } = partsOf(dialog);
+    Object.assign(this, { dialog, hours, makeLink, links, problem });
     this.source = null;
     this.shares = [];
     this.words = null; // what went wrong
-    closable(share, closeShare);
+    closable(dialog, close);
     makeLink.addEventListener('click', () => this.make());
     this.showAgain();
   }
@@ -42,6 +66,7 @@ export class ShareDialog {
 
   /** Write everything again, in a new language. */
   showAgain() {
+    translate(this.dialog);
     const { value } = this.hours;
     const options = HOURS.map((hours) => {
       const option = element('option', message(`share.hours.${hours}`));

@@ -1,13 +1,12 @@
 // The page that is shown while the model is fetched and loaded; then the live page takes over.
 
+import { partsOf } from './element.js';
 import { language, message } from './messages.js';
 
 const POLL_MILLISECONDS = 1500;
 const GIGABYTE = 1e9;
 
-const parts = Object.fromEntries(
-  [...document.querySelectorAll('[data-part]')].map((element) => [element.dataset.part, element]),
-);
+const parts = partsOf(document);
 
 function show({ phase, num_bytes: numBytes, total_bytes: totalBytes }) {
   // Said again only when it changes: screen readers read it aloud.
