@@ -37,6 +37,17 @@ def hold_steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> threading.Eve
     return gate
 
 
+def hold_commands(engine: Engine) -> threading.Event:
+    """No command is obeyed until the event is set."""
+    gate = threading.Event()
+
+    def hold() -> None:
+        gate.wait(30)
+
+    engine.command(hold)
+    return gate
+
+
 async def collect(session: EngineSession) -> list[Event]:
     return [event async for event in session.events()]
 
@@ -196,6 +207,45 @@ def test_a_step_that_breaks_ends_only_who_was_in_it(
     asyncio.run(scenario())
 
 
+def test_a_loop_that_ends_in_a_step_ends_nobody_elses_conversation(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leave() -> EngineSession:
+        return await engine.open_session(CALM)
+
+    left = asyncio.run(leave())
+    # As when the loop ends right after the engine has looked whether it has.
+    monkeypatch.setattr(left._loop, "is_closed", lambda: False)
+
+    async def stay() -> list[Event]:
+        session = await engine.open_session(CALM)
+        gate = hold_commands(engine)
+        engine.command(lambda: engine.core.hear(left._session, noise(0)))
+        await session.feed(noise(1))
+        session.finish()
+        gate.set()
+        events = await collect(session)
+        await session.close()
+        return events
+
+    assert [type(event) for event in asyncio.run(stay())] == [Decision]
+
+
+def test_a_device_that_fails_keeps_no_slot(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: int) -> None:
+        raise RuntimeError("CUDA error")
+
+    async def scenario() -> None:
+        session = await engine.open_session()
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.core._runner, "wipe", broken)
+            with pytest.raises(RuntimeError, match="CUDA error"):
+                await session.close()
+        assert engine.core.sessions == []
+
+    asyncio.run(scenario())
+
+
 def test_a_closed_session_frees_its_slot(engine: Engine) -> None:
     async def scenario() -> None:
         sessions = [await engine.open_session() for _ in range(2)]
@@ -211,12 +261,7 @@ def test_a_closed_session_frees_its_slot(engine: Engine) -> None:
 
 def test_an_opener_that_gives_up_leaves_no_session(engine: Engine) -> None:
     async def scenario() -> None:
-        gate = threading.Event()
-
-        def hold() -> None:
-            gate.wait(30)
-
-        engine.command(hold)
+        gate = hold_commands(engine)
         opening = asyncio.create_task(engine.open_session())
         await asyncio.sleep(0)
         opening.cancel()
@@ -251,6 +296,26 @@ def test_stopping_the_engine_ends_conversations(golden_checkpoint: Checkpoint) -
         await session.close()
         with pytest.raises(SessionClosedError, match="stopped"):
             await engine.open_session()
+
+    asyncio.run(scenario())
+
+
+def test_an_opener_that_comes_as_the_engine_stops_is_told(golden_checkpoint: Checkpoint) -> None:
+    async def scenario() -> None:
+        engine = Engine(golden_checkpoint, EngineConfig(num_slots=1))
+        engine.start()
+        gate = hold_commands(engine)
+        opening = asyncio.create_task(engine.open_session())
+        await asyncio.sleep(0)
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        gate.set()
+        # The loop comes to the opener only when the engine's thread is done.
+        closing.join()
+        session = await opening
+        async with asyncio.timeout(30):
+            assert [type(event) for event in await collect(session)] == [SessionFailed]
+        await session.close()
 
     asyncio.run(scenario())
 

@@ -143,9 +143,10 @@ class EngineCore:
 
     def close(self, session: Session) -> None:
         """End a conversation and free its slot."""
+        # First of all: a device that fails keeps no slot from being free.
+        self._scheduler.remove(session)
         # A mask hides what a slot holds, but not a NaN: 0 times it is still one.
         self._runner.wipe(session.slot)
-        self._scheduler.remove(session)
 
     def hear(self, session: Session, chunk: npt.NDArray[np.float32]) -> None:
         """Queue a chunk `[6400]` of the session's audio."""

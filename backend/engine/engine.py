@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 Command = Callable[[], None]
 Answer = TypeVar("Answer")
 
+_STOPPED = SessionFailed("the engine was stopped")
+
 
 class EngineSession:
     """A caller's end of one conversation. Use it from the event loop that opened it."""
@@ -144,7 +146,8 @@ class EngineSession:
 
     def deliver(self, event: Event) -> None:
         """Called by the engine's thread."""
-        if not self._loop.is_closed():
+        # A loop may be closed at any time: who ran it is not there to be told.
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._receive, event)
 
     def _receive(self, event: Event) -> None:
@@ -321,6 +324,9 @@ class Engine:
             raise
         caller = EngineSession(self, session, self.config.max_pending_chunks)
         self._callers[session.session_id] = caller.deliver
+        if self._has_stopped:
+            # Its thread has told those whom it knew of, and this one came too late for that.
+            caller.deliver(_STOPPED)
         return caller
 
     async def close_session(self, session: Session) -> None:
@@ -382,7 +388,7 @@ class Engine:
         # What was asked too late is refused, so that nobody waits for ever.
         self._obey_waiting_commands()
         for session in self.core.sessions:
-            self._deliver(session, SessionFailed("the engine was stopped"))
+            self._deliver(session, _STOPPED)
 
     def _obey_commands(self) -> None:
         """Run the commands that wait; without work for the model, wait for one."""
