@@ -165,7 +165,16 @@ def test_offline_with_a_complete_cache(hub: FakeHub, monkeypatch: pytest.MonkeyP
     num_requests = hub.num_requests
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert obtain(ID) == folder
+    assert verify(ID) == folder
     assert hub.num_requests == num_requests
+    damaged = bytearray((folder / SHARD).read_bytes())
+    damaged[-1] ^= 1
+    (folder / SHARD).resolve().write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="is not in the cache as a whole"):
+        verify(ID)
+    # From now on it is known not to be whole, and not loaded.
+    with pytest.raises(CheckpointError, match="is not in the cache as a whole"):
+        obtain(ID)
 
 
 @pytest.mark.usefixtures("hub", "offline")

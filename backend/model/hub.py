@@ -99,13 +99,7 @@ def obtain(repository: str, revision: str = DEFAULT_REVISION, report: Report | N
     try:
         model = look_up(repository, revision)
     except HubUnreachableError as error:
-        with _shown(report) as shown:
-            folder = cache.complete_offline(revision, shown)
-        if folder is None:
-            raise
-        if not is_offline_mode():
-            print(f"{error}; what was downloaded earlier is used", file=sys.stderr, flush=True)
-        return folder
+        return _earlier(cache, revision, report, error)
     if (folder := cache.complete(model)) is not None:
         return folder
     with _shown(report) as shown:
@@ -133,13 +127,38 @@ def download_to_folder(
 def verify(repository: str, revision: str = DEFAULT_REVISION, report: Report | None = None) -> Path:
     """As `obtain`, but everything is hashed again, and mended where it is not as it should be."""
     cache = Cache(repository)
-    model = look_up(repository, revision)
+    try:
+        model = look_up(repository, revision)
+    except HubUnreachableError as error:
+        return _earlier(cache, revision, report, error, hashes_again=True)
     try:
         cache.receipt(model.commit).unlink(missing_ok=True)
     except OSError as error:
         raise _in_words(error, repository, revision) from error
     with _shown(report) as shown:
         return _fetch(model, cache, shown)
+
+
+def _earlier(
+    cache: Cache,
+    revision: str,
+    report: Report | None,
+    error: HubUnreachableError,
+    *,
+    hashes_again: bool = False,
+) -> Path:
+    """The folder of what was downloaded earlier.
+
+    Raises:
+        HubUnreachableError: `error`, as that is not complete.
+    """
+    with _shown(report) as shown:
+        folder = cache.complete_offline(revision, shown, hashes_again=hashes_again)
+    if folder is None:
+        raise error
+    if not is_offline_mode():
+        print(f"{error}; what was downloaded earlier is used", file=sys.stderr, flush=True)
+    return folder
 
 
 def require_complete(folder: Path) -> None:

@@ -187,26 +187,39 @@ class Cache(Store):
             _write_text(self.root / "refs" / model.revision, model.commit)
         return folder
 
-    def complete_offline(self, revision: str, report: Report) -> Path | None:
-        """The folder to load without asking the Hub, if all that is there is as it should be."""
+    def complete_offline(
+        self, revision: str, report: Report, *, hashes_again: bool = False
+    ) -> Path | None:
+        """The folder to load without asking the Hub, if all that is there is as it should be.
+
+        Args:
+            revision: a branch, a tag or a commit.
+            report: is told how far the hashing is.
+            hashes_again: do not believe the receipt's word that the hashes are right.
+        """
         commit = self.commit_of(revision)
         folder = self._snapshot(commit)
         if not _holds_a_checkpoint(folder):
             return None
-        stated = read_receipt(self.receipt(commit))
-        if stated is None:
-            # Another program fetched it: the files' names in the cache are their hashes.
-            files = tuple(_linked_files(folder))
-            if not files:
-                return None
-            stated = HubModel(self._repository, revision, commit, files)
+        receipt = read_receipt(self.receipt(commit))
+        stated = receipt or self._linked_model(revision, commit)
+        if not stated.files or of_another_size(stated, folder) is not None:
+            return None
+        if receipt is None or hashes_again:
             meter = Meter(stated, Phase.CHECKING, report)
-            if not all(is_intact(self.place(file), file, meter) for file in files):
+            if not all(is_intact(self.place(file), file, meter) for file in stated.files):
+                if not self.is_read_only:
+                    self.receipt(commit).unlink(missing_ok=True)
                 return None
-            # A cache that is mounted read-only is checked every time.
-            if not self.is_read_only:
-                _write_receipt(self.receipt(commit), stated)
-        return folder if of_another_size(stated, folder) is None else None
+        # A cache that is mounted read-only is checked every time.
+        if receipt is None and not self.is_read_only:
+            _write_receipt(self.receipt(commit), stated)
+        return folder
+
+    def _linked_model(self, revision: str, commit: str) -> HubModel:
+        """What another program fetched: the files' names in the cache are their hashes."""
+        files = tuple(_linked_files(self._snapshot(commit)))
+        return HubModel(self._repository, revision, commit, files)
 
     def begin(self, model: HubModel) -> None:
         """Nothing: what is incomplete has no receipt."""
