@@ -35,7 +35,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "phrase": 0.16,
     "cut phrase": 0.02,
     "other speech": 0.07,
-    "foreign speech": 0.06,
+    "foreign speech": 0.08,
     "cut order": 0.05,
     "fragment": 0.02,
     "reversed": 0.01,

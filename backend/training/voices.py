@@ -166,7 +166,7 @@ AMOUNTS: dict[str, Amounts] = {
     "piper": Amounts(300, 400, 16, 2, 1, 2),
     "kokoro": Amounts(200, 250, 22, 2, 1, 3),
 }
-NUM_FOREIGN = 500
+NUM_FOREIGN = 2000
 ACCENTED_DIGITS = {"espeak": 90, "kokoro": 12}
 """How many times a family of voices says each digit with an accent."""
 
@@ -241,13 +241,16 @@ def accented_digits(lists: WordLists, rng: random.Random) -> Iterator[Synthesis]
 
 
 def _foreign(lists: WordLists, languages: list[str], rng: random.Random) -> Iterator[Synthesis]:
-    """Sentences and large numbers, which a voice reads out in its own language."""
+    """Sentences, words and numbers, which a voice reads out in its own language."""
     for _ in range(NUM_FOREIGN):
         language = rng.choice(languages)
         variant = rng.choice([v for v in lists.espeak_variants if v not in HELD_OUT_VARIANTS])
-        sentence = rng.choice(lists.foreign[language])
+        sentences = lists.foreign[language]
+        words = " ".join(sentences).replace(",", "").split()
         number = " ".join(str(rng.randint(1, 99_999)) for _ in range(rng.randint(1, 3)))
-        text = sentence if rng.random() < 0.6 else number
+        text = rng.choice(
+            [rng.choice(sentences), " ".join(rng.choices(words, k=rng.randint(1, 6))), number]
+        )
         yield reading(SpokenText("foreign", text), f"espeak:{language}+{variant}", rng)
 
 
