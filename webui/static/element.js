@@ -7,6 +7,21 @@ export function element(name, text = '') {
   return made;
 }
 
+export function button(words, onClick) {
+  const made = element('button', words);
+  made.type = 'button';
+  made.className = 'small';
+  made.addEventListener('click', onClick);
+  return made;
+}
+
+/** Of a list to choose from. */
+export function option(value, words) {
+  const made = element('option', words);
+  made.value = value;
+  return made;
+}
+
 /** What markup names by data-part. */
 export function partsOf(root) {
   const parts = [...root.querySelectorAll('[data-part]')];

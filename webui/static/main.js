@@ -5,7 +5,7 @@ import { loadGallery } from './gallery.js';
 import { Keys } from './keys.js';
 import { keptRecordings } from './kept-recordings.js';
 import { Live } from './live.js';
-import { message, onLanguage, setLanguage } from './messages.js';
+import { message, onLanguage } from './messages.js';
 import { Panel } from './panel.js';
 import { PrivacyPanel } from './privacy-panel.js';
 import { loadSamples } from './samples.js';
@@ -67,7 +67,6 @@ function listen(panel, live) {
   parts.speakReplies.addEventListener('click', () => {
     settings.set({ speakReplies: !settings.get().speakReplies });
   });
-  parts.language.addEventListener('click', () => settings.set({ language: parts.language.lang }));
   parts.say.addEventListener('submit', (event) => {
     event.preventDefault();
     say(panel, live);
@@ -104,7 +103,6 @@ async function askServer(panel) {
 
 /** Nothing of the page can be used, or seen but for its messages, before all of it works. */
 export async function mount(root) {
-  setLanguage(settings.get().language);
   const panel = new Panel(root.querySelector('.page'));
   const [health, samples, gallery] = await askServer(panel);
   panel.showModel(health);
@@ -120,7 +118,6 @@ export async function mount(root) {
   listen(panel, live);
   panel.parts.record.hidden = !health.recordings.is_on;
   listenToRecord(panel, live);
-  settings.onChange(({ language }) => setLanguage(language));
   onLanguage(() => {
     panel.showAgain();
     dialog.build();

@@ -7,7 +7,8 @@ const MESSAGES = { en: ENGLISH, zh: CHINESE };
 const callbacks = new Set();
 let current = preferredLanguage();
 
-export const LANGUAGES = Object.keys(MESSAGES);
+/** What the languages call themselves. */
+export const LANGUAGE_NAMES = { en: 'English', zh: '中文' };
 
 /** The first of the browser's languages that the page speaks. */
 export function preferredLanguage() {

@@ -6,7 +6,8 @@ import { element, partsOf } from './element.js';
 import { Face } from './face.js';
 import { clockTime, count, milliseconds, percent, seconds } from './figures.js';
 import { Gallery } from './gallery.js';
-import { language, message } from './messages.js';
+import { LanguageButton } from './language-button.js';
+import { message } from './messages.js';
 import { settings } from './settings.js';
 import { replayAddress } from './source.js';
 import { Soundboard } from './soundboard.js';
@@ -16,10 +17,6 @@ import { Turns } from './turns.js';
 import { since, steps } from './waterfall.js';
 
 const RESTING = ['idle', 'connecting', 'queued', 'reconnecting', 'muted'];
-const OTHER_LANGUAGE = {
-  en: { tag: 'zh', name: '中文' },
-  zh: { tag: 'en', name: 'English' },
-};
 const LONG_REPLY = 90; // characters; beyond them the letters are smaller
 const NEARLY_FULL = 0.9;
 
@@ -44,6 +41,7 @@ export class Panel {
     const parts = partsOf(root);
     Object.assign(this, { root, parts });
     this.onChunk = () => {}; // gets the number of a chunk of the strip that was chosen
+    new LanguageButton(parts.language);
     this.face = new Face(parts.face);
     this.strip = new Strip(parts, (chunk) => this.onChunk(chunk));
     this.turns = new Turns(parts.turns, parts.empty);
@@ -76,11 +74,7 @@ export class Panel {
 
   /** Everything once more, in the page's language. */
   showAgain() {
-    document.documentElement.lang = language() === 'zh' ? 'zh-CN' : 'en';
     translate(this.root);
-    const other = OTHER_LANGUAGE[language()];
-    this.parts.language.textContent = other.name;
-    this.parts.language.lang = other.tag;
     this.eagerness.show();
     this.abilities.showAgain();
     this.gallery.showAgain();

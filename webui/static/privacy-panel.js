@@ -2,7 +2,7 @@
 
 import { closable } from './dialog.js';
 import { downloadLink } from './download.js';
-import { element } from './element.js';
+import { button, element } from './element.js';
 import { clockTime, dateTime, size } from './figures.js';
 import { keptRecordings } from './kept-recordings.js';
 import { message } from './messages.js';
@@ -126,20 +126,12 @@ export class PrivacyPanel {
     buttons.className = 'row';
     buttons.append(this.download(source));
     if (this.server.may_share) {
-      buttons.append(this.button('share.open', () => this.sharing.open(source)));
+      buttons.append(button(message('share.open'), () => this.sharing.open(source)));
     }
-    const remove = this.button('privacy.delete', () => this.confirm(remove, [recording]));
+    const remove = button(message('privacy.delete'), () => this.confirm(remove, [recording]));
     buttons.append(remove);
     row.append(title, words, buttons);
     return row;
-  }
-
-  button(key, onClick) {
-    const made = element('button', message(key));
-    made.type = 'button';
-    made.className = 'small';
-    made.addEventListener('click', onClick);
-    return made;
   }
 
   download(source) {

@@ -1,26 +1,25 @@
 // The replay page: a recorded conversation heard, seen and taken another way, without any model.
 
 import { CHUNK_SECONDS } from './audio-format.js';
-import { element, partsOf } from './element.js';
+import { element, option, partsOf } from './element.js';
 import { thresholdOf } from './eagerness.js';
 import { clockTime, count, dateTime, percent } from './figures.js';
 import { downloadLink } from './download.js';
 import { ForkPanel } from './fork-panel.js';
 import { Gallery, inLanguage, loadGallery } from './gallery.js';
 import { keptRecordings } from './kept-recordings.js';
-import { language, message, onLanguage, setLanguage } from './messages.js';
+import { LanguageButton } from './language-button.js';
+import { message, onLanguage } from './messages.js';
 import { Player, SPEEDS } from './player.js';
 import { Recorded } from './recorded.js';
 import { SaidList } from './said-list.js';
 import { askJson, explainRefusal } from './server.js';
-import { settings } from './settings.js';
 import { ShareDialog } from './share-dialog.js';
 import { EXPORTS, Source, isSessionFile, replayAddress, upload } from './source.js';
 import { Strip } from './strip.js';
 import { PlayedPart } from './strip-views.js';
 import { translate } from './translate.js';
 
-const OTHER_LANGUAGE = { en: ['zh', '中文'], zh: ['en', 'English'] };
 const AROUND_SECONDS = CHUNK_SECONDS; // as much is heard before and after a chunk
 const LEAD_SECONDS = 1; // heard before a reply that was chosen
 // These do something of their own with keys.
@@ -36,6 +35,7 @@ class ReplayPage {
   constructor(root) {
     const parts = partsOf(root);
     Object.assign(this, { root, parts });
+    new LanguageButton(parts.language);
     this.source = null;
     this.about = null; // what the server says of it
     this.recorded = null;
@@ -114,9 +114,7 @@ class ReplayPage {
   /** Everything once more, in the page's language. */
   showAgain() {
     const { parts } = this;
-    document.documentElement.lang = language() === 'zh' ? 'zh-CN' : 'en';
     translate(this.root);
-    [parts.language.lang, parts.language.textContent] = OTHER_LANGUAGE[language()];
     this.showSpeeds();
     this.showKeys();
     this.gallery.showAgain();
@@ -179,12 +177,7 @@ class ReplayPage {
   }
 
   showSpeeds() {
-    const options = SPEEDS.map((speed) => {
-      const option = element('option', `${speed}×`);
-      option.value = speed;
-      return option;
-    });
-    this.parts.speed.replaceChildren(...options);
+    this.parts.speed.replaceChildren(...SPEEDS.map((speed) => option(speed, `${speed}×`)));
   }
 
   download(format) {
@@ -260,7 +253,6 @@ class ReplayPage {
       player.speed = Number(parts.speed.value);
     });
     parts.openShare.addEventListener('click', () => this.sharing.open(this.source));
-    parts.language.addEventListener('click', () => settings.set({ language: parts.language.lang }));
     parts.openFile.addEventListener('click', () => parts.chosenFile.click());
     parts.chosenFile.addEventListener('change', () => {
       const [file] = parts.chosenFile.files;
@@ -318,9 +310,7 @@ const dark = window.matchMedia('(prefers-color-scheme: dark)');
 const showTheme = () => document.body.classList.toggle('dark', dark.matches);
 showTheme();
 dark.addEventListener('change', showTheme);
-setLanguage(settings.get().language);
 const page = new ReplayPage(document.querySelector('.page'));
-settings.onChange(({ language: name }) => setLanguage(name));
 onLanguage(() => page.showAgain());
 // Another recording in the address: the page begins anew.
 window.addEventListener('hashchange', () => location.reload());

@@ -1,6 +1,6 @@
 // What was said in a recording, in step with its sound.
 
-import { element } from './element.js';
+import { button, element } from './element.js';
 import { clockTime } from './figures.js';
 import { message } from './messages.js';
 import { fillTyped, meta, times } from './turns.js';
@@ -59,12 +59,10 @@ export class SaidList {
   }
 
   place(seconds) {
-    const button = element('button', clockTime(seconds));
-    button.type = 'button';
-    button.className = 'place';
-    button.setAttribute('aria-label', message('replay.hearFrom', { time: clockTime(seconds) }));
-    button.addEventListener('click', () => this.onPlace(seconds));
-    return button;
+    const place = button(clockTime(seconds), () => this.onPlace(seconds));
+    place.className = 'place';
+    place.setAttribute('aria-label', message('replay.hearFrom', { time: clockTime(seconds) }));
+    return place;
   }
 
   /** Show what has been said by then; `isStarted` is false before anything was played. */

@@ -1,19 +1,12 @@
 // The settings: a dialog whose fields take effect at once.
 
-import { element } from './element.js';
-import { message } from './messages.js';
+import { closable } from './dialog.js';
+import { button, element, option } from './element.js';
+import { LANGUAGE_NAMES, message } from './messages.js';
 import { explainError } from './problems.js';
 import { credits } from './samples.js';
 import { NEEDS_RESTART, SECTIONS } from './settings-fields.js';
 import { settings } from './settings.js';
-
-const LANGUAGE_NAMES = { en: 'English', zh: '中文' };
-
-function option(value, text) {
-  const made = element('option', text);
-  made.value = value;
-  return made;
-}
 
 function group(label, options) {
   const made = element('optgroup');
@@ -32,15 +25,12 @@ export class SettingsDialog {
     this.echo = { isRunning: false, fraction: 0, verdict: null };
     this.started = null; // the settings that the conversation began with
     parts.openSettings.addEventListener('click', () => this.open());
-    parts.closeSettings.addEventListener('click', () => this.dialog.close());
     parts.resetSettings.addEventListener('click', () => {
       settings.reset();
       this.build();
     });
     parts.restart.addEventListener('click', () => this.restart());
-    this.dialog.addEventListener('click', (event) => {
-      if (event.target === this.dialog) this.dialog.close(); // beside it
-    });
+    closable(parts.settings, parts.closeSettings);
     settings.onChange(() => this.update());
     panel.onVoices = () => this.fillVoices();
     new MutationObserver(() => this.noteStart()).observe(panel.root, {
@@ -132,12 +122,10 @@ export class SettingsDialog {
   }
 
   switchControl({ name }) {
-    const control = element('button');
-    control.type = 'button';
+    const control = button('', () => settings.set({ [name]: !settings.get()[name] }));
     control.className = 'switch';
     control.role = 'switch';
     control.append(element('i'));
-    control.addEventListener('click', () => settings.set({ [name]: !settings.get()[name] }));
     return control;
   }
 
@@ -178,18 +166,14 @@ export class SettingsDialog {
   }
 
   echoControl() {
-    const control = element('button', message('echo.run'));
-    control.type = 'button';
-    control.className = 'small';
-    control.addEventListener('click', () => this.checkEcho());
-    this.echoButton = control;
+    this.echoButton = button(message('echo.run'), () => this.checkEcho());
     this.echoProgress = element('progress');
     this.echoProgress.max = 1;
     this.echoProgress.setAttribute('aria-label', message('echo.progress'));
     this.echoVerdict = element('p');
     this.echoVerdict.className = 'verdict';
     this.echoVerdict.role = 'status';
-    return control;
+    return this.echoButton;
   }
 
   async checkEcho() {

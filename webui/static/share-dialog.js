@@ -1,7 +1,7 @@
 // Links to a recording: made, copied and ended.
 
 import { closable } from './dialog.js';
-import { element, partsOf } from './element.js';
+import { button, element, option, partsOf } from './element.js';
 import { dateTime } from './figures.js';
 import { message } from './messages.js';
 import { explainRefusal } from './server.js';
@@ -25,14 +25,6 @@ const MARKUP = `
     <ul class="links" data-part="links"></ul>
     <p class="problem" role="alert" data-part="problem"></p>
   </div>`;
-
-function button(words, onClick) {
-  const made = element('button', words);
-  made.type = 'button';
-  made.className = 'small';
-  made.addEventListener('click', onClick);
-  return made;
-}
 
 export class ShareDialog {
   /** The live page and the replay page both have one. */
@@ -68,11 +60,7 @@ export class ShareDialog {
   showAgain() {
     translate(this.dialog);
     const { value } = this.hours;
-    const options = HOURS.map((hours) => {
-      const option = element('option', message(`share.hours.${hours}`));
-      option.value = hours;
-      return option;
-    });
+    const options = HOURS.map((hours) => option(hours, message(`share.hours.${hours}`)));
     this.hours.replaceChildren(...options);
     this.hours.value = value || HOURS[1];
     this.showLinks();

@@ -1,19 +1,16 @@
 // Things to play into the conversation: sounds, voices, a file.
 
-import { element } from './element.js';
+import { button } from './element.js';
 import { language, message } from './messages.js';
 
 function titleOf(sample) {
   return sample[`title_${language()}`] ?? sample.title;
 }
 
-function button(sample, onPlay) {
-  const made = element('button', titleOf(sample));
-  made.type = 'button';
-  made.className = 'small';
+function playButton(sample, onPlay) {
+  const made = button(titleOf(sample), () => onPlay(sample, made));
   made.dataset.kind = sample.kind;
   made.title = `${sample.source} (${sample.licence})`;
-  made.addEventListener('click', () => onPlay(sample, made));
   return made;
 }
 
@@ -26,7 +23,7 @@ export class Soundboard {
 
   show(samples, { onVoice, onSound }) {
     for (const sample of samples) {
-      this.buttons.set(sample, button(sample, sample.kind === 'sound' ? onSound : onVoice));
+      this.buttons.set(sample, playButton(sample, sample.kind === 'sound' ? onSound : onVoice));
     }
     const of = (kind) => samples.filter((s) => s.kind === kind).map((s) => this.buttons.get(s));
     this.sounds.replaceChildren(...of('sound'));
