@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
-from tests.browsing import chromium, tone_file
+from tests.browsing import chromium, microphone_file, tone_file
 from tests.duplex_page import DuplexPage, OpenDuplex
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
@@ -57,10 +57,29 @@ def embedded_checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def humming_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def playwright() -> Iterator[Playwright]:
+    """What starts browsers."""
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def quiet_browser(
+    playwright: Playwright, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
+    """A browser in a quiet room."""
+    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
+    with chromium(playwright, microphone) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def humming_browser(
+    playwright: Playwright, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
     """A browser whose microphone hears a steady tone."""
     microphone = tone_file(tmp_path_factory.mktemp("tone"))
-    with sync_playwright() as playwright, chromium(playwright, microphone) as browser:
+    with chromium(playwright, microphone) as browser:
         yield browser
 
 

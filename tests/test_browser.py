@@ -17,7 +17,6 @@ from playwright.sync_api import (
     Route,
     WebSocketRoute,
     expect,
-    sync_playwright,
 )
 
 from backend.audio import read_audio
@@ -26,7 +25,6 @@ from backend.model.checkpoint import Ability, Checkpoint
 from backend.protocol import Emotion
 from tests.browsing import (
     SAMPLES,
-    WAIT_MS,
     chromium,
     microphone_file,
     open_page,
@@ -35,8 +33,6 @@ from tests.browsing import (
 )
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
-
-expect.set_options(timeout=WAIT_MS)
 
 FIRST = ScriptedReply("Coming up: large dark roast americano.", Emotion.HAPPY)
 SECOND = ScriptedReply("You said seven.", Emotion.NORMAL)
@@ -50,22 +46,6 @@ ABILITIES = (
 )
 
 Visit = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as playwright:
-        yield playwright
-
-
-@pytest.fixture(scope="module")
-def quiet_browser(
-    playwright: Playwright, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Browser]:
-    """A browser in a quiet room."""
-    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
-    with chromium(playwright, microphone) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from backend.gallery import FOLDER
 from backend.protocol import Emotion
 from backend.server import ServingOptions
 from backend.session_store import StoreOptions
-from tests.browsing import chromium, microphone_file, open_page, part
+from tests.browsing import open_page, part
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
 
 FIRST = ScriptedReply("You said seven.", Emotion.HAPPY)
-LONGEST_WAIT_MS = 30_000
 DROP = """([name, content]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
   const dataTransfer = new DataTransfer();
@@ -27,13 +26,6 @@ DROP = """([name, content]) => {
 }"""
 
 Visit = Callable[[], Page]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
-    with sync_playwright() as playwright, chromium(playwright, microphone) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +42,16 @@ def address(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Visit]:
+def visit(quiet_browser: Browser, address: str) -> Iterator[Visit]:
     """Opens the live page, each time in a profile of its own."""
     contexts: list[BrowserContext] = []
 
     def visit() -> Page:
-        page = open_page(browser, address, locale="en-US")
-        page.set_default_timeout(LONGEST_WAIT_MS)
+        page = open_page(quiet_browser, address, locale="en-US")
         contexts.append(page.context)
         return page
 
-    expect.set_options(timeout=LONGEST_WAIT_MS)
     yield visit
-    expect.set_options(timeout=5_000)
     for context in contexts:
         context.close()
 
@@ -143,7 +132,7 @@ def test_recording_ends_with_the_conversation_and_all_can_be_deleted(
     assert stored(folder) == before
 
 
-def test_shared_link_opens_and_ends(visit: Visit, browser: Browser) -> None:
+def test_shared_link_opens_and_ends(visit: Visit, quiet_browser: Browser) -> None:
     page = visit()
     record(page)
     page.click(part("start"))
@@ -151,7 +140,7 @@ def test_shared_link_opens_and_ends(visit: Visit, browser: Browser) -> None:
     page.get_by_role("button", name="Share…").click()
     page.get_by_role("button", name="Make a link").click()
     link = page.get_by_label(re.compile("^Link, until")).input_value()
-    guest = browser.new_context(locale="en-US").new_page()
+    guest = quiet_browser.new_context(locale="en-US").new_page()
     guest.goto(link)
     expect(guest.get_by_role("heading", level=1)).to_have_text("Seven")
     expect(guest.locator(part("forkSection"))).to_be_hidden()
@@ -182,10 +171,12 @@ def test_session_file_that_is_dropped_is_opened(visit: Visit, folder: Path) -> N
     expect(page.get_by_role("heading", level=1)).to_have_text("A coffee order")
 
 
-def test_full_server_says_so_and_nobody_talks_unrecorded(browser: Browser, tmp_path: Path) -> None:
+def test_full_server_says_so_and_nobody_talks_unrecorded(
+    quiet_browser: Browser, tmp_path: Path
+) -> None:
     options = ServingOptions(recordings=StoreOptions(tmp_path / "full", max_mb=0.001))
     with serving(ScriptedEngine([FIRST]), options=options) as address:
-        page = open_page(browser, address, locale="en-US")
+        page = open_page(quiet_browser, address, locale="en-US")
         page.get_by_role("button", name="Record").click()
         page.get_by_role("button", name="Start recording").click()
         expect(page.get_by_role("alert")).to_contain_text("no room for recordings")

@@ -14,12 +14,11 @@ from playwright.sync_api import (
     Page,
     Route,
     expect,
-    sync_playwright,
 )
 
 from backend.gallery import FOLDER
 from backend.server import ServingOptions
-from tests.browsing import chromium, microphone_file, open_page, part
+from tests.browsing import WAIT_MS, open_page, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.reverse_proxy import reverse_proxy
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -27,19 +26,11 @@ from tests.serving import serving
 
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-LONGEST_WAIT_MS = 30_000
 NAME = "wake-word"
 """The session that most tests open: four replies in 20 s."""
 PREFIX = "/some/where"
 
 Visit = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
-    with sync_playwright() as playwright, chromium(playwright, microphone) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +40,20 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Visit]:
+def visit(quiet_browser: Browser, address: str) -> Iterator[Visit]:
     """Opens the replay page."""
     contexts: list[BrowserContext] = []
 
     def visit(fragment: str = f"gallery={NAME}", site: str = address, **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": DESKTOP, "locale": "en-US", **options})
+        context = quiet_browser.new_context(**{"viewport": DESKTOP, "locale": "en-US", **options})
         contexts.append(context)
+        context.set_default_timeout(WAIT_MS)
         page = context.new_page()
-        page.set_default_timeout(LONGEST_WAIT_MS)
         page.goto(f"http://{site}/live/replay.html#{fragment}")
         page.wait_for_selector("[data-ready]")
         return page
 
-    expect.set_options(timeout=LONGEST_WAIT_MS)
     yield visit
-    expect.set_options(timeout=5_000)
     for context in contexts:
         context.close()
 
@@ -79,8 +68,8 @@ def entries(page: Page) -> Any:
     return page.locator(part("turns")).locator("li")
 
 
-def test_card_of_the_gallery_opens_the_replay_page(browser: Browser, address: str) -> None:
-    page = open_page(browser, address, locale="en-US")
+def test_card_of_the_gallery_opens_the_replay_page(quiet_browser: Browser, address: str) -> None:
+    page = open_page(quiet_browser, address, locale="en-US")
     # This server keeps nothing, and says so.
     expect(page.locator(part("record"))).to_be_hidden()
     page.click(part("openPrivacy"))
@@ -168,14 +157,14 @@ def test_everything_can_be_downloaded(visit: Visit, tmp_path: Path) -> None:
 
 
 def test_downloads_with_an_access_key_are_named_as_without(
-    visit: Visit, browser: Browser, tmp_path: Path
+    visit: Visit, quiet_browser: Browser, tmp_path: Path
 ) -> None:
     engine, options = ScriptedEngine([]), ServingOptions(access_key="wanted")
     knowing = "sessionStorage.setItem('audio-interaction-live', '{\"accessKey\": \"wanted\"}')"
-    with serving(engine, options=options) as guarded, browser.new_context() as context:
+    with serving(engine, options=options) as guarded, quiet_browser.new_context() as context:
+        context.set_default_timeout(WAIT_MS)
         context.add_init_script(knowing)
         page = context.new_page()
-        page.set_default_timeout(LONGEST_WAIT_MS)
         page.goto(f"http://{guarded}/live/replay.html#gallery={NAME}")
         page.wait_for_selector("[data-ready]")
         with_key, path = download(page, "Transcript"), tmp_path / "transcript"

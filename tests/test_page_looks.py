@@ -14,7 +14,6 @@ from playwright.sync_api import (
     Page,
     ViewportSize,
     expect,
-    sync_playwright,
 )
 
 from backend.gallery import read_plots
@@ -22,7 +21,7 @@ from backend.model.checkpoint import Ability
 from backend.protocol import Emotion
 from backend.server import ServingOptions
 from backend.session_store import StoreOptions
-from tests.browsing import chromium, microphone_file, part
+from tests.browsing import part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving
@@ -49,13 +48,6 @@ Visit = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    microphone = microphone_file(tmp_path_factory.mktemp("quiet"), None)
-    with sync_playwright() as playwright, chromium(playwright, microphone) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     engine = ScriptedEngine([ScriptedReply("Yes.")])
     engine.checkpoint = ScriptedCheckpoint(abilities=ABILITIES)
@@ -65,12 +57,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Visit]:
+def visit(quiet_browser: Browser, address: str) -> Iterator[Visit]:
     """Opens the page, without sound and server behind it, and shows a scene."""
     contexts: list[BrowserContext] = []
 
     def visit(scene: str = "speaking", **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": DESKTOP, "locale": "en-US", **options})
+        context = quiet_browser.new_context(**{"viewport": DESKTOP, "locale": "en-US", **options})
         contexts.append(context)
         page = context.new_page()
         page.route(
