@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-from playwright.sync_api import Browser, Page, Playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 
 from backend.audio import read_audio
 from backend.bench.live import CHROMIUM_FLAGS, system_chromium
@@ -25,6 +25,8 @@ TONE_SECONDS = 120
 TONE_HZ = 500.0
 TONE_LEVEL = 0.1
 """Amplitude of the tone that `tone_file` holds."""
+
+expect.set_options(timeout=WAIT_MS)
 
 
 def samples() -> list[dict[str, Any]]:
