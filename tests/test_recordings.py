@@ -24,13 +24,13 @@ from backend.recorder import _Writer
 from backend.replay import Verifier
 from backend.session_file import SessionFile, read_story
 from backend.session_file.records import BargeInRecord, SettingsRecord, TypedRecord
-from backend.session_store import RecordingStore, StoreOptions
+from backend.session_store import RecordingStore, StopReason, StoreOptions
 from backend.session_store.live import Stopped
 from backend.session_store.packing import pack_copy
 from tests.conftest import SAMPLES
 from tests.recorded import RecordedHouse, recorded_house
 from tests.recording import noise_chunks
-from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.scripted import ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.scripted_voices import Cast
 from tests.sockets import Visitor, WireEvent, settle
 
@@ -112,6 +112,25 @@ async def test_the_recording_ends_with_the_conversation(tmp_path: Path) -> None:
             assert file.is_complete
         # The place was free before that.
         assert house.admission.num_taken == 0
+
+
+async def test_the_recording_ends_also_where_the_slot_cannot_be_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: ScriptedSession) -> None:
+        raise RuntimeError("CUDA error")
+
+    async with recorded_house(ScriptedEngine([REPLY]), tmp_path) as house:
+        visitor = house.talk("")
+        started = await visitor.until("recording.started")
+        with monkeypatch.context() as patch:
+            patch.setattr(ScriptedSession, "close", broken)
+            visitor.send("session.close")
+            await visitor.closed()
+            await settle()
+        assert house.admission.num_taken == 0
+        ending = house.recordings.end(started["recording_id"], StopReason.DELETED)
+        assert ending is None or (await ending).reason is StopReason.SESSION_ENDED
 
 
 async def test_two_are_recorded_at_once(tmp_path: Path) -> None:

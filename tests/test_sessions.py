@@ -309,6 +309,34 @@ async def test_a_bug_ends_one_conversation_and_says_so(monkeypatch: pytest.Monke
         assert (engine.num_sessions, home.admission.num_taken) == (1, 1)
 
 
+async def out_of_memory(*_: object) -> ScriptedSession:
+    raise RuntimeError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+async def test_a_message_that_breaks_something_ends_its_conversation_and_says_so(
+    dialect: Dialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScriptedSession, "change_settings", out_of_memory)
+    engine = ScriptedEngine([REPLY])
+    async with house(engine) as home:
+        visitor = home.visit(dialect)
+        visitor.send("session.update", session={"seed": 1})
+        assert await visitor.closed() == (CloseCode.SESSION_FAILED, "session_failed")
+        await settle()
+        assert (engine.num_sessions, home.admission.num_taken) == (0, 0)
+
+
+async def test_who_cannot_begin_for_a_reason_that_nobody_foresaw_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ScriptedEngine, "open_session", out_of_memory)
+    async with house(ScriptedEngine([REPLY])) as home:
+        visitor = home.visit()
+        assert await visitor.closed() == (CloseCode.SESSION_FAILED, "session_failed")
+        assert home.admission.num_taken == 0
+
+
 # The first message
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -22,10 +23,18 @@ from backend.realtime.client_events import (
 from backend.realtime.conversation import ConversationOptions
 from backend.realtime.conversations import Attachment, Conversations
 from backend.realtime.dialect import Dialect
-from backend.realtime.errors import CloseCode, ConnectionEnd, WireError, as_wire_error
+from backend.realtime.errors import (
+    CloseCode,
+    ConnectionEnd,
+    WireError,
+    as_wire_error,
+    session_failure,
+)
 from backend.realtime.outbox import EventsLostError
 from backend.realtime.server_events import WireEvent, error_event, wire_event
 from backend.realtime.session_config import SessionConfig
+
+logger = logging.getLogger(__name__)
 
 Send = Callable[[str], Awaitable[None]]
 Message = str | bytes
@@ -327,6 +336,12 @@ class Connection:
             named.event_id = named.event_id or event_id
             attachment.conversation.report(named)
             self._count_error()
+        except ConnectionEnd:
+            raise
+        except Exception as error:
+            # What it has left half done, nobody can go on with.
+            logger.exception("a message could not be obeyed")
+            raise ConnectionEnd(session_failure(), CloseCode.SESSION_FAILED) from error
 
     async def _obey(self, event: AnyClientEvent, attachment: Attachment) -> None:
         conversation = attachment.conversation

@@ -1,6 +1,7 @@
 """One conversation: obeys its client, feeds the engine, tells what happens. Knows no socket."""
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -41,6 +42,7 @@ from backend.realtime.errors import (
     WireError,
     as_wire_error,
     first_end,
+    session_failure,
 )
 from backend.realtime.floor import Floor
 from backend.realtime.idleness import IdleWatch
@@ -71,6 +73,8 @@ from backend.realtime.timing import SystemTime, Time
 from backend.realtime.translator import Translator, WantedReply
 from backend.session_store import LiveRecording, Recordings, Stopped, StopReason
 from backend.speech import Voices
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING_SECONDS = 300.0
 """Of one client's audio: clips may come faster than they are heard, but memory has an end."""
@@ -257,9 +261,11 @@ class Conversation:
 
     async def close(self) -> None:
         """Free the slot; what was recorded is packed later. Closing twice is allowed."""
-        await self._session.close()
-        if self._recordings is not None and self._recording_id is not None:
-            self._recordings.end(self._recording_id, StopReason.SESSION_ENDED)
+        try:
+            await self._session.close()
+        finally:
+            if self._recordings is not None and self._recording_id is not None:
+                self._recordings.end(self._recording_id, StopReason.SESSION_ENDED)
 
     async def obey(self, event: AnyClientEvent) -> None:
         """Do what a message asks.
@@ -527,6 +533,10 @@ class Conversation:
             raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
         except AudioInteractionError as error:
             raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
+        except Exception as error:
+            # A device that has no memory left, say: others converse on.
+            logger.exception("a conversation could not be opened")
+            raise ConnectionEnd(session_failure(), CloseCode.SESSION_FAILED) from error
 
     def _session_event(self, event_type: str) -> WireEvent:
         session = session_object(self._config, self.session_id, self.options.model)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from backend.realtime.admission import Admission, Place
 from backend.realtime.conversation import Conversation, ConversationOptions, SessionOpener
 from backend.realtime.dialect import Dialect
-from backend.realtime.errors import CloseCode, ConnectionEnd, ErrorType, WireError
+from backend.realtime.errors import CloseCode, ConnectionEnd, WireError, session_failure
 from backend.realtime.session_config import SessionConfig
 from backend.realtime.timing import Time
 from backend.session_store import Recordings
@@ -142,11 +142,7 @@ class Conversations:
         except* Exception:
             # Whatever breaks one conversation ends it and no other.
             logger.exception("a conversation failed")
-            failure = WireError(
-                "the server failed on this conversation; start a new one",
-                "session_failed",
-                error_type=ErrorType.SERVER,
-            )
+            failure = session_failure()
             conversation.report(failure)
             conversation.end(CloseCode.SESSION_FAILED, failure.code)
         finally:

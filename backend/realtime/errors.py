@@ -79,6 +79,15 @@ class ConnectionEnd(Exception):
         self.reason = error.code if error else reason
 
 
+def session_failure() -> WireError:
+    """What is told where something broke that nobody foresaw; the log says what."""
+    return WireError(
+        "the server failed on this conversation; start a new one",
+        "session_failed",
+        error_type=ErrorType.SERVER,
+    )
+
+
 def first_end(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:
     """The first of several tasks' ends: the others follow from it."""
     end = ends.exceptions[0]
