@@ -21,6 +21,7 @@ from backend.errors import AudioInteractionError, SettingsError
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 from backend.space import settle_in, surroundings
 from client.errors import ClientError
+from client.messages import Language
 
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
         exit_code = COMMANDS[parsed.command](parsed)
         sys.stdout.flush()
         return exit_code
-    except (AudioInteractionError, ClientError) as error:
+    except AudioInteractionError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return EXIT_ERROR
     except BrokenPipeError:
@@ -111,20 +112,28 @@ def talk(parsed: argparse.Namespace) -> int:
     from client.live import LiveOptions
     from client.talk import list_devices
     from client.talk import talk as talk_with
+    from client.words import Words
 
-    if parsed.list_devices:
-        list_devices()
-        return 0
-    address = ServerAddress.parse(parsed.server, parsed.access_key)
-    options = LiveOptions(
-        input_device=parsed.input_device,
-        output_device=parsed.output_device,
-        has_sound=not parsed.text_only,
-        speaks_replies=parsed.speak,
-        voice=parsed.voice,
-        decision_bias=parsed.decision_bias,
-    )
-    talk_with(address, options, starts_server=parsed.start_server)
+    language = Language(parsed.language or Language.of_environment(os.environ))
+    try:
+        if parsed.list_devices:
+            list_devices(Words(language))
+            return 0
+        address = ServerAddress.parse(parsed.server, parsed.access_key)
+        options = LiveOptions(
+            has_microphone=not parsed.text_only,
+            has_loudspeaker=not parsed.text_only,
+            input_device=parsed.input_device,
+            output_device=parsed.output_device,
+            speaks_replies=parsed.speak,
+            voice=parsed.voice,
+            decision_bias=parsed.decision_bias,
+            recording_title=parsed.record,
+        )
+        talk_with(address, options, Words(language), starts_server=parsed.start_server)
+    except ClientError as error:
+        print(f"app.py: {error.in_language(language)}", file=sys.stderr)
+        return EXIT_ERROR
     return 0
 
 
@@ -153,8 +162,6 @@ def listen(parsed: argparse.Namespace) -> int:
 def replay(parsed: argparse.Namespace) -> int:
     """Show a recorded conversation, run it again to verify it, or let it go another way."""
     from backend import cli_sessions
-    from backend.model.checkpoint import load_checkpoint
-    from backend.replay import ForkOptions
     from backend.session_file import SessionFile
 
     if parsed.verify and parsed.from_chunk is not None:
@@ -166,6 +173,10 @@ def replay(parsed: argparse.Namespace) -> int:
         if not parsed.verify and parsed.from_chunk is None:
             cli_sessions.print_story(file, sys.stdout, is_json=parsed.json)
             return 0
+        # Only now is torch needed, which takes seconds to begin with.
+        from backend.model.checkpoint import load_checkpoint
+        from backend.replay import ForkOptions
+
         stated = file.manifest.checkpoint
         checkpoint = load_checkpoint(
             parsed.checkpoint or cli_sessions.checkpoint_source(file),

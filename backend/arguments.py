@@ -8,6 +8,7 @@ from pathlib import Path
 from backend.config import MAX_DECISION_BIAS, EngineConfig
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 from client.address import DEFAULT_SERVER
+from client.messages import Language
 
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
@@ -124,6 +125,18 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", default="auto", help="one of the server's (%(default)s)")
     parser.add_argument(
         "--text-only", action="store_true", help="no microphone or loudspeaker: type"
+    )
+    parser.add_argument(
+        "--record",
+        nargs="?",
+        const="",
+        metavar="TITLE",
+        help="have the server record the conversation; says at its end where it is",
+    )
+    parser.add_argument(
+        "--language",
+        choices=[language.value for language in Language],
+        help="of the display (as LANG says)",
     )
     _add_decision_bias(parser, default=0.0)
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from client.errors import AddressError
+from client.messages import message
 
 DEFAULT_SERVER = "ws://localhost:7860"
 _ROUTE = "/v1/realtime"
@@ -39,10 +40,7 @@ class ServerAddress:
         except ValueError:
             has_host = False
         if not has_host or parts.scheme not in _SCHEMES:
-            raise AddressError(
-                f"{text!r} is not a server's address; one looks like {DEFAULT_SERVER}, "
-                "or wss://example.org for one with HTTPS"
-            )
+            raise AddressError(message("problem.address", text=text, example=DEFAULT_SERVER))
         return cls(_base(parts), access_key or None)
 
     @property
@@ -65,13 +63,17 @@ class ServerAddress:
         scheme, _, rest = self.base.partition("://")
         return f"{_PAGES[scheme]}://{rest}/{path}"
 
-    def socket(self, *, resumes: bool) -> str:
-        """The address of the conversation's socket."""
+    def socket(self, *, resumes: bool, recording_title: str | None = None) -> str:
+        """The address of the conversation's socket; with a title, also an empty one, it records."""
         # With numpy, which `app.py doctor` and `--help` have to do without.
         from client.audio_format import SAMPLE_RATE_HZ
 
-        query = f"duplex=1&input_rate={SAMPLE_RATE_HZ}"
-        return f"{self.base}{_ROUTE}?{query}{'&autostart=0' if resumes else ''}"
+        query: dict[str, str | int] = {"duplex": 1, "input_rate": SAMPLE_RATE_HZ}
+        if resumes:
+            query |= {"autostart": 0}
+        elif recording_title is not None:
+            query |= {"record": 1, "title": recording_title}
+        return f"{self.base}{_ROUTE}?{urlencode(query)}"
 
 
 def _base(parts: SplitResult) -> str:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from client.address import ServerAddress
 from client.errors import ClientError
 from client.live import Live, LiveOptions
+from client.messages import Message
 
 Answer = TypeVar("Answer")
 
@@ -23,7 +24,7 @@ class BackgroundConversation:
     def __init__(self, address: ServerAddress, options: LiveOptions) -> None:
         self._live = Live(address, options)
         self._loop = asyncio.new_event_loop()
-        self._ended: str | None = None
+        self._ended: Message | None = None
         self._thread = threading.Thread(target=self._run, name="conversation", daemon=True)
         self._thread.start()
 
@@ -33,7 +34,7 @@ class BackgroundConversation:
         return self._thread.is_alive()
 
     @property
-    def ended_because(self) -> str | None:
+    def ended_because(self) -> Message | None:
         """Why it ended by itself."""
         return self._ended
 
@@ -70,4 +71,4 @@ class BackgroundConversation:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._live.run())
         except ClientError as error:
-            self._ended = str(error)
+            self._ended = error.message

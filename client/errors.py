@@ -1,12 +1,26 @@
 """What can go wrong for a local client, each with a sentence that the user can act on."""
 
+from client.messages import Language, Message
+
 
 class ClientError(Exception):
     """Base of every error whose message is meant for the user."""
 
+    def __init__(self, message: Message) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def in_language(self, language: Language) -> str:
+        """The sentence."""
+        return self.message.in_language(language)
+
 
 class AddressError(ClientError):
     """What was given as a server's address is none."""
+
+
+class ClipError(ClientError):
+    """A file cannot be played into the conversation."""
 
 
 class SoundError(ClientError):

@@ -3,17 +3,27 @@
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from client.address import ServerAddress
-from client.audio_format import FRAME_SECONDS, REPLY_RATE_HZ
+from client.audio_format import (
+    FRAME_SAMPLES,
+    FRAME_SECONDS,
+    REPLY_RATE_HZ,
+    SAMPLE_RATE_HZ,
+    Samples,
+)
 from client.capture import Capture, CaptureClock
+from client.clips import Clip
 from client.conversation import Conversation, Emotion, Frame
+from client.errors import SoundError
+from client.messages import Message, message
 from client.playback import Playback, PlaybackReport
-from client.sound_card import Loudspeaker, Microphone, SoundCard
+from client.sound_card import Device, Loudspeaker, Microphone, SoundCard
 from client.speech_out import SpeechOut
 from client.typed_text import TypedText
 from client.wire import RealtimeSocket, WireEvent
@@ -22,9 +32,10 @@ SHORTEST_SPEAKING_SECONDS = 0.9
 """A short reply is written faster than anyone could see that it was being said."""
 MICROPHONE_DEAD_SECONDS = 3.0
 """Without a block, something is wrong with it."""
-MICROPHONE_DEAD = "The microphone gives no sound any more. Connect it again, then start again."
 SETTINGS_ID = "settings"
 """Of every message with the settings: a refusal names it."""
+LONGEST_STALL_SECONDS = 1.0
+"""More than that of silence is not made up for."""
 END_SECONDS = 3.0
 """For the server's goodbye."""
 
@@ -57,21 +68,65 @@ class LiveOptions:
     """What a user chooses.
 
     Attributes:
+        has_microphone, has_loudspeaker: whether they are opened at all.
         input_device, output_device: name or number; None is the system's choice.
-        has_sound: whether a microphone and a loudspeaker are opened at all.
         speaks_replies: whether replies are spoken; they are text otherwise.
         voice: one of the server's, or `auto`.
         decision_bias: -8 to 8, how eager the model is.
-        is_muted: whether the microphone begins muted.
+        is_muted: whether the microphone is heard as silence.
+        recording_title: what the server records the conversation as, from its beginning; None
+            records nothing.
     """
 
+    has_microphone: bool = True
+    has_loudspeaker: bool = True
     input_device: str | None = None
     output_device: str | None = None
-    has_sound: bool = True
     speaks_replies: bool = False
     voice: str = "auto"
     decision_bias: float = 0.0
     is_muted: bool = False
+    recording_title: str | None = None
+
+    @property
+    def microphone(self) -> tuple[bool, str | None]:
+        """What has to be opened again when it changes."""
+        return self.has_microphone, self.input_device
+
+    @property
+    def loudspeaker(self) -> tuple[bool, str | None]:
+        """What has to be opened again when it changes."""
+        return self.has_loudspeaker, self.output_device
+
+    @property
+    def session(self) -> tuple[object, ...]:
+        """What the server is told when it changes."""
+        return self.speaks_replies, self.voice, self.decision_bias
+
+
+TEXT_ONLY = LiveOptions(has_microphone=False, has_loudspeaker=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """One that the server has."""
+
+    id: str
+    label: str
+    is_online: bool
+    """Whether the text of replies leaves the server."""
+
+
+@dataclass(slots=True)
+class Recording:
+    """What the server writes down of the conversation."""
+
+    address: str
+    """Where it can be seen, downloaded and deleted; whoever has it may."""
+    seconds: float | None = None
+    """How long it became; None while it goes on."""
+    failure: str | None = None
+    """Why it could not go on, in the server's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +149,35 @@ class Live:
         self.conversation = Conversation()
         self.options = options
         self.address = address
-        self.notice: str | None = None
+        self.notice: Message | None = None
         """Calm information."""
         self.queue_place: QueuePlace | None = None
         self.max_positions: int | None = None
+        self.voices: list[Voice] = []
+        """The server's, once it has told them."""
+        self.recording: Recording | None = None
         self.level = 0.0
         """Root mean square of the microphone's last 50 ms, 0 to 1."""
         self.input_name: str | None = None
         self.output_name: str | None = None
-        self._microphone_problem: str | None = None
-        self._settings_problem: str | None = None
+        self._microphone_problem: Message | None = None
+        self._loudspeaker_problem: Message | None = None
+        self._settings_problem: Message | None = None
         """Why the server follows none of the settings that it was told last."""
-        self._refusal: str | None = None
+        self._refusal: Message | None = None
         """Why it did not do what it was asked last."""
         self._phase = _Phase.IDLE
-        self._socket = RealtimeSocket(address, self)
+        self._socket = RealtimeSocket(address, self, options.recording_title)
         self._typed = TypedText(self._socket)
         self._sound_card: SoundCard | None = None
+        self._has_opened_sound = False
         self._microphone: Microphone | None = None
         self._loudspeaker: Loudspeaker | None = None
-        self._capture: Capture | None = None
+        self._capture = self._new_capture(SAMPLE_RATE_HZ, 1)
+        self._silence: asyncio.Task[None] | None = None
+        """What is heard where there is no microphone, around what is played."""
+        self._next_clip: Clip | None = None
+        """Played as soon as the conversation is open."""
         self._clock = CaptureClock()
         self._heard_at = 0.0
         self._num_lost_known = 0
@@ -143,11 +207,18 @@ class Live:
                 raise
         finally:
             self._phase = _Phase.IDLE
+            self.queue_place = self.notice = None
+            if self.recording is not None and self.recording.seconds is None:
+                self.recording.seconds = self.conversation.seconds
             self._close_sound()
 
     async def _converse(self) -> None:
-        if self.options.has_sound:
-            await self._open_sound()
+        if self.options.has_microphone or self.options.has_loudspeaker:
+            # It takes a moment, in which nothing else should have to wait.
+            self._sound_card = await asyncio.to_thread(SoundCard)
+            self._open_loudspeaker()
+            self._open_microphone()
+        self._has_opened_sound = True
         watching = asyncio.create_task(self._watch_microphone())
         try:
             await self._socket.run()
@@ -178,18 +249,42 @@ class Live:
 
     def mute(self, is_muted: bool) -> None:
         """Let the microphone hear silence, or sound again."""
-        self.options = replace(self.options, is_muted=is_muted)
-        if self._capture is not None:
-            self._capture.is_muted = is_muted
+        self.change(replace(self.options, is_muted=is_muted))
 
-    def change(self, *, speaks_replies: bool, decision_bias: float) -> None:
-        """Other settings, at once."""
-        self.options = replace(
-            self.options, speaks_replies=speaks_replies, decision_bias=decision_bias
-        )
-        if not speaks_replies:
+    def play(self, clip: Clip) -> None:
+        """Let the model hear a recording instead of the microphone, and the user with it."""
+        self.stop_playing()
+        if self._is_open:
+            self._capture.clip = clip
+            self._keep_time()
+        else:
+            self._next_clip = clip
+
+    def stop_playing(self) -> None:
+        """End what is being played."""
+        self._next_clip = None
+        if self._capture.clip is not None:
+            self._capture.stop_clip()
+            self._speech.drop_clip()
+
+    def stop_recording(self) -> None:
+        """The conversation goes on."""
+        self._send({"type": "recording.stop"})
+
+    def change(self, options: LiveOptions) -> None:
+        """Other settings, at once; but whether it is recorded was decided at the beginning."""
+        before, self.options = self.options, options
+        self._capture.is_muted = options.is_muted
+        if not options.speaks_replies:
             self._speech.stop()
-        if self._phase in (_Phase.OPEN, _Phase.RECONNECTING):
+        if not self._has_opened_sound:
+            return  # what is opened is what is wanted then
+        has_other_loudspeaker = options.loudspeaker != before.loudspeaker
+        if has_other_loudspeaker:
+            self._loudspeaker_problem = self._attempt(self._open_loudspeaker)
+        if options.microphone != before.microphone:
+            self._microphone_problem = self._attempt(self._open_microphone)
+        if self._is_open and (has_other_loudspeaker or options.session != before.session):
             self._update_session()
 
     # What goes on
@@ -211,14 +306,39 @@ class Live:
             return State.SPEAKING
         if self.conversation.seconds_behind:
             return State.CATCHING_UP
-        is_muted = self._microphone is not None and self.options.is_muted
+        is_muted = self.has_microphone and self.options.is_muted and self.playing is None
         return State.MUTED if is_muted else State.LISTENING
 
     @property
-    def problem(self) -> str | None:
+    def problems(self) -> list[Message]:
         """What went wrong, where the conversation goes on all the same."""
-        problems = (self._microphone_problem, self._settings_problem, self._refusal)
-        return " ".join(words for words in problems if words is not None) or None
+        problems = (
+            self._microphone_problem,
+            self._loudspeaker_problem,
+            self._settings_problem,
+            self._refusal,
+        )
+        return [problem for problem in problems if problem is not None]
+
+    @property
+    def has_microphone(self) -> bool:
+        """Whether one is open."""
+        return self._microphone is not None
+
+    @property
+    def playing(self) -> str | None:
+        """The name of what is played into the conversation, or will be once it is open."""
+        clip = self._capture.clip or self._next_clip
+        return clip.name if clip is not None else None
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether the server writes the conversation down."""
+        return self.recording is not None and self.recording.seconds is None
+
+    @property
+    def _is_open(self) -> bool:
+        return self._phase in (_Phase.OPEN, _Phase.RECONNECTING)
 
     @property
     def emotion(self) -> Emotion | None:
@@ -286,16 +406,20 @@ class Live:
                 self.conversation.events_lost()
             case "session.go_away":
                 seconds = round(event["time_left_ms"] / 1000)
-                self.notice = (
-                    f"Nothing has happened for a while. The conversation ends in {seconds} s; "
-                    "speak or type to keep it."
-                )
+                self.notice = message("notice.ends_soon", seconds=seconds)
             case "input_audio_buffer.speech_started" | "response.speak":
                 self.notice = None
             case "turn.event" if event["event"] == "activity_resumed":
                 self.notice = None
             case "notice":
-                self.notice = _notice_words(event)
+                self.notice = _notice(event)
+            case "recording.started":
+                page = f"live/replay.html#recording={event['recording_id']}"
+                self.recording = Recording(self.address.page(page))
+            case "recording.stopped" if self.recording is not None:
+                self.recording.seconds = event["seconds"]
+                if event["reason"] == "failed":
+                    self.recording.failure = event["message"].removesuffix(".")
         if event["type"] == "response.speak":
             self._refusal = None
             self._speaking_until = now + SHORTEST_SPEAKING_SECONDS
@@ -303,10 +427,12 @@ class Live:
     def connection_lost(self) -> None:
         """It will be tried again."""
         self._phase = _Phase.RECONNECTING
-        self.notice = (
-            "The connection was lost. Trying to take up the conversation where it was; you can go "
-            "on speaking."
-        )
+        self.notice = message("notice.reconnecting")
+
+    def server_starting(self) -> None:
+        """It will be tried again."""
+        self._phase = _Phase.CONNECTING
+        self.notice = message("notice.loading")
 
     def connection_resumed(self, input_seconds: float) -> None:
         """Send what was captured and had not arrived."""
@@ -317,10 +443,17 @@ class Live:
         self._phase = _Phase.OPEN
 
     def _created(self, session: dict[str, Any]) -> None:
-        self.max_positions = session["capabilities"]["max_positions"]
+        capabilities = session["capabilities"]
+        self.max_positions = capabilities["max_positions"]
+        self.voices = [
+            Voice(voice["id"], voice["label"], voice["is_online"])
+            for voice in capabilities["voices"]
+        ]
         self._update_session()
-        self.queue_place = None
+        self.queue_place = self.notice = None
         self._phase = _Phase.OPEN
+        if self._next_clip is not None:
+            self.play(self._next_clip)
 
     def _update_session(self) -> None:
         session = self._session()
@@ -343,34 +476,74 @@ class Live:
 
     def _refused(self, error: dict[str, Any]) -> None:
         if error.get("event_id") == SETTINGS_ID:
-            self._settings_problem = error["message"]
+            self._settings_problem = message("server.says", words=error["message"])
         elif not self._typed.is_of_repeating(error):
-            self._refusal = error["message"]
+            self._refusal = message("server.says", words=error["message"])
 
     def _send(self, event: WireEvent) -> None:
         self._socket.send(event)
 
     # Sound
 
-    async def _open_sound(self) -> None:
-        # It takes a moment, in which nothing else should have to wait.
-        self._sound_card = card = await asyncio.to_thread(SoundCard)
-        microphone = card.microphone(self.options.input_device)
-        loudspeaker = card.loudspeaker(self.options.output_device)
-        chosen = card.loudspeaker_format(loudspeaker)
+    def _attempt(self, opening: Callable[[], None]) -> Message | None:
+        """Why it failed; the conversation goes on."""
+        try:
+            if self._sound_card is None:
+                self._sound_card = SoundCard()
+            opening()
+        except SoundError as error:
+            return error.message
+        return None
+
+    def _open_microphone(self) -> None:
+        """The one that is wanted, in the place of the one before; silence goes on without."""
+        if self._microphone is not None:
+            self._microphone.close()
+        self._microphone = self.input_name = None
+        clip = self._capture.clip
+        self._capture = self._new_capture(SAMPLE_RATE_HZ, 1)
+        try:
+            if self.options.has_microphone:
+                self._listen_to(self._card.microphone(self.options.input_device))
+        finally:
+            self._capture.clip = clip
+            self._clock.lost()
+            if clip is not None or len(self.conversation.peaks):
+                self._keep_time()
+
+    def _listen_to(self, device: Device) -> None:
+        self._microphone = self._card.open_microphone(device, lambda: self._soon(self._take_blocks))
+        chosen = self._microphone.format
+        self._capture = self._new_capture(chosen.rate_hz, chosen.num_channels)
+        self._num_lost_known = 0
+        self._heard_at = time.monotonic()
+        self.input_name = device.name
+
+    def _open_loudspeaker(self) -> None:
+        """The one that is wanted, in the place of the one before, with which its reply ends."""
+        self.stop_reply()
+        self._speech.close()
+        if self._loudspeaker is not None:
+            self._loudspeaker.close()
+        self._loudspeaker = self.output_name = None
+        if not self.options.has_loudspeaker:
+            return
+        device = self._card.loudspeaker(self.options.output_device)
+        chosen = self._card.loudspeaker_format(device)
         playback = self._new_playback(chosen.rate_hz)
         self._speech = SpeechOut(playback, self.conversation, self._send)
-        self._loudspeaker = card.open_loudspeaker(loudspeaker, chosen, playback.player)
-        self._microphone = card.open_microphone(microphone, lambda: self._soon(self._take_blocks))
-        self._capture = Capture(
-            self._microphone.format.rate_hz, self._microphone.format.num_channels
-        )
-        self._capture.is_muted = self.options.is_muted
-        self._heard_at = time.monotonic()
-        self.input_name, self.output_name = microphone.name, loudspeaker.name
+        self._loudspeaker = self._card.open_loudspeaker(device, chosen, playback.player)
+        self.output_name = device.name
+
+    @property
+    def _card(self) -> SoundCard:
+        assert self._sound_card is not None, "a sound card is opened before its devices"
+        return self._sound_card
 
     def _close_sound(self) -> None:
         self._speech.close()
+        if self._silence is not None:
+            self._silence.cancel()
         for stream in (self._microphone, self._loudspeaker):
             if stream is not None:
                 stream.close()
@@ -389,39 +562,70 @@ class Live:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
 
+    def _new_capture(self, rate_hz: int, num_channels: int) -> Capture:
+        capture = Capture(rate_hz, num_channels, self._play_aloud)
+        capture.is_muted = self.options.is_muted
+        return capture
+
+    def _play_aloud(self, samples: Samples, is_last: bool) -> None:
+        if self._loudspeaker is not None:
+            self._speech.add_clip(samples, is_last=is_last)
+
     def _take_blocks(self) -> None:
-        if self._microphone is None or self._capture is None:
+        if self._microphone is None:
             return
-        now = time.monotonic()
-        self._heard_at = now
+        self._heard_at = time.monotonic()
         if self._microphone.num_lost > self._num_lost_known:
             self._num_lost_known = self._microphone.num_lost
             self._clock.lost()
         for block in self._microphone.blocks():
-            for frame in self._capture.push(block):
-                self._frame_captured(frame, now)
+            self._heard(block, self._heard_at)
+
+    def _heard(self, block: bytes, now: float) -> None:
+        for frame in self._capture.push(block):
+            self._frame_captured(frame, now)
 
     def _frame_captured(self, frame: Frame, now: float) -> None:
-        if self._phase not in (_Phase.OPEN, _Phase.RECONNECTING):
+        if not self._is_open:
             return
         self.level = frame.level
         captured_at = self._clock.observe(self.conversation.seconds + FRAME_SECONDS, now)
         self.conversation.frame_captured(frame, captured_at)
         self._socket.send_audio(frame.pcm)
 
+    def _keep_time(self) -> None:
+        """Where no microphone does, have silence go by, with what is played in it."""
+        if self._silence is not None:
+            self._silence.cancel()
+        self._silence = None
+        if self._microphone is None:
+            self._silence = asyncio.create_task(self._hear_silence())
+
+    async def _hear_silence(self) -> None:
+        due = time.monotonic()
+        while True:
+            due += FRAME_SECONDS
+            now = time.monotonic()
+            if now - due > LONGEST_STALL_SECONDS:
+                due = now  # this machine was asleep
+                self._clock.lost()
+            await asyncio.sleep(max(0.0, due - now))
+            self._heard(bytes(2 * FRAME_SAMPLES), time.monotonic())
+
     async def _watch_microphone(self) -> None:
         """Say so when a microphone gives nothing any more."""
-        while self._microphone is not None:
+        while True:
             await asyncio.sleep(1.0)
+            if self._microphone is None:
+                continue
             is_dead = (
                 not self._microphone.is_going_on
                 or time.monotonic() - self._heard_at > MICROPHONE_DEAD_SECONDS
             )
-            self._microphone_problem = MICROPHONE_DEAD if is_dead else None
+            self._microphone_problem = message("problem.silent_microphone") if is_dead else None
 
 
-def _notice_words(event: WireEvent) -> str:
+def _notice(event: WireEvent) -> Message:
     if event["code"] == "voice_fallback":
-        return "The online voice cannot be reached, so the offline voice speaks."
-    message: str = event["message"]
-    return message
+        return message("notice.voice_fallback")
+    return message("server.says", words=event["message"])

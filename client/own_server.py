@@ -12,6 +12,7 @@ from pathlib import Path
 
 from client.address import ServerAddress
 from client.errors import ServerUnreachableError
+from client.messages import message
 
 REPOSITORY = Path(__file__).parents[1]
 START_SECONDS = 180.0
@@ -31,9 +32,7 @@ def own_server(address: ServerAddress) -> Iterator[None]:
         yield
         return
     if not address.is_local:
-        raise ServerUnreachableError(
-            f"{address.base} is not on this machine: a server cannot be started there from here."
-        )
+        raise ServerUnreachableError(message("problem.not_here", server=address.base))
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             [sys.executable, "app.py", "serve", "--port", str(address.port)],
@@ -48,8 +47,8 @@ def own_server(address: ServerAddress) -> Iterator[None]:
             if not _comes_up(address, process):
                 said.seek(0)
                 last = said.read().strip().splitlines()[-1:]
-                why = last[0] if last else "it said nothing"
-                raise ServerUnreachableError(f"The server did not start: {why}")
+                reason = last[0] if last else message("problem.silent")
+                raise ServerUnreachableError(message("problem.server_not_started", reason=reason))
             yield
         finally:
             process.terminate()

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO
 
 from client.conversation import Turn, TypedEntry
 from client.live import Live, State
 from client.news import News
-from client.words import STATES, clock_time, milliseconds, notes, since, steps
+from client.words import Words, clock_time
 
 LOOK_SECONDS = 0.05
 QUIT = ("q", "quit", "exit")
@@ -19,19 +20,23 @@ class PlainFrontEnd:
 
     Args:
         live: the conversation.
+        words: of the user's language.
         lines: what is typed or piped in.
         output: where to print.
         ends_with_input: whether the end of `lines` ends the conversation, once all is answered.
     """
 
-    def __init__(self, live: Live, lines: TextIO, output: TextIO, *, ends_with_input: bool) -> None:
+    def __init__(
+        self, live: Live, words: Words, lines: TextIO, output: TextIO, *, ends_with_input: bool
+    ) -> None:
         self._live = live
+        self._words = words
         self._lines = lines
         self._output = output
         self._ends_with_input = ends_with_input
         self._is_input_over = False
         self._news = News(live)
-        self._told: dict[str, str | None] = {"notice": None, "problem": None, "queue": None}
+        self._told: set[str] = set()
 
     async def show(self) -> None:
         """Show and read until the user ends the conversation."""
@@ -63,15 +68,14 @@ class PlainFrontEnd:
         self._tell_news()
 
     def _welcome(self) -> str:
-        devices = (
-            f" Microphone: {self._live.input_name}. Loudspeaker: {self._live.output_name}."
-            if self._live.input_name
-            else ""
+        live, words = self._live, self._words
+        welcome = words(
+            "talk.welcome", state=words.state(State.LISTENING), server=live.address.base
         )
-        return (
-            f"{STATES[State.LISTENING]}: {self._live.address.base}.{devices} Type a line to send "
-            "it; q or Ctrl+C ends."
-        )
+        if live.input_name is None or live.output_name is None:
+            return welcome
+        devices = words("talk.devices", microphone=live.input_name, loudspeaker=live.output_name)
+        return f"{welcome} {devices}"
 
     def _typed(self, line: str) -> None:
         if line.strip().lower() in QUIT:
@@ -83,28 +87,38 @@ class PlainFrontEnd:
         self._is_input_over = True
 
     def _tell_news(self) -> None:
-        place = self._live.queue_place
-        queue = f"Every place is taken. You are number {place.position} in line." if place else None
-        news = {"notice": self._live.notice, "problem": self._live.problem, "queue": queue}
-        for kind, words in news.items():
-            if words is not None and words != self._told[kind]:
-                self._print(words)
+        news = set(self._news_lines())
+        for line in self._news_lines():
+            if line not in self._told:
+                self._print(line)
         self._told = news
         for entry in self._news.entries():
-            self._print(_typed_line(entry) if isinstance(entry, TypedEntry) else turn_line(entry))
+            self._print(
+                typed_line(entry, self._words)
+                if isinstance(entry, TypedEntry)
+                else turn_line(entry, self._words)
+            )
+
+    def _news_lines(self) -> Iterator[str]:
+        live, words = self._live, self._words
+        if live.notice is not None:
+            yield words.of(live.notice)
+        yield from map(words.of, live.problems)
+        if live.queue_place is not None:
+            yield words.queue(live.queue_place)
 
     def _print(self, line: str) -> None:
         print(line, file=self._output, flush=True)
 
 
-def turn_line(turn: Turn) -> str:
+def turn_line(turn: Turn, words: Words) -> str:
     """A reply on one line."""
-    times = ", ".join(f"{words} {milliseconds(time)}" for words, time in steps(turn))
-    if turn.silent_in_ms is not None:
-        times += f", silent in {milliseconds(turn.silent_in_ms)}"
-    beside = f" [{', '.join(notes(turn))}]" if notes(turn) else ""
-    return f"{clock_time(turn.seconds)}{beside} {turn.text}  ({since(turn)}: {times})"
+    emotion = [words.emotion(turn.emotion)] if turn.emotion is not None else []
+    beside = ", ".join([*emotion, *words.notes(turn)])
+    said = f" [{beside}] {turn.text}" if beside else f" {turn.text}"
+    return f"{clock_time(turn.seconds)}{said}  ({words.since(turn)}: {words.times(turn)})"
 
 
-def _typed_line(entry: TypedEntry) -> str:
-    return f"{clock_time(entry.seconds)} [you typed] {entry.text}"
+def typed_line(entry: TypedEntry, words: Words) -> str:
+    """What was typed, on one line."""
+    return f"{clock_time(entry.seconds)} [{words('turn.typed')}] {entry.text}"

@@ -13,12 +13,14 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import soxr
 
-from client.audio_format import REPLY_RATE_HZ, Samples, pcm16_to_float
+from client.audio_format import REPLY_RATE_HZ, SAMPLE_RATE_HZ, Samples, pcm16_to_float
 
 FADE_SECONDS = 0.005
 """Short enough to be silent at once, long enough not to click."""
 START_SECONDS = 0.06
 """Are there before a reply starts, or goes on after it ran dry."""
+CLIP_START_SECONDS = 0.15
+"""A clip comes as the microphone's blocks do, in bursts."""
 REPORT_SECONDS = 0.05
 
 
@@ -68,7 +70,18 @@ class _Flush:
     response_ids: frozenset[str]
 
 
-_Command = _Add | _Hold | _Resume | _Flush
+@dataclass(frozen=True, slots=True)
+class _AddClip:
+    samples: Samples
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _DropClip:
+    pass
+
+
+_Command = _Add | _Hold | _Resume | _Flush | _AddClip | _DropClip
 
 
 class Playback:
@@ -84,6 +97,7 @@ class Playback:
         self._rate_hz = rate_hz
         self._total_samples: dict[str, int] = {}
         self._resamplers: dict[str, soxr.ResampleStream] = {}
+        self._clip_resampler: soxr.ResampleStream | None = None
         self.is_held = False
 
     @property
@@ -150,17 +164,37 @@ class Playback:
         """It was reported to be."""
         self._total_samples.pop(response_id, None)
 
+    def add_clip(self, samples: Samples, *, is_last: bool) -> None:
+        """More of a clip at 16 kHz, which is heard beside the replies."""
+        if self._clip_resampler is None:
+            self._clip_resampler = soxr.ResampleStream(
+                SAMPLE_RATE_HZ, self._rate_hz, num_channels=1, dtype="float32"
+            )
+        ready = self._clip_resampler.resample_chunk(samples, last=is_last)
+        self.player.commands.put(_AddClip(ready, is_last))
+        if is_last:
+            self._clip_resampler = None
 
-@dataclass(slots=True)
-class _Reply:
-    id: str
+    def drop_clip(self) -> None:
+        """It was stopped."""
+        self._clip_resampler = None
+        self.player.commands.put(_DropClip())
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
     blocks: deque[Samples] = field(default_factory=deque)
     num_waiting: int = 0
     num_played: int = 0
     is_complete: bool = False
-    has_started: bool = False
     is_running: bool = False
     """False before the start, and while it waits for more."""
+
+    def push(self, samples: Samples, *, is_last: bool) -> None:
+        if len(samples):
+            self.blocks.append(samples)
+            self.num_waiting += len(samples)
+        self.is_complete = is_last
 
     def read(self, output: Samples) -> int:
         """Fill `output` as far as there is something; returns how much that was."""
@@ -177,14 +211,24 @@ class _Reply:
         return length
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Reply(_Queue):
+    id: str
+    has_started: bool = False
+
+
 class Player:
-    """The sound card's half: replies one after the other, every sample of each exactly once."""
+    """The sound card's half: replies one after the other, every sample of each exactly once.
+
+    A clip that is played into the conversation is heard beside them.
+    """
 
     def __init__(self, rate_hz: int, on_report: Callable[[PlaybackReport], None]) -> None:
         self.commands: SimpleQueue[_Command] = SimpleQueue()
         self._rate_hz = rate_hz
         self._on_report = on_report
         self._replies: deque[_Reply] = deque()
+        self._clip = _Queue()
         self._is_held = False
         self._is_stopping = False
         self._gain = 1.0
@@ -201,6 +245,15 @@ class Player:
             if not self._start_or_wait(self._replies[0], time):
                 break
             start += self._play(self._replies[0], output[start:], time)
+        return output + self._clip_sound(num_samples)
+
+    def _clip_sound(self, num_samples: int) -> Samples:
+        output = np.zeros(num_samples, np.float32)
+        clip = self._clip
+        if clip.is_complete or clip.num_waiting >= CLIP_START_SECONDS * self._rate_hz:
+            clip.is_running = True
+        if clip.is_running and clip.read(output) < num_samples:
+            clip.is_running = False
         return output
 
     def _obey_all(self, time: float) -> None:
@@ -214,11 +267,7 @@ class Player:
     def _obey(self, command: _Command, time: float) -> None:
         match command:
             case _Add(response_id, samples, is_last):
-                reply = self._reply(response_id)
-                if len(samples):
-                    reply.blocks.append(samples)
-                    reply.num_waiting += len(samples)
-                reply.is_complete = is_last
+                self._reply(response_id).push(samples, is_last=is_last)
             case _Hold():
                 self._is_held = True
                 if not self._is_sounding:
@@ -227,6 +276,12 @@ class Player:
                 self._is_held = False
             case _Flush(response_ids):
                 self._flush(response_ids, time)
+            case _AddClip(samples, is_last):
+                if self._clip.is_complete:
+                    self._clip = _Queue()
+                self._clip.push(samples, is_last=is_last)
+            case _DropClip():
+                self._clip = _Queue()
 
     @property
     def _is_sounding(self) -> bool:
@@ -236,7 +291,7 @@ class Player:
         for reply in self._replies:
             if reply.id == response_id:
                 return reply
-        self._replies.append(_Reply(response_id))
+        self._replies.append(_Reply(id=response_id))
         return self._replies[-1]
 
     def _flush(self, response_ids: frozenset[str], time: float) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from client.audio_format import REPLY_RATE_HZ, SAMPLE_RATE_HZ, float_to_pcm16
 from client.errors import SoundError
+from client.messages import message
 from client.playback import Player
 from client.portaudio import System, install_pyaudio
 
@@ -293,10 +294,8 @@ def _import_pyaudio() -> ModuleType:
     try:
         import pyaudio
     except ImportError as error:
-        raise SoundError(
-            "Microphone and loudspeakers need PyAudio and PortAudio, which are not installed "
-            f"({error}). Install them with: {install_pyaudio(System.this())}"
-        ) from error
+        command = install_pyaudio(System.this())
+        raise SoundError(message("problem.no_pyaudio", reason=error, command=command)) from error
     return pyaudio
 
 
@@ -316,11 +315,8 @@ def _choose(
         for device in devices:
             if is_default(device):
                 return device
-        raise SoundError(
-            f"No {kind} was found. Connect one, or choose one that `--list-devices` shows."
-            if devices
-            else f"No {kind} was found. Connect one, or go on with --text-only."
-        )
+        key = f"problem.{kind}_missing" if devices else f"problem.no_{kind}_at_all"
+        raise SoundError(message(key))
     wanted = chosen.casefold()
     for matches in (
         [device for device in devices if str(device.number) == chosen],
@@ -329,15 +325,12 @@ def _choose(
     ):
         if matches:
             return matches[0]
-    names = ", ".join(f"{device.number}: {device.name}" for device in devices) or "none"
-    raise SoundError(f"There is no {kind} {chosen!r}. There are: {names}.")
+    names = ", ".join(f"{device.number}: {device.name}" for device in devices) or "-"
+    raise SoundError(message(f"problem.no_such_{kind}", name=chosen, names=names))
 
 
 def _unusable(kind: str, device: Device) -> SoundError:
-    return SoundError(
-        f"The {kind} {device.name!r} cannot be opened. Close the program that uses it, or choose "
-        "another."
-    )
+    return SoundError(message(f"problem.{kind}_unusable", name=device.name))
 
 
 @cache

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from client.audio_format import Samples
 from client.conversation import Conversation, Turn
 from client.playback import Playback, PlaybackEvent, PlaybackReport
 from client.wire import WireEvent
@@ -87,8 +88,20 @@ class SpeechOut:
         self._cut(self._replies)
 
     def close(self) -> None:
-        """Nothing more is played."""
+        """Nothing more is played, and what is being said ends here."""
         self._cancel_timer()
+        for response_id, reply in list(self._replies.items()):
+            reply.total_ms = max(reply.total_ms, self._playback.total_ms(response_id))
+            self._conversation.sound_cut(reply.turn, reply.played_ms, reply.total_ms, reply.reason)
+        self._replies.clear()
+
+    def add_clip(self, samples: Samples, *, is_last: bool) -> None:
+        """What is played into the conversation is heard by the user, too."""
+        self._playback.add_clip(samples, is_last=is_last)
+
+    def drop_clip(self) -> None:
+        """It was stopped."""
+        self._playback.drop_clip()
 
     def _begin(self, event: WireEvent) -> None:
         response_id = event["response_id"]

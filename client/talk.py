@@ -9,10 +9,12 @@ from typing import Protocol
 from rich.console import Console
 
 from client.address import ServerAddress
-from client.live import Live, LiveOptions
+from client.live import Live, LiveOptions, Recording
+from client.messages import message
 from client.own_server import own_server
 from client.plain import PlainFrontEnd
 from client.sound_card import SoundCard
+from client.words import Words, clock_time
 
 
 class FrontEnd(Protocol):
@@ -25,7 +27,7 @@ class FrontEnd(Protocol):
         """Say what is still to be said; the conversation is over."""
 
 
-def list_devices() -> None:
+def list_devices(words: Words) -> None:
     """Print what can be heard and what can play.
 
     Raises:
@@ -37,20 +39,24 @@ def list_devices() -> None:
     finally:
         card.close()
     for title, chosen in (
-        ("Microphones", [(d.number, d.name, d.is_default_input) for d in devices if d.num_inputs]),
         (
-            "Loudspeakers",
+            "device.microphones",
+            [(d.number, d.name, d.is_default_input) for d in devices if d.num_inputs],
+        ),
+        (
+            "device.loudspeakers",
             [(d.number, d.name, d.is_default_output) for d in devices if d.num_outputs],
         ),
     ):
-        print(f"{title}:" if chosen else f"{title}: none found")
+        print(words("device.list" if chosen else "device.list_empty", title=message(title)))
         for number, name, is_default in chosen:
-            print(
-                f"  {number:>3}  {name}{' (used unless another is chosen)' if is_default else ''}"
-            )
+            mark = f" ({words('device.used')})" if is_default else ""
+            print(f"  {number:>3}  {name}{mark}")
 
 
-def talk(address: ServerAddress, options: LiveOptions, *, starts_server: bool = False) -> None:
+def talk(
+    address: ServerAddress, options: LiveOptions, words: Words, *, starts_server: bool = False
+) -> None:
     """Converse until the user ends it; with a server of one's own if `starts_server`.
 
     Raises:
@@ -58,13 +64,25 @@ def talk(address: ServerAddress, options: LiveOptions, *, starts_server: bool = 
     """
     with ExitStack() as around:
         if starts_server:
-            print(f"Starting a server at {address.base} ...", file=sys.stderr, flush=True)
+            print(words("talk.starting", server=address.base), file=sys.stderr, flush=True)
             around.enter_context(own_server(address))
-        asyncio.run(_talk(Live(address, options)))
+        live = Live(address, options)
+        try:
+            asyncio.run(_talk(live, words))
+        finally:
+            if live.recording is not None:
+                print(_recorded(live.recording, words))
 
 
-async def _talk(live: Live) -> None:
-    front_end = _front_end(live)
+def _recorded(recording: Recording, words: Words) -> str:
+    if recording.failure is not None:
+        return words.recorded(recording)
+    time = clock_time(recording.seconds or 0.0)
+    return words("record.ended_at", time=time, address=recording.address)
+
+
+async def _talk(live: Live, words: Words) -> None:
+    front_end = _front_end(live, words)
     loop = asyncio.get_running_loop()
     if sys.platform != "win32":
         # The server is told that the conversation is over.
@@ -80,13 +98,13 @@ async def _talk(live: Live) -> None:
         front_end.finish()
 
 
-def _front_end(live: Live) -> FrontEnd:
+def _front_end(live: Live, words: Words) -> FrontEnd:
     """A display where there is a terminal that can show one, else lines."""
     console = Console(highlight=False)
     is_terminal = sys.stdin.isatty() and console.is_terminal and not console.is_dumb_terminal
     if is_terminal and sys.platform != "win32":
         from client.terminal import TerminalFrontEnd
 
-        return TerminalFrontEnd(live, console)
-    ends_with_input = not live.options.has_sound
-    return PlainFrontEnd(live, sys.stdin, sys.stdout, ends_with_input=ends_with_input)
+        return TerminalFrontEnd(live, words, console)
+    ends_with_input = not live.options.has_microphone
+    return PlainFrontEnd(live, words, sys.stdin, sys.stdout, ends_with_input=ends_with_input)

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live as Display
 from rich.style import Style
@@ -14,17 +15,17 @@ from client.conversation import Conversation, Decision, Turn, TypedEntry
 from client.keyboard import END, ESCAPE, TAB, Keyboard
 from client.live import Live, State
 from client.news import News
-from client.words import FACES, HELD, STATES, clock_time, milliseconds, notes, since, steps
+from client.words import FACES, Words, clock_time, milliseconds
 
 LOOK_SECONDS = 0.1
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#@"
 LABEL_WIDTH = 8
+"""In columns, of which a Chinese character takes two."""
 MOST_COLUMNS = 120
 FRAMES_PER_CHUNK = round(CHUNK_SECONDS / FRAME_SECONDS)
 LOUDNESS_EXPONENT = 0.5
 """Quiet speech stays visible beside loud speech."""
-HINT = "Enter sends what you type, Esc stops a reply, Tab mutes, Ctrl+C ends"
 
 _STATE_COLOURS = {
     State.LISTENING: "listening",
@@ -37,8 +38,9 @@ _STATE_COLOURS = {
 class TerminalFrontEnd:
     """Shows a conversation in a terminal, and sends what is typed there."""
 
-    def __init__(self, live: Live, console: Console) -> None:
+    def __init__(self, live: Live, words: Words, console: Console) -> None:
         self._live = live
+        self._words = words
         self._console = console
         self._keyboard = Keyboard(self._typed, self._key)
         self._news = News(live)
@@ -75,41 +77,44 @@ class TerminalFrontEnd:
 
     def _tell_news(self) -> None:
         for entry in self._news.entries():
-            self._console.print(_said(entry))
+            self._console.print(self._said(entry))
 
     # The picture
 
     def picture(self) -> Group:
         """Everything at the bottom of the terminal."""
         lines = [Text(), self._state_line(), self._reply_line(), *self._strip()]
-        for words, name in ((self._live.notice, "soft"), (self._live.problem, "urgent")):
-            if words:
-                lines.append(Text(words, _style(name)))
-        if (place := self._live.queue_place) is not None:
-            words = f"Every place is taken. You are number {place.position} in the queue."
-            lines.append(Text(words, _style("soft")))
+        live, words = self._live, self._words
+        if live.notice is not None:
+            lines.append(Text(words.of(live.notice), _style("soft")))
+        lines += [Text(words.of(problem), _style("urgent")) for problem in live.problems]
+        if live.queue_place is not None:
+            lines.append(Text(words.queue(live.queue_place), _style("soft")))
         lines.append(Text.assemble(("> ", _style("soft")), self._keyboard.typed, ("_", "blink")))
-        lines.append(Text(HINT, Style(dim=True), no_wrap=True, overflow="ellipsis"))
+        lines.append(
+            Text(words("hint.terminal"), Style(dim=True), no_wrap=True, overflow="ellipsis")
+        )
         return Group(*lines)
 
     def _state_line(self) -> Text:
-        live = self._live
+        live, words = self._live, self._words
         state, emotion = live.state, live.emotion
-        line = Text(STATES[state], _style(_STATE_COLOURS.get(state, "soft"), bold=True))
+        line = Text(words.state(state), _style(_STATE_COLOURS.get(state, "soft"), bold=True))
         if emotion is not None:
-            line.append(f"  {FACES[emotion]} {emotion}", _style(emotion))
+            line.append(f"  {FACES[emotion]} {words.emotion(emotion)}", _style(emotion))
+        if live.is_recording:
+            time = clock_time(live.conversation.seconds)
+            line.append(f"  {words('record.light', time=time)}", _style("urgent"))
         beside = []
         if live.is_held:
-            beside.append(HELD)
+            beside.append(words("held"))
         if live.conversation.seconds_behind:
-            beside.append(f"{live.conversation.seconds_behind:.1f} s behind")
+            beside.append(words.behind(live.conversation))
         if live.conversation.latencies is not None:
-            beside.append(f"p95 {milliseconds(live.conversation.latencies.p95)}")
-        if live.num_lost_blocks:
-            beside.append(f"blocks lost: {live.num_lost_blocks}")
-        if live.num_underruns:
-            beside.append(f"gaps in replies: {live.num_underruns}")
-        return line.append("".join(f"  {words}" for words in beside), _style("soft"))
+            p95 = milliseconds(live.conversation.latencies.p95)
+            beside.append(f"{words('latency.p95')} {p95}")
+        beside += words.counts(live)
+        return line.append("".join(f"  {note}" for note in beside), _style("soft"))
 
     def _reply_line(self) -> Text:
         turn = self._live.conversation.turns.last
@@ -123,8 +128,8 @@ class TerminalFrontEnd:
         conversation = self._live.conversation
         num_columns = min(MOST_COLUMNS, self._console.width - LABEL_WIDTH - 1)
         blocks = ASCII_BLOCKS if self._console.options.ascii_only else BLOCKS
-        sound = Text("sound".ljust(LABEL_WIDTH), _style("soft"))
-        chance = Text("chance".ljust(LABEL_WIDTH), _style("soft"))
+        sound = Text(_label(self._words("strip.sound")), _style("soft"))
+        chance = Text(_label(self._words("strip.chance_short")), _style("soft"))
         num_chunks = len(conversation.peaks) // FRAMES_PER_CHUNK
         for chunk in range(num_chunks - num_columns, num_chunks):
             peak = _peak(conversation, chunk)
@@ -137,6 +142,27 @@ class TerminalFrontEnd:
                 style = _style("speaking" if is_said else "soft", bold=is_said)
                 chance.append(_block(blocks, max(decision.probability, 0.01)), style)
         return [sound, chance]
+
+    def _said(self, entry: Turn | TypedEntry) -> Text:
+        """A reply, or what was typed, once it is over."""
+        words = self._words
+        line = Text(f"{clock_time(entry.seconds):>6}  ", _style("soft"))
+        if isinstance(entry, TypedEntry):
+            return line.append(f"{words('turn.typed')}  ").append(entry.text)
+        if entry.emotion is not None:
+            emotion = f"{FACES[entry.emotion]} {words.emotion(entry.emotion)}  "
+            line.append(emotion, _style(entry.emotion))
+        if entry.heard_text is None:
+            line.append(entry.text, _style("ink"))
+        else:
+            line.append(entry.heard_text, _style("ink"))
+            line.append(entry.text[len(entry.heard_text) :], Style(strike=True, dim=True))
+        beside = [*words.notes(entry), f"{words.since(entry)}: {words.times(entry)}"]
+        return line.append("  " + " · ".join(beside), Style(dim=True))
+
+
+def _label(words: str) -> str:
+    return words + " " * (LABEL_WIDTH - cell_len(words))
 
 
 def _style(name: str, *, bold: bool = False) -> Style:
@@ -158,20 +184,3 @@ def _peak(conversation: Conversation, chunk: int) -> float:
 def _decision(conversation: Conversation, chunk: int) -> Decision | None:
     decisions = conversation.decisions
     return decisions.get(chunk) if decisions.first <= chunk < len(decisions) else None
-
-
-def _said(entry: Turn | TypedEntry) -> Text:
-    """A reply, or what was typed, once it is over."""
-    line = Text(f"{clock_time(entry.seconds):>6}  ", _style("soft"))
-    if isinstance(entry, TypedEntry):
-        return line.append("you typed  ").append(entry.text)
-    if entry.emotion is not None:
-        line.append(f"{FACES[entry.emotion]} {entry.emotion}  ", _style(entry.emotion))
-    if entry.heard_text is None:
-        line.append(entry.text, _style("ink"))
-    else:
-        line.append(entry.heard_text, _style("ink"))
-        line.append(entry.text[len(entry.heard_text) :], Style(strike=True, dim=True))
-    times = ", ".join(f"{words} {milliseconds(time)}" for words, time in steps(entry))
-    beside = [note for note in notes(entry) if note != entry.emotion]
-    return line.append("  " + " · ".join([*beside, f"{since(entry)}: {times}"]), Style(dim=True))

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.errors import ConversationOverError, ServerUnreachableError
+from client.messages import Message, message
 
 WireEvent = dict[str, Any]
 
@@ -24,6 +25,7 @@ RESUMABLE_SECONDS = 60.0
 """The server keeps a conversation that long."""
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 4.0
+STARTING_PAUSE_SECONDS = 2.0
 OPEN_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -41,19 +43,26 @@ LOST_CODES = (1001, 1005, LOST)
 """Those with which nobody chose to end the conversation."""
 REFUSED = 1008
 
+FULL = 1013
+STARTING = "starting"
+"""Why a server is full that has no model yet."""
+
 CLOSED = {
-    1001: "The server cannot be reached any more.",
-    1005: "The server cannot be reached any more.",
-    LOST: "The server cannot be reached any more.",
-    1009: "The server refused a message that was too large.",
-    1011: "The model failed on this conversation. Start again for a new one.",
-    1012: "The server is restarting. Start again in a moment.",
-    1013: "All conversations are taken. Wait for one to end, then start again.",
-    3000: "This server wants an access key, and not this one. Give the right one.",
-    4000: "The conversation has ended because nothing happened for a while.",
-    4001: "This conversation goes on in another client.",
-    4004: "The connection was away for too long, or the server was restarted: the conversation is "
-    "over. Start again for a new one.",
+    1001: "problem.server_gone",
+    1005: "problem.server_gone",
+    LOST: "problem.server_gone",
+    1009: "problem.message_too_large",
+    1011: "problem.model_failed",
+    1012: "problem.server_restarting",
+    FULL: "problem.server_full",
+    3000: "problem.wrong_key",
+    4000: "problem.session_expired",
+    4001: "problem.goes_on_elsewhere",
+    4004: "problem.session_lost",
+}
+KNOWN_REFUSALS = {
+    "recording_off": "refused.recording_off",
+    "recording_full": "refused.recording_full",
 }
 
 
@@ -65,6 +74,9 @@ class Listener(Protocol):
 
     def connection_lost(self) -> None:
         """It will be tried again."""
+
+    def server_starting(self) -> None:
+        """It is there, and has no model yet: it will be tried again."""
 
     def connection_resumed(self, input_seconds: float) -> None:
         """So much of our audio had arrived; what was missed comes now."""
@@ -79,16 +91,25 @@ class _Session:
 
 
 class RealtimeSocket:
-    """One conversation with a server, over as many connections as it takes."""
+    """One conversation with a server, over as many connections as it takes.
+
+    Args:
+        address: of the server.
+        listener: whose conversation it is.
+        recording_title: of the recording that the server makes of it; None for none.
+        clock: in seconds.
+    """
 
     def __init__(
         self,
         address: ServerAddress,
         listener: Listener,
+        recording_title: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
         self._listener = listener
+        self._recording_title = recording_title
         self._clock = clock
         self._session: _Session | None = None
         self._is_attached = False
@@ -98,7 +119,7 @@ class RealtimeSocket:
         self._last_number = 0
         self._acknowledged = 0
         self._heard_at = 0.0
-        self._last_error: str | None = None
+        self._last_error: dict[str, Any] | None = None
         self._is_closing = False
 
     @property
@@ -141,6 +162,10 @@ class RealtimeSocket:
             self._detach()
             if self._is_closing:
                 return
+            if self._is_starting(code):
+                self._listener.server_starting()
+                await asyncio.sleep(STARTING_PAUSE_SECONDS)
+                continue
             now = self._clock()
             lost_at = now if lost_at is None else lost_at
             is_late = now - lost_at >= RESUMABLE_SECONDS
@@ -155,7 +180,7 @@ class RealtimeSocket:
         key = self._address.access_key
         resumes = self._session is not None
         connecting = connect(
-            self._address.socket(resumes=resumes),
+            self._address.socket(resumes=resumes, recording_title=self._recording_title),
             additional_headers={"Authorization": f"Bearer {key}"} if key else None,
             compression=None,
             max_size=MAX_MESSAGE_BYTES,
@@ -223,9 +248,7 @@ class RealtimeSocket:
                 self._is_closing = True
                 self._abandon()
             case "error":
-                self._last_error = event["error"]["message"]
-            case "session.expired":
-                self._last_error = event["reason"]
+                self._last_error = event["error"]
         self._listener.receive(event)
 
     def _attach(self) -> None:
@@ -273,20 +296,32 @@ class RealtimeSocket:
         if self._connection is not None:
             self._connection.transport.abort()
 
-    def _why(self, code: int) -> str:
-        if code == REFUSED and self._last_error is not None:
-            return f"The server refused: {self._last_error}."
-        return CLOSED.get(code, f"The connection ended (code {code}).")
+    def _is_starting(self, code: int) -> bool:
+        """Whether the server has no model yet; a conversation that it had is over then."""
+        error = self._last_error or {}
+        return code == FULL and error.get("code") == STARTING and self._session is None
+
+    def _why(self, code: int) -> Message:
+        error = self._last_error or {}
+        match code:
+            case _ if code == REFUSED and error:
+                known = KNOWN_REFUSALS.get(error.get("code") or "")
+                reason = error["message"].removesuffix(".")
+                return message(known) if known else message("problem.refused", reason=reason)
+            case _ if code == FULL and error.get("code") == STARTING:
+                return message("problem.session_lost")
+            case _ if code in CLOSED:
+                return message(CLOSED[code])
+        return message("problem.connection_ended", code=code)
 
 
-def _unreachable(address: ServerAddress, error: Exception) -> str:
+def _unreachable(address: ServerAddress, error: Exception) -> Message:
     match error:
         case InvalidHandshake():
-            return f"What answers at {address.base} is no server of this kind ({error})."
+            return message("problem.no_such_server", server=address.base, reason=error)
         case OSError() if address.is_local:
             port = "" if address.base == DEFAULT_SERVER else f" --port {address.port}"
-            return (
-                f"No server answers at {address.base}. Start one in another terminal with: "
-                f"python app.py{port}"
-            )
-    return f"No server answers at {address.base} ({error or 'it takes too long'})."
+            command = f"python app.py{port}"
+            return message("problem.no_local_server", server=address.base, command=command)
+    reason = str(error) or message("problem.too_long")
+    return message("problem.no_server", server=address.base, reason=reason)

@@ -1,21 +1,9 @@
-"""What front ends say, in the live page's words."""
+"""What front ends say of a conversation, in one language."""
 
-from client.conversation import Emotion, Turn, TurnStatus
-from client.live import State
+from client.conversation import Conversation, Emotion, Turn, TurnStatus
+from client.live import Live, QueuePlace, Recording, State
+from client.messages import Language, Message, message
 
-STATES = {
-    State.IDLE: "NOT STARTED",
-    State.CONNECTING: "CONNECTING",
-    State.QUEUED: "QUEUED",
-    State.LISTENING: "LISTENING",
-    State.MUTED: "MUTED",
-    State.SPEAKING: "SPEAKING",
-    State.CATCHING_UP: "CATCHING UP",
-    State.RECONNECTING: "RECONNECTING",
-}
-"""As `state.*` of the page's English messages."""
-
-HELD = "paused: is somebody speaking?"
 FACES = {
     Emotion.HAPPY: "(^_^)",
     Emotion.SAD: "(;_;)",
@@ -25,6 +13,8 @@ FACES = {
     Emotion.URGENT: "(!_!)",
 }
 """For terminals, which draw nothing finer everywhere."""
+SECONDS_IN_SECONDS = 90
+"""A wait of more is told in minutes."""
 
 
 def clock_time(seconds: float) -> str:
@@ -38,41 +28,100 @@ def milliseconds(value: float) -> str:
     return f"{value:.0f} ms"
 
 
-def since(turn: Turn) -> str:
-    """What a reply's times are counted from."""
-    if turn.is_typed:
-        return "after you typed it"
-    return "after it heard it" if turn.is_unprompted else "after you stopped"
+class Words:
+    """The words of one language.
 
+    Args:
+        language: of whoever reads them.
+    """
 
-def steps(turn: Turn) -> list[tuple[str, float]]:
-    """What was reached when: words and milliseconds, in order."""
-    timing = turn.timing
-    reached = [
-        ("decided", timing.decided_ms),
-        ("first text", timing.first_text_ms),
-        ("first sound", timing.first_sound_ms),
-    ]
-    return [(words, time) for words, time in reached if time is not None]
+    def __init__(self, language: Language) -> None:
+        self.language = language
 
+    def __call__(self, key: str, **values: object) -> str:
+        """The message of this key."""
+        return self.of(message(key, **values))
 
-def ending(turn: Turn) -> str | None:
-    """How a reply ended, where it was not simply said."""
-    if turn.cut_after_ms is not None:
-        how = "stopped" if turn.reason == "client_cancelled" else "cut off"
-        return f"{how} by you after {turn.cut_after_ms / 1000:.1f} s"
-    if turn.status is TurnStatus.CANCELLED:
-        return "stopped"
-    if turn.status is TurnStatus.INCOMPLETE:
-        return "cut at the longest reply"
-    return "paused for a noise" if turn.was_held and turn.end_seconds is not None else None
+    def of(self, told: Message) -> str:
+        """A message that somebody else made."""
+        return told.in_language(self.language)
 
+    def state(self, state: State) -> str:
+        """The word for what goes on."""
+        return self(f"state.{state}")
 
-def notes(turn: Turn) -> list[str]:
-    """What is said beside a reply: its emotion, and what was special."""
-    said: list[str | None] = [
-        turn.emotion,
-        "unprompted" if turn.is_unprompted else None,
-        ending(turn),
-    ]
-    return [note for note in said if note]
+    def emotion(self, emotion: Emotion) -> str:
+        """The word for it."""
+        return self(f"emotion.{emotion}")
+
+    def queue(self, place: QueuePlace) -> str:
+        """Where we are in the line, and for how long."""
+        position = self("queue.position", position=place.position)
+        if place.wait_seconds is None:
+            return position
+        return f"{position} {self('queue.wait', time=self._rough(place.wait_seconds))}"
+
+    def behind(self, conversation: Conversation) -> str:
+        """How far the model is behind."""
+        return self("behind", time=self.seconds(conversation.seconds_behind))
+
+    def seconds(self, seconds: float) -> str:
+        """To a tenth."""
+        return self("time.seconds", number=f"{seconds:.1f}")
+
+    def _rough(self, seconds: float) -> str:
+        if seconds < SECONDS_IN_SECONDS:
+            return self("time.seconds", number=round(seconds))
+        return self("time.minutes", number=round(seconds / 60))
+
+    def counts(self, live: Live) -> list[str]:
+        """What went wrong without anybody's fault."""
+        counted = {"blocks_lost": live.num_lost_blocks, "gaps": live.num_underruns}
+        return [self(key, number=number) for key, number in counted.items() if number]
+
+    def recorded(self, recording: Recording) -> str:
+        """How a recording ended."""
+        if recording.failure is not None:
+            return self("record.failed", reason=recording.failure)
+        return self("record.ended", time=clock_time(recording.seconds or 0.0))
+
+    def since(self, turn: Turn) -> str:
+        """What a reply's times are counted from."""
+        if turn.is_typed:
+            return self("latency.sinceTyped")
+        return self("latency.sinceChunk" if turn.is_unprompted else "latency.sinceSpeech")
+
+    def steps(self, turn: Turn) -> list[tuple[str, float]]:
+        """What was reached when: words and milliseconds, in order."""
+        timing = turn.timing
+        reached = [
+            ("latency.decided", timing.decided_ms),
+            ("latency.firstText", timing.first_text_ms),
+            ("latency.firstSound", timing.first_sound_ms),
+        ]
+        return [(self(key), time) for key, time in reached if time is not None]
+
+    def times(self, turn: Turn) -> str:
+        """The steps on one line."""
+        times = [f"{words} {milliseconds(time)}" for words, time in self.steps(turn)]
+        if turn.silent_in_ms is not None:
+            times.append(self("turn.silentIn", time=milliseconds(turn.silent_in_ms)))
+        return ", ".join(times)
+
+    def notes(self, turn: Turn) -> list[str]:
+        """What was special about a reply, beside its emotion."""
+        said = [self("turn.unprompted") if turn.is_unprompted else None, self.ending(turn)]
+        return [note for note in said if note]
+
+    def ending(self, turn: Turn) -> str | None:
+        """How a reply ended, where it was not simply said."""
+        if turn.cut_after_ms is not None:
+            is_stopped = turn.reason == "client_cancelled"
+            key = "turn.stoppedAfter" if is_stopped else "turn.cutAfter"
+            return self(key, time=self.seconds(turn.cut_after_ms / 1000))
+        if turn.status is TurnStatus.CANCELLED:
+            return self("turn.stopped")
+        if turn.status is TurnStatus.INCOMPLETE:
+            return self("turn.incomplete")
+        was_paused = turn.was_held and turn.end_seconds is not None
+        return self("turn.held") if was_paused else None

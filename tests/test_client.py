@@ -14,14 +14,16 @@ from rich.console import Console
 from backend import protocol
 from backend.audio import read_audio
 from backend.server import ServingOptions
-from client import colours, words
+from client import colours
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.conversation import Conversation, Emotion, Frame, Sentence, Timing, Turn, heard_text
 from client.errors import AddressError, ConversationOverError, ServerUnreachableError
 from client.keyboard import ESCAPE, TAB, Keyboard
-from client.live import Live, LiveOptions, State
+from client.live import TEXT_ONLY, Live, LiveOptions, State
+from client.messages import Language
 from client.own_server import own_server
 from client.terminal import TerminalFrontEnd
+from client.words import Words
 from tests.client_talking import line_to, talking_live
 from tests.conftest import SAMPLES
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -34,6 +36,7 @@ VOICE = read_audio(SAMPLES / "digit_seven.ogg")
 LONG_VOICE = read_audio(SAMPLES / "order_small_latte_double_shot.ogg")
 QUIET = np.zeros(16_000, np.float32)
 FIRST_REPLY = ScriptedReply("You said seven.", protocol.Emotion.NORMAL)
+ENGLISH = Words(Language.ENGLISH)
 SPEAKING = LiveOptions(speaks_replies=True, voice="espeak:en-us")
 
 
@@ -105,7 +108,7 @@ async def test_reply_is_stopped_by_a_key(
         assert first.heard_text is not None
         assert first.text.startswith(first.heard_text)
         assert len(first.heard_text) < len(first.text)
-        assert (words.ending(first) or "").startswith("stopped by you after")
+        assert (ENGLISH.ending(first) or "").startswith("stopped by you after")
         await talk.until(lambda: talk.live.state is State.LISTENING, "listening again")
 
 
@@ -119,7 +122,7 @@ async def test_lost_connection_loses_no_sound(
             await talk.hear(sound[:24_000])
             line.cut()
             await talk.until(lambda: talk.live.state is State.RECONNECTING, "the loss")
-            assert "connection was lost" in (talk.live.notice or "")
+            assert "connection was lost" in str(talk.live.notice)
             await talk.hear(sound[24_000:])
             await talk.until_told("session.resumed")
             num_chunks = len(sound) // 6400
@@ -133,10 +136,9 @@ async def test_lost_connection_loses_no_sound(
 async def test_typed_text_outlives_a_lost_connection(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text_only = LiveOptions(has_sound=False)
     async with (
         line_to(address) as (through, line),
-        talking_live(through, monkeypatch, text_only) as talk,
+        talking_live(through, monkeypatch, TEXT_ONLY) as talk,
     ):
         line.cut()
         talk.live.send_text("What is seven?")
@@ -153,7 +155,7 @@ async def test_settings_change_while_it_goes_on(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with talking_live(address, monkeypatch) as talk:
-        talk.live.change(speaks_replies=True, decision_bias=2.0)
+        talk.live.change(LiveOptions(speaks_replies=True, decision_bias=2.0))
         await talk.until(
             lambda: (
                 talk.told("session.updated")[-1]["session"]["decision_bias"] == 2.0
@@ -182,10 +184,10 @@ async def test_wrong_key_is_said_in_words(
     engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(engine, options=ServingOptions(access_key="sesame")) as address:
-        live = Live(ServerAddress.parse(address, "guess"), LiveOptions(has_sound=False))
+        live = Live(ServerAddress.parse(address, "guess"), TEXT_ONLY)
         with pytest.raises(ConversationOverError, match="wants an access key"):
             await live.run()
-        right = Live(ServerAddress.parse(address, "sesame"), LiveOptions(has_sound=False))
+        right = Live(ServerAddress.parse(address, "sesame"), TEXT_ONLY)
         asyncio.get_running_loop().call_later(0.5, right.stop)
         await right.run()
 
@@ -194,7 +196,7 @@ async def test_no_server_is_said_with_the_command_for_one() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        live = Live(ServerAddress.parse(f"127.0.0.1:{port}"), LiveOptions(has_sound=False))
+        live = Live(ServerAddress.parse(f"127.0.0.1:{port}"), TEXT_ONLY)
         with pytest.raises(ServerUnreachableError, match=f"python app.py --port {port}"):
             await live.run()
 
@@ -203,7 +205,7 @@ async def test_full_server_shows_the_place_in_line(monkeypatch: pytest.MonkeyPat
     engine = ScriptedEngine([FIRST_REPLY], num_slots=1)
     with serving(engine) as address:
         async with talking_live(address, monkeypatch) as talk:
-            waiting = Live(ServerAddress.parse(address), LiveOptions(has_sound=False))
+            waiting = Live(ServerAddress.parse(address), TEXT_ONLY)
             going_on = asyncio.create_task(waiting.run())
             await talk.until(lambda: waiting.state is State.QUEUED, "the line")
             assert waiting.queue_place is not None
@@ -300,10 +302,7 @@ def _free_port() -> int:
 # What is shown
 
 
-def test_words_and_colours_are_the_page_s() -> None:
-    messages = (STATIC / "messages-en.js").read_text(encoding="utf-8")
-    for state, word in words.STATES.items():
-        assert f"'state.{state}': '{word}'" in messages
+def test_colours_and_faces_are_the_page_s() -> None:
     style = (STATIC / "page.css").read_text(encoding="utf-8")
     light, dark = re.findall(r"--background: .*?\n\}", style, re.DOTALL)[:2]
     for palette, rule in ((colours.LIGHT, light), (colours.DARK, dark)):
@@ -378,7 +377,7 @@ def test_terminal_shows_what_goes_on(encoding: str, full: str) -> None:
     output = BytesIO()
     file = TextIOWrapper(output, encoding=encoding)
     console = Console(file=file, width=80, color_system=None)
-    console.print(TerminalFrontEnd(live, console).picture())
+    console.print(TerminalFrontEnd(live, ENGLISH, console).picture())
     file.flush()
     lines = output.getvalue().decode(encoding).splitlines()
     assert "(^_^) happy" in lines[1]

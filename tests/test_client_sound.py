@@ -159,10 +159,14 @@ def test_place_is_told_often_enough() -> None:
     assert max(later - earlier for earlier, later in pairwise(times)) < 0.1
 
 
+def heard_nothing(_: np.ndarray, __: bool) -> None:
+    raise AssertionError("no clip is played")
+
+
 @pytest.mark.parametrize(("rate_hz", "num_channels"), [(16_000, 1), (48_000, 2), (44_100, 1)])
 def test_microphone_of_any_rate_gives_frames(rate_hz: int, num_channels: int) -> None:
     tone = np.sin(np.arange(2 * rate_hz) * 2 * np.pi * 440 / rate_hz).astype(np.float32) * 0.5
-    capture = Capture(rate_hz, num_channels)
+    capture = Capture(rate_hz, num_channels, heard_nothing)
     frames = []
     for start in range(0, len(tone), rate_hz // 20):
         block = np.repeat(tone[start : start + rate_hz // 20], num_channels)
@@ -177,7 +181,7 @@ def test_microphone_of_any_rate_gives_frames(rate_hz: int, num_channels: int) ->
 
 
 def test_muted_microphone_gives_silence() -> None:
-    capture = Capture(16_000, 1)
+    capture = Capture(16_000, 1, heard_nothing)
     capture.is_muted = True
     (frame,) = capture.push(float_to_pcm16(TONE[:FRAME_SAMPLES]))
     assert (frame.peak, set(frame.pcm)) == (0.0, {0})

@@ -5,21 +5,23 @@ import io
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 from client.address import ServerAddress
-from client.live import Live, LiveOptions
+from client.live import TEXT_ONLY, Live
+from client.messages import Language
 from client.plain import PlainFrontEnd
 from client.typed_text import TypedText
 from client.wire import RealtimeSocket, WireEvent
+from client.words import Words
 from tests.client_talking import talking_live
 from tests.scripted import ScriptedEngine
 from tests.serving import serving
 
 ADDRESS = ServerAddress.parse("localhost")
-TEXT_ONLY = LiveOptions(has_sound=False)
 
 
 class FakeSocket:
@@ -115,13 +117,14 @@ def address() -> Iterator[str]:
 async def test_refused_settings_are_a_problem_until_others_are_taken(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = LiveOptions(has_sound=False, decision_bias=99)
+    refused = replace(TEXT_ONLY, decision_bias=99)
     async with talking_live(address, monkeypatch, refused) as talk:
         await talk.until_told("error")
-        assert "99" in (talk.live.problem or "")
-        talk.live.change(speaks_replies=False, decision_bias=1.0)
+        (problem,) = talk.live.problems
+        assert "99" in str(problem)
+        talk.live.change(replace(TEXT_ONLY, decision_bias=1.0))
         await talk.until_told("session.updated")
-        assert talk.live.problem is None
+        assert talk.live.problems == []
 
 
 async def test_refused_text_is_a_problem_until_the_next(
@@ -130,9 +133,9 @@ async def test_refused_text_is_a_problem_until_the_next(
     async with talking_live(address, monkeypatch, TEXT_ONLY) as talk:
         talk.live.send_text("a" * 100_000)
         await talk.until_told("error")
-        assert talk.live.problem
+        assert talk.live.problems
         talk.live.send_text("What is seven?")
-        assert talk.live.problem is None
+        assert talk.live.problems == []
 
 
 def test_line_after_the_end_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +145,8 @@ def test_line_after_the_end_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading) as lines, os.fdopen(writing, "w") as typing:
         live = Live(ADDRESS, TEXT_ONLY)
-        front_end = PlainFrontEnd(live, lines, io.StringIO(), ends_with_input=False)
+        words = Words(Language.ENGLISH)
+        front_end = PlainFrontEnd(live, words, lines, io.StringIO(), ends_with_input=False)
 
         async def show_shortly() -> None:
             showing = asyncio.create_task(front_end.show())

@@ -4,23 +4,37 @@
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, BinaryIO
 
 import streamlit as st
 
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.background import BackgroundConversation
+from client.clips import FILE_KINDS, Clip, Sample, credit_lines, load_samples
 from client.errors import ClientError
-from client.live import Live, LiveOptions
+from client.live import Live, LiveOptions, Recording, Voice
+from client.messages import LANGUAGE_NAMES, Language, Message, message
 from client.sound_card import Device, SoundCard
+from client.words import Words
 from webui.local_drawing import SHOW, STYLE, conversation_html, now_html
 
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 LOOK_SECONDS = 0.25
-NO_SOUND = "none: I only type"
-# Streamlit pales what it is about to draw again, which is several times a second here.
-STEADY = "<style>[data-stale] { opacity: 1 !important; transition: none !important; }</style>"
+AUTOMATIC_VOICE = "auto"
+NO_DEVICE = "none"
+SYSTEM_DEVICE = "system"
+LONGEST_TITLE = 120
+LONGEST_TEXT = 2000
+MOST_FILE_MB = 200
+# Streamlit pales what it is about to draw again, which is several times a second here, and says in
+# English that Enter applies.
+STEADY = (
+    "<style>[data-stale] { opacity: 1 !important; transition: none !important; } "
+    "[data-testid=InputInstructions] { display: none; }</style>"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +43,18 @@ class Devices:
 
     inputs: list[Device]
     outputs: list[Device]
-    problem: str | None = None
+    problem: Message | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a conversation other parts of the page depend on than its pictures."""
+
+    is_running: bool = False
+    has_microphone: bool = False
+    is_recording: bool = False
+    playing: str | None = None
+    num_voices: int = 0
 
 
 @dataclass(slots=True)
@@ -37,72 +62,68 @@ class Desk:
     """What one browser has here."""
 
     conversation: BackgroundConversation | None = None
-    problem: str | None = None
+    options: LiveOptions | None = None
+    """Those that the conversation has been told."""
+    has_microphone: bool = True
+    """Whether it is to have one: what was begun by typing or playing listens when asked to."""
+    problem: Message | None = None
     devices: Devices | None = None
     """As they were when the page was opened, or the user looked again."""
+    voices: tuple[Voice, ...] = ()
+    """Of the last server."""
 
     @property
     def is_running(self) -> bool:
         """Whether a conversation goes on."""
         return self.conversation is not None and self.conversation.is_running
 
-    def start(self, address: ServerAddress, options: LiveOptions) -> None:
+    @property
+    def shape(self) -> Shape:
+        """That of the conversation."""
+        conversation = self.conversation
+        if conversation is None or not conversation.is_running:
+            return Shape()
+        return conversation.look(
+            lambda live: Shape(
+                True, live.has_microphone, live.is_recording, live.playing, len(live.voices)
+            )
+        )
+
+    def start(self, chosen: "Chosen", *, has_microphone: bool, title: str | None = None) -> None:
         """Begin a conversation."""
         self.stop()
         self.problem = None
-        self.conversation = BackgroundConversation(address, options)
+        self.has_microphone = has_microphone
+        try:
+            address = ServerAddress.parse(chosen.server, chosen.access_key or None)
+        except ClientError as error:
+            self.problem = error.message
+            return
+        self.options = replace(self.wanted(chosen.options), recording_title=title)
+        self.conversation = BackgroundConversation(address, self.options)
 
     def stop(self) -> None:
         """End it, if one goes on."""
         if self.conversation is not None:
             self.conversation.close()
 
+    def wanted(self, options: LiveOptions) -> LiveOptions:
+        """What was chosen, but for a microphone that nobody has asked for."""
+        return replace(options, has_microphone=options.has_microphone and self.has_microphone)
 
-@st.cache_resource(scope="session", on_release=Desk.stop, show_spinner=False)
-def desk() -> Desk:
-    """This browser's; when the browser leaves, its conversation ends."""
-    return Desk()
+    def tell(self, options: LiveOptions) -> None:
+        """Have the conversation that goes on follow what is chosen now."""
+        if self.options is None or not self.is_running:
+            return
+        wanted = replace(self.wanted(options), recording_title=self.options.recording_title)
+        if wanted != self.options:
+            self.options = wanted
+            self.do(lambda live: live.change(wanted))
 
-
-def devices() -> Devices:
-    """Those of this browser's desk; asking takes a moment."""
-    if (found := desk().devices) is None:
-        with st.spinner("Looking for microphones and loudspeakers"):
-            found = desk().devices = look_for_devices()
-    return found
-
-
-def look_for_devices() -> Devices:
-    """The sound cards of this machine."""
-    try:
-        card = SoundCard()
-    except ClientError as error:
-        return Devices([], [], str(error))
-    try:
-        found = card.devices()
-    finally:
-        card.close()
-    inputs = [device for device in found if device.num_inputs]
-    outputs = [device for device in found if device.num_outputs]
-    problem = None if inputs and outputs else "No microphone or no loudspeaker was found."
-    return Devices(inputs, outputs, problem)
-
-
-def main() -> None:
-    """Draw the page."""
-    st.set_page_config("Audio-Interaction Live", layout="wide", menu_items={})
-    st.html(STEADY)
-    st.markdown("#### Audio-Interaction Live")
-    chosen = settings()
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        controls(chosen)
-        is_running = desk().is_running
-        st.fragment(now, run_every=LOOK_SECONDS if is_running else None)()
-    with right:
-        st.markdown("**Conversation**")
-        typing()
-        st.fragment(said, run_every=LOOK_SECONDS if is_running else None)()
+    def do(self, action: Callable[[Live], None]) -> None:
+        """In the conversation that goes on, if one does."""
+        if self.conversation is not None:
+            self.conversation.do(action)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,176 +135,330 @@ class Chosen:
     options: LiveOptions
 
 
-def settings() -> Chosen:
-    """The side bar."""
-    is_running = desk().is_running
+@st.cache_resource(scope="session", on_release=Desk.stop, show_spinner=False)
+def desk() -> Desk:
+    """This browser's; when the browser leaves, its conversation ends."""
+    return Desk()
+
+
+@cache
+def samples() -> dict[str, Sample]:
+    """Those that come with the application, by the names of their files."""
+    return {sample.path.stem: sample for sample in load_samples()}
+
+
+def main() -> None:
+    """Draw the page."""
+    st.set_page_config("Audio-Interaction Live", layout="wide", menu_items={})
+    st.html(STEADY)
+    st.markdown("#### Audio-Interaction Live")
+    words = Words(language())
+    st.session_state["shape"] = shape = desk().shape
+    run_every = LOOK_SECONDS if shape.is_running else None
+    chosen = settings(words, shape)
+    desk().tell(chosen.options)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        controls(words, shape, chosen)
+        st.fragment(now, run_every=run_every)(words)
+        soundboard(words, shape, chosen)
+    with right:
+        st.markdown(f"**{words('conversation.title')}**")
+        typing(words, chosen)
+        st.fragment(said, run_every=run_every)(words)
+
+
+def language() -> Language:
+    """The one that was chosen, else the browser's."""
+    if "language" not in st.session_state:
+        st.session_state["language"] = Language.of(st.context.locale)
+    spoken: Language = st.session_state["language"]
+    return spoken
+
+
+# The side bar
+
+
+def settings(words: Words, shape: Shape) -> Chosen:
+    """What a conversation begins with, and what can be changed while it goes on."""
     with st.sidebar:
-        server = st.text_input("Server", DEFAULT_SERVER, disabled=is_running, key="server")
+        server = st.text_input(
+            words("server"), DEFAULT_SERVER, disabled=shape.is_running, key="server"
+        )
         access_key = st.text_input(
-            "Access key",
+            words("setting.accessKey"),
             os.environ.get(ACCESS_KEY_VARIABLE, ""),
             type="password",
-            disabled=is_running,
-            help="Only where the server asks for one.",
+            disabled=shape.is_running,
+            help=words("access_key.help"),
             key="access_key",
         )
-        found = devices()
-        if found.problem:
-            st.warning(found.problem)
-        has_devices = bool(found.inputs and found.outputs)
-        microphone = _choose("Microphone", found.inputs, has_devices, is_running, NO_SOUND)
-        loudspeaker = _choose("Loudspeaker", found.outputs, has_devices, is_running, None)
-        if st.button(
-            "Look again", disabled=is_running, help="After connecting a device.", key="look_again"
-        ):
-            desk().devices = None
-            st.rerun()
-        has_sound = has_devices and microphone != NO_SOUND
-        speaks = st.toggle(
-            "Speak replies", key="speaks", disabled=not has_sound, on_change=change_settings
-        )
-        voice = st.text_input(
-            "Voice",
-            "auto",
-            disabled=is_running,
-            help="auto is an online voice of Microsoft's, which gets the text of replies, or the "
-            "server's own where that cannot be reached. espeak:en-us never leaves the server.",
-            key="voice",
-        )
+        options = sound(words, shape)
         bias = st.slider(
-            "Eagerness",
+            words("eagerness.label"),
             -4.0,
             4.0,
             0.0,
             0.25,
             key="bias",
-            on_change=change_settings,
-            help="How easily it speaks: shy below 0, eager above.",
+            help=words("eagerness.help"),
         )
-        st.caption(
-            "There is no echo cancellation here: use headphones, or a quiet loudspeaker. The "
-            "server leaves out what it recognises as its own voice."
+        st.caption(words("echo.advice"))
+        st.segmented_control(
+            words("setting.language"),
+            list(Language),
+            format_func=lambda name: LANGUAGE_NAMES[name],
+            required=True,
+            key="language",
         )
-    options = LiveOptions(
-        input_device=microphone,
-        output_device=loudspeaker,
-        has_sound=has_sound,
-        speaks_replies=speaks and has_sound,
-        voice=voice,
-        decision_bias=bias,
+    return Chosen(server, access_key, replace(options, decision_bias=bias))
+
+
+def sound(words: Words, shape: Shape) -> LiveOptions:
+    """Microphone, loudspeaker and voice."""
+    found = devices(words)
+    if found.problem:
+        st.warning(words.of(found.problem))
+    microphone = choose_device("microphone", words("setting.inputDevice"), found.inputs, words)
+    loudspeaker = choose_device("loudspeaker", words("setting.outputDevice"), found.outputs, words)
+    # While a conversation has a sound card open, what was connected later does not appear.
+    if st.button(words("device.look_again"), disabled=shape.is_running, key="look_again"):
+        desk().devices = None
+        st.rerun()
+    has_loudspeaker = loudspeaker != NO_DEVICE
+    speaks = st.toggle(words("speak"), key="speaks", disabled=not has_loudspeaker)
+    return LiveOptions(
+        has_microphone=microphone != NO_DEVICE,
+        has_loudspeaker=has_loudspeaker,
+        input_device=None if microphone == SYSTEM_DEVICE else microphone,
+        output_device=None if loudspeaker == SYSTEM_DEVICE else loudspeaker,
+        speaks_replies=speaks and has_loudspeaker,
+        voice=choose_voice(words),
         is_muted=bool(st.session_state.get("muted")),
     )
-    return Chosen(server, access_key, options)
 
 
-def _choose(
-    label: str, found: list[Device], has_devices: bool, is_running: bool, other: str | None
-) -> str | None:
-    """The number of the device that was chosen, as text; None for the system's choice."""
-    names: dict[str | None, str] = {None: "the system's choice"} if has_devices else {}
-    names |= {str(device.number): device.name for device in found if has_devices}
-    if other is not None:
-        names[other] = other
-    return st.selectbox(
-        label,
-        list(names),
-        format_func=lambda number: names.get(number, str(number)),
-        disabled=is_running or not names,
-        key=label,
-    )
+def devices(words: Words) -> Devices:
+    """Those of this browser's desk; asking takes a moment."""
+    if (found := desk().devices) is None:
+        with st.spinner(words("device.looking")):
+            found = desk().devices = look_for_devices()
+    return found
 
 
-def change_settings() -> None:
-    """Tell the conversation that goes on what has changed."""
-    speaks = bool(st.session_state["speaks"])
-    bias = float(st.session_state["bias"])
-    do(lambda live: live.change(speaks_replies=speaks, decision_bias=bias))
-
-
-def controls(chosen: Chosen) -> None:
-    """Start and stop, the microphone and the reply."""
-    is_running = desk().is_running
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button(
-            "Stop" if is_running else "Start listening",
-            type="secondary" if is_running else "primary",
-            key="start",
-        ):
-            start_or_stop(chosen)
-            st.rerun()
-        if st.button("Stop reply", disabled=not is_running, key="stop_reply"):
-            do(Live.stop_reply)
-        st.toggle("Mute", key="muted", on_change=change_mute)
-
-
-def start_or_stop(chosen: Chosen) -> None:
-    """As the button says."""
-    if desk().is_running:
-        desk().stop()
-        return
+def look_for_devices() -> Devices:
+    """The sound cards of this machine."""
     try:
-        address = ServerAddress.parse(chosen.server, chosen.access_key or None)
+        card = SoundCard()
     except ClientError as error:
-        desk().problem = str(error)
+        return Devices([], [], error.message)
+    try:
+        found = card.devices()
+    finally:
+        card.close()
+    inputs = [device for device in found if device.num_inputs]
+    outputs = [device for device in found if device.num_outputs]
+    problem = None if inputs and outputs else message("device.none_found")
+    return Devices(inputs, outputs, problem)
+
+
+def choose_device(kind: str, label: str, found: list[Device], words: Words) -> str:
+    """The number of the device that was chosen, or one of the other choices."""
+    names = {SYSTEM_DEVICE: words("device.system")} if found else {}
+    names |= {str(device.number): device.name for device in found}
+    names |= {NO_DEVICE: words(f"device.no_{kind}")}
+    chosen: str = st.selectbox(label, list(names), format_func=lambda it: names[it], key=kind)
+    return chosen
+
+
+def choose_voice(words: Words) -> str:
+    """The server tells its voices when a conversation begins."""
+    if (conversation := desk().conversation) is not None:
+        desk().voices = conversation.look(lambda live: tuple(live.voices)) or desk().voices
+    names = {AUTOMATIC_VOICE: words("voice.auto")}
+    names |= {voice.id: voice.label for voice in desk().voices}
+    chosen: str = st.selectbox(
+        words("setting.voice"),
+        list(names),
+        format_func=lambda voice: names[voice],
+        help=f"{words('help.voice')} {words('voice.later')}",
+        key="voice",
+    )
+    return chosen
+
+
+# Buttons
+
+
+def controls(words: Words, shape: Shape, chosen: Chosen) -> None:
+    """Start and stop, the recording, the microphone and the reply."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if shape.is_running:
+            st.button(words("stop"), key="stop", on_click=desk().stop)
+        elif st.button(words("start"), type="primary", key="start"):
+            desk().start(chosen, has_microphone=True)
+            st.rerun()
+        record(words, shape, chosen)
+        can_listen = chosen.options.has_microphone
+        if shape.is_running and can_listen and not shape.has_microphone:
+            st.button(words("microphone.use"), key="use_microphone", on_click=use_microphone)
+        else:
+            st.toggle(words("mute"), key="muted", disabled=not can_listen)
+        st.button(
+            words("stopReply"),
+            disabled=not shape.is_running,
+            key="stop_reply",
+            shortcut="Esc",
+            on_click=desk().do,
+            args=(Live.stop_reply,),
+        )
+
+
+def record(words: Words, shape: Shape, chosen: Chosen) -> None:
+    """A title is asked for, and what it means is said, before anything is recorded."""
+    if shape.is_recording:
+        stop = words("record.stop")
+        st.button(stop, key="stop_recording", on_click=desk().do, args=(Live.stop_recording,))
+        return
+    with st.popover(words("record")):
+        st.write(words("record.about"))
+        if shape.is_running:
+            st.write(words("record.ends"))
+        title = st.text_input(words("record.name"), max_chars=LONGEST_TITLE, key="title")
+        if st.button(words("record.begin"), type="primary", key="record"):
+            desk().start(chosen, has_microphone=True, title=title.strip())
+            st.rerun()
+
+
+def use_microphone() -> None:
+    """A conversation that was begun by typing or playing listens from now on."""
+    desk().has_microphone = True
+
+
+def soundboard(words: Words, shape: Shape, chosen: Chosen) -> None:
+    """Sample recordings, of which the one that plays is marked."""
+    titles = {name: sample.title(words.language) for name, sample in samples().items()}
+    if "picked" in st.session_state:
+        play_or_stop(st.session_state.pop("picked"), titles, chosen)
+        st.rerun()
+    playing = next((name for name, title in titles.items() if title == shape.playing), None)
+    st.session_state["sample"] = playing
+    sources = "\n".join(f"* {source}" for source in credit_lines(samples().values()))
+    st.pills(
+        words("play.label"),
+        list(titles),
+        format_func=lambda name: titles[name],
+        key="sample",
+        on_change=pick_sample,
+        help=f"{words('play.help')}\n\n{words('section.recordings')}:\n{sources}",
+    )
+    if shape.playing is not None and playing is None:
+        stop = words("file.stop", name=shape.playing)
+        st.button(stop, key="stop_file", on_click=desk().do, args=(Live.stop_playing,))
+
+
+def pick_sample() -> None:
+    """It is played once the settings are known that a conversation may have to begin with."""
+    st.session_state["picked"] = st.session_state["sample"]
+
+
+def play_or_stop(name: str | None, titles: dict[str, str], chosen: Chosen) -> None:
+    """One that plays is picked again to stop it."""
+    if name is None:
+        desk().do(Live.stop_playing)
     else:
-        desk().start(address, chosen.options)
+        play(chosen, Clip(titles[name], samples()[name].path))
 
 
-def change_mute() -> None:
-    """The microphone hears silence, or sound again."""
-    is_muted = bool(st.session_state["muted"])
-    do(lambda live: live.mute(is_muted))
+def play(chosen: Chosen, clip: Clip) -> None:
+    """In the conversation that goes on, or in one of its own."""
+    be_open(chosen)
+    desk().do(lambda live: live.play(clip))
 
 
-def do(action: Callable[[Live], None]) -> None:
-    """In the conversation that goes on, if one does."""
+def be_open(chosen: Chosen) -> None:
+    """Have a conversation, which listens to nobody unless one goes on already."""
+    if not desk().is_running:
+        desk().start(chosen, has_microphone=False)
+
+
+# The conversation
+
+
+def typing(words: Words, chosen: Chosen) -> None:
+    """What is typed instead of spoken, and files to be played."""
+    given: Any = st.chat_input(
+        words("say.or_attach"),
+        key="typed",
+        max_chars=LONGEST_TEXT,
+        accept_file=True,
+        file_type=list(FILE_KINDS),
+        max_upload_size=MOST_FILE_MB,
+    )
+    if given:
+        send(chosen, given.text, given.files)
+        st.rerun()
+
+
+def send(chosen: Chosen, text: str, files: Sequence[BinaryIO]) -> None:
+    """What was typed or attached."""
+    desk().problem = None
+    if text.strip():
+        be_open(chosen)
+        desk().do(lambda live: live.send_text(text))
+    for file in files:
+        try:
+            clip = Clip(file.name, file)
+        except ClientError as error:
+            desk().problem = error.message
+        else:
+            play(chosen, clip)
+
+
+def now(words: Words) -> None:
+    """What changes all the time."""
+    conversation = desk().conversation
+    if (problem := desk().problem) is not None:
+        st.error(words.of(problem))
+    if conversation is None:
+        waiting = Live(ServerAddress.parse(DEFAULT_SERVER), LiveOptions())
+        show(now_html(waiting, words), "now")
+        return
+    if conversation.ended_because is not None:
+        st.error(words.of(conversation.ended_because))
+    shown, problems, notice, recording = conversation.look(
+        lambda live: (now_html(live, words), live.problems, live.notice, live.recording)
+    )
+    for told in problems:
+        st.error(words.of(told))
+    if notice is not None:
+        st.info(words.of(notice))
+    if recording is not None and recording.seconds is not None:
+        recorded(words, recording)
+    show(shown, "now")
+    if desk().shape != st.session_state["shape"]:
+        st.rerun()  # the buttons, too
+
+
+def recorded(words: Words, recording: Recording) -> None:
+    """Where a recording is, and how it ended."""
+    link = f"[{words('record.open')}]({recording.address})"
+    if recording.failure is not None:
+        st.error(f"{words.recorded(recording)} {link}")
+    else:
+        st.success(f"{words.recorded(recording)} {link}")
+
+
+def said(words: Words) -> None:
+    """What was said and typed."""
     conversation = desk().conversation
     if conversation is not None:
-        conversation.do(action)
-
-
-def typing() -> None:
-    """What is typed instead of spoken."""
-    text = st.chat_input("Type instead of speaking", key="typed", disabled=not desk().is_running)
-    if text:
-        do(lambda live: live.send_text(text))
+        show(conversation.look(lambda live: conversation_html(live, words)), "said")
 
 
 def show(picture: str, key: str) -> None:
     """A picture in its place, without the flicker of a new one."""
     st.components.v2.component("picture", css=STYLE, js=SHOW)(data=picture, key=key)
-
-
-def now() -> None:
-    """What changes all the time."""
-    conversation = desk().conversation
-    was_running = desk().is_running
-    if desk().problem:
-        st.error(desk().problem)
-    if conversation is None:
-        show(now_html(Live(ServerAddress.parse(DEFAULT_SERVER), LiveOptions())), "now")
-        return
-    if conversation.ended_because:
-        st.error(conversation.ended_because)
-    shown, problem, notice = conversation.look(
-        lambda live: (now_html(live), live.problem, live.notice)
-    )
-    if problem:
-        st.error(problem)
-    if notice:
-        st.info(notice)
-    show(shown, "now")
-    if st.session_state.get("was_running") and not was_running:
-        st.session_state["was_running"] = False
-        st.rerun()  # the buttons, too
-    st.session_state["was_running"] = was_running
-
-
-def said() -> None:
-    """What was said and typed."""
-    conversation = desk().conversation
-    if conversation is not None:
-        show(conversation.look(conversation_html), "said")
 
 
 if __name__ == "__main__":

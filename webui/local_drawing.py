@@ -11,7 +11,7 @@ from client.audio_format import CHUNK_SECONDS, FRAME_SECONDS
 from client.colours import DARK, LIGHT
 from client.conversation import Conversation, Decision, Turn, TypedEntry
 from client.live import Live, State
-from client.words import STATES, clock_time, milliseconds, notes, since, steps
+from client.words import Words, clock_time, milliseconds
 
 OPEN_EYES = "M-14 -8 v1 M14 -8 v1"
 WIDE_EYES = "M-14 -11 v6 M14 -11 v6"
@@ -92,6 +92,7 @@ STYLE = f"""
   color: var(--urgent-ink);
 }}
 .live .emotion {{ margin-left: 6px; color: var(--tone-ink); letter-spacing: 0; font-size: 14px; }}
+.live .recording {{ margin-left: 10px; color: var(--urgent-ink); letter-spacing: 0; }}
 .live .reply {{ font-size: 25px; line-height: 1.3; overflow-wrap: anywhere; min-height: 1.3em; }}
 .live .reply[data-kind="long"] {{ font-size: 18px; }}
 .live .reply[data-kind="hint"] {{ font-size: 18px; color: var(--soft); }}
@@ -135,30 +136,29 @@ export default function ({ parentElement, data }) {
 """Puts a picture in its place; what has not changed is left alone."""
 
 
-def now_html(live: Live) -> str:
+def now_html(live: Live, words: Words) -> str:
     """Face, state, reply and strip: what changes all the time."""
-    return _stage(live) + _strip(live) + _counts(live)
+    return _stage(live, words) + _strip(live, words) + _counts(live, words)
 
 
-def conversation_html(live: Live) -> str:
+def conversation_html(live: Live, words: Words) -> str:
     """What was said and typed, the newest first; changes when something was."""
     entries = list(live.conversation.entries.since(len(live.conversation.entries) - MOST_TURNS))
-    rows = "".join(_entry(entry) for entry in reversed(entries))
-    empty = "<p class='meta'>Replies appear here, with their times and emotions.</p>"
+    rows = "".join(_entry(entry, words) for entry in reversed(entries))
+    if not rows:
+        return f"<p class='meta'>{words('conversation.empty')}</p>"
+    listed = f"<ol role='log' aria-label='{words('conversation.list')}'>{rows}</ol>"
     latencies = live.conversation.latencies
-    p50 = (
-        f"<p class='meta'>p50 {milliseconds(latencies.p50)} · p95 {milliseconds(latencies.p95)}</p>"
-        if latencies
-        else ""
-    )
-    listed = f"<ol role='log' aria-label='Replies so far'>{rows}</ol>" if rows else empty
-    return p50 + listed
+    if latencies is None:
+        return listed
+    p50, p95 = milliseconds(latencies.p50), milliseconds(latencies.p95)
+    return f"<p class='meta'>{words('latency.both', p50=p50, p95=p95)}</p>{listed}"
 
 
 # The stage
 
 
-def _stage(live: Live) -> str:
+def _stage(live: Live, words: Words) -> str:
     state, emotion = live.state, live.emotion
     eyes, lines = FACES[emotion or state]
     tone = f" data-emotion='{emotion}'" if emotion else ""
@@ -168,8 +168,9 @@ def _stage(live: Live) -> str:
         f"<circle class='ring' r='56' pathLength='100' stroke-dasharray='100' "
         f"stroke-dashoffset='{100 - 100 * _ring(live, state):.0f}'/><circle class='skin' r='44'/>"
         f"<path class='lines' d='{lines}'/><path class='lines eyes' d='{eyes}'/></svg></div>"
-        f"<div><p class='state'>{STATES[state]} <span class='emotion'>{emotion or ''}</span></p>"
-        f"{_reply(live, state)}</div></div>"
+        f"<div><p class='state'>{words.state(state)} "
+        f"<span class='emotion'>{words.emotion(emotion) if emotion else ''}</span>"
+        f"{_recording_light(live, words)}</p>{_reply(live, state, words)}</div></div>"
     )
 
 
@@ -183,74 +184,77 @@ def _ring(live: Live, state: State) -> float:
     return 0.0
 
 
-def _reply(live: Live, state: State) -> str:
+def _recording_light(live: Live, words: Words) -> str:
+    if not live.is_recording:
+        return ""
+    time = clock_time(live.conversation.seconds)
+    return f"<span class='recording'>{words('record.light', time=time)}</span>"
+
+
+def _reply(live: Live, state: State, words: Words) -> str:
     turn = live.conversation.turns.last
     if live.queue_place is not None:
-        return _hint(
-            f"Every place is taken. You are number {live.queue_place.position} in the queue."
-        )
+        return _hint(words.queue(live.queue_place))
     if turn is None:
-        return _hint("Press start, and speak." if state is State.IDLE else "Speak, or type.")
+        return _hint(words("hint.start" if state is State.IDLE else "hint.speak"))
     kind = "long" if len(turn.text) > LONG_REPLY else "reply"
     figures = "".join(
-        f"<span>{words} <b>{milliseconds(time)}</b></span>" for words, time in steps(turn)
+        f"<span>{step} <b>{milliseconds(time)}</b></span>" for step, time in words.steps(turn)
     )
     return (
-        f"<p class='reply' data-kind='{kind}'>{_words(turn)}</p>"
-        f"<p class='small'><span>{since(turn)}</span>{figures}</p>"
+        f"<p class='reply' data-kind='{kind}'>{_text(turn, words)}</p>"
+        f"<p class='small'><span>{words.since(turn)}</span>{figures}</p>"
     )
 
 
-def _hint(words: str) -> str:
-    return f"<p class='reply' data-kind='hint'>{words}</p>"
+def _hint(text: str) -> str:
+    return f"<p class='reply' data-kind='hint'>{text}</p>"
 
 
-def _words(turn: Turn) -> str:
+def _text(turn: Turn, words: Words) -> str:
     if turn.heard_text is None:
         return escape(turn.text)
     unheard = escape(turn.text[len(turn.heard_text) :])
-    return f"{escape(turn.heard_text)}<s title='not said any more'>{unheard}</s>"
+    return f"{escape(turn.heard_text)}<s title='{words('turn.unheard')}'>{unheard}</s>"
 
 
-def _counts(live: Live) -> str:
+def _counts(live: Live, words: Words) -> str:
     conversation = live.conversation
     parts = []
     if conversation.seconds_behind:
-        behind = f"catching up, {conversation.seconds_behind:.1f} s behind"
-        parts.append(f"<span class='late'>{behind}</span>")
+        parts.append(f"<span class='late'>{words.behind(conversation)}</span>")
     if conversation.positions is not None and live.max_positions:
-        memory = f"{conversation.positions:,} of {live.max_positions:,}"
-        parts.append(f"<span>Memory of this conversation <b>{memory}</b></span>")
-    if live.num_lost_blocks:
-        parts.append(f"<span class='late'>blocks lost: {live.num_lost_blocks}</span>")
-    if live.num_underruns:
-        parts.append(f"<span class='late'>gaps in replies: {live.num_underruns}</span>")
+        used, all_positions = f"{conversation.positions:,}", f"{live.max_positions:,}"
+        memory = words("memory.used", used=used, all=all_positions)
+        parts.append(f"<span>{words('memory.title')} <b>{memory}</b></span>")
+    if live.is_held:
+        parts.append(f"<span>{words('held')}</span>")
+    parts += [f"<span class='late'>{count}</span>" for count in words.counts(live)]
     return f"<p class='small'>{''.join(parts)}</p>"
 
 
-def _entry(entry: Turn | TypedEntry) -> str:
+def _entry(entry: Turn | TypedEntry, words: Words) -> str:
     if isinstance(entry, TypedEntry):
-        meta = f"<i></i>{clock_time(entry.seconds)} · you typed"
+        meta = f"<i></i>{clock_time(entry.seconds)} · {words('turn.typed')}"
         return f"<li class='typed'><p class='meta'>{meta}</p><p>{escape(entry.text)}</p></li>"
     tone = f" data-emotion='{entry.emotion}'" if entry.emotion else ""
-    said = [f"<b>{note}</b>" if note == entry.emotion else note for note in notes(entry)]
-    meta = " · ".join([clock_time(entry.seconds), *said])
-    times = ", ".join(f"{words} {milliseconds(time)}" for words, time in steps(entry))
+    emotion = [f"<b>{words.emotion(entry.emotion)}</b>"] if entry.emotion else []
+    meta = " · ".join([clock_time(entry.seconds), *emotion, *words.notes(entry)])
     return (
-        f"<li{tone}><p class='meta'><i></i>{meta}</p><p>{_words(entry)}</p>"
-        f"<p class='meta'>{times}</p></li>"
+        f"<li{tone}><p class='meta'><i></i>{meta}</p><p>{_text(entry, words)}</p>"
+        f"<p class='meta'>{words.times(entry)}</p></li>"
     )
 
 
 # The strip: everything is placed from its right edge, which is now
 
 
-def _strip(live: Live) -> str:
+def _strip(live: Live, words: Words) -> str:
     conversation = live.conversation
     drawn = "".join(
         (
-            *_axis(conversation.seconds),
-            *_replies(conversation),
+            *_axis(conversation.seconds, words),
+            *_replies(conversation, words),
             _sound(conversation),
             _threshold(conversation, live.threshold),
             *_chances(conversation),
@@ -258,14 +262,14 @@ def _strip(live: Live) -> str:
     )
     # Once sound lies there they would be in the way.
     names = (
-        f"<text y='{MIDDLE - 8:.0f}'>sound</text>"
-        f"<text y='{CHANCE_TOP + 6:.0f}'>chance that it speaks</text>"
+        f"<text y='{MIDDLE - 8:.0f}'>{words('strip.sound')}</text>"
+        f"<text y='{CHANCE_TOP + 6:.0f}'>{words('strip.chance')}</text>"
         if conversation.seconds < NAMED_SECONDS
         else ""
     )
     return (
         f"<svg class='strip' height='{STRIP_HEIGHT}' role='img' "
-        "aria-label='What it heard, and how much it wanted to speak'>"
+        f"aria-label='{words('strip.title')}'>"
         f"{names}<line x1='0' x2='100%' y1='{BOTTOM}' y2='{BOTTOM}' stroke='var(--line)'/>"
         f"<svg x='100%' overflow='visible'><g transform='translate(-4 0)'>{drawn}</g>"
         f"<rect x='-3' width='2' y='{LABEL_HEIGHT - 4}' height='{BOTTOM - LABEL_HEIGHT + 8}' "
@@ -277,7 +281,7 @@ def _y(chance: float) -> float:
     return BOTTOM - chance * (BOTTOM - CHANCE_TOP)
 
 
-def _axis(now: float) -> Iterator[str]:
+def _axis(now: float, words: Words) -> Iterator[str]:
     first = max(0, int((now - SHOWN_SECONDS) / CHUNK_SECONDS) + 1)
     ticks = []
     for chunk in range(first, int(now / CHUNK_SECONDS) + 1):
@@ -285,13 +289,14 @@ def _axis(now: float) -> Iterator[str]:
         is_labelled = chunk % CHUNKS_PER_LABEL == 0
         ticks.append(f"M{x:.1f} {BOTTOM + 1}v{6 if is_labelled else 3}")
         if is_labelled and x < -150:
-            words = clock_time(chunk * CHUNK_SECONDS)
-            yield f"<text x='{x:.1f}' y='{STRIP_HEIGHT - 3}' text-anchor='middle'>{words}</text>"
+            time = clock_time(chunk * CHUNK_SECONDS)
+            yield f"<text x='{x:.1f}' y='{STRIP_HEIGHT - 3}' text-anchor='middle'>{time}</text>"
     yield f"<path d='{''.join(ticks)}' stroke='var(--quiet)' fill='none'/>"
-    yield f"<text x='-4' y='{STRIP_HEIGHT - 3}' text-anchor='end'>one tick is 0.4 s</text>"
+    tick = words("strip.tick")
+    yield f"<text x='-4' y='{STRIP_HEIGHT - 3}' text-anchor='end'>{tick}</text>"
 
 
-def _replies(conversation: Conversation) -> Iterator[str]:
+def _replies(conversation: Conversation, words: Words) -> Iterator[str]:
     now = conversation.seconds
     free_from = float("-inf")
     for turn in conversation.turns.since(0):
@@ -304,12 +309,12 @@ def _replies(conversation: Conversation) -> Iterator[str]:
         place = f"x='{start:.1f}' y='{LABEL_HEIGHT}' width='{width:.1f}' fill='var(--{name})'"
         yield f"<rect {place} height='3'/>"
         yield f"<rect {place} height='{SOUND_BOTTOM - LABEL_HEIGHT:.1f}' opacity='0.15'/>"
-        words = turn.emotion or "reply"
+        label = words.emotion(turn.emotion) if turn.emotion else words("strip.reply")
         if start >= free_from:
             at_end = start > -60
             place = "x='-4' text-anchor='end'" if at_end else f"x='{start:.1f}'"
             colour = f"style='fill: var(--{name}-ink)'"
-            yield f"<text {place} y='{LABEL_HEIGHT - 7}' {colour}>{words}</text>"
+            yield f"<text {place} y='{LABEL_HEIGHT - 7}' {colour}>{label}</text>"
             free_from = start + 60
 
 
