@@ -21,8 +21,7 @@ class TypedText:
         self._is_asking = False
         """What the server had when the connection was lost is not known yet."""
         self._request_id: str | None = None
-        self._repeated_id: str | None = None
-        """Of the last request for a response, and of the last that may not have been needed."""
+        """Of the last request for a response."""
 
     @property
     def is_waiting(self) -> bool:
@@ -31,15 +30,11 @@ class TypedText:
 
     def is_of_repeating(self, error: dict[str, Any]) -> bool:
         """Whether the server refused only what it had already."""
-        is_second_request = (
-            error.get("code") == "conversation_already_has_active_response"
-            and error.get("event_id") == self._repeated_id
-        )
-        return is_second_request or error.get("code") == "item_id_already_taken"
+        return error.get("code") == "item_id_already_taken"
 
     def send(self, text: str) -> None:
         """Have the model read it."""
-        item_id = _new_id("item")
+        item_id = f"item_{uuid.uuid4().hex}"
         self._waiting[item_id] = text
         if self._socket.is_attached and not self._is_asking:
             self._transmit(item_id, text)
@@ -66,7 +61,6 @@ class TypedText:
                 # One that is asked for with a text that is sent again answers both.
                 if self._is_unanswered and not self._waiting:
                     self._request_response()
-                    self._repeated_id = self._request_id
                 self._transmit_all()
 
     def _refused(self, event_id: str | None) -> None:
@@ -84,12 +78,9 @@ class TypedText:
         content = [{"type": "input_text", "text": text}]
         item = {"id": item_id, "type": "message", "role": "user", "content": content}
         self._socket.send({"type": "conversation.item.create", "event_id": item_id, "item": item})
+        self._request_id = f"request_{item_id}"
         self._request_response()
 
     def _request_response(self) -> None:
-        self._request_id = _new_id("request")
+        """The server takes one that it has already for the same."""
         self._socket.send({"type": "response.create", "event_id": self._request_id})
-
-
-def _new_id(kind: str) -> str:
-    return f"{kind}_{uuid.uuid4().hex}"

@@ -295,6 +295,16 @@ def test_reply_on_request_without_audio(clients: Clients) -> None:
     assert client.error_code() == "response_cancel_not_active"
 
 
+def test_request_that_is_repeated_is_answered_once(clients: Clients) -> None:
+    client = clients.open()
+    for event_id in ("one", "other"):
+        client.send("response.create", event_id=event_id, response={"metadata": {"id": event_id}})
+        created = client.until("response.created")[-1]
+        assert created["response"]["metadata"]["id"] == event_id
+        client.until("response.done")
+        client.send("response.create", event_id=event_id, response={"metadata": {"id": "again"}})
+
+
 def test_cancelled_reply_says_so() -> None:
     slow = ScriptedEngine([ScriptedReply("one two three four five six seven")], seconds_per_word=1)
     with serving(slow) as address:

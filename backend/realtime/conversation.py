@@ -197,6 +197,8 @@ class Conversation:
         )
         self._typed_since: int | None = None
         """The first chunk of what was typed and not answered yet."""
+        self._request_id: str | None = None
+        """Of the last request for a response, as its client calls it."""
         self._idle = IdleWatch(options.idle_seconds, self._time)
         self._arrived_seconds = 0.0
         self._waiting: asyncio.Queue[WaitingChunk] = asyncio.Queue()
@@ -286,7 +288,7 @@ class Conversation:
             case ClearAudio():
                 self._clear_audio()
             case CreateResponse():
-                self._create_response(event)
+                self._create_response_once(event)
             case CancelResponse():
                 self._cancel_response(event)
             case CreateItem():
@@ -420,6 +422,13 @@ class Conversation:
             self._translator.chunk_arrived(seconds, speech_end_seconds=seconds, is_added=True)
             self._notes.chunk_arrived(seconds, is_added=True)
             self._feed_next(samples)
+
+    def _create_response_once(self, event: CreateResponse) -> None:
+        """A client that lost its connection may ask again, and not know whether it was heard."""
+        if event.event_id is not None and event.event_id == self._request_id:
+            return
+        self._create_response(event)
+        self._request_id = event.event_id
 
     def _create_response(self, event: CreateResponse) -> None:
         typed_since, self._typed_since = self._typed_since, None

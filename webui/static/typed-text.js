@@ -7,8 +7,7 @@ export class TypedText {
     this.waiting = new Map(); // text by its item's id
     this.isUnanswered = false; // text has arrived for which no response was created
     this.isAsking = false; // what arrived before the connection was lost
-    this.requestId = null; // of the last request for a response,
-    this.repeatedId = null; // and of the last that may not have been needed
+    this.requestId = null; // of the last request for a response
   }
 
   send(text) {
@@ -42,18 +41,14 @@ export class TypedText {
   }
 
   /** Whether the server refused only what it had already. */
-  isOfRepeating({ code, event_id: id }) {
-    if (code === 'item_id_already_taken') return true;
-    return code === 'conversation_already_has_active_response' && id === this.repeatedId;
+  isOfRepeating({ code }) {
+    return code === 'item_id_already_taken';
   }
 
   sendAgain() {
     this.isAsking = false;
     // One that is asked for with a text that is sent again answers both.
-    if (this.isUnanswered && this.waiting.size === 0) {
-      this.requestResponse();
-      this.repeatedId = this.requestId;
-    }
+    if (this.isUnanswered && this.waiting.size === 0) this.requestResponse();
     for (const [id, text] of this.waiting) this.transmit(id, text);
   }
 
@@ -61,11 +56,12 @@ export class TypedText {
     const content = [{ type: 'input_text', text }];
     const item = { id, type: 'message', role: 'user', content };
     this.socket.send({ type: 'conversation.item.create', event_id: id, item });
+    this.requestId = `request_${id}`;
     this.requestResponse();
   }
 
+  /** The server takes one that it has already for the same. */
   requestResponse() {
-    this.requestId = `request_${crypto.randomUUID()}`;
     this.socket.send({ type: 'response.create', event_id: this.requestId });
   }
 }
