@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from huggingface_hub import constants
 
 from backend.errors import CheckpointError
@@ -158,6 +159,34 @@ def test_progress_counts_every_byte_once(hub: FakeHub, published: Path) -> None:
     assert told[-1] == Progress(ID, Phase.DOWNLOADING, total, total)
     counts = [progress.num_bytes for progress in told]
     assert counts == sorted(counts)
+
+
+def test_another_process_s_download_is_waited_for(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LeavingError(Exception):
+        pass
+
+    monkeypatch.setattr(hub_store, "_LOCK_SECONDS", 0.0)
+    cache = Cache(ID)
+    cache.root.mkdir(parents=True)
+    other = FileLock(cache.root / ".download.lock")
+    phases = []
+
+    def leave(progress: Progress) -> None:
+        raise LeavingError
+
+    def wait_no_more(progress: Progress) -> None:
+        phases.append(progress.phase)
+        if progress.phase is Phase.WAITING:
+            other.release()
+
+    with other:
+        with pytest.raises(LeavingError):
+            obtain(ID, report=leave)
+        assert not hub.num_bytes
+        obtain(ID, report=wait_no_more)
+    assert phases[:2] == [Phase.WAITING, Phase.DOWNLOADING]
 
 
 def test_offline_with_a_complete_cache(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

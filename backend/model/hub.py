@@ -220,7 +220,7 @@ def look_up(repository: str, revision: str) -> HubModel:
 
 def _fetch(model: HubModel, store: Store, report: Report) -> Path:
     try:
-        with store.locked():
+        with store.locked(model, report):
             folder = store.complete(model)
             if folder is not None:
                 return folder
@@ -359,7 +359,7 @@ class TerminalProgress:
             megabytes, total = (
                 count // _MEGABYTE for count in (progress.num_bytes, progress.total_bytes)
             )
-            line = f"{progress.phase} {progress.repository}: {megabytes} of {total} MB"
+            line = f"{_in_progress(progress)}: {megabytes} of {total} MB"
             print(line, file=sys.stderr, flush=True)
 
     def _draw(self, progress: Progress) -> None:
@@ -367,7 +367,7 @@ class TerminalProgress:
             self.close()
             self._drawn = progress.phase
             self._bar = tqdm(
-                desc=f"{progress.phase} {progress.repository}",
+                desc=_in_progress(progress),
                 total=progress.total_bytes,
                 initial=progress.num_bytes,
                 unit="B",
@@ -375,6 +375,14 @@ class TerminalProgress:
                 dynamic_ncols=True,
             )
         self._bar.update(progress.num_bytes - self._bar.n)
+
+
+def _in_progress(progress: Progress) -> str:
+    match progress.phase:
+        case Phase.CHECKING | Phase.DOWNLOADING as phase:
+            return f"{phase} {progress.repository}"
+        case Phase.WAITING:
+            return f"another process downloads {progress.repository}"
 
 
 @contextmanager

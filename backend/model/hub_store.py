@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
 from backend.errors import CheckpointError
@@ -29,6 +29,7 @@ UNFINISHED = "download-unfinished.json"
 """Lies in a folder from the first byte to the last verified one: no such folder is loaded."""
 
 _LOCK = ".download.lock"
+_LOCK_SECONDS = 0.5
 _BLOCK_BYTES = 1024 * 1024
 
 
@@ -37,6 +38,8 @@ class Phase(StrEnum):
 
     CHECKING = "checking"
     """Hashing what is there already."""
+    WAITING = "waiting"
+    """Another process downloads the same."""
     DOWNLOADING = "downloading"
 
 
@@ -146,11 +149,28 @@ class Store(ABC):
         """All of them lie verified in their places: the folder to load."""
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from fetching the same; waits for one that does."""
+    def locked(self, model: HubModel, report: Report) -> Iterator[None]:
+        """Keep other processes from fetching the same; waits for one that does.
+
+        Args:
+            model: what is fetched.
+            report: is told now and then how far the other process is, and may raise.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / _LOCK):
+        lock = FileLock(self.root / _LOCK)
+        while not _is_acquired(lock):
+            there = sum(self.num_bytes_there(file) for file in model.files)
+            total = sum(file.size for file in model.files)
+            report(Progress(model.repository, Phase.WAITING, there, total))
+        try:
             yield
+        finally:
+            lock.release()
+
+    def num_bytes_there(self, file: HubFile) -> int:
+        """Of a file that has come as a whole or in part."""
+        place = self.place(file)
+        return size_of(place) or size_of(part_of(place))
 
 
 class Cache(Store):
@@ -303,7 +323,10 @@ def part_of(place: Path) -> Path:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, 0 where there is none."""
-    return path.stat().st_size if path.exists() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def is_intact(path: Path, file: HubFile, meter: Meter) -> bool:
@@ -323,6 +346,14 @@ def digest_of(path: Path, file: HubFile, meter: Meter | None = None) -> str:
             if meter is not None:
                 meter.add(len(block))
     return digest.hexdigest()
+
+
+def _is_acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        return False
+    return True
 
 
 def _holds_a_checkpoint(folder: Path) -> bool:

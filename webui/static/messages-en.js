@@ -361,6 +361,7 @@ export const ENGLISH = {
   'refused.other_checkpoint':
     'It was recorded with another model than this server’s. The command line can go another way with both.',
   'starting.checking': 'The model’s files are being checked …',
+  'starting.waiting': 'Another process is downloading the model …',
   'starting.downloading': 'The model is being downloaded …',
   'starting.loading': 'The model is being loaded …',
   'starting.amount': '{done} of {total} GB',

@@ -341,6 +341,7 @@ export const CHINESE = {
   'refused.upload_too_large': '文件太大：服务器最多接收 200 MB。',
   'refused.other_checkpoint': '它是用另一个模型录制的，与这台服务器的不同。命令行可以用两种模型继续。',
   'starting.checking': '正在检查模型文件……',
+  'starting.waiting': '另一个进程正在下载模型……',
   'starting.downloading': '正在下载模型……',
   'starting.loading': '正在加载模型……',
   'starting.amount': '{done} / {total} GB',
