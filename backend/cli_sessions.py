@@ -9,20 +9,23 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
 from backend.errors import RecordingError, SessionFileError
 from backend.events import TurnDone, TurnStatus
-from backend.model.checkpoint import EMBEDDED, Checkpoint
+from backend.model.layout import EMBEDDED
 from backend.protocol import Emotion
 from backend.recorder import Recorder, describe
-from backend.replay import Difference, Fork, ForkOptions, Verification, Verifier
 from backend.session_file import Reply, SessionFile, read_story
 from backend.session_file.story import chunk_end
 from backend.session_store import RecordingStore
 from backend.session_store.reading import read, summary_fields
+
+if TYPE_CHECKING:
+    from backend.model.checkpoint import Checkpoint
+    from backend.replay import Difference, ForkOptions, Verification
 
 NARROWEST_COLUMNS = 60
 TIME_COLUMNS = 11
@@ -62,12 +65,15 @@ def print_story(file: SessionFile, output: TextIO, *, is_json: bool) -> None:
         print(f"{'':9}  failed: {_printable(story.failure)}", file=output)
 
 
-def verify(file: SessionFile, checkpoint: Checkpoint, output: TextIO, *, is_json: bool) -> bool:
+def verify(file: SessionFile, checkpoint: "Checkpoint", output: TextIO, *, is_json: bool) -> bool:
     """Run the engine again and say whether it does the same; returns that.
 
     Raises:
         SessionFileError: the recording is of another checkpoint.
     """
+    # To list recordings and to show one takes no torch.
+    from backend.replay import Verifier
+
     verifier = Verifier(checkpoint, file)
     chunks = verifier.verify()
     for _ in tqdm(chunks, total=file.num_chunks, unit="chunk", leave=False, disable=None):
@@ -96,8 +102,8 @@ def verify(file: SessionFile, checkpoint: Checkpoint, output: TextIO, *, is_json
 
 def fork(
     file: SessionFile,
-    checkpoint: Checkpoint,
-    options: ForkOptions,
+    checkpoint: "Checkpoint",
+    options: "ForkOptions",
     record: Path | None,
     output: TextIO,
     *,
@@ -109,6 +115,8 @@ def fork(
         SettingsError: a setting cannot be, or there is no such chunk.
         SessionFileError: the recording cannot be repeated, or the new one not be written.
     """
+    from backend.replay import Fork
+
     options.require_chunk_of(file)
     recorder: Recorder | None = None
     if record is not None:
@@ -275,14 +283,14 @@ def _note(status: TurnStatus | None) -> str:
             return " [cut off]"
 
 
-def _place(difference: Difference) -> str:
+def _place(difference: "Difference") -> str:
     place = f"chunk {difference.chunk} ({chunk_end(difference.chunk):g} s)"
     if difference.token_of_reply is not None:
         place += f", token {difference.token_of_reply} of the reply"
     return place
 
 
-def _hardware_note(file: SessionFile, checkpoint: Checkpoint) -> str:
+def _hardware_note(file: SessionFile, checkpoint: "Checkpoint") -> str:
     stated = file.manifest.checkpoint
     found = (checkpoint.device.type, str(checkpoint.dtype).removeprefix("torch."))
     if found == (stated.device, stated.dtype):
@@ -320,7 +328,7 @@ def _said_fields(said: Said) -> dict[str, object]:
 
 
 def _verification_fields(
-    file: SessionFile, checkpoint: Checkpoint, outcome: Verification
+    file: SessionFile, checkpoint: "Checkpoint", outcome: "Verification"
 ) -> dict[str, object]:
     return {
         "event": "verification",

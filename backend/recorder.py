@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,6 @@ from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig, Sessio
 from backend.engine.trace import TracedDecision, TracedToken
 from backend.errors import SessionFileError
 from backend.events import ContextRolled
-from backend.model.checkpoint import Checkpoint
-from backend.model.fingerprint import fingerprint
 from backend.session_file.bundle import (
     EVENTS,
     LIVE_SUFFIX,
@@ -58,6 +56,9 @@ from backend.session_file.records import (
     TokenRecord,
     TypedRecord,
 )
+
+if TYPE_CHECKING:
+    from backend.model.checkpoint import Checkpoint
 
 APPLICATION = "audio-interaction-live 0.1.0"
 MAX_WAITING = 4096
@@ -102,7 +103,7 @@ _Fact = _Audio | _Decided | _Said | Record | _Close
 
 
 def describe(
-    checkpoint: Checkpoint,
+    checkpoint: "Checkpoint",
     settings: SessionSettings,
     max_positions: int,
     *,
@@ -115,6 +116,9 @@ def describe(
         CheckpointError: the checkpoint has no files to tell it by.
         SettingsError: the system prompt is too long to be written down.
     """
+    # Whoever reads recordings needs no torch.
+    from backend.model.fingerprint import fingerprint
+
     prompt = settings.system_prompt
     return Manifest(
         application=APPLICATION,

@@ -51,6 +51,13 @@ PURE = [
     "backend.engine.scheduler",
 ]
 
+# In this order: what is imported, and what must not have come with it.
+WITHOUT = {
+    "backend.cli_sessions": {"torch", "transformers"},
+    "backend.export": {"torch", "transformers"},
+    "backend.cli": {"fastapi", "gradio"},
+}
+
 
 def modules() -> dict[str, Path]:
     """Every module of the application, by name."""
@@ -128,15 +135,21 @@ def test_pure_modules_import_no_torch(name: str) -> None:
 
 
 def test_importing_does_no_work() -> None:
-    """Nothing is printed, no thread runs and no network is touched when everything is imported."""
+    """Nothing is printed, no thread runs and no network is touched when everything is imported.
+
+    What takes seconds to import does not come with what needs none of it.
+    """
     names = [name for name in modules() if not is_in(name, TRAINING)]
     script = f"""
-import importlib, socket, threading
+import importlib, socket, sys, threading
 
 def refuse(*_):
     raise AssertionError("a connection was opened")
 
 socket.socket.connect = refuse
+for name, heavy in {WITHOUT!r}.items():
+    importlib.import_module(name)
+    assert not heavy & set(sys.modules), (name, heavy & set(sys.modules))
 for name in {names!r}:
     importlib.import_module(name)
 assert threading.active_count() == 1, threading.enumerate()

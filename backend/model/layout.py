@@ -13,6 +13,8 @@ AUDIO_TOWERS = (
     "audiointeraction_ChunkwisedEncoder.pth",
     "MiniOmni3_ChunkwisedEncoder.pth",
 )
+EMBEDDED = "embedded"
+"""What the checkpoint is called that this repository holds."""
 RELEASED_MODEL = "zhifeixie/AudioInteraction"
 """Its id on the Hub."""
 DEFAULT_REVISION = "main"

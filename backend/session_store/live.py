@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backend.config import CHUNK_SECONDS, SessionSettings
 from backend.errors import AudioInteractionError, RecordingError
-from backend.model.checkpoint import Checkpoint
 from backend.recorder import Recorder, describe
 from backend.session_store.store import (
     PRIVATE_FOLDER_MODE,
@@ -19,6 +19,9 @@ from backend.session_store.store import (
     RecordingStore,
     size_of,
 )
+
+if TYPE_CHECKING:
+    from backend.model.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ class Recordings:
         checkpoint: of all conversations.
     """
 
-    def __init__(self, store: RecordingStore, checkpoint: Checkpoint) -> None:
+    def __init__(self, store: RecordingStore, checkpoint: "Checkpoint") -> None:
         self.store = store
         self._checkpoint = checkpoint
         self._going: dict[str, _Going] = {}
