@@ -1,18 +1,36 @@
-"""What a chunk costs, what the model gets right, how fast replies come: `make bench`."""
+"""What a chunk costs, what the model gets right, how fast replies come: `make bench`.
+
+Each section prints its figures beside what they are measured by: a floor, a limit or a ratio.
+"""
 
 import argparse
 from pathlib import Path
 
+from backend.bench.forks import report_forks
 from backend.bench.held_out import report_held_out
 from backend.bench.hour import report_hour
 from backend.bench.live import report_live
+from backend.bench.memory import report_memory
+from backend.bench.recording import report_recording
+from backend.bench.rounding import report_rounding
 from backend.bench.samples import recordings_under, report_samples
 from backend.bench.sessions import report_gpu, report_sessions
 from backend.bench.streaming import report_streaming
+from backend.bench.voice_detector import report_detector
 from backend.errors import AudioInteractionError
 
 USUAL_SECTIONS = ["streaming", "samples", "live"]
-SECTIONS = (*USUAL_SECTIONS, "hour", "sessions", "gpu")
+SECTIONS = (
+    *USUAL_SECTIONS,
+    "hour",
+    "memory",
+    "recording",
+    "forks",
+    "rounding",
+    "voice-detector",
+    "sessions",
+    "gpu",
+)
 
 
 def main() -> None:
@@ -23,6 +41,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="score the held-out recordings under this folder")
     parser.add_argument("--utterances", type=int, default=100, help="of `live` (%(default)s)")
     parser.add_argument("--recordings", type=Path, help="a folder of utterances for `live`")
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="of `memory` and `recording` (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of `forks`, with and without (%(default)s)"
+    )
+    parser.add_argument("--conversations", type=int, default=3, help="of `forks` (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     parsed = parser.parse_args()
     if unknown := set(parsed.sections) - set(SECTIONS):
@@ -48,6 +73,16 @@ def run(parsed: argparse.Namespace) -> None:
         report_live(recordings_under(parsed.recordings), parsed.utterances)
     if "hour" in sections:
         report_hour(parsed.threads)
+    if "memory" in sections:
+        report_memory(parsed.minutes)
+    if "recording" in sections:
+        report_recording(parsed.minutes)
+    if "forks" in sections:
+        report_forks(parsed.conversations, parsed.seconds)
+    if "rounding" in sections:
+        report_rounding()
+    if "voice-detector" in sections:
+        report_detector()
     if parsed.data:
         report_held_out(parsed.data)
     if "sessions" in sections:

@@ -9,17 +9,10 @@ import json
 import os
 import platform
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,11 +24,9 @@ import soxr
 
 from backend.audio import Samples, read_audio
 from backend.bench.errors import BenchError
+from backend.bench.serving import OFFLINE_VOICE, server
 from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
 
-REPOSITORY = Path(__file__).parents[2]
-OFFLINE_VOICE = "espeak:en-us"
-START_SECONDS = 120.0
 MICROPHONE_RATE_HZ = 48_000
 PLAYBACK_RATE_HZ = 24_000
 
@@ -405,8 +396,8 @@ def measure(recordings: Sequence[Samples], count: int, seed: int = 0) -> Figures
         microphone = Path(folder) / "microphone.wav"
         sound = soxr.resample(recording, SAMPLE_RATE_HZ, MICROPHONE_RATE_HZ)
         soundfile.write(microphone, sound, MICROPHONE_RATE_HZ, subtype="PCM_16")
-        with _server() as address:
-            log = Log.read(_converse(address, microphone, len(recording) / SAMPLE_RATE_HZ))
+        with server() as served:
+            log = Log.read(_converse(served.address, microphone, len(recording) / SAMPLE_RATE_HZ))
     places = located(recording, utterances, log.levels)
     return figures_of(log, [place for place in places if place is not None])
 
@@ -436,34 +427,6 @@ def _converse(address: str, microphone: Path, seconds: float) -> dict[str, Any]:
         if not noted["sent"]:
             raise BenchError("the page did not start to listen")
         return noted
-
-
-@contextmanager
-def _server() -> Iterator[str]:
-    """`app.py` on a free port, as its users start it; gives `host:port`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=REPOSITORY)
-    try:
-        _wait_for(address, process)
-        yield address
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait()
-
-
-def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"http://{address}/health").close()
-        except urllib.error.URLError:
-            time.sleep(0.2)
-        else:
-            return
-    raise BenchError("the server did not start")
 
 
 def system_chromium() -> str | None:

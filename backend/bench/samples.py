@@ -1,11 +1,15 @@
-"""How many of the repository's recordings are answered as they should be."""
+"""The repository's recordings: talk made of them, and how many are answered as they should be."""
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+from backend.audio import Samples, read_audio
+from backend.bench.live import compose
 from backend.chunk_cost import run_steps
 from backend.cli import chunks_of
-from backend.config import GREEDY, EngineConfig, SessionSettings
+from backend.config import CHUNK_SAMPLES, GREEDY, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.events import TurnDone
 from backend.model.checkpoint import EMBEDDED, load_checkpoint
@@ -44,3 +48,11 @@ def recordings_under(folder: Path | None) -> list[Path]:
         return sorted(path for path in folder.rglob("*") if path.is_file())
     samples = json.loads((SAMPLES_FOLDER / "samples.json").read_text(encoding="utf-8"))
     return [SAMPLES_FOLDER / sample["file"] for sample in samples if sample["kind"] == "voice"]
+
+
+def endless_talk() -> Iterator[Samples]:
+    """Chunks `[6400]` of the voices among them, with pauses, again and again."""
+    voices = [read_audio(path) for path in recordings_under(None)]
+    recording, _ = compose(voices, seed=0)
+    whole = len(recording) // CHUNK_SAMPLES * CHUNK_SAMPLES
+    return itertools.cycle(recording[:whole].reshape(-1, CHUNK_SAMPLES))

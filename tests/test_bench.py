@@ -1,0 +1,145 @@
+"""Every measurement runs on a tiny setting and prints what it found."""
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backend.bench.__main__ import main
+from backend.bench.forks import Delays, measure_forks, show_forks
+from backend.bench.memory import measure_memory, show_memory
+from backend.bench.recording import measure_recording, show_recording
+from backend.bench.rounding import Deviation, clips, measure_rounding, show_rounding
+from backend.bench.serving import Served
+from backend.bench.voice_detector import measure_detector, report_detector
+from backend.config import CHUNK_SAMPLES, EngineConfig
+from backend.engine import Engine
+from backend.model.checkpoint import Checkpoint
+from backend.replay import TIE_LOGITS
+from backend.server import ServingOptions
+from backend.session_file import SessionFile
+from backend.session_store import StoreOptions
+from tests.serving import serving
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def served(
+    embedded_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    options = ServingOptions(recordings=StoreOptions(tmp_path_factory.mktemp("recordings")))
+    with (
+        Engine(embedded_checkpoint, EngineConfig(num_slots=2)) as engine,
+        serving(engine, options=options) as address,
+    ):
+        yield Served(address, os.getpid())
+
+
+def test_decisions_are_timed_without_and_with_forks(served: Served, capsys: Capture) -> None:
+    figures = asyncio.run(measure_forks(served.address, num_conversations=2, seconds=0.8))
+    for delays in (figures.alone, figures.beside):
+        assert len(delays.milliseconds) == 4
+        for delay, step in zip(delays.milliseconds, delays.step_milliseconds, strict=True):
+            assert 0 < step < delay
+    show_forks(figures)
+    assert "times as long" in capsys.readouterr().out
+
+
+def test_a_decision_is_late_when_the_next_chunk_has_come() -> None:
+    assert Delays([399.0, 401.0, 900.0], [1.0, 1.0, 1.0]).num_late == 2
+
+
+def test_memory_is_looked_at_from_the_beginning_to_the_end(served: Served, capsys: Capture) -> None:
+    figures = asyncio.run(measure_memory(served, minutes=0.04))
+    assert [look.seconds for look in figures.looks] == pytest.approx([0, 2.4])
+    assert min(look.resident_mib for look in figures.looks) > 100
+    assert figures.packed_mib > 100
+    assert figures.sound_mib == 6 * CHUNK_SAMPLES * 2 / 2**20
+    show_memory(figures)
+    assert "recording packed" in capsys.readouterr().out
+
+
+def test_recording_is_counted_in_time_and_bytes(tmp_path: Path, capsys: Capture) -> None:
+    figures = measure_recording(tmp_path, minutes=0.16)
+    with SessionFile(tmp_path / "measured.aisession") as file:
+        assert file.seconds == pytest.approx(figures.seconds)
+        assert file.reply_turns, "a reply was spoken"
+    assert figures.sound_bytes > 24 * CHUNK_SAMPLES * 2
+    assert figures.live_bytes > figures.sound_bytes > figures.file_bytes > 0
+    assert 0 < figures.callers_ms < figures.hearing_ms
+    for milliseconds in (figures.thread_ms, figures.packing_ms, figures.story_ms):
+        assert milliseconds > 0
+    show_recording(figures)
+    assert "of its sound as PCM" in capsys.readouterr().out
+
+
+def test_a_batch_differs_by_less_than_a_tie(
+    embedded_checkpoint: Checkpoint, capsys: Capture
+) -> None:
+    digits = clips(6)[3:6]
+    figures = measure_rounding(embedded_checkpoint, digits)
+    assert figures.decisions.num_tokens == 3 * 6
+    assert figures.tokens.num_tokens > 0, "somebody was answered"
+    for found in (figures.decisions, figures.tokens):
+        assert found.logits < TIE_LOGITS[torch.float32]
+        assert found.probability < 1e-3
+    show_rounding(torch.float32, figures)
+    assert re.match(r"float32, 18 decisions .*%\nfloat32, \d+ tokens ", capsys.readouterr().out)
+
+
+def test_a_deviation_is_the_largest_between_two_likely_tokens() -> None:
+    found = Deviation()
+    alone = torch.zeros(50)
+    alone[:20] = torch.arange(30.0, 10.0, -1)
+    found.take(alone + 1, alone)
+    assert found.logits == 0
+    assert found.probability < 1e-6
+    moved = alone.clone()
+    moved[3] += 0.25
+    moved[49] = 5.0
+    found.take(moved, alone)
+    found.take(alone, alone)
+    assert found.logits == 0.25
+    assert found.probability > 0
+    assert (found.num_tokens, found.largest_logit) == (3, 30)
+
+
+def test_the_voice_detector_is_timed_by_chunks(capsys: Capture) -> None:
+    chunk = np.zeros(CHUNK_SAMPLES, np.float32)
+    assert len(measure_detector([chunk] * 3)) == 3
+    report_detector(seconds=2)
+    printed = capsys.readouterr().out
+    assert re.search(r"^voices without a pause( +\d+\.\d+){3} +\d", printed, re.MULTILINE)
+    assert re.search(r"^Floor .*: \d+\.\d+, 12\.5 times", printed, re.MULTILINE)
+
+
+def test_the_command_runs_the_sections_that_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "recording", "--minutes", "0.005"])
+    main()
+    printed = capsys.readouterr().out
+    for label in ("those who tell the recorder", "the recorder's thread", "the file"):
+        assert re.search(rf"^{label} +\d+\.\d+", printed, re.MULTILINE), printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["weather"], "no section weather; there are streaming, samples, live, hour, memory"),
+        (["live", "--recordings", "nowhere"], "there are no recordings of utterances"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    arguments: list[str], problem: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert problem in capsys.readouterr().err
