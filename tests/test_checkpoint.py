@@ -418,13 +418,17 @@ def test_unknown_devices_and_formats() -> None:
         load_checkpoint("embedded", device="cpu", dtype="int4")
 
 
-MEASURE_PEAK = """
-import resource, sys
+# Linux has a new process begin with the peak of the one that started it, in all but this file.
+MEASURE_PEAK = r"""
+import re, resource, sys
+from pathlib import Path
 from backend.model.checkpoint import load_checkpoint
 
 def peak_bytes():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (kilobytes,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) * 1024
 
 load_checkpoint(sys.argv[1], device="cpu")
 before = peak_bytes()
@@ -435,7 +439,7 @@ print((peak_bytes() - before) / loaded)
 
 
 def test_loading_takes_little_more_memory_than_the_model(intact: Path, tmp_path: Path) -> None:
-    config = small_language_model_config(n_layer=24, n_embd=512, padded_vocab_size=4096)
+    config = small_language_model_config(n_layer=8, n_embd=512, padded_vocab_size=4096)
     large = write_small_checkpoint(tmp_path / "large", config)
     measured = subprocess.run(
         [sys.executable, "-c", MEASURE_PEAK, str(intact), str(large)],
@@ -444,4 +448,4 @@ def test_loading_takes_little_more_memory_than_the_model(intact: Path, tmp_path:
         text=True,
         check=True,
     )
-    assert float(measured.stdout) < 1.2
+    assert 0.8 < float(measured.stdout) < 1.2

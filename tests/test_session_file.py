@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import app
 from backend.audio import float_to_pcm16, pcm16_to_float
 from backend.config import (
     CHUNK_SAMPLES,
@@ -199,24 +201,28 @@ def test_a_killed_process_leaves_all_but_the_last_second(tmp_path: Path) -> None
         assert len(list(file.chunks())) == file.num_chunks
 
 
-def test_a_full_disk_ends_the_recording_and_not_the_conversation(tmp_path: Path) -> None:
+@pytest.fixture
+def full_disk() -> Iterator[None]:
     """A limit on a file's size stands for the disk; the system tells both alike."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_ends_the_recording_and_not_the_conversation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "full.aisession"
     sample = str(SAMPLES / "digit_seven.ogg")
-    script = f"""
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-import app
-resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-sys.exit(app.main(["listen", {sample!r}, "--json", "--realtime", "--record", {str(path)!r}]))
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    # In real time, so that some of it is decided on before the disk is full.
+    given = ["listen", sample, "--json", "--realtime", "--record", str(path)]
+    assert app.main(given) == 0
+    output, errors = capsys.readouterr()
+    events = [json.loads(line) for line in output.splitlines()]
     num_decisions = sum(event["event"] == "decision" for event in events)
-    assert ended.returncode == 0
-    assert ended.stderr.count("the conversation goes on: File too large") == 1
+    assert errors.count("the conversation goes on: File too large") == 1
     assert events[-1]["event"] == "decision"
     with SessionFile(path.with_name(path.name + ".live")) as file:
         assert num_decisions > file.num_chunks > 1
