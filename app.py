@@ -97,7 +97,9 @@ def serve(parsed: argparse.Namespace) -> int:
                     dtype=parsed.dtype,
                     report=progress,
                 )
-            return stack.enter_context(Engine(checkpoint, config))
+            engine = stack.enter_context(Engine(checkpoint, config))
+            engine.warm_up()
+            return engine
 
         def say_where() -> None:
             print(f"Open http://localhost:{parsed.port} (Ctrl+C stops)", flush=True)

@@ -411,6 +411,17 @@ def test_files_that_were_replaced_do_not_tell_what_was_loaded(
         fingerprint(loaded)
 
 
+def test_a_device_without_room_for_it_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("backend.model.checkpoint.empty_language_model", full)
+    with pytest.raises(CheckpointError, match=f"cpu has no room for {folder.name}"):
+        load_checkpoint(str(folder), device="cpu")
+
+
 def test_unknown_devices_and_formats() -> None:
     with pytest.raises(SettingsError, match="no device 'abacus'"):
         load_checkpoint("embedded", device="abacus")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from backend.config import (
     SessionSettings,
 )
 from backend.engine.core import EngineCore
-from backend.engine.model_runner import Choice
+from backend.engine.model_runner import Choice, ModelRunner
 from backend.engine.scheduler import Batch
 from backend.engine.session import Session
 from backend.errors import SessionLimitError, SettingsError
@@ -571,6 +571,48 @@ def test_every_slot_taken_is_said(core: EngineCore) -> None:
         core.open(CALM)
     with pytest.raises(SessionLimitError, match="all 4 places"):
         core.open(CALM)
+
+
+def test_the_first_steps_are_taken_before_anybody_waits(
+    core: EngineCore, golden_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: set[str] = set()
+
+    def note(step: str) -> Callable[..., object]:
+        real = getattr(core._runner, step)
+
+        def take(*arguments: object) -> object:
+            taken.add(step)
+            return real(*arguments)
+
+        return take
+
+    steps = {"prefill", "encode", "decide", "speak"}
+    for step in steps:
+        monkeypatch.setattr(core._runner, step, note(step))
+    core.warm_up()
+    assert taken == steps
+    assert core.sessions == []
+    # And leave nothing behind.
+    session = core.open(DRAWN)
+    chunks = noise_chunks(4, seed=5)
+    hear_all(core, session, chunks)
+    events = run(core)[session.session_id]
+    assert (outcome(session), probabilities(events)) == alone(golden_checkpoint, chunks, DRAWN)
+
+
+def test_a_device_without_memory_says_what_helps(
+    golden_checkpoint: Checkpoint, core: EngineCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> ModelRunner:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 144.00 MiB.")
+
+    with pytest.raises(SettingsError, match=r"no room for 900 conversations .*--sessions"):
+        EngineCore(golden_checkpoint, EngineConfig(num_slots=900), runner=full)
+    monkeypatch.setattr(core._runner, "speak", full)
+    with pytest.raises(SettingsError, match="no room for 4 conversations"):
+        core.warm_up()
+    assert core.sessions == []
 
 
 def test_a_prompt_of_megabytes_is_refused_unread() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from backend.config import EngineConfig, SamplingConfig, SessionSettings
+from backend.config import CHUNK_SAMPLES, EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.context import HeardChunk, chunks_to_keep
 from backend.engine.model_runner import Choice, ModelRunner, StepRow
 from backend.engine.scheduler import Batch, Scheduler
@@ -33,6 +33,7 @@ from backend.events import (
     TurnStatus,
 )
 from backend.model.checkpoint import Checkpoint
+from backend.model.memory import needing_memory
 from backend.protocol import Effect, advance, kind_of, listening_tokens, online_prefix
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ SessionEvent = tuple[Session, Event]
 
 MIN_POSITIONS = 256
 """The smallest context in which a conversation makes sense, and in which a roll finds room."""
+_WARMING_STEPS = 3
+"""To hear a chunk, and to say two tokens."""
 BROKEN_NUMBERS = "the model's numbers broke down in this conversation; start a new one"
 
 
@@ -55,7 +58,8 @@ class EngineCore:
         runner: makes what runs the model.
 
     Raises:
-        SettingsError: the context is too small, or too small for the checkpoint's own prompt.
+        SettingsError: the context is too small, or too small for the checkpoint's own prompt; or
+            the device has no room for so many contexts of this size.
     """
 
     def __init__(
@@ -75,7 +79,13 @@ class EngineCore:
             )
         self._prefix(SessionSettings())
         self._num_threads = config.num_threads
-        self._runner = runner(checkpoint, config.num_slots, self.max_positions)
+        self._no_room = SettingsError(
+            f"the memory of {checkpoint.device} has no room for {config.num_slots} conversations "
+            f"of {self.max_positions} positions: take fewer or shorter ones (--sessions, "
+            "--max-positions)"
+        )
+        with needing_memory(self._no_room):
+            self._runner = runner(checkpoint, config.num_slots, self.max_positions)
         self._scheduler = Scheduler(config.num_slots, self.max_positions)
         self._clock = clock
         self._session_ids = itertools.count()
@@ -88,6 +98,23 @@ class EngineCore:
     def limit_threads(self) -> None:
         """Called by the thread that will step, before its first step."""
         self._runner.limit_threads(self._num_threads)
+
+    def warm_up(self) -> None:
+        """Take a step of each kind: on a GPU the first ones load its kernels, for seconds.
+
+        Raises:
+            SettingsError: the device has no room for what a step needs.
+            SessionLimitError: every slot is taken.
+        """
+        with needing_memory(self._no_room):
+            session = self.open(SessionSettings())
+            try:
+                self.request_reply(session)
+                self.hear(session, np.zeros(CHUNK_SAMPLES, np.float32))
+                for _ in range(_WARMING_STEPS):
+                    list(self.step())
+            finally:
+                self.close(session)
 
     def has_work(self) -> bool:
         """Whether a step would do anything."""

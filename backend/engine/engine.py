@@ -209,6 +209,16 @@ class Engine:
         self._is_running = True
         self._thread.start()
 
+    def warm_up(self) -> None:
+        """Take the first steps, which are slow on a GPU, before anybody waits for them.
+
+        Raises:
+            SettingsError: the device has no room for what a step needs.
+            SessionLimitError: every slot is taken.
+            SessionClosedError: the engine was stopped.
+        """
+        self.submit(self.core.warm_up).result()
+
     def close(self) -> None:
         """Stop the thread; conversations that are open fail with a message.
 

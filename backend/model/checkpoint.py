@@ -36,14 +36,15 @@ from backend.model.layout import AUDIO_TOWER_CONFIG as AUDIO_TOWER_CONFIG
 from backend.model.layout import AUDIO_TOWERS as AUDIO_TOWERS
 from backend.model.layout import CONFIG as CONFIG
 from backend.model.layout import DEFAULT_REVISION, SHARDS
-from backend.model.layout import EMBEDDED as EMBEDDED
 from backend.model.layout import GENERATION_CONFIG as GENERATION_CONFIG
 from backend.model.layout import LANGUAGE_MODEL_CONFIG as LANGUAGE_MODEL_CONFIG
 from backend.model.layout import SHARD_INDEX as SHARD_INDEX
 from backend.model.layout import SINGLE_SHARD as SINGLE_SHARD
 from backend.model.layout import TOKENIZER as TOKENIZER
+from backend.model.memory import needing_memory
 from backend.protocol import ControlTokens, Emotion
 
+EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "checkpoint"
 
 _UNUSED_TOWER_PARAMETER = "audio_bos_eos_token.weight"
@@ -123,7 +124,8 @@ def load_checkpoint(
         report: is told how a download goes; None shows it on the terminal.
 
     Raises:
-        CheckpointError: it is missing, incomplete, corrupt or of an unsupported kind.
+        CheckpointError: it is missing, incomplete, corrupt or of an unsupported kind, or the device
+            has no room for it.
         SettingsError: there is no such device or dtype.
     """
     placed_on = resolve_device(device)
@@ -137,9 +139,14 @@ def load_checkpoint(
     system_prompt = _system_prompt(folder, stated)
     sampling = _sampling(folder)
     tokenizer = _tokenizer(folder, config.padded_vocab_size)
-    # The tower comes first: its file is read whole, while there is most room.
-    tower = _audio_tower(folder, config.n_embd, placed_on, number_format)
-    language_model = _language_model(folder, config, placed_on, number_format)
+    no_room = CheckpointError(
+        f"the memory of {placed_on} has no room for {name} in {number_format}: end what else uses "
+        "it, or take another device"
+    )
+    with needing_memory(no_room):
+        # The tower comes first: its file is read whole, while there is most room.
+        tower = _audio_tower(folder, config.n_embd, placed_on, number_format)
+        language_model = _language_model(folder, config, placed_on, number_format)
     return Checkpoint(
         name=name,
         language_model=language_model,

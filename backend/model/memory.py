@@ -1,0 +1,24 @@
+"""A device that lacks memory, in words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from backend.errors import AudioInteractionError
+
+
+@contextmanager
+def needing_memory(otherwise: AudioInteractionError) -> Iterator[None]:
+    """For what takes much of a device's memory.
+
+    Args:
+        otherwise: says what there is no room for, and what helps.
+
+    Raises:
+        AudioInteractionError: `otherwise`, where the device has not that much left.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise otherwise from error
