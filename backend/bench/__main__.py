@@ -19,24 +19,32 @@ from backend.bench.streaming import report_streaming
 from backend.bench.voice_detector import report_detector
 from backend.errors import AudioInteractionError
 
+SECTIONS = {
+    "streaming": "what a chunk costs as a session grows",
+    "samples": "how many of the repository's recordings are answered exactly",
+    "live": "how fast replies come in a browser",
+    "hour": "an hour through one session: time and peak memory",
+    "memory": "what a server holds over a recorded conversation",
+    "recording": "what it costs to record a conversation and to read it",
+    "forks": "how long decisions take beside a fork",
+    "rounding": "how far a batch moves what tokens are drawn from",
+    "voice-detector": "what the voice detector costs the event loop",
+    "sessions": "what a step costs with many sessions in it",
+    "gpu": "the same on a GPU, for the released model's shape",
+}
 USUAL_SECTIONS = ["streaming", "samples", "live"]
-SECTIONS = (
-    *USUAL_SECTIONS,
-    "hour",
-    "memory",
-    "recording",
-    "forks",
-    "rounding",
-    "voice-detector",
-    "sessions",
-    "gpu",
-)
 
 
 def main() -> None:
     """Run the sections that the arguments name."""
-    parser = argparse.ArgumentParser(prog="python -m backend.bench", description=__doc__)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=" or ".join(SECTIONS))
+    parser = argparse.ArgumentParser(
+        prog="python -m backend.bench",
+        description=__doc__,
+        epilog="sections:\n" + "\n".join(f"  {name:<20}{SECTIONS[name]}" for name in SECTIONS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    usual = ", ".join(USUAL_SECTIONS)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"see below ({usual})")
     parser.add_argument("--gpu", action="store_true", help="add the steps of many sessions")
     parser.add_argument("--data", type=Path, help="score the held-out recordings under this folder")
     parser.add_argument("--utterances", type=int, default=100, help="of `live` (%(default)s)")
