@@ -1,8 +1,10 @@
 """Exports: what is in them, and that nothing in a recording can break out of them."""
 
 import json
+import os
 import re
 import shutil
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -214,6 +216,41 @@ def test_an_export_that_cannot_be_written_does_not_tell_where(
     ):
         export(file, wanted, output)
     assert str(tmp_path) not in str(told.value)
+
+
+@pytest.mark.parametrize("wanted", ExportFormat)
+def test_an_export_that_fails_leaves_what_was_there(
+    wanted: ExportFormat, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    output.write_text("of last week")
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("backend.export.write_wav", lambda _, path: full(path))
+    monkeypatch.setattr(Path, "write_text", full)
+    with SessionFile(packed) as file, pytest.raises(SessionFileError, match="No space left"):
+        export(file, wanted, output)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert output.read_text() == "of last week"
+
+
+def test_an_export_is_written_through_a_link_and_into_a_pipe(packed: Path, tmp_path: Path) -> None:
+    linked, pipe = tmp_path / "linked", tmp_path / "pipe"
+    linked.symlink_to(tmp_path / "captions.srt")
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    with SessionFile(packed) as file:
+        export(file, ExportFormat.SRT, linked)
+        export(file, ExportFormat.SRT, pipe)
+    reader.join()
+    assert pipe.is_fifo()
+    assert linked.is_symlink()
+    assert (tmp_path / "captions.srt").read_text() == read[0] != ""
 
 
 @pytest.mark.parametrize("wanted", ExportFormat)

@@ -1,5 +1,9 @@
 """Make of a recording what other programs open: a page, captions, text, sound. Needs no model."""
 
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -31,7 +35,7 @@ class ExportFormat(StrEnum):
 
 
 def export(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
-    """Write `file` as what is wanted to `output`.
+    """Write `file` as what is wanted to `output`: whole, or not at all.
 
     Raises:
         SessionFileError: it cannot be written, or has changed since it was opened; names `output`
@@ -41,22 +45,43 @@ def export(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
     try:
         if _is_within(output, file.path):
             raise SessionFileError(f"{output} is the recording itself: name another file")
-        match wanted:
-            case ExportFormat.WAV:
-                write_wav(file, output)
-            case ExportFormat.HTML:
-                output.write_text(page(file, read_story(file)), encoding="utf-8")
-            case ExportFormat.VTT:
-                output.write_text(vtt(read_story(file)), encoding="utf-8")
-            case ExportFormat.SRT:
-                output.write_text(srt(read_story(file)), encoding="utf-8")
-            case ExportFormat.MARKDOWN:
-                output.write_text(markdown(file, read_story(file)), encoding="utf-8")
+        with _made_whole(output) as path:
+            _write(file, wanted, path)
     except soundfile.LibsndfileError as error:
         raise SessionFileError(_not_written(file, wanted, error.error_string)) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SessionFileError(_not_written(file, wanted, reason)) from error
+
+
+def _write(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
+    match wanted:
+        case ExportFormat.WAV:
+            write_wav(file, output)
+        case ExportFormat.HTML:
+            output.write_text(page(file, read_story(file)), encoding="utf-8")
+        case ExportFormat.VTT:
+            output.write_text(vtt(read_story(file)), encoding="utf-8")
+        case ExportFormat.SRT:
+            output.write_text(srt(read_story(file)), encoding="utf-8")
+        case ExportFormat.MARKDOWN:
+            output.write_text(markdown(file, read_story(file)), encoding="utf-8")
+
+
+@contextmanager
+def _made_whole(output: Path) -> Iterator[Path]:
+    """Where to write what becomes `output` when the block has ended well."""
+    if output.exists() and not output.is_file():
+        # A device or a pipe, whose place no file is to take.
+        yield output
+        return
+    whole = output.resolve()
+    part = whole.with_name(f"{whole.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        os.replace(part, whole)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _is_within(output: Path, recording: Path) -> bool:
