@@ -64,6 +64,8 @@ APPLICATION = "audio-interaction-live 0.1.0"
 MAX_WAITING = 4096
 """Facts that may wait for the disk, about 25 MB of them: more, and the recording ends."""
 DEFLATE_LEVEL = 6
+_FOLDER_MODE = 0o700
+"""What is said is nobody else's business while it is written."""
 
 Notice = Callable[[str], None]
 TakeRoom = Callable[[int], None]
@@ -166,6 +168,7 @@ class Recorder:
             packed; by the recorder's thread or by whoever told it something.
         clock: seconds.
         take_room: is asked before anything is written.
+        mode: of the file; the system's mask takes from it. The folder is for nobody else.
 
     Raises:
         SessionFileError: there is such a file already, or none can be written there.
@@ -178,6 +181,7 @@ class Recorder:
         notice: Notice,
         clock: Callable[[], float] = time.perf_counter,
         take_room: TakeRoom = unlimited,
+        mode: int = 0o666,
     ) -> None:
         self.path = Path(path)
         self.failure: str | None = None
@@ -191,7 +195,7 @@ class Recorder:
         self._state = _State.RECORDING
         self._changing = threading.Lock()
         self._num_heard = 0
-        self._writer = _Writer(self.folder, manifest, take_room)
+        self._writer = _Writer(self.folder, manifest, take_room, mode)
         try:
             if self.path.exists():
                 raise SessionFileError(f"{self.path} exists already")
@@ -373,10 +377,13 @@ def _reason(error: Exception) -> str:
 class _Writer:
     """The folder of a recording; used by one thread."""
 
-    def __init__(self, folder: Path, manifest: Manifest, take_room: TakeRoom) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, take_room: TakeRoom, packed_mode: int
+    ) -> None:
         self._folder = folder
         self._manifest = manifest
         self._take_room = take_room
+        self._packed_mode = packed_mode
         self._tracks: dict[str, BinaryIO] = {}
         self._events: BinaryIO | None = None
         self._num_chunks = 0
@@ -388,7 +395,7 @@ class _Writer:
         Raises:
             OSError: it cannot be; FileExistsError where there is one.
         """
-        self._folder.mkdir(parents=True)
+        self._folder.mkdir(_FOLDER_MODE, parents=True)
         (self._folder / MANIFEST).write_text(self._manifest.model_dump_json(indent=1))
         self._events = (self._folder / EVENTS).open("xb")
         self._open_track(MICROPHONE)
@@ -435,7 +442,14 @@ class _Writer:
         """Make one file of the folder, and remove the folder once the file is there."""
         self.close()
         packed = self._folder / "packed"
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+
+        def create(name: str, flags: int) -> int:
+            return os.open(name, flags, self._packed_mode)
+
+        with (
+            open(packed, "wb", opener=create) as output,
+            zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive,
+        ):
             for name in (MANIFEST, EVENTS):
                 archive.write(
                     self._folder / name, name, zipfile.ZIP_DEFLATED, compresslevel=DEFLATE_LEVEL

@@ -230,12 +230,34 @@ async def test_a_limit_that_is_reached_ends_the_recording(
         await ask(visitor)
 
 
+async def test_a_recording_is_nobody_elses_from_its_first_byte_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where somebody else made the folder: no mode is changed when others have looked."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    mask = os.umask(0)
+    try:
+        async with recorded_house(ScriptedEngine([REPLY]), tmp_path) as house:
+            visitor = house.talk("")
+            started = await visitor.until("recording.started")
+            live = house.store.find(started["recording_id"])
+            assert live.stat().st_mode & 0o777 == 0o700
+            await ask(visitor)
+            await _stop(house, visitor)
+            packed = house.store.find(started["recording_id"])
+            assert packed.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(mask)
+
+
 async def test_deleting_one_that_goes_on(tmp_path: Path) -> None:
     async with recorded_house(ScriptedEngine([REPLY]), tmp_path) as house:
         visitor = house.talk("")
         started = await visitor.until("recording.started")
-        live = house.store.find(started["recording_id"])
-        assert live.stat().st_mode & 0o777 == 0o700
         await ask(visitor)
         await house.recordings.delete(started["recording_id"])
         assert (await visitor.until("recording.stopped"))["reason"] == "deleted"

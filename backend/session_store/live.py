@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING
 from backend.config import CHUNK_SECONDS, SessionSettings
 from backend.errors import AudioInteractionError, RecordingError
 from backend.recorder import Recorder, describe
-from backend.session_store.store import (
-    PRIVATE_FOLDER_MODE,
-    PRIVATE_MODE,
-    RecordingStore,
-    size_of,
-)
+from backend.session_store.store import PRIVATE_MODE, RecordingStore, size_of
 
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
@@ -121,9 +116,10 @@ class Recordings:
             manifest = describe(self._checkpoint, settings, max_positions, title=title)
             recording_id, path = self.store.new_path()
             failed.append(recording_id)
-            recorder = Recorder(path, manifest, notice, take_room=self.store.take_room)
-            # Also where others made the folder that it lies in.
-            recorder.folder.chmod(PRIVATE_FOLDER_MODE)
+            # For nobody else on this machine, also where others made the folder that it lies in.
+            recorder = Recorder(
+                path, manifest, notice, take_room=self.store.take_room, mode=PRIVATE_MODE
+            )
             return LiveRecording(recording_id, manifest.title, manifest.started_at, recorder)
 
         def discard(started: "asyncio.Future[LiveRecording]") -> None:
@@ -214,7 +210,5 @@ class Recordings:
     def _pack(self, live: LiveRecording) -> int:
         recorder = live.recorder
         path: Path = recorder.close() or recorder.folder
-        if path.is_file():
-            path.chmod(PRIVATE_MODE)
         self.store.count()
         return size_of(path)
