@@ -341,6 +341,23 @@ def test_answer_is_asked_for_again_where_the_request_was_lost(page: DuplexPage) 
     assert len(server.of_type("conversation.item.create")) == 1
 
 
+def test_texts_typed_one_after_the_other_are_answered_one_after_the_other(
+    page: DuplexPage,
+) -> None:
+    server = page.server
+    page.page.evaluate("() => { live.sendText('Seven?'); live.sendText('And eight?'); }")
+    page.wait_until(lambda: len(server.of_type("conversation.item.create")) == 2)
+    page.hear_on(0.3)
+    assert len(server.of_type("response.create")) == 1
+    server.send("response.created", response={"id": "resp"})
+    page.wait_until(lambda: len(server.of_type("response.create")) == 2)
+    items, requests = (
+        [event["event_id"] for event in server.of_type(kind)]
+        for kind in ("conversation.item.create", "response.create")
+    )
+    assert requests == [f"request_{item}" for item in items]
+
+
 def test_text_typed_in_the_queue_is_sent_when_it_is_over(open_duplex: OpenDuplex) -> None:
     page = open_duplex()
     page.server.queue_position = 1

@@ -494,7 +494,7 @@ export class Live {
   }
 
   refused(error) {
-    if (this.typed.isOfRepeating(error)) return;
+    if (this.typed.isHarmless(error)) return;
     const { code, message: sentence } = error;
     this.lastError = { code, message: sentence };
     this.panel.showProblem(() => sentence);

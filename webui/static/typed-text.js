@@ -1,13 +1,17 @@
 // Typed text on its way: kept until the server has it and answers it, so that a lost connection
 // loses none of it and says none of it twice.
 
+// What it refuses of what was sent again, or while it is about to reply anyway.
+const HARMLESS = ['item_id_already_taken', 'conversation_already_has_active_response'];
+
 export class TypedText {
   constructor(socket) {
     this.socket = socket;
     this.waiting = new Map(); // text by its item's id
-    this.isUnanswered = false; // text has arrived for which no response was created
     this.isAsking = false; // what arrived before the connection was lost
-    this.requestId = null; // of the last request for a response
+    // The items whose answers are asked for now and then: the server takes one request at a time.
+    this.askedId = null;
+    this.nextId = null;
   }
 
   send(text) {
@@ -25,14 +29,14 @@ export class TypedText {
   receive({ type, item, error }) {
     switch (type) {
       case 'conversation.item.added':
-        if (this.waiting.delete(item.id)) this.isUnanswered = true;
+        this.waiting.delete(item.id);
         break;
       case 'response.created':
-        this.isUnanswered = false;
+        this.askNext();
         break;
       case 'error':
         this.waiting.delete(error.event_id); // refused: sending it again would not help
-        if (error.event_id === this.requestId) this.isUnanswered = false;
+        if (error.event_id === requestId(this.askedId)) this.askNext();
         break;
       case 'session.heartbeat_ack':
         if (this.isAsking) this.sendAgain();
@@ -40,15 +44,17 @@ export class TypedText {
     }
   }
 
-  /** Whether the server refused only what it had already. */
-  isOfRepeating({ code }) {
-    return code === 'item_id_already_taken';
+  /** Whether the server refused only what nobody misses. */
+  isHarmless({ code }) {
+    return HARMLESS.includes(code);
   }
 
   sendAgain() {
     this.isAsking = false;
-    // One that is asked for with a text that is sent again answers both.
-    if (this.isUnanswered && this.waiting.size === 0) this.requestResponse();
+    const asked = this.askedId;
+    this.askedId = null;
+    // It may have been lost alone; where it was not, the server knows the second for the first.
+    if (asked !== null && !this.waiting.has(asked)) this.ask(asked);
     for (const [id, text] of this.waiting) this.transmit(id, text);
   }
 
@@ -56,12 +62,23 @@ export class TypedText {
     const content = [{ type: 'input_text', text }];
     const item = { id, type: 'message', role: 'user', content };
     this.socket.send({ type: 'conversation.item.create', event_id: id, item });
-    this.requestId = `request_${id}`;
-    this.requestResponse();
+    if (this.askedId === null) this.ask(id);
+    else this.nextId = id;
   }
 
-  /** The server takes one that it has already for the same. */
-  requestResponse() {
-    this.socket.send({ type: 'response.create', event_id: this.requestId });
+  ask(id) {
+    this.askedId = id;
+    this.socket.send({ type: 'response.create', event_id: requestId(id) });
   }
+
+  /** What was asked for comes, or was refused. */
+  askNext() {
+    const next = this.nextId;
+    this.askedId = this.nextId = null;
+    if (next !== null) this.ask(next);
+  }
+}
+
+function requestId(itemId) {
+  return `request_${itemId}`;
 }
