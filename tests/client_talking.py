@@ -12,7 +12,9 @@ import pytest
 from backend.audio import Samples, float_to_pcm16
 from client.address import ServerAddress
 from client.audio_format import FRAME_SAMPLES, REPLY_RATE_HZ, SAMPLE_RATE_HZ
+from client.errors import SoundError
 from client.live import Live, LiveOptions, State
+from client.messages import message
 from client.playback import Player
 from client.sound_card import Device, Format, Loudspeaker, Microphone
 from client.wire import WireEvent
@@ -38,6 +40,10 @@ class FakeSoundCard:
     microphone_of: Microphone | None = None
     heard: list[Samples] = field(default_factory=list)
     player: Player | None = None
+    num_opened: int = 0
+    """Microphones, one after the other."""
+    is_busy: bool = False
+    """Whether another program has every microphone."""
 
     def devices(self) -> list[Device]:
         return [self.microphone(None), self.loudspeaker(None)]
@@ -52,6 +58,9 @@ class FakeSoundCard:
         return Format(REPLY_RATE_HZ, 1)
 
     def open_microphone(self, device: Device, on_news: Callable[[], None]) -> Microphone:
+        if self.is_busy:
+            raise SoundError(message("problem.microphone_unusable", name=device.name))
+        self.num_opened += 1
         self.microphone_of = Microphone(Format(SAMPLE_RATE_HZ, 1), on_news)
         self.microphone_of.stream = OpenStream()  # type: ignore[assignment]
         return self.microphone_of
@@ -113,9 +122,9 @@ class LiveTalk:
         while True:
             await asyncio.sleep(FILL_SECONDS)
             while num_played < loop.time() - started:
-                assert self.card.player is not None
-                block = self.card.player.fill(round(FILL_SECONDS * REPLY_RATE_HZ), loop.time())
-                self.card.heard.append(block)
+                if self.card.player is not None:
+                    block = self.card.player.fill(round(FILL_SECONDS * REPLY_RATE_HZ), loop.time())
+                    self.card.heard.append(block)
                 num_played += FILL_SECONDS
 
 

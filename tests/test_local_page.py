@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from backend import protocol
 from backend.audio import float_to_pcm16, read_audio
 from client.audio_format import FRAME_SAMPLES
+from client.messages import ENGLISH, Language
 from client.portaudio import System, install_portaudio
 from tests.client_talking import FakeSoundCard
 from tests.conftest import SAMPLES
@@ -100,6 +101,32 @@ def test_conversation_goes_on_beside_the_page(
     assert page.button(key="start").label == "Start listening"
     assert "Coming &lt;up&gt;." in picture(page, "said")
     wait_until_free(engine)
+
+
+def test_sample_plays_in_a_conversation_without_the_microphone(
+    engine: ScriptedEngine, address: str, card: FakeSoundCard, page: AppTest
+) -> None:
+    page.text_input(key="server").set_value(address)
+    page.button_group(key="sample").set_value("digit_seven").run()
+    run_until(page, lambda: "Coming &lt;up&gt;." in picture(page, "said"), "the reply")
+    assert card.num_opened == 0
+    page.button(key="use_microphone").click().run()
+    run_until(page, lambda: card.num_opened == 1, "the microphone")
+    assert not has_button(page, "use_microphone")
+
+
+def test_page_changes_its_language_while_a_conversation_goes_on(
+    address: str, card: FakeSoundCard, page: AppTest
+) -> None:
+    start(page, address)
+    page.button_group(key="language").set_value(Language.CHINESE).run()
+    assert "正在听" in picture(page, "now")
+    assert page.button(key="stop").label == "停止"
+    assert page.text_input(key="server").value == address
+    texts = [*page.markdown, *page.caption, *page.button, *page.toggle, *page.selectbox]
+    labels = [getattr(element, "label", None) or element.value for element in texts]
+    english = {text for text in ENGLISH.values() if " " in text}
+    assert english.isdisjoint(labels)
 
 
 def test_without_portaudio_it_says_how_to_get_it_and_takes_text(

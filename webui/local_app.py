@@ -157,7 +157,7 @@ def main() -> None:
     run_every = LOOK_SECONDS if shape.is_running else None
     chosen = settings(words, shape)
     desk().tell(chosen.options)
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns([5, 3], gap="large")
     with left:
         controls(words, shape, chosen)
         st.fragment(now, run_every=run_every)(words)
@@ -181,13 +181,15 @@ def language() -> Language:
 
 def settings(words: Words, shape: Shape) -> Chosen:
     """What a conversation begins with, and what can be changed while it goes on."""
+    given = {"server": DEFAULT_SERVER, "access_key": os.environ.get(ACCESS_KEY_VARIABLE, "")}
+    for key, value in given.items():
+        # A field that is disabled by the click that leaves it would show what was there before.
+        if shape.is_running or key not in st.session_state:
+            st.session_state[key] = st.session_state.get(key, value)
     with st.sidebar:
-        server = st.text_input(
-            words("server"), DEFAULT_SERVER, disabled=shape.is_running, key="server"
-        )
+        server = st.text_input(words("server"), disabled=shape.is_running, key="server")
         access_key = st.text_input(
             words("setting.accessKey"),
-            os.environ.get(ACCESS_KEY_VARIABLE, ""),
             type="password",
             disabled=shape.is_running,
             help=words("access_key.help"),
@@ -324,8 +326,10 @@ def record(words: Words, shape: Shape, chosen: Chosen) -> None:
         st.write(words("record.about"))
         if shape.is_running:
             st.write(words("record.ends"))
-        title = st.text_input(words("record.name"), max_chars=LONGEST_TITLE, key="title")
-        if st.button(words("record.begin"), type="primary", key="record"):
+        with st.form("recording", border=False):
+            title = st.text_input(words("record.name"), max_chars=LONGEST_TITLE, key="title")
+            begins = st.form_submit_button(words("record.begin"), type="primary", key="record")
+        if begins:
             desk().start(chosen, has_microphone=True, title=title.strip())
             st.rerun()
 
@@ -350,6 +354,7 @@ def soundboard(words: Words, shape: Shape, chosen: Chosen) -> None:
         format_func=lambda name: titles[name],
         key="sample",
         on_change=pick_sample,
+        wrap=True,
         help=f"{words('play.help')}\n\n{words('section.recordings')}:\n{sources}",
     )
     if shape.playing is not None and playing is None:
@@ -388,7 +393,7 @@ def be_open(chosen: Chosen) -> None:
 def typing(words: Words, chosen: Chosen) -> None:
     """What is typed instead of spoken, and files to be played."""
     given: Any = st.chat_input(
-        words("say.or_attach"),
+        words("say.or_add"),
         key="typed",
         max_chars=LONGEST_TEXT,
         accept_file=True,
@@ -421,8 +426,7 @@ def now(words: Words) -> None:
     if (problem := desk().problem) is not None:
         st.error(words.of(problem))
     if conversation is None:
-        waiting = Live(ServerAddress.parse(DEFAULT_SERVER), LiveOptions())
-        show(now_html(waiting, words), "now")
+        show(now_html(not_started(), words), "now")
         return
     if conversation.ended_because is not None:
         st.error(words.of(conversation.ended_because))
@@ -452,8 +456,15 @@ def recorded(words: Words, recording: Recording) -> None:
 def said(words: Words) -> None:
     """What was said and typed."""
     conversation = desk().conversation
-    if conversation is not None:
+    if conversation is None:
+        show(conversation_html(not_started(), words), "said")
+    else:
         show(conversation.look(lambda live: conversation_html(live, words)), "said")
+
+
+def not_started() -> Live:
+    """What is shown before there is a conversation."""
+    return Live(ServerAddress.parse(DEFAULT_SERVER), LiveOptions())
 
 
 def show(picture: str, key: str) -> None:

@@ -86,6 +86,8 @@ class ReplayPage {
       this.showProblem(() => explainRefusal(error));
       return;
     }
+    // A local client may have recorded it, which has no list to delete it from.
+    if (this.source.isOwn) keptRecordings.add(this.source.id);
     const { parts, recorded } = this;
     parts.recorded.hidden = parts.side.hidden = parts.downloads.hidden = false;
     parts.openShare.hidden = !(this.source.isOwn && this.mayShare);
