@@ -387,6 +387,28 @@ async def test_a_spoken_reply_is_recorded_with_its_voice_and_its_barge_in(tmp_pa
     assert barge_in_kept.silence_ms == pytest.approx(200, abs=1)
 
 
+async def test_a_reply_that_is_stopped_before_it_sounds_has_left_all_the_same(
+    tmp_path: Path,
+) -> None:
+    cast = Cast()
+    async with recorded_house(ScriptedEngine([REPLY]), tmp_path, voices=cast.voices) as house:
+        visitor = house.talk("")
+        visitor.send("session.update", session={"output_modalities": ["audio"]})
+        cast.online.may_speak.clear()
+        visitor.append(np.concatenate([tone(0.8), silence(0.8)]))
+        while not cast.online.is_speaking:
+            await settle()
+        visitor.send("response.cancel")
+        assert (await visitor.until("response.done"))["response"]["status"] == "cancelled"
+        with await house.stopped(visitor) as file:
+            story = read_story(file)
+            assert file.reply_turns == []
+    (reply,) = story.replies
+    assert story.num_online_replies == 1
+    assert reply.playback is not None
+    assert (reply.playback.voice, reply.playback.played_ms) == ("edge:en", None)
+
+
 async def test_an_offline_voice_lets_nothing_leave(tmp_path: Path) -> None:
     cast = Cast()
     engine = ScriptedEngine([REPLY])

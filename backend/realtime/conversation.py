@@ -183,8 +183,7 @@ class Conversation:
         self._time = time or SystemTime()
         self._voices = options.voices
         self._translator = Translator(options.dialect, self.session_id, self._time.now)
-        online = [voice.id for voice in options.voices.catalogue() if voice.is_online]
-        self._notes = Notes(online)
+        self._notes = Notes()
         self._floor = Floor(
             self._translator,
             options.dialect,

@@ -16,7 +16,7 @@ from backend.realtime.reply import CancelReason, Reply
 from backend.realtime.server_events import WireEvent, wire_event
 from backend.realtime.session_config import SessionConfig
 from backend.realtime.translator import Translator
-from backend.speech import SpokenPiece, VoiceFallback, Voices
+from backend.speech import SpokenPiece, TextLeaves, VoiceFallback, Voices
 from backend.voice_activity import SpeechStarted, SpeechStopped
 
 Put = Callable[[Iterable[WireEvent]], None]
@@ -188,8 +188,9 @@ class Floor:
                 self._put(self._translator.sound(reply, event))
                 if reply.cancel_reason is None:
                     self._notes.sounds(reply, event, starts_at_seconds)
+            case TextLeaves():
+                self._notes.text_leaves(reply, event.voice_id)
             case VoiceFallback():
-                self._notes.fell_back(reply, event)
                 if not self._has_told_of_fallback:
                     self._notice("voice_fallback", event.reason)
                 self._has_told_of_fallback = True

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from backend.errors import VoiceUnavailableError
 from backend.protocol import Emotion
 from backend.realtime.reply import Reply
-from backend.speech import Speaker, SpokenPiece, VoiceFallback, Voices
+from backend.speech import Speaker, SpeechEvent, SpokenPiece, Voices
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class ReplySpoken:
     """Who said its end; None where nothing of it was said."""
 
 
-MouthEvent = SpokenPiece | VoiceFallback | VoiceFailed | ReplySpoken
+MouthEvent = SpeechEvent | VoiceFailed | ReplySpoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Mouth:
         return next((u.speaker for u in self._unsaid if u.reply is reply), None)
 
 
-async def _said(speaker: Speaker) -> AsyncIterator[SpokenPiece | VoiceFallback | VoiceFailed]:
+async def _said(speaker: Speaker) -> AsyncIterator[SpeechEvent | VoiceFailed]:
     try:
         async for piece in speaker:
             yield piece

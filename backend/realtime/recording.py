@@ -5,7 +5,6 @@ typed. So a time of the client's audio is another one in the track.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from backend.config import CHUNK_SECONDS
@@ -17,7 +16,7 @@ from backend.session_file.records import (
     PlaybackRecord,
     TypedRecord,
 )
-from backend.speech import SpokenPiece, VoiceFallback
+from backend.speech import SpokenPiece
 
 MAX_OFFSETS = 256
 """Places where something was put into the client's audio that are remembered."""
@@ -37,6 +36,11 @@ class TrackTime:
     def num_chunks(self) -> int:
         """Chunks so far: the number of the next."""
         return self._num_chunks
+
+    @property
+    def client_seconds(self) -> float:
+        """How much of the client's audio lies in it."""
+        return self._client_seconds
 
     def chunk_arrived(self, end_seconds: float, is_added: bool) -> None:
         """Another chunk; ends there in the client's audio, unless it was put in between."""
@@ -81,15 +85,10 @@ class _Spoken:
 
 
 class Notes:
-    """Tells a recorder what the engine does not know of; nobody where nothing is recorded.
+    """Tells a recorder what the engine does not know of; nobody where nothing is recorded."""
 
-    Args:
-        online_voices: ids of the voices that a text leaves this machine for.
-    """
-
-    def __init__(self, online_voices: Collection[str]) -> None:
+    def __init__(self) -> None:
         self.recorder: Recorder | None = None
-        self._online_voices = frozenset(online_voices)
         self._track = TrackTime()
         self._spoken: OrderedDict[int, _Spoken] = OrderedDict()
 
@@ -107,23 +106,22 @@ class Notes:
         """The model has said all of a reply."""
         self._note_latency(reply)
 
-    def fell_back(self, reply: Reply, event: VoiceFallback) -> None:
-        """An offline voice says the rest of a reply."""
-        # The online voice may have got the text before it failed.
-        self._of(reply).is_online |= event.was_asked
+    def text_leaves(self, reply: Reply, voice_id: str) -> None:
+        """An online voice is asked to say a reply: whatever comes of it, it has got the text."""
+        spoken = self._of(reply)
+        spoken.is_online = True
+        spoken.voice = spoken.voice or voice_id
+        self._note_playback(reply)
 
     def sounds(self, reply: Reply, piece: SpokenPiece, starts_at_seconds: float | None) -> None:
         """More of a reply's sound; with its first, when the client is taken to play it."""
         if self.recorder is None:
             return
         spoken = self._of(reply)
-        was_online = spoken.is_online
-        spoken.is_online |= piece.voice_id in self._online_voices
         self.recorder.reply_audio(reply.turn, piece.pcm)
         if starts_at_seconds is not None:
             spoken.voice, spoken.starts_at = piece.voice_id, starts_at_seconds
             self._note_latency(reply)
-        if starts_at_seconds is not None or spoken.is_online != was_online:
             self._note_playback(reply)
 
     def acknowledged(self, reply: Reply, played_ms: float, at_seconds: float) -> None:
@@ -164,13 +162,17 @@ class Notes:
     def _note_playback(self, reply: Reply) -> None:
         """Where it lies in the track; the last record of a reply counts."""
         spoken = self._of(reply)
-        if self.recorder is None or spoken.starts_at is None:
+        if self.recorder is None:
             return
+        starts_at = spoken.starts_at
+        if starts_at is None:
+            # It may be stopped before it sounds.
+            starts_at = self._track.client_seconds
         self.recorder.note(
             PlaybackRecord(
                 at=self.recorder.now(),
                 turn=reply.turn,
-                starts_at_seconds=self._track.of(spoken.starts_at),
+                starts_at_seconds=self._track.of(starts_at),
                 played_ms=None if spoken.cut_at_ms is None else round(spoken.cut_at_ms, 1),
                 voice=spoken.voice,
                 is_online=spoken.is_online,

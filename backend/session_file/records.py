@@ -182,7 +182,10 @@ class TypedRecord(_Record):
 
 
 class PlaybackRecord(_Record):
-    """A spoken reply began to sound; its audio is the track of its turn."""
+    """A spoken reply began to sound, or its text left the machine and it is about to.
+
+    Its audio is the track of its turn, where it came to sound.
+    """
 
     type: Literal["playback"] = "playback"
     turn: Count
@@ -193,7 +196,7 @@ class PlaybackRecord(_Record):
     voice: Annotated[str, Field(max_length=128)] = ""
     """The id of the voice that said it; empty where that is not known."""
     is_online: bool = False
-    """Whether an online voice said some of it: its text then left the machine."""
+    """Whether an online voice was asked to say some of it: its text then left the machine."""
 
 
 class LatencyRecord(_Record):

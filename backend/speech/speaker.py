@@ -41,8 +41,16 @@ class VoiceFallback:
     voice_id: str
     reason: str
     """For people: what happened, and what is done about it."""
-    was_asked: bool
-    """Whether the wanted voice was asked: an online one may then have got the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextLeaves:
+    """An online voice is asked next; comes once in a reply whose text leaves this machine."""
+
+    voice_id: str
+
+
+SpeechEvent = SpokenPiece | VoiceFallback | TextLeaves
 
 
 class _State(Enum):
@@ -79,9 +87,10 @@ class Speaker:
         self._cutter = SentenceCutter()
         self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
         self._state = _State.TALKING
-        self._step: asyncio.Task[SpokenPiece | VoiceFallback | None] | None = None
+        self._step: asyncio.Task[SpeechEvent | None] | None = None
         self._num_bytes = 0
         self._has_fallen_back = False
+        self._has_left = False
 
     @property
     def spoken_ms(self) -> int:
@@ -108,7 +117,7 @@ class Speaker:
         if self._step is not None:
             self._step.cancel()
 
-    async def __aiter__(self) -> AsyncIterator[SpokenPiece | VoiceFallback]:
+    async def __aiter__(self) -> AsyncIterator[SpeechEvent]:
         async with aclosing(self._speak()) as speech:
             while not self._is_cancelled():
                 # A task of its own, so that `cancel` can stop it wherever it is waiting.
@@ -126,14 +135,14 @@ class Speaker:
     def _is_cancelled(self) -> bool:
         return self._state is _State.CANCELLED
 
-    async def _speak(self) -> AsyncGenerator[SpokenPiece | VoiceFallback, None]:
+    async def _speak(self) -> AsyncGenerator[SpeechEvent, None]:
         while (sentence := await self._sentences.get()) is not None:
             if not (words := speakable(sentence)):
                 continue
             is_first_of_sentence = True
             async with aclosing(self._say_words(words)) as sounds:
                 async for sound in sounds:
-                    if isinstance(sound, VoiceFallback):
+                    if isinstance(sound, VoiceFallback | TextLeaves):
                         yield sound
                         continue
                     voice, pcm = sound
@@ -144,11 +153,13 @@ class Speaker:
 
     async def _say_words(
         self, words: str
-    ) -> AsyncGenerator[tuple[Voice, bytes] | VoiceFallback, None]:
+    ) -> AsyncGenerator[tuple[Voice, bytes] | VoiceFallback | TextLeaves, None]:
         voice = self._voices.voice_for(self._voice_id, words)
         failure = self._voices.online_failure if voice.is_online else None
-        was_asked = voice.is_online and failure is None
-        if was_asked:
+        if voice.is_online and failure is None:
+            if not self._has_left:
+                self._has_left = True
+                yield TextLeaves(voice.id)
             try:
                 async with aclosing(_pieces(voice.synthesize(words, self._prosody))) as pieces:
                     async for pcm in pieces:
@@ -163,7 +174,7 @@ class Speaker:
             if not self._has_fallen_back:
                 self._has_fallen_back = True
                 reason = f"{failure}; {voice.label} speaks instead"
-                yield VoiceFallback(wanted.id, voice.id, reason, was_asked)
+                yield VoiceFallback(wanted.id, voice.id, reason)
         async with aclosing(_pieces(voice.synthesize(words, self._prosody))) as pieces:
             async for pcm in pieces:
                 yield voice, pcm
@@ -176,8 +187,8 @@ def _is_task_cancelled() -> bool:
 
 
 async def _next(
-    speech: AsyncGenerator[SpokenPiece | VoiceFallback, None],
-) -> SpokenPiece | VoiceFallback | None:
+    speech: AsyncGenerator[SpeechEvent, None],
+) -> SpeechEvent | None:
     return await anext(speech, None)
 
 
