@@ -104,7 +104,8 @@ async def _talk(
 
 
 async def _fork_again_and_again(address: str, figures: ForkFigures) -> None:
-    async with aiohttp.ClientSession(f"http://{address}") as http:
+    unlimited = aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(f"http://{address}", timeout=unlimited) as http:
         while True:
             async with http.post(FORKED, json=ANOTHER_WAY) as answer:
                 told = await answer.text()

@@ -110,12 +110,12 @@ def report_memory(minutes: float) -> None:
 def show_memory(figures: MemoryFigures) -> None:
     """Print the memory as it grew, beside what the conversation's sound takes."""
     for look in figures.looks:
-        print(f"{f'after {look.seconds / 60:.0f} min':<16}{look.resident_mib:>8.1f} MiB")
+        print(f"{f'after {look.seconds / 60:.1f} min':<16}{look.resident_mib:>8.1f} MiB")
     print(f"{'recording packed':<16}{figures.packed_mib:>8.1f} MiB")
     settled, last = figures.looks[1], figures.looks[-1]
     grown_mib = last.resident_mib - settled.resident_mib
     print(
-        f"Grown since minute {settled.seconds / 60:.0f}: {grown_mib:.1f} MiB, "
+        f"Grown since minute {settled.seconds / 60:.1f}: {grown_mib:.1f} MiB, "
         f"{grown_mib / figures.sound_mib:.3f} of the {figures.sound_mib:.0f} MiB "
         "that the conversation's sound takes\n"
     )
