@@ -52,10 +52,9 @@ export class AudioInput {
     return this.microphone !== null;
   }
 
-  /** Whether nothing of the room is heard, and nothing that is played is. */
-  get isSilenced() {
-    const plays = [...this.playing].some(({ isHeard }) => isHeard);
-    return this.hasMicrophone && !this.isMicrophoneWanted && !plays;
+  /** Whether anything is heard that does not come from the microphone. */
+  get isPlaying() {
+    return [...this.playing].some(({ isHeard }) => isHeard);
   }
 
   get isMicrophoneWanted() {

@@ -10,6 +10,7 @@ const FACES = {
   catching_up: { eyes: OPEN_EYES, lines: 'M-22 -20 l11 -2 M22 -20 l-11 -2 M-7 15 h14' },
   reconnecting: { eyes: '', lines: 'M-20 -7 h12 M8 -7 h12 M-8 15 h16' },
   muted: { eyes: OPEN_EYES, lines: 'M-8 15 h16' },
+  no_microphone: { eyes: OPEN_EYES, lines: 'M-8 15 h16' },
   listening: { eyes: OPEN_EYES, lines: 'M-8 14 q8 5 16 0' },
   speaking: { eyes: OPEN_EYES, lines: 'M-9 12 h18 q-3 10 -9 10 q-6 0 -9 -10 z' },
   happy: { eyes: OPEN_EYES, lines: 'M-16 9 q16 18 32 0' },

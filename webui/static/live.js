@@ -152,7 +152,10 @@ export class Live {
     await this.beOpen();
     const { sound } = this;
     try {
-      if (sound !== null) await player(sound.input, stopping.signal);
+      if (sound !== null) {
+        this.panel.showProblem(null);
+        await player(sound.input, stopping.signal);
+      }
     } catch (error) {
       if (sound === this.sound) this.panel.showProblem(() => explainError(error));
     } finally {
@@ -329,6 +332,7 @@ export class Live {
     this.panel.showQueue(null);
     this.panel.showNotice(null);
     this.panel.showProblem(problem);
+    if (problem === null) this.panel.announce(message('announce.stopped'));
   }
 
   connectionLost() {
@@ -345,6 +349,7 @@ export class Live {
     this.typed.resumed();
     this.panel.showNotice(null);
     this.enter(Phase.OPEN);
+    this.panel.announce(message('announce.listening'));
   }
 
   // Microphone and settings.
@@ -353,6 +358,7 @@ export class Live {
     const { sound } = this;
     try {
       await sound.input.openMicrophone(settings.get());
+      if (sound === this.sound) this.panel.showProblem(null);
     } catch (error) {
       if (sound === this.sound) this.panel.showProblem(() => explainError(error));
     }
@@ -575,7 +581,10 @@ export class Live {
       performance.now() < this.speakingUntil;
     if (isSpeaking) return 'speaking';
     if (this.conversation.secondsBehind > 0) return 'catching_up';
-    return this.sound.input.isSilenced ? 'muted' : 'listening';
+    const { input } = this.sound;
+    if (input.isPlaying) return 'listening';
+    if (!input.hasMicrophone) return 'no_microphone';
+    return input.isMicrophoneWanted ? 'listening' : 'muted';
   }
 
   show() {

@@ -12,6 +12,7 @@ export const ENGLISH = {
   'state.queued': 'QUEUED',
   'state.listening': 'LISTENING',
   'state.muted': 'MUTED',
+  'state.no_microphone': 'NO MICROPHONE',
   'state.speaking': 'SPEAKING',
   'state.catching_up': 'CATCHING UP',
   'state.reconnecting': 'RECONNECTING',
@@ -326,6 +327,7 @@ export const ENGLISH = {
 
   // Announcements
   'announce.listening': 'Listening.',
+  'announce.stopped': 'Stopped.',
   'announce.reply': '{emotion}: {text}',
 
   // Notices

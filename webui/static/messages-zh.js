@@ -12,6 +12,7 @@ export const CHINESE = {
   'state.queued': '排队中',
   'state.listening': '正在听',
   'state.muted': '已静音',
+  'state.no_microphone': '没有麦克风',
   'state.speaking': '正在说',
   'state.catching_up': '正在追赶',
   'state.reconnecting': '正在重连',
@@ -314,6 +315,7 @@ export const CHINESE = {
 
   // 播报
   'announce.listening': '正在听。',
+  'announce.stopped': '已停止。',
   'announce.reply': '{emotion}：{text}',
 
   // 通知

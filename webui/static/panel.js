@@ -16,7 +16,7 @@ import { translate } from './translate.js';
 import { Turns } from './turns.js';
 import { since, steps } from './waterfall.js';
 
-const RESTING = ['idle', 'connecting', 'queued', 'reconnecting', 'muted'];
+const RESTING = ['idle', 'connecting', 'queued', 'reconnecting', 'muted', 'no_microphone'];
 const LONG_REPLY = 90; // characters; beyond them the letters are smaller
 const NEARLY_FULL = 0.9;
 

@@ -46,7 +46,7 @@ export class RealtimeSocket {
     this.onResumed = onResumed;
     this.onClosed = onClosed;
     this.session = null; // {id, token}: what it takes to resume
-    this.isAttached = false; // between session.created or .resumed and the end of the connection
+    this.isWelcome = false; // between session.created or .resumed and the end of the connection
     this.lastSeq = 0;
     this.ackedSeq = 0;
     this.lostAt = null;
@@ -54,6 +54,11 @@ export class RealtimeSocket {
     this.outbox = []; // what the visitor did while there was no connection
     this.heartbeat = setInterval(() => this.checkHeartbeat(), HEARTBEAT_MS);
     this.open();
+  }
+
+  /** Whether what is sent now may arrive: a socket that is about to close takes nothing more. */
+  get isAttached() {
+    return this.isWelcome && this.socket.readyState === WebSocket.OPEN;
   }
 
   open() {
@@ -88,7 +93,7 @@ export class RealtimeSocket {
     switch (event.type) {
       case 'session.created':
         this.session = { id: event.session.id, token: event.resume_token };
-        this.isAttached = true;
+        this.isWelcome = true;
         break;
       case 'session.resumed':
         this.resumed(event);
@@ -98,7 +103,7 @@ export class RealtimeSocket {
   }
 
   resumed({ input_seconds: inputSeconds }) {
-    this.isAttached = true;
+    this.isWelcome = true;
     this.lostAt = null;
     this.pauseMs = FIRST_PAUSE_MS;
     this.onResumed(inputSeconds);
@@ -113,7 +118,7 @@ export class RealtimeSocket {
   }
 
   closed(code) {
-    this.isAttached = false;
+    this.isWelcome = false;
     this.lostAt ??= performance.now();
     const canResume =
       this.session?.token !== undefined &&
@@ -131,7 +136,7 @@ export class RealtimeSocket {
 
   /** A connection can be dead for minutes before the browser says so. */
   checkHeartbeat() {
-    if (!this.isAttached) return; // in the queue it may be quiet for long
+    if (!this.isWelcome) return; // in the queue it may be quiet for long
     if (performance.now() - this.heardAt > DEAD_AFTER_MS) this.abandon();
     else this.transmit({ type: 'session.heartbeat' });
   }
