@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
@@ -24,8 +25,14 @@ collect_ignore = [] if sys.platform == "linux" else ["test_local_sound.py"]
 
 
 def pytest_configure() -> None:
-    """The models here are too small to be worth sharing a step between threads."""
+    """What no test should depend on: how many cores there are, and how busy they are."""
+    # The models here are too small to be worth sharing a step between threads.
     torch.set_num_threads(1)
+    # How long an example takes tells how busy the machine is, and no more.
+    settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
@@ -83,16 +90,22 @@ def humming_browser(
         yield browser
 
 
+@pytest.fixture(scope="module")
+def page_files() -> Iterator[str]:
+    """Address of a server of which pages take their files alone."""
+    with serving(ScriptedEngine([ScriptedReply("yes")])) as address:
+        yield address
+
+
 @pytest.fixture
-def open_duplex(humming_browser: Browser) -> Iterator[OpenDuplex]:
+def open_duplex(humming_browser: Browser, page_files: str) -> Iterator[OpenDuplex]:
     """Opens pages without their looks; each talks to a scripted server of its own."""
     pages: list[DuplexPage] = []
 
     def open_duplex() -> DuplexPage:
-        pages.append(DuplexPage(humming_browser, address))
+        pages.append(DuplexPage(humming_browser, page_files))
         return pages[-1]
 
-    with serving(ScriptedEngine([ScriptedReply("yes")])) as address:
-        yield open_duplex
-        for page in pages:
-            page.close()
+    yield open_duplex
+    for page in pages:
+        page.close()

@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
@@ -293,10 +294,12 @@ def test_own_server_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    """One below those that a system hands out, so that no other test is given it meanwhile."""
+    for port in range(20_000, 30_000):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port is taken")
 
 
 # What is shown
