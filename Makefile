@@ -18,7 +18,7 @@ run: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) \
 		lint $(VENV)/chromium.stamp $(VENV)/node.stamp $(VENV)/sound-card.stamp
-	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(PYTHON) -m ruff check
