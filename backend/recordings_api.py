@@ -27,18 +27,20 @@ from backend.export.fields import Fields
 from backend.realtime.errors import ConnectionEnd
 from backend.replay import ForkOptions
 from backend.session_file import SessionFile
+from backend.session_file.bundle import Checked
 from backend.session_store import Recordings, RecordingStore
 from backend.session_store.forking import Forks
 from backend.session_store.gallery import Gallery
 from backend.session_store.packing import pack_copy
 from backend.session_store.reading import (
+    MAX_CHECKED,
     Find,
     Kept,
     Sounds,
-    Summaries,
     needing_room,
     read,
-    story_json,
+    stories,
+    summaries,
 )
 from backend.session_store.store import PART_SUFFIX, PRIVATE_MODE, SUFFIX
 
@@ -129,7 +131,9 @@ class RecordingsApi:
         self._recordings = recordings
         self._forks = forks
         self._sounds = Sounds()
-        self._summaries = Summaries()
+        self._summaries = summaries()
+        self._stories = stories()
+        self._checked: Kept[Checked] = Kept(lambda _: 1, MAX_CHECKED)
         self._reading = asyncio.Semaphore(NUM_READERS)
 
     def add_to(self, app: FastAPI) -> None:
@@ -167,7 +171,8 @@ class RecordingsApi:
 
     def _add_readers(self, router: APIRouter, prefix: str, find: Callable[[str], Path]) -> None:
         async def story(source: str) -> Response:
-            content = await self._read(lambda: find(source), story_json)
+            made = self._stories
+            content = await self._read_once(lambda: find(source), made.kept, made.of)
             return Response(content, media_type="application/json", headers=_PRIVATE)
 
         async def sound(source: str, request: Request) -> Response:
@@ -279,14 +284,19 @@ class RecordingsApi:
                 return use(file)
 
         async with self._reading:
-            return await asyncio.to_thread(read, find, in_room)
+            return await asyncio.to_thread(read, find, in_room, self._checked)
 
     # What changes it
 
     async def _delete(self, source: str) -> None:
         path = await asyncio.to_thread(self._find_recording, source)
         await self._required().delete(source)
-        for forget in (self._sounds.forget, self._summaries.kept.forget):
+        for forget in (
+            self._sounds.forget,
+            self._stories.kept.forget,
+            self._summaries.kept.forget,
+            self._checked.forget,
+        ):
             await asyncio.to_thread(forget, path)
 
     async def _share(self, source: str, request: Request) -> Response:

@@ -24,6 +24,7 @@ from backend.recorder import Recorder, describe
 from backend.recordings_api import RecordingsApi
 from backend.replay import ForkOptions
 from backend.session_file import SessionFile
+from backend.session_file.bundle import Checked
 from backend.session_store import Recordings, RecordingStore, StoreOptions
 from backend.session_store.forking import Forks
 from backend.session_store.gallery import Gallery
@@ -400,24 +401,27 @@ def test_another_checkpoints_recording_is_for_the_command_line(
 def test_what_was_checked_is_not_checked_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, packed: Path
 ) -> None:
-    """Not for parts of the sound, and not for another summary; but where the file is another."""
-    summary, sound = site.get().json(), site.get("/sound").content
-    opened: list[Path] = []
+    """Not for parts of the sound, nor for another story or export; but where the file changes."""
+    summary, story, sound = (site.get(what).content for what in ("", "/story", "/sound"))
+    checked: list[Path] = []
+    check = SessionFile._check
 
-    class Counted(SessionFile):
-        def __init__(self, path: Path, name: str) -> None:
-            opened.append(path)
-            super().__init__(path, name)
+    def note(file: SessionFile) -> Checked:
+        checked.append(file.path)
+        return check(file)
 
-    monkeypatch.setattr("backend.session_store.reading.SessionFile", Counted)
+    monkeypatch.setattr(SessionFile, "_check", note)
     part = site.get("/sound", headers={"Range": "bytes=10-19"})
     assert part.content == sound[10:20]
-    assert site.get().json() == summary
-    assert opened == []
+    assert (site.get().content, site.get("/story").content) == (summary, story)
+    assert site.get("/export/srt").text.startswith("1\n")
+    assert checked == []
     path = site.store.find(site.recording_id)
     path.write_bytes(packed.read_bytes()[:-1])
     assert site.code("GET", site.address) == (422, "invalid_recording")
-    assert opened[0] == path
+    path.write_bytes(packed.read_bytes())
+    assert site.get("/story").content == story
+    assert checked == [path]
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path) -> None:

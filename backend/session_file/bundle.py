@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -65,6 +66,14 @@ _ZIP64_LOCATOR_BYTES = 20
 _REPLY_NAME = re.compile(rf"{REPLIES}/(\d{{6}})\.(flac|pcm)", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What going through a whole packed file found: who opens that very file again need not."""
+
+    is_complete: bool
+    num_chunks: int
+
+
 def reply_name(turn: int, suffix: str) -> str:
     """The member that holds a spoken reply."""
     return f"{REPLIES}/{turn:06d}.{suffix}"
@@ -81,13 +90,16 @@ class SessionFile:
     Args:
         path: a packed recording, or the folder of one that goes on or was cut off.
         name: what errors call it; its path where none is given.
+        checked: of this very file, packed and not changed since; None goes through all of it.
 
     Raises:
         SessionFileError: it is none, is of another version, or does not agree with itself; says
             what, in a sentence that names the file.
     """
 
-    def __init__(self, path: str | Path, name: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, name: str | None = None, checked: Checked | None = None
+    ) -> None:
         self.path = Path(path)
         self.name = str(path) if name is None else name
         with _named(self.name):
@@ -96,7 +108,7 @@ class SessionFile:
             with _named(self.name):
                 self.manifest = self._read_manifest()
                 self.reply_turns = self._find_replies()
-                self._check()
+                self.checked = checked or self._check()
         except BaseException:
             self.close()
             raise
@@ -110,6 +122,16 @@ class SessionFile:
     def close(self) -> None:
         """Let go of the file."""
         self._members.close()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its recording came to its end, and was not cut off."""
+        return self.checked.is_complete
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that were decided on and have their audio."""
+        return self.checked.num_chunks
 
     @property
     def seconds(self) -> float:
@@ -183,8 +205,9 @@ class SessionFile:
         found = [_REPLY_NAME.fullmatch(name) for name in self._members.names]
         return sorted(int(match[1]) for match in found if match)
 
-    def _check(self) -> None:
+    def _check(self) -> Checked:
         """Go through everything once, so that whoever uses it later finds nothing unexpected."""
+        self._members.check_sums()
         num_decisions, num_turns, num_asides, is_speaking = 0, 0, 0, False
         end: EndRecord | None = None
         for number, record in enumerate(self._read_records(), start=1):
@@ -226,14 +249,13 @@ class SessionFile:
                 f"{num_decisions} of {end.chunks} chunks were decided on, and its audio holds "
                 f"{num_heard}"
             )
-        self.is_complete = end is not None
-        self.num_chunks = min(num_decisions, num_heard)
         if not self._members.is_packed:
             # The sound of a reply may have been written before what it belongs to.
             self.reply_turns = [turn for turn in self.reply_turns if turn < num_turns]
         for turn in self.reply_turns:
             if turn >= num_turns:
                 raise SessionFileError(f"it holds the audio of reply {turn}, which there is not")
+        return Checked(is_complete=end is not None, num_chunks=min(num_decisions, num_heard))
 
     def _count_chunks(self) -> int:
         with self._open_audio(MICROPHONE, SAMPLE_RATE_HZ) as blocks:
@@ -348,6 +370,8 @@ class _Members(Protocol):
 
     def open(self, name: str) -> BinaryIO: ...
 
+    def check_sums(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -366,6 +390,13 @@ class _PackedMembers:
             self._file.close()
             raise
         self.names = self._archive.namelist()
+
+    def check_sums(self) -> None:
+        """Read every member to its end, where zipfile compares its sum."""
+        for name in self.names:
+            with self._archive.open(name) as member:
+                while member.read(1024**2):
+                    pass
 
     def open(self, name: str) -> BinaryIO:
         try:
@@ -404,14 +435,6 @@ class _PackedMembers:
             raise SessionFileError("what it holds is larger than any")
         if len(seen) > MAX_REPLY_TRACKS + len(limits):
             raise SessionFileError("it holds more files than any")
-        for name in seen:
-            self._check_sum(name)
-
-    def _check_sum(self, name: str) -> None:
-        """Read a member to its end, where zipfile compares its sum."""
-        with self._archive.open(name) as member:
-            while member.read(1024**2):
-                pass
 
 
 class _FolderMembers:
@@ -432,6 +455,9 @@ class _FolderMembers:
         if not path.exists() or not stat.S_ISREG(path.lstat().st_mode):
             raise SessionFileError(f"it holds no file {name}")
         return path.open("rb")
+
+    def check_sums(self) -> None:
+        """There are none."""
 
     def close(self) -> None:
         """Nothing is held open."""

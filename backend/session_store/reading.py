@@ -15,6 +15,7 @@ from backend.errors import RecordingError, SessionFileError
 from backend.export.fields import Fields, story_fields
 from backend.export.sound import mp3
 from backend.session_file import SessionFile, read_story
+from backend.session_file.bundle import Checked
 from backend.session_store.store import size_of
 
 logger = logging.getLogger(__name__)
@@ -23,15 +24,26 @@ NAME = "this recording"
 """What errors call a recording: its path is nobody's business."""
 MAX_SOUND_BYTES = 64_000_000
 """Of the sounds that are kept, about five hours; the newest is kept in any case."""
+MAX_STORY_BYTES = 64_000_000
+"""Of the stories that are kept: an hour takes two megabytes."""
 MAX_SUMMARIES = 1000
 """That are kept, of about a kilobyte each."""
+MAX_CHECKED = 10_000
+"""Files that are known to be whole."""
 
 Find = Callable[[], Path]
 Use = TypeVar("Use")
 
 
-def read(find: Find, use: Callable[[SessionFile], Use]) -> Use:
+def read(
+    find: Find, use: Callable[[SessionFile], Use], checked: "Kept[Checked] | None" = None
+) -> Use:
     """Use a recording, which may be packed or deleted meanwhile.
+
+    Args:
+        find: where it is.
+        use: what is done with it.
+        checked: knows the files that need not be gone through again, and gets to know this one.
 
     Raises:
         RecordingError: there is none any more.
@@ -39,16 +51,19 @@ def read(find: Find, use: Callable[[SessionFile], Use]) -> Use:
     """
     path = find()
     try:
-        return _use(path, use)
+        return _use(path, use, checked)
     except SessionFileError:
         # It goes on as a file when it has been packed.
         if (packed := find()) == path:
             raise
-        return _use(packed, use)
+        return _use(packed, use, checked)
 
 
-def _use(path: Path, use: Callable[[SessionFile], Use]) -> Use:
-    with SessionFile(path, NAME) as file:
+def _use(path: Path, use: Callable[[SessionFile], Use], checked: "Kept[Checked] | None") -> Use:
+    known = None if checked is None else checked.find(path)
+    with SessionFile(path, NAME, known) as file:
+        if checked is not None and known is None:
+            checked.keep(path, file.checked)
         return use(file)
 
 
@@ -153,17 +168,33 @@ def _version(path: Path) -> _Version | None:
     return _Version(path, found.st_mtime_ns, found.st_size)
 
 
-class Summaries:
-    """Summaries of recordings, each made once of a packed one."""
+class MadeOnce(Generic[Use]):
+    """What is made of recordings: of a packed one once, while it is kept.
 
-    def __init__(self) -> None:
-        self.kept: Kept[Fields] = Kept(lambda _: 1, MAX_SUMMARIES)
+    Args:
+        make: makes it.
+        kept: where it is kept.
+    """
 
-    def of(self, file: SessionFile) -> Fields:
-        """What it is, in a few words."""
-        fields = summary_fields(file)
-        self.kept.keep(file.path, fields)
-        return fields
+    def __init__(self, make: Callable[[SessionFile], Use], kept: Kept[Use]) -> None:
+        self.kept = kept
+        self._make = make
+
+    def of(self, file: SessionFile) -> Use:
+        """What is made of this one."""
+        made = self._make(file)
+        self.kept.keep(file.path, made)
+        return made
+
+
+def summaries() -> MadeOnce[Fields]:
+    """What recordings are, in a few words."""
+    return MadeOnce(summary_fields, Kept(lambda _: 1, MAX_SUMMARIES))
+
+
+def stories() -> MadeOnce[bytes]:
+    """What was said and decided in recordings, as JSON."""
+    return MadeOnce(story_json, Kept(len, MAX_STORY_BYTES))
 
 
 class Sounds:
