@@ -4,6 +4,7 @@ The folder holds the files that run there, a requirements.txt that brings torch,
 .gitattributes, as the Hub takes binary files through git LFS only.
 """
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).parents[1]
 PARTS = ("app.py", "backend", "client", "webui", "assets", "docs", "LICENSE", "README.md")
 NOT_NEEDED = ("backend/training",)
 BINARIES = ("safetensors", "pth", "png", "ogg", "aisession", "mp3", "wav")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+PLATFORM_EXTRAS = ("", "oauth", "mcp")
+"""Of Gradio: Spaces install it with these, in one command with requirements.txt."""
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 MAX_DESCRIPTION = 60
 """Characters that the Hub shows."""
@@ -31,6 +35,7 @@ def assemble(folder: Path, *, is_for_cpu: bool = False) -> None:
         is_for_cpu: take torch's build without CUDA, which is a tenth of the size.
     """
     check_front_matter(front_matter(REPOSITORY / "README.md"), REPOSITORY / "requirements.txt")
+    check_requirements((REPOSITORY / "requirements.txt").read_text("utf-8"))
     shutil.rmtree(folder, ignore_errors=True)
     for name in tracked_files():
         target = folder / name
@@ -109,6 +114,26 @@ def check_front_matter(settings: dict[str, Any], requirements: Path) -> None:
     ]
     if problems:
         raise SystemExit(f"README.md: {'; '.join(problems)}")
+
+
+def check_requirements(stated: str) -> None:
+    """Whether what is pinned can be installed beside what Spaces install unasked.
+
+    Raises:
+        SystemExit: pip would find no versions that suit both.
+    """
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", stated, re.MULTILINE))
+    for line in importlib.metadata.requires("gradio") or []:
+        needed = Requirement(line)
+        is_asked_for = needed.marker is None or any(
+            needed.marker.evaluate({"extra": extra}) for extra in PLATFORM_EXTRAS
+        )
+        version = pinned.get(needed.name)
+        if is_asked_for and version is not None and version not in needed.specifier:
+            raise SystemExit(
+                f"requirements.txt: {needed.name} {version} does not suit Spaces, which install "
+                f"gradio[oauth,mcp]: that wants {needed.specifier}"
+            )
 
 
 if __name__ == "__main__":

@@ -125,6 +125,15 @@ def test_what_is_pushed_to_a_space(assembling: ModuleType, tmp_path: Path) -> No
     assert first == "--extra-index-url https://download.pytorch.org/whl/cpu"
 
 
+def test_a_pin_that_a_space_cannot_install(assembling: ModuleType) -> None:
+    stated = (REPOSITORY / "requirements.txt").read_text("utf-8")
+    assembling.check_requirements(stated)
+    newer = re.sub(r"(?m)^pydantic==.*$", "pydantic==2.14.3", stated)
+    assert newer != stated
+    with pytest.raises(SystemExit, match="pydantic 2.14.3 does not suit Spaces"):
+        assembling.check_requirements(newer)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
