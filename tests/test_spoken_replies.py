@@ -22,7 +22,7 @@ from backend.realtime.reply import CancelReason
 from backend.realtime.translator import Translator
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.scripted_voices import Cast
-from tests.talking import Talk, WireEvent, only, talking, types
+from tests.talking import WAIT_SECONDS, Talk, WireEvent, only, talking, types
 
 SERVER_EVENT: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
@@ -619,6 +619,23 @@ async def test_a_request_after_the_model_has_begun_to_answer_is_satisfied() -> N
         item_id = only(talk.told, "conversation.item.added")[0]["item"]["id"]
         with pytest.raises(WireError, match="there is an item"):
             await talk.send("conversation.item.create", item=typed("Again.", id=item_id))
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_request_that_comes_when_the_model_has_answered_is_satisfied_for_a_moment(
+    is_late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a lost connection, over which the client could not see the answer."""
+    seconds = 0.0 if is_late else WAIT_SECONDS
+    monkeypatch.setattr("backend.realtime.conversation.LATE_REQUEST_SECONDS", seconds)
+    async with talking(ScriptedEngine([REPLY])) as talk:
+        await talk.send("conversation.item.create", item=typed("Hello there."))
+        await talk.until("response.done")
+        await talk.send("response.create")
+        assert bool(only(await talk.rest(), "response.created")) is is_late
+        # It was for what was typed; the next one asks for another reply.
+        await talk.send("response.create")
+        await talk.until("response.done")
 
 
 async def test_a_clip_may_be_an_item() -> None:

@@ -56,7 +56,7 @@ from backend.realtime.input_audio import (
 from backend.realtime.new_item import hear_item, typed_text
 from backend.realtime.outbox import Outbox
 from backend.realtime.recording import Notes
-from backend.realtime.reply import CancelReason
+from backend.realtime.reply import CancelReason, Reply
 from backend.realtime.server_events import (
     WireEvent,
     duplex_capabilities,
@@ -78,6 +78,8 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING_SECONDS = 300.0
 """Of one client's audio: clips may come faster than they are heard, but memory has an end."""
+LATE_REQUEST_SECONDS = 2.0
+"""A request that comes so soon after the model has answered typed text by itself was for that."""
 
 
 class EngineSession(Protocol):
@@ -433,8 +435,9 @@ class Conversation:
         typed_since, self._typed_since = self._typed_since, None
         reply = self._translator.newest_reply
         if typed_since is not None and reply is not None and reply.answered_chunk >= typed_since:
-            if self._translator.is_replying:
-                # The model has begun to answer what was typed: that is the response.
+            if self._translator.is_replying or self._has_just_ended(reply):
+                # The model answers what was typed, or has while this was on its way: that is the
+                # response.
                 return
             typed_since = None
         is_busy = self._translator.is_replying and typed_since is None
@@ -458,6 +461,11 @@ class Conversation:
         wanted = WantedReply(since, options.metadata or {}, options.modality)
         self._translator.reply_wanted(wanted)
         self._enqueue(last, wanted, is_added=typed_since is not None)
+
+    def _has_just_ended(self, reply: Reply) -> bool:
+        if reply.ended_at is None:
+            return False
+        return self._time.now() - reply.ended_at < LATE_REQUEST_SECONDS
 
     def _cancel_response(self, event: CancelResponse) -> None:
         if not self._translator.is_replying:

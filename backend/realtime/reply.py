@@ -106,6 +106,8 @@ class Reply:
         self.modality: Modality = modality
         self.cancel_reason: CancelReason | None = None
         self.sentences: list[SpokenSentence] = []
+        self.ended_at: float | None = None
+        """When its last event was told, in seconds of the clock."""
         self._answers = answers
         self._metadata = metadata
         self._dialect = dialect
@@ -235,6 +237,7 @@ class Reply:
     def closing(self) -> Iterator[WireEvent]:
         """What ends it, once it is complete."""
         assert self._done is not None, "a reply that the model still generates cannot end"
+        self.ended_at = self._clock()
         text = "".join(self._texts)
         status, reason = self._status(self._done.status)
         item = self.item(self._item_status(), text)
