@@ -412,7 +412,9 @@ def test_bad_message_is_a_named_error_and_the_connection_goes_on(
     assert client.until("response.done")[-1]["response"]["status"] == "completed"
 
 
-@pytest.mark.parametrize("query", ["?input_rate=fast", "?input_rate=100"])
+@pytest.mark.parametrize(
+    "query", ["?input_rate=fast", "?input_rate=100", f"?input_rate={'9' * 5000}"]
+)
 def test_impossible_address_is_explained(address: str, query: str) -> None:
     with connect(f"ws://{address}/v1/realtime{query}") as socket:
         error = json.loads(socket.recv(timeout=WAIT_SECONDS))
