@@ -139,6 +139,7 @@ def test_keys(visit: Visit) -> None:
     page.keyboard.press(" ")
     expect(page.locator(part("play"))).to_have_text("Play")
     # Whoever writes is left alone.
+    page.locator(part("forkPrompt")).fill("")
     page.locator(part("forkPrompt")).press_sequentially("a < b")
     expect(page.locator(part("forkPrompt"))).to_have_value("a < b")
     expect(page.get_by_label("Speed")).to_have_value("1.25")
@@ -202,9 +203,15 @@ def test_another_way_is_shown_beside_it(visit: Visit, address: str) -> None:
     expect(page.locator(part("forkFromTime"))).to_have_text("0:06.0")
     page.locator("#fork-temperature").fill("0.8")
     page.locator("#fork-eagerness").fill("-2")
+    # More than one of JavaScript's numbers holds, and no prompt at all.
+    page.locator("#fork-seed").fill(str(2**63 - 1))
+    prompt = page.locator(part("forkPrompt"))
+    expect(prompt).to_have_value(story["settings"]["system_prompt"])
+    prompt.fill("")
     page.get_by_role("button", name="Go another way").click()
     expect(page.locator(part("forkTitle"))).to_have_text("The other way, from 0:06.0 on")
-    assert asked == [{"from_chunk": 15, "temperature": 0.8, "decision_bias": -2}]
+    wanted = {"from_chunk": 15, "temperature": 0.8, "decision_bias": -2}
+    assert asked == [wanted | {"seed": str(2**63 - 1), "system_prompt": ""}]
     rows = page.locator(part("forkRows")).locator("tr")
     expect(rows).to_have_count(3)
     expect(rows.nth(0)).to_contain_text("You said seven.")

@@ -39,6 +39,7 @@ export class ForkPanel {
     this.running = null; // what stops the one that runs
     this.words = null; // how it goes
     this.isEagernessChosen = false;
+    this.isPromptChosen = false;
     parts.fork.addEventListener('submit', (event) => {
       event.preventDefault();
       if (this.running === null) this.run();
@@ -52,6 +53,9 @@ export class ForkPanel {
     parts.forkEagerness.addEventListener('input', () => {
       this.isEagernessChosen = true;
       this.showThreshold();
+    });
+    parts.forkPrompt.addEventListener('input', () => {
+      this.isPromptChosen = true;
     });
   }
 
@@ -87,7 +91,7 @@ export class ForkPanel {
     }
     forkFromTime.textContent = clockTime(this.from * CHUNK_SECONDS, 1);
     const was = this.recorded.settingsAt(this.from);
-    forkPrompt.placeholder = was.system_prompt;
+    if (!this.isPromptChosen) forkPrompt.value = was.system_prompt;
     forkTemperature.placeholder = was.temperature;
     forkSeed.placeholder = was.seed;
     if (!this.isEagernessChosen) forkEagerness.value = was.decision_bias ?? 0;
@@ -118,10 +122,11 @@ export class ForkPanel {
   options() {
     const { forkPrompt, forkTemperature, forkEagerness, forkSeed } = this.parts;
     const options = { from_chunk: this.from };
-    if (forkPrompt.value.trim() !== '') options.system_prompt = forkPrompt.value;
+    // An empty one is none.
+    if (this.isPromptChosen) options.system_prompt = forkPrompt.value;
     if (forkTemperature.value !== '') options.temperature = forkTemperature.valueAsNumber;
     if (this.isEagernessChosen) options.decision_bias = forkEagerness.valueAsNumber;
-    if (forkSeed.value !== '') options.seed = Number(forkSeed.value);
+    if (forkSeed.value !== '') options.seed = forkSeed.value; // may be more than a number holds
     return options;
   }
 
