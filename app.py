@@ -19,7 +19,7 @@ from backend.arguments import parse
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.errors import AudioInteractionError, SettingsError
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
-from backend.space import settle_in, surroundings
+from backend.space import recordings_folder, settle_in, surroundings
 from client.errors import ClientError
 from client.messages import Language
 
@@ -304,9 +304,7 @@ def _store_options(parsed: argparse.Namespace) -> "StoreOptions":
 def _recordings_folder(parsed: argparse.Namespace) -> Path:
     if parsed.recordings is not None:
         return Path(parsed.recordings)
-    from platformdirs import user_data_path
-
-    return user_data_path("audio-interaction-live", appauthor=False) / "recordings"
+    return recordings_folder()
 
 
 def _settings(parsed: argparse.Namespace, checkpoint: "Checkpoint") -> SessionSettings:

@@ -18,6 +18,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import urllib.error
 import urllib.request
@@ -41,7 +42,8 @@ TORCH = "2.13.0"
 _GIGABYTE = 1e9
 _MEMORY_BYTES = 1.5 * _GIGABYTE
 """What the page with the embedded checkpoint wants."""
-_FULL_DISK_BYTES = 0.5 * _GIGABYTE
+_TEMPORARY_BYTES = 0.05 * _GIGABYTE
+"""What the page wants of the folder for temporary files."""
 _RELEASED_BYTES = 18 * _GIGABYTE
 """Room for the released model, about 17 GB."""
 _RELEASED_GPU_BYTES = 12 * _GIGABYTE
@@ -97,12 +99,15 @@ Check = Callable[[], Iterable[Finding]]
 def examine(checks: Iterable[tuple[str, Check]], output: TextIO, *, is_json: bool) -> bool:
     """Run checks and print what they find; returns whether there is no problem."""
     findings: list[Finding] = []
+    fixes: set[str] = set()
     for name, check in checks:
         _say_what_is_going_on(name)
         for finding in _found(name, check):
             findings.append(finding)
             if not is_json:
-                _print(finding, output)
+                _print(finding, output, fixes)
+            if finding.fix is not None:
+                fixes.add(finding.fix)
     _say_what_is_going_on(None)
     counts = dict.fromkeys(Verdict, 0)
     for finding in findings:
@@ -149,11 +154,12 @@ def _found(name: str, check: Check) -> Iterator[Finding]:
         yield Finding(name, Verdict.PROBLEM, f"not checked: {type(error).__name__}: {reason}")
 
 
-def _print(finding: Finding, output: TextIO) -> None:
+def _print(finding: Finding, output: TextIO, fixes: set[str]) -> None:
     _say_what_is_going_on(None)
     print(f"{finding.verdict:<8} {finding.about:<14} {finding.text}", file=output, flush=True)
     if finding.fix is not None:
-        print(f"{'':<8} {'':<14} -> {finding.fix}", file=output, flush=True)
+        fix = "the same helps" if finding.fix in fixes else finding.fix
+        print(f"{'':<8} {'':<14} -> {fix}", file=output, flush=True)
 
 
 def _say_what_is_going_on(name: str | None) -> None:
@@ -164,9 +170,23 @@ def _say_what_is_going_on(name: str | None) -> None:
 
 
 def _install() -> str:
+    if _is_managed_by_the_system():
+        return f"make -C {shlex.quote(str(REPOSITORY))} run (makes an environment of its own)"
     python = shlex.quote(sys.executable)
     pip = f"{python} -m pip install"
     return f"{pip} torch=={TORCH} && {pip} -r {shlex.quote(str(REQUIREMENTS))}"
+
+
+def _is_managed_by_the_system() -> bool:
+    """Whether pip would refuse: https://peps.python.org/pep-0668/."""
+    is_environment = (Path(sys.executable).parents[1] / "pyvenv.cfg").is_file()
+    marker = Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    return marker.is_file() and not is_environment
+
+
+def _app() -> str:
+    """How `app.py` is run from here."""
+    return f"{shlex.quote(sys.executable)} {shlex.quote(os.path.relpath(REPOSITORY / 'app.py'))}"
 
 
 # Python and packages
@@ -251,7 +271,7 @@ def _gpu_finding(gpu: dict[str, Any]) -> Finding:
     free, total = gpu["free"] / _GIGABYTE, gpu["total"] / _GIGABYTE
     text = f"{gpu['name']}, {free:.1f} of {total:.1f} GB free"
     if gpu["error"] is not None:
-        driver = "update the NVIDIA driver, or go without: python app.py --device cpu"
+        driver = f"update the NVIDIA driver, or go without: {_app()} --device cpu"
         return Finding("GPU", Verdict.PROBLEM, f"{text}: {gpu['error']}", driver)
     if gpu["free"] < _RELEASED_GPU_BYTES:
         text += f"; the released model wants {_RELEASED_GPU_BYTES / _GIGABYTE:.0f}"
@@ -316,9 +336,7 @@ def check_disk() -> Iterator[Finding]:
     there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
     text = f"{free / _GIGABYTE:.1f} GB free for models in {cache}"
-    if free < _FULL_DISK_BYTES:
-        yield Finding("disk", Verdict.PROBLEM, text, "make room, or set HF_HOME to another disk")
-    elif free < _RELEASED_BYTES:
+    if free < _RELEASED_BYTES:
         text += f"; the released model wants {_RELEASED_BYTES / _GIGABYTE:.0f}"
         yield Finding("disk", Verdict.WARNING, text, "set HF_HOME to a larger disk to download it")
     else:
@@ -334,16 +352,34 @@ def _hub_cache() -> Path:
 
 def check_folders() -> Iterator[Finding]:
     """Where something is written."""
-    for about, folder, fix in (
-        ("temporary", Path(tempfile.gettempdir()), "export TMPDIR=a folder that you may write to"),
-        ("models", _hub_cache(), "export HF_HOME=a folder that you may write to"),
-    ):
-        there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-        if os.access(there, os.W_OK):
-            yield Finding("folders", Verdict.OK, f"{about}: {folder}")
-        else:
-            text = f"{about}: {folder} cannot be written"
-            yield Finding("folders", Verdict.WARNING, text, fix)
+    yield _temporary_finding()
+    yield _folder_finding("models", _hub_cache(), "set HF_HOME to a folder that you may write to")
+    from backend.space import recordings_folder
+
+    fix = f"{_app()} --recordings FOLDER (one that you may write to), or --no-recordings"
+    yield _folder_finding("recordings", recordings_folder(), fix)
+
+
+def _temporary_finding() -> Finding:
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        text = "temporary: no folder for such files can be written, or all are full"
+        fix = "make room in /tmp, or set TMPDIR to a folder that you may write to"
+        return Finding("folders", Verdict.PROBLEM, text, fix)
+    free = shutil.disk_usage(folder).free
+    if free < _TEMPORARY_BYTES:
+        text = f"temporary: {folder} has room for {free / 1e6:.0f} MB"
+        fix = "make room there, or set TMPDIR to a folder on another disk"
+        return Finding("folders", Verdict.PROBLEM, text, fix)
+    return Finding("folders", Verdict.OK, f"temporary: {folder}")
+
+
+def _folder_finding(about: str, folder: Path, fix: str) -> Finding:
+    there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    if os.access(there, os.W_OK):
+        return Finding("folders", Verdict.OK, f"{about}: {folder}")
+    return Finding("folders", Verdict.WARNING, f"{about}: {folder} cannot be written", fix)
 
 
 # Checkpoints
@@ -366,7 +402,14 @@ def check_embedded_checkpoint() -> Iterator[Finding]:
         yield Finding("checkpoint", Verdict.OK, f"embedded, {len(lines)} files, hashes are right")
         return
     is_pointer = any("pointer" in each for each in wrong)
-    fix = "git lfs pull" if is_pointer else "git checkout -- assets/checkpoint"
+    folder = os.path.relpath(REPOSITORY)
+    git = "git" if folder == os.curdir else f"git -C {shlex.quote(folder)}"
+    if not (REPOSITORY / ".git").exists():
+        fix = "get the folder assets again from where the program came from"
+    elif is_pointer:
+        fix = f"{git} lfs pull"
+    else:
+        fix = f"{git} checkout -- assets"
     yield Finding("checkpoint", Verdict.PROBLEM, f"embedded: {', '.join(wrong)}", fix)
 
 
@@ -418,7 +461,7 @@ def _revision_to_name(model: "HubModel", cache: "Cache") -> str | None:
 
 def _download(repository: str, revision: str | None = None) -> str:
     named = "" if revision is None else f" --revision {shlex.quote(revision)}"
-    return f"{shlex.quote(sys.executable)} app.py download {repository}{named}"
+    return f"{_app()} download {repository}{named}"
 
 
 def _show_progress(progress: "Progress") -> None:
@@ -437,7 +480,7 @@ def check_port() -> Iterator[Finding]:
             trial.bind(("127.0.0.1", PORT))
         except OSError:
             owner = _owner_of_port()
-            other = f"{shlex.quote(sys.executable)} app.py --port {PORT + 1}"
+            other = f"{_app()} --port {PORT + 1}"
             yield Finding("port", Verdict.WARNING, f"{PORT} is taken{owner}", other)
             return
     yield Finding("port", Verdict.OK, f"{PORT} is free")

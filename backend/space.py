@@ -46,6 +46,13 @@ def surroundings(environment: Mapping[str, str]) -> Surroundings:
     )
 
 
+def recordings_folder() -> Path:
+    """Where conversations are recorded if nobody says where."""
+    from platformdirs import user_data_path
+
+    return user_data_path("audio-interaction-live", appauthor=False) / "recordings"
+
+
 def settle_in(
     environment: MutableMapping[str, str],
     persistent: Path = PERSISTENT_STORAGE,

@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,7 +69,8 @@ def test_before_anything_is_installed() -> None:
     assert ended.returncode == 1
     assert "Traceback" not in ended.stdout + ended.stderr
     assert "problem  torch          not checked, torch is missing" in ended.stdout
-    assert "-m pip install torch==2.13.0 && " in ended.stdout
+    assert ended.stdout.count("-m pip install torch==2.13.0 && ") == 1
+    assert "-> the same helps" in ended.stdout
     assert "ok       checkpoint     embedded" in ended.stdout
 
 
@@ -256,13 +259,45 @@ def test_whose_the_port_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert only(doctor.check_port()).verdict is Verdict.OK
 
 
+def test_a_python_that_the_system_manages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Debian's, where pip refuses."""
+    (tmp_path / "EXTERNALLY-MANAGED").touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python3"))
+    monkeypatch.setattr(doctor, "REQUIREMENTS", tmp_path / "requirements.txt")
+    (tmp_path / "requirements.txt").write_text("nobody-has-this==1.0\n")
+    fix = only(doctor.check_packages()).fix
+    assert fix is not None
+    assert fix.startswith(f"make -C {REPOSITORY} run")
+
+
 @pytest.mark.parametrize(
-    ("free", "verdict"),
-    [(100e9, Verdict.OK), (5e9, Verdict.WARNING), (1e8, Verdict.PROBLEM)],
+    ("free", "verdict", "temporary"),
+    [
+        (100e9, Verdict.OK, Verdict.OK),
+        (5e9, Verdict.WARNING, Verdict.OK),
+        (1e6, Verdict.WARNING, Verdict.PROBLEM),
+    ],
 )
-def test_room_on_the_disk(free: float, verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_on_the_disk(
+    free: float, verdict: Verdict, temporary: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     assert only(doctor.check_disk()).verdict is verdict
+    first, *_ = doctor.check_folders()
+    assert (first.text.partition(":")[0], first.verdict) == ("temporary", temporary)
+
+
+def test_folders_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_usable() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(tempfile, "gettempdir", none_usable)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    temporary, models, recordings = doctor.check_folders()
+    assert temporary.verdict is Verdict.PROBLEM
+    assert models.verdict is recordings.verdict is Verdict.WARNING
+    assert recordings.text.endswith("recordings cannot be written")
 
 
 def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
