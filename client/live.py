@@ -208,6 +208,8 @@ class Live:
         finally:
             self._phase = _Phase.IDLE
             self.queue_place = self.notice = None
+            self._microphone_problem = self._loudspeaker_problem = None
+            self._settings_problem = self._refusal = None
             if self.recording is not None and self.recording.seconds is None:
                 self.recording.seconds = self.conversation.seconds
             self._close_sound()

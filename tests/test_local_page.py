@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from backend import protocol
 from backend.audio import float_to_pcm16, read_audio
 from client.audio_format import FRAME_SAMPLES
-from client.messages import ENGLISH, Language
+from client.messages import CHINESE, ENGLISH, Language
 from client.portaudio import System, install_portaudio
 from tests.client_talking import FakeSoundCard
 from tests.conftest import SAMPLES
@@ -50,8 +50,8 @@ def page() -> Iterator[AppTest]:
     """The page; what goes on in it ends with the test."""
     page = AppTest.from_file(str(PAGE), default_timeout=WAIT_SECONDS).run()
     yield page
-    if has_button(page, "stop"):
-        page.button(key="stop").click().run()
+    if page.button(key="start").label in (ENGLISH["stop"], CHINESE["stop"]):
+        page.button(key="start").click().run()
 
 
 def has_button(page: AppTest, key: str) -> bool:
@@ -97,7 +97,7 @@ def test_conversation_goes_on_beside_the_page(
     page.slider(key="bias").set_value(2.0).run()
     (session,) = engine.sessions
     run_until(page, lambda: session.settings.decision_bias == 2.0, "the change")
-    page.button(key="stop").click().run()
+    page.button(key="start").click().run()
     assert page.button(key="start").label == "Start listening"
     assert "Coming &lt;up&gt;." in picture(page, "said")
     wait_until_free(engine)
@@ -121,7 +121,7 @@ def test_page_changes_its_language_while_a_conversation_goes_on(
     start(page, address)
     page.button_group(key="language").set_value(Language.CHINESE).run()
     assert "正在听" in picture(page, "now")
-    assert page.button(key="stop").label == "停止"
+    assert page.button(key="start").label == "停止"
     assert page.text_input(key="server").value == address
     texts = [*page.markdown, *page.caption, *page.button, *page.toggle, *page.selectbox]
     labels = [getattr(element, "label", None) or element.value for element in texts]
@@ -149,4 +149,4 @@ def test_server_that_is_not_there_is_said_with_the_command_for_one(
     page.button(key="start").click().run()
     run_until(page, lambda: page.error, "the reason")
     assert "python app.py --port 9" in page.error[0].value
-    run_until(page, lambda: has_button(page, "start"), "the end")
+    run_until(page, lambda: page.button(key="start").label == ENGLISH["start"], "the end")

@@ -153,13 +153,14 @@ def main() -> None:
     st.html(STEADY)
     st.markdown("#### Audio-Interaction Live")
     words = Words(language())
+    before: Shape = st.session_state.get("shape", Shape())
     st.session_state["shape"] = shape = desk().shape
     run_every = LOOK_SECONDS if shape.is_running else None
     chosen = settings(words, shape)
     desk().tell(chosen.options)
     left, right = st.columns([5, 3], gap="large")
     with left:
-        controls(words, shape, chosen)
+        controls(words, before, shape, chosen)
         st.fragment(now, run_every=run_every)(words)
         soundboard(words, shape, chosen)
     with right:
@@ -292,13 +293,20 @@ def choose_voice(words: Words) -> str:
 # Buttons
 
 
-def controls(words: Words, shape: Shape, chosen: Chosen) -> None:
+def controls(words: Words, before: Shape, shape: Shape, chosen: Chosen) -> None:
     """Start and stop, the recording, the microphone and the reply."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        if shape.is_running:
-            st.button(words("stop"), key="stop", on_click=desk().stop)
-        elif st.button(words("start"), type="primary", key="start"):
-            desk().start(chosen, has_microphone=True)
+        is_pressed = st.button(
+            words("stop" if shape.is_running else "start"),
+            type="secondary" if shape.is_running else "primary",
+            key="start",
+        )
+        if is_pressed:
+            # As the button said when it was pressed, whatever has happened since.
+            if before.is_running:
+                desk().stop()
+            else:
+                desk().start(chosen, has_microphone=True)
             st.rerun()
         record(words, shape, chosen)
         can_listen = chosen.options.has_microphone
