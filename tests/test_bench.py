@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from backend.bench.__main__ import main
-from backend.bench.forks import Delays, measure_forks, show_forks
+from backend.bench.errors import BenchError
+from backend.bench.forks import (
+    Delays,
+    ForkFigures,
+    fork_again_and_again,
+    measure_forks,
+    show_forks,
+)
 from backend.bench.memory import measure_memory, show_memory
 from backend.bench.recording import measure_recording, show_recording
 from backend.bench.rounding import Deviation, clips, measure_rounding, show_rounding
@@ -24,6 +31,7 @@ from backend.replay import TIE_LOGITS
 from backend.server import ServingOptions
 from backend.session_file import SessionFile
 from backend.session_store import StoreOptions
+from tests.scripted import ScriptedEngine
 from tests.serving import serving
 
 Capture = pytest.CaptureFixture[str]
@@ -49,6 +57,23 @@ def test_decisions_are_timed_without_and_with_forks(served: Served, capsys: Capt
             assert 0 < step < delay
     show_forks(figures)
     assert "times as long" in capsys.readouterr().out
+
+
+async def test_forks_go_on_and_are_counted(served: Served) -> None:
+    figures = ForkFigures()
+    forking = asyncio.ensure_future(fork_again_and_again(served.address, figures))
+    while not figures.num_forked_chunks:
+        assert not forking.done(), forking.result()
+        await asyncio.sleep(0.01)
+    forking.cancel()
+
+
+async def test_a_server_that_does_not_fork_is_no_measurement() -> None:
+    with (
+        serving(ScriptedEngine([])) as address,
+        pytest.raises(BenchError, match="another checkpoint"),
+    ):
+        await fork_again_and_again(address, ForkFigures())
 
 
 def test_a_decision_is_late_when_the_next_chunk_has_come() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import os
 import platform
 import statistics
@@ -19,6 +20,8 @@ from backend.config import CHUNK_SECONDS
 
 FORKED = "/v1/gallery/conversation/forks"
 ANOTHER_WAY = {"from_chunk": 0, "decision_bias": 2.0}
+LONGEST_LINE = 2**24
+"""Bytes; the last line of an answer is a whole story."""
 NUM_ROUNDS = 2
 """Each without and with forks, so that whatever else the machine does falls on both."""
 
@@ -44,8 +47,8 @@ class ForkFigures:
 
     alone: Delays = field(default_factory=Delays)
     beside: Delays = field(default_factory=Delays)
-    num_forks: int = 0
-    """Of them that came to their end."""
+    num_forked_chunks: int = 0
+    """That forks got through with meanwhile."""
 
 
 async def measure_forks(address: str, num_conversations: int, seconds: float) -> ForkFigures:
@@ -63,7 +66,7 @@ async def measure_forks(address: str, num_conversations: int, seconds: float) ->
             conversing = asyncio.ensure_future(
                 _converse(address, num_conversations, num_chunks, figures.beside, progress)
             )
-            forking = asyncio.ensure_future(_fork_again_and_again(address, figures))
+            forking = asyncio.ensure_future(fork_again_and_again(address, figures))
             done, others = await asyncio.wait(
                 {conversing, forking}, return_when=asyncio.FIRST_COMPLETED
             )
@@ -103,15 +106,25 @@ async def _talk(
         await saying
 
 
-async def _fork_again_and_again(address: str, figures: ForkFigures) -> None:
+async def fork_again_and_again(address: str, figures: ForkFigures) -> None:
+    """Have a server replay a session of its gallery another way, until this is cancelled.
+
+    Raises:
+        BenchError: it refuses.
+    """
     unlimited = aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(f"http://{address}", timeout=unlimited) as http:
+    async with aiohttp.ClientSession(
+        f"http://{address}", timeout=unlimited, read_bufsize=LONGEST_LINE
+    ) as http:
         while True:
+            num_before = figures.num_forked_chunks
             async with http.post(FORKED, json=ANOTHER_WAY) as answer:
-                told = await answer.text()
-                if not answer.ok or not told.splitlines()[-1].startswith('{"story"'):
-                    raise BenchError(f"the server does not fork: {told[:200]}")
-            figures.num_forks += 1
+                async for line in answer.content:
+                    match json.loads(line):
+                        case {"chunk": chunk}:
+                            figures.num_forked_chunks = num_before + chunk
+                        case {"error": {"message": message}}:
+                            raise BenchError(f"the server does not fork: {message}")
 
 
 def report_forks(num_conversations: int, seconds: float) -> None:
@@ -146,5 +159,6 @@ def show_forks(figures: ForkFigures) -> None:
     floor = statistics.median(figures.alone.step_milliseconds)
     print(
         f"Floor: {floor:.1f} ms, the model's step without a fork (median)\n"
-        f"Late: when the next chunk was there already. Forks that ended: {figures.num_forks}"
+        f"Forked meanwhile: {figures.num_forked_chunks} chunks. "
+        "Late: when the next chunk was there already"
     )
