@@ -92,6 +92,9 @@ def test_cough_holds_a_reply_and_nothing_of_it_is_lost(page: DuplexPage) -> None
     before = len(page.played())
     silence = page.played()[-round(0.2 * page.rate_hz) :]
     assert not silence.any()
+    said = page.turn()["saidText"]
+    assert page.turn()["text"].startswith(said)
+    assert 0 < len(said) < len(page.turn()["text"])
     page.server.overlap("drop", response_id="resp")
     page.wait("() => live.conversation.turns.last?.endSeconds != null")
     played, expected = page.played(), page.expected(pcm)
@@ -110,6 +113,7 @@ def test_cough_holds_a_reply_and_nothing_of_it_is_lost(page: DuplexPage) -> None
     assert np.abs(second - rest)[fade:].max() < 1e-6
     turn = page.turn()
     assert (turn["wasHeld"], turn["heardText"], turn["silentInMs"]) == (True, None, None)
+    assert turn["saidText"] is None
 
 
 def test_voice_stops_a_reply_for_good(page: DuplexPage) -> None:

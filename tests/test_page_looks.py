@@ -527,6 +527,25 @@ def test_conversation_says_what_happened(visit: Visit) -> None:
     expect(page.locator(part("latencies"))).to_have_text("p50 331 ms · p95 430 ms")
 
 
+def test_words_on_the_stage_follow_the_voice(visit: Visit) -> None:
+    page = visit("long")
+    reply = page.locator(part("reply"))
+    expect(reply.locator("s")).to_have_text("")
+    said_until = page.evaluate(
+        """(said) => {
+          const { panel } = window.stage;
+          panel.showPlayback(0.5, Object.assign(panel.shownTurn, { saidText: said }));
+          const [place] = document.querySelector('[data-part=reply] s').getClientRects();
+          const box = panel.replyLine.getBoundingClientRect();
+          return (place.top - box.top) / box.height;
+        }""",
+        "words " * 250,
+    )
+    expect(reply.locator("s")).to_have_text(re.compile(f"^{'words ' * 250}$"))
+    assert said_until == pytest.approx(0.5, abs=0.05)
+    assert unreadable(page.evaluate(CONTRASTS)) == []
+
+
 def test_long_conversation_stays_light_and_where_it_is_read(visit: Visit) -> None:
     page = visit("speaking")
     rows, moved = page.evaluate(

@@ -142,7 +142,8 @@ export class Conversation {
       reason: null,
       isUnprompted: speechEnd === undefined && !this.hasAsked,
       isTyped: this.hasAsked, // it answers what was typed
-      heardText: null,
+      saidText: null, // what has been heard of a reply that is being spoken
+      heardText: null, // and of one that was cut off
       cutAfterMs: null,
       silentInMs: null,
       wasHeld: false,
@@ -170,7 +171,10 @@ export class Conversation {
   }
 
   addSpokenText(turn, delta, now) {
-    if (turn !== undefined) turn.isSpoken = true;
+    if (turn !== undefined) {
+      turn.isSpoken = true;
+      turn.saidText ??= '';
+    }
     return this.addText(turn, delta, now);
   }
 
@@ -197,8 +201,14 @@ export class Conversation {
     turn.timing.firstSoundMs = at - turn.askedAt;
   }
 
+  /** `playedMs` of the `totalMs` of its sound that have come are heard. */
+  soundPlayed(turn, playedMs, totalMs) {
+    turn.saidText = heardText(turn, playedMs, totalMs);
+  }
+
   /** A spoken reply has been heard to its end. */
   soundEnded(turn) {
+    turn.saidText = null;
     this.endTurn(turn);
   }
 

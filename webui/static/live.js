@@ -290,7 +290,7 @@ export class Live {
       conversation: this.conversation,
       send: (event) => this.socket?.send(event),
       onTurn: (turn) => this.showTurn(turn),
-      onProgress: (fraction) => this.panel.showPlayback(fraction),
+      onProgress: (fraction, turn) => this.panel.showPlayback(fraction, turn),
     });
     this.showMicrophone();
     this.panel.turns.clear();

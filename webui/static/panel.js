@@ -52,6 +52,7 @@ export class Panel {
     this.stateLine = parts.state.parentElement;
     this.replyLine = parts.reply.parentElement;
     this.state = 'idle';
+    this.shownTurn = null; // whose words are on the stage
     this.shown = new Map(); // what each part shows, to be written again in another language
     this.latencies = null;
     this.voices = null;
@@ -110,12 +111,14 @@ export class Panel {
     this.face.fillRing(levelToRing(level));
   }
 
-  /** How much of the reply has been heard, 0 to 1. */
-  showPlayback(fraction) {
+  /** How much of a reply has been heard, 0 to 1. */
+  showPlayback(fraction, turn) {
     this.face.fillRing(fraction);
+    if (turn === this.shownTurn) this.showWords(turn);
   }
 
   showHint() {
+    this.shownTurn = null;
     this.show('reply', () => {
       this.replyLine.dataset.kind = 'hint';
       write(this.parts.reply, hint(this.abilities.abilities));
@@ -124,18 +127,27 @@ export class Panel {
   }
 
   showReply(turn) {
+    this.shownTurn = turn;
     this.show('reply', () => {
-      const { reply, latency } = this.parts;
-      this.replyLine.dataset.kind = turn.text.length > LONG_REPLY ? 'long' : 'reply';
-      if (turn.heardText === null) write(reply, turn.text);
-      else reply.replaceChildren(turn.heardText, element('s', turn.text.slice(turn.heardText.length)));
-      this.replyLine.scrollTop = this.replyLine.scrollHeight;
+      const { latency } = this.parts;
+      this.showWords(turn);
       const figures = steps(turn.timing).map(([name, time]) =>
         figure(message(`latency.${name}`), milliseconds(time)),
       );
       if (this.latencies) figures.push(figure(message('latency.p95'), milliseconds(this.latencies.p95)));
       latency.replaceChildren(element('span', since(turn)), ...figures);
     });
+  }
+
+  /** What is not said yet, or not any more, is paler; where it begins is in view. */
+  showWords(turn) {
+    const { parts, replyLine } = this;
+    const said = turn.heardText ?? turn.saidText ?? turn.text;
+    const unsaid = element('s', turn.text.slice(said.length));
+    replyLine.dataset.kind = turn.text.length > LONG_REPLY ? 'long' : 'reply';
+    parts.reply.replaceChildren(said, unsaid);
+    const { top, height } = replyLine.getBoundingClientRect();
+    replyLine.scrollTop += unsaid.getBoundingClientRect().top - top - height / 2;
   }
 
   /** {position, waitSeconds} while the visitor waits for a place. */
@@ -147,6 +159,7 @@ export class Panel {
       if (wasQueued) this.showHint();
       return;
     }
+    this.shownTurn = null;
     this.show('reply', () => {
       this.replyLine.dataset.kind = 'hint';
       const { position, waitSeconds } = place;

@@ -5,7 +5,7 @@ const ACK_MS = 250;
 const LONGEST_HOLD_MS = 2500; // a held reply goes on by itself if the server never says what it was
 
 export class SpeechOut {
-  /** `send` gets events for the server, `onTurn` a turn that has changed, `onProgress` 0 to 1. */
+  /** `send` gets events for the server, `onTurn` a turn that has changed, `onProgress` 0 to 1 and the turn. */
   constructor({ playback, conversation, send, onTurn, onProgress }) {
     this.playback = playback;
     this.conversation = conversation;
@@ -138,6 +138,7 @@ export class SpeechOut {
     if (reply === undefined) return;
     Object.assign(reply, { playedMs, totalMs: Math.max(reply.totalMs, totalMs) });
     const { turn } = reply;
+    this.conversation.soundPlayed(turn, playedMs, reply.totalMs);
     switch (kind) {
       case 'started':
         this.conversation.soundStarted(turn, at);
@@ -152,7 +153,7 @@ export class SpeechOut {
     }
     const isOver = kind === 'ended' || kind === 'flushed';
     if (kind !== 'progress' || at - reply.ackedAt >= ACK_MS) this.acknowledge(id, reply, at);
-    this.onProgress(isOver ? 1 : playedMs / reply.totalMs);
+    this.onProgress(isOver ? 1 : playedMs / reply.totalMs, turn);
     if (!isOver) return;
     this.replies.delete(id);
     this.onTurn(turn);
