@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import io
 import os
+import shlex
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -268,7 +269,7 @@ def download(parsed: argparse.Namespace) -> int:
         print("stopped; run it again to go on from here", file=sys.stderr)
         raise
     print(f"{folder}: complete, every size and hash is right")
-    print(f"Serve it: python app.py --checkpoint {source}")
+    print(f"Serve it: python app.py --checkpoint {shlex.quote(source)}")
     return 0
 
 
