@@ -470,6 +470,14 @@ def test_what_fails_on_the_server_is_told_without_its_places(
         response = site.client.post(forks, json={"from_chunk": 1})
         assert (response.status_code, response.json()["error"]["code"]) == (500, "recording_failed")
         assert place not in response.text
+
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.replay.EngineCore.hear", out_of_memory)
+        response = site.client.post(forks, json={"from_chunk": 1})
+        assert (response.status_code, response.json()["error"]["code"]) == (500, "recording_failed")
     # A file where temporary files were to lie.
     (tmp_path / "taken").write_bytes(b"")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "taken"))

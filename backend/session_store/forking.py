@@ -5,6 +5,7 @@ in a thread of its own. While somebody converses it rests after each of its step
 """
 
 import asyncio
+import logging
 import tempfile
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from backend.errors import RecordingError, SessionFileError
+from backend.errors import AudioInteractionError, RecordingError, SessionFileError
 from backend.export.fields import Fields, story_fields
 from backend.model.checkpoint import Checkpoint
 from backend.model.fingerprint import fingerprint
@@ -21,6 +22,8 @@ from backend.recorder import Recorder, describe
 from backend.replay import Fork, ForkOptions
 from backend.session_file import SessionFile, read_story
 from backend.session_store.reading import NAME, Find, needing_room, read
+
+logger = logging.getLogger(__name__)
 
 REST = 2.0
 """So many times as long as a step took, a fork rests after it while somebody converses."""
@@ -88,9 +91,22 @@ class Forks:
         try:
             while (fields := await told.get()) is not None:
                 yield fields
-            yield {"story": running.result()}
+            yield {"story": _result(running)}
         finally:
             job.is_stopped.set()
+
+
+def _result(ended: "asyncio.Future[Fields]") -> Fields:
+    try:
+        return ended.result()
+    except AudioInteractionError:
+        raise
+    except Exception as error:
+        # A device that has no memory left, say: it is said in words, as conversations go on.
+        logger.exception("a fork failed")
+        raise RecordingError(
+            "the server failed on this: its log says why", "recording_failed"
+        ) from error
 
 
 class _StoppedError(Exception):
