@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -191,6 +192,8 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if recordings is not None:
             await asyncio.to_thread(recordings.store.tidy)
+            # Nobody waits for it, not even who ends the server.
+            threading.Thread(target=recordings.get_ready, daemon=True).start()
         yield
         if recordings is not None:
             await recordings.close()

@@ -1,7 +1,9 @@
 """Recordings of a real server: other people's clients, its address, its end."""
 
+import asyncio
 import base64
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from openai import AsyncOpenAI
 from websockets.asyncio.client import connect
 
 from backend.audio import float_to_pcm16
+from backend.model.checkpoint import Checkpoint
 from backend.server import ServingOptions
 from backend.session_file import SessionFile, read_story
 from backend.session_store import RecordingStore, StoreOptions
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
+from tests.sockets import WAIT_SECONDS
 
 RATE_HZ = 24_000
 REPLY = ScriptedReply("One moment, please.")
@@ -70,7 +74,9 @@ async def test_openais_own_client_records(tmp_path: Path) -> None:
             assert [reply.text for reply in read_story(file).replies] == [REPLY.text]
 
 
-async def test_the_server_says_whether_it_records(tmp_path: Path) -> None:
+async def test_the_server_says_whether_it_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with serving(ScriptedEngine([REPLY])) as address:
         stated = (await get(f"http://{address}/health"))["recordings"]
         assert stated == {"is_on": False, "may_share": False, "max_mb": 0}
@@ -79,7 +85,16 @@ async def test_the_server_says_whether_it_records(tmp_path: Path) -> None:
             await socket.wait_closed()
             assert socket.close_code == 1008
     options = ServingOptions(recordings=StoreOptions(tmp_path / "kept", 12, may_share=True))
+    has_read = threading.Event()
+
+    def fingerprint(_: Checkpoint) -> str:
+        has_read.set()
+        return ""
+
+    monkeypatch.setattr("backend.model.fingerprint.fingerprint", fingerprint)
     with serving(ScriptedEngine([REPLY]), options=options) as address:
+        # Before anybody is recorded who would have to wait for it.
+        assert await asyncio.to_thread(has_read.wait, WAIT_SECONDS)
         stated = (await get(f"http://{address}/health"))["recordings"]
         assert stated == {"is_on": True, "may_share": True, "max_mb": 12}
         async with connect(f"ws://{address}/v1/realtime") as socket:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.config import CHUNK_SECONDS, SessionSettings
-from backend.errors import AudioInteractionError, RecordingError
+from backend.errors import AudioInteractionError, CheckpointError, RecordingError
 from backend.recorder import Recorder, describe
 from backend.session_store.store import PRIVATE_MODE, RecordingStore, size_of
 
@@ -81,6 +81,18 @@ class Recordings:
         self._checkpoint = checkpoint
         self._going: dict[str, _Going] = {}
         self._discarding: set[asyncio.Future[None]] = set()
+
+    def get_ready(self) -> None:
+        """Read the checkpoint's files, so that the first to be recorded need not wait for that.
+
+        It takes seconds for a large one; may be done on any thread.
+        """
+        from backend.model.fingerprint import fingerprint
+
+        try:
+            fingerprint(self._checkpoint)
+        except CheckpointError as error:
+            logger.warning("nothing can be recorded: %s", error)
 
     def is_live(self, recording_id: str) -> bool:
         """Whether it goes on."""
