@@ -67,7 +67,10 @@ class SessionSettings:
     seed: int = 0
     max_reply_tokens: int = 512
     decision_bias: float = 0.0
-    """Added to the logit of speaking at each decision, in nats: above 0 eager, below 0 shy."""
+    """Added to the logit of speaking at each decision, in nats: above 0 eager, below 0 shy.
+
+    At most 8 either way, or `ONLY_WHEN_ASKED`.
+    """
 
     def __post_init__(self) -> None:
         # Not first when it is in tokens: to count those of megabytes takes half a minute.
