@@ -36,6 +36,7 @@ from backend.model.layout import AUDIO_TOWER_CONFIG as AUDIO_TOWER_CONFIG
 from backend.model.layout import AUDIO_TOWERS as AUDIO_TOWERS
 from backend.model.layout import CONFIG as CONFIG
 from backend.model.layout import DEFAULT_REVISION, SHARDS
+from backend.model.layout import EMBEDDED as EMBEDDED
 from backend.model.layout import GENERATION_CONFIG as GENERATION_CONFIG
 from backend.model.layout import LANGUAGE_MODEL_CONFIG as LANGUAGE_MODEL_CONFIG
 from backend.model.layout import SHARD_INDEX as SHARD_INDEX
@@ -44,7 +45,6 @@ from backend.model.layout import TOKENIZER as TOKENIZER
 from backend.model.memory import needing_memory
 from backend.protocol import ControlTokens, Emotion
 
-EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "checkpoint"
 
 _UNUSED_TOWER_PARAMETER = "audio_bos_eos_token.weight"
