@@ -99,7 +99,7 @@ Check = Callable[[], Iterable[Finding]]
 def examine(checks: Iterable[tuple[str, Check]], output: TextIO, *, is_json: bool) -> bool:
     """Run checks and print what they find; returns whether there is no problem."""
     findings: list[Finding] = []
-    fixes: set[str] = set()
+    fixes: dict[str, str] = {}
     for name, check in checks:
         _say_what_is_going_on(name)
         for finding in _found(name, check):
@@ -107,7 +107,7 @@ def examine(checks: Iterable[tuple[str, Check]], output: TextIO, *, is_json: boo
             if not is_json:
                 _print(finding, output, fixes)
             if finding.fix is not None:
-                fixes.add(finding.fix)
+                fixes.setdefault(finding.fix, finding.about)
     _say_what_is_going_on(None)
     counts = dict.fromkeys(Verdict, 0)
     for finding in findings:
@@ -154,11 +154,13 @@ def _found(name: str, check: Check) -> Iterator[Finding]:
         yield Finding(name, Verdict.PROBLEM, f"not checked: {type(error).__name__}: {reason}")
 
 
-def _print(finding: Finding, output: TextIO, fixes: set[str]) -> None:
+def _print(finding: Finding, output: TextIO, fixes: dict[str, str]) -> None:
+    """Print a finding; a fix once, and then for what it was named first."""
     _say_what_is_going_on(None)
     print(f"{finding.verdict:<8} {finding.about:<14} {finding.text}", file=output, flush=True)
     if finding.fix is not None:
-        fix = "the same helps" if finding.fix in fixes else finding.fix
+        named_for = fixes.get(finding.fix)
+        fix = finding.fix if named_for is None else f"as for {named_for}"
         print(f"{'':<8} {'':<14} -> {fix}", file=output, flush=True)
 
 
@@ -171,7 +173,7 @@ def _say_what_is_going_on(name: str | None) -> None:
 
 def _install() -> str:
     if _is_managed_by_the_system():
-        return f"make -C {shlex.quote(str(REPOSITORY))} run (makes an environment of its own)"
+        return f"make -C {shlex.quote(str(REPOSITORY))} run  # in an environment of its own"
     python = shlex.quote(sys.executable)
     pip = f"{python} -m pip install"
     return f"{pip} torch=={TORCH} && {pip} -r {shlex.quote(str(REQUIREMENTS))}"
@@ -275,7 +277,7 @@ def _gpu_finding(gpu: dict[str, Any]) -> Finding:
         return Finding("GPU", Verdict.PROBLEM, f"{text}: {gpu['error']}", driver)
     if gpu["free"] < _RELEASED_GPU_BYTES:
         text += f"; the released model wants {_RELEASED_GPU_BYTES / _GIGABYTE:.0f}"
-        return Finding("GPU", Verdict.WARNING, text, "nvidia-smi (what else uses it?)")
+        return Finding("GPU", Verdict.WARNING, text, "nvidia-smi  # what else uses it?")
     return Finding("GPU", Verdict.OK, f"{text}, multiplies")
 
 
@@ -284,7 +286,7 @@ def _no_gpu_finding(*, has_cuda_build: bool) -> Finding:
         return Finding("GPU", Verdict.OK, "none; the embedded checkpoint needs none")
     if has_cuda_build:
         text = "torch cannot reach the NVIDIA GPU: its driver may be too old or not loaded"
-        return Finding("GPU", Verdict.WARNING, text, "nvidia-smi (does it name the GPU?)")
+        return Finding("GPU", Verdict.WARNING, text, "nvidia-smi  # does it name the GPU?")
     text = "there is an NVIDIA GPU, and a torch for the CPU"
     return Finding("GPU", Verdict.WARNING, text, _reinstall_torch())
 
@@ -356,7 +358,7 @@ def check_folders() -> Iterator[Finding]:
     yield _folder_finding("models", _hub_cache(), "set HF_HOME to a folder that you may write to")
     from backend.space import recordings_folder
 
-    fix = f"{_app()} --recordings FOLDER (one that you may write to), or --no-recordings"
+    fix = f"{_app()} --no-recordings  # or --recordings with a folder that you may write to"
     yield _folder_finding("recordings", recordings_folder(), fix)
 
 
@@ -677,7 +679,7 @@ def _linux_microphone() -> Iterator[Finding]:
         yield Finding("microphone", Verdict.OK, f"{captures[0]} may be read")
     else:
         text = f"no sound server runs, and {captures[0]} may not be read"
-        fix = "sudo usermod -aG audio $USER (then log in anew), or start PipeWire"
+        fix = "sudo usermod -aG audio $USER  # then log in anew; or start PipeWire"
         yield Finding("microphone", Verdict.WARNING, text, fix)
 
 

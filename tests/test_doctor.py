@@ -70,7 +70,7 @@ def test_before_anything_is_installed() -> None:
     assert "Traceback" not in ended.stdout + ended.stderr
     assert "problem  torch          not checked, torch is missing" in ended.stdout
     assert ended.stdout.count("-m pip install torch==2.13.0 && ") == 1
-    assert "-> the same helps" in ended.stdout
+    assert "-> as for packages" in ended.stdout
     assert "ok       checkpoint     embedded" in ended.stdout
 
 
