@@ -28,7 +28,7 @@ from backend.model.hub_store import Phase, Progress, Report
 from backend.prefix import Prefixed
 from backend.server import ServingOptions, serve
 from backend.space import Surroundings, settle_in, surroundings
-from backend.starting import LeavingError, StartingApp
+from backend.starting import LOADING, LeavingError, StartingApp
 from tests.browsing import open_page, part
 from tests.reverse_proxy import reverse_proxy
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -271,6 +271,13 @@ def test_visitors_are_told_until_the_model_is_there() -> None:
         assert client.get("/health").json() == {"status": "ok"}
         assert opening.num_lives == 1
     assert opening.num_lives == 0
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_visitors_are_told_in_words(language: str) -> None:
+    words = (STATIC_FOLDER / f"messages-{language}.js").read_text("utf-8")
+    for phase in (*Phase, LOADING):
+        assert f"'starting.{phase}':" in words
 
 
 def test_who_leaves_meanwhile_stops_the_download() -> None:
