@@ -26,7 +26,7 @@ from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 RECORDINGS = [
     read_audio(SAMPLES / f"{name}.ogg")
-    for name in ("order_large_dark_roast_americano", "digit_seven", "digit_three")
+    for name in ("order_large_dark_roast_americano", "digit_seven", "digit_five")
 ]
 FRAME_SECONDS = 0.05
 CAPTURED_AT_MS = 700.0

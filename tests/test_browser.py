@@ -144,7 +144,7 @@ def test_conversation_from_start_to_stop(
     expect_reply(page, FIRST.text, "happy")
     expect_states(page, ["NOT STARTED", "CONNECTING", "LISTENING", "SPEAKING", "LISTENING"])
     expect(page.locator(part("latency"))).to_contain_text("first text")
-    play(page, "Three")
+    play(page, "Five")
     expect_reply(page, SECOND.text, "normal")
     expect(page.locator(part("announcer"))).to_have_text(f"normal: {SECOND.text}")
     page.click(part("start"))
@@ -193,7 +193,7 @@ def test_browsers_do_not_mix(visit: Visit) -> None:
     play(first, "Seven")
     expect_reply(first, FIRST.text, "happy")
     assert second.locator(part("turns")).locator("li").count() == 0
-    play(first, "Three")
+    play(first, "Five")
     expect_reply(first, SECOND.text, "normal")
     play(second, "Eight")
     expect_reply(second, FIRST.text, "happy")

@@ -77,7 +77,7 @@ def test_card_of_the_gallery_opens_the_replay_page(quiet_browser: Browser, addre
     page.click(part("closePrivacy"))
     page.get_by_role("link", name=re.compile("A wake word and digits")).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("A wake word and digits")
-    expect(page.locator(part("about"))).to_contain_text("seven, eight and three")
+    expect(page.locator(part("about"))).to_contain_text("seven, eight and five")
     expect(page.locator(part("facts"))).to_contain_text("embedded")
     page.get_by_role("link", name="Live page").click()
     expect(page.locator(part("start"))).to_be_visible()

@@ -27,7 +27,7 @@ SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 VOICES = [
     "digit_eight",
     "digit_seven",
-    "digit_three",
+    "digit_five",
     "order_large_cappuccino_whole_milk",
     "order_large_dark_roast_americano",
     "order_small_latte_double_shot",
