@@ -38,9 +38,9 @@ REPLAYED_REPLY = 3
 def converse(page: Page) -> None:
     """Say digits and orders until each has its spoken reply; the last one is being said."""
     answered = [sample for sample in samples() if sample["reply"]]
+    page.click(part("start"))
     for number, sample in enumerate([answered[0], answered[3], answered[5], answered[1]]):
-        if number > 0:
-            expect(page.locator(part("state"))).to_have_text("LISTENING", timeout=LONGEST_WAIT_MS)
+        expect(page.locator(part("state"))).to_have_text("LISTENING", timeout=LONGEST_WAIT_MS)
         page.get_by_role("button", name=sample["title"], exact=True).click()
         page.wait_for_function(SPEAKING_OF_TURN, arg=number + 1, timeout=LONGEST_WAIT_MS)
     page.wait_for_timeout(HALF_SAID_MILLISECONDS)
