@@ -345,7 +345,7 @@ def test_shuffled_speech_has_no_words_and_no_clicks() -> None:
     utterances = Utterances([tone_clip(ClipKind.ORDER, 2.0)], {}, random.Random(10))
     for _ in range(20):
         made = utterances.make("shuffled")
-        assert made.words is made.phones is made.reply is None
+        assert (made.words, made.phones, made.reply) == (None, None, None)
         assert 0.1 < np.abs(made.audio).max() < 0.25
         assert np.abs(np.diff(made.audio)).max() < 0.25 / 40
 
@@ -357,7 +357,7 @@ def test_babble_is_of_many_voices_and_gets_no_reply() -> None:
     heard = set()
     for _ in range(20):
         made = utterances.make("babble")
-        assert made.words is made.phones is made.reply is None
+        assert (made.words, made.phones, made.reply) == (None, None, None)
         assert rms(made.audio) == pytest.approx(0.1, rel=0.01)
         spectrum = np.abs(np.fft.rfft(made.audio)) / made.audio.size
         loud = np.fft.rfftfreq(made.audio.size, 1 / SAMPLE_RATE)[spectrum > 0.005]
