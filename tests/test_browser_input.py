@@ -133,6 +133,7 @@ def test_chunk_is_heard_after_the_conversation(page: DuplexPage) -> None:
 
 
 def test_mute_and_push_to_talk(page: DuplexPage) -> None:
+    page.wait("() => live.conversation.seconds > 1.3")
     assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
     page.page.evaluate("() => live.toggleMute()")
     assert not next_seconds(page, 0.4).any()

@@ -104,7 +104,7 @@ async def test_microphone_is_not_heard_while_a_file_plays(
         await talk.until(
             lambda: len(heard_by_model(engine)) > 2 * len(VOICE), "what was heard after it"
         )
-    heard = heard_by_model(engine)
+        heard = heard_by_model(engine)
     assert holds(heard, VOICE)
     assert not np.any(heard[: len(VOICE)] == 0.5)
     assert np.any(np.isclose(heard, 0.5, atol=1e-3))

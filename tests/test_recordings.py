@@ -472,7 +472,7 @@ async def test_a_recording_from_the_wire_is_verified(
     assert outcome.difference is None, outcome.difference
     assert outcome.ties == []
     assert outcome.num_decisions > 18
-    assert outcome.num_tokens > 10
+    assert outcome.num_tokens > 6, "more than one reply holds"
     assert any(decision.cause is Cause.REQUESTED for decision in story.decisions)
     assert any(reply.status is TurnStatus.CANCELLED for reply in story.replies)
     assert [r.text for r in records if isinstance(r, TypedRecord)] == ["Seven."]
