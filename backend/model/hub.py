@@ -73,6 +73,7 @@ _LOOK_UP_SECONDS = 10.0
 _NUM_CONNECTIONS = 4
 _RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Waits after attempts that brought nothing; one that brought something starts over."""
+_WAIT_SECONDS = 0.5
 _PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
 _MEGABYTE = 1_000_000
 
@@ -244,11 +245,13 @@ def _receive_all(model: HubModel, missing: list[HubFile], store: Store, report: 
     with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
         # The largest first: they take longest, whatever runs beside them.
         order = sorted(missing, key=lambda file: -file.size)
-        waiting = [pool.submit(_receive, model, file, store, meter) for file in order]
+        waiting = {pool.submit(_receive, model, file, store, meter) for file in order}
         try:
-            ended, _ = wait(waiting, return_when=FIRST_EXCEPTION)
-            for each in ended:
-                each.result()
+            while waiting:
+                # Without a limit it would not hear of a Ctrl+C that reached another thread.
+                ended, waiting = wait(waiting, _WAIT_SECONDS, FIRST_EXCEPTION)
+                for each in ended:
+                    each.result()
         except BaseException:
             # Also Ctrl+C: what has come so far stays.
             meter.stop()
