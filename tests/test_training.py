@@ -12,7 +12,7 @@ import torch
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, FEATURES_PER_CHUNK
 from backend.features import LogMel, StreamingLogMel
 from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
-from backend.training.align import Clip, ClipKind, Word, spans_of
+from backend.training.align import PHONES, Clip, ClipKind, Word, spans_of
 from backend.training.augment import rms
 from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out
 from backend.training.domain import (
@@ -206,7 +206,9 @@ def phrase_clip(text: str) -> Clip:
     return clip(ClipKind.PHRASE, text, human=False)
 
 
-@pytest.mark.parametrize("recipe", ["human order", "swapped order", "grafted order", "cut order"])
+@pytest.mark.parametrize(
+    "recipe", ["human order", "swapped order", "grafted order", "turned order", "cut order"]
+)
 def test_surgery_keeps_words_and_reply_together(recipe: str) -> None:
     clips = [
         order_clip("can i get a large latte with a bit of soy milk and brown sugar"),
@@ -333,6 +335,27 @@ def test_a_word_alone_may_lose_its_beginning_and_keeps_its_end() -> None:
         assert 0 < made.end <= made.audio.size / FRAME_SAMPLES
         starts.append(made.words[0].start)
     assert min(starts) < 0 < max(starts)
+
+
+def test_a_word_alone_may_lose_all_before_its_first_vowel() -> None:
+    rng = random.Random(11)
+    phones = np.array([PHONES.index(p) for p in ["TH"] * 20 + ["R"] * 20 + ["IY"] * 20], np.uint8)
+    three = Spoken(
+        np.ones(60 * FRAME_SAMPLES, np.float32), (Word("three", 0, 60),), phones, digit_reply(3)
+    )
+    left = [tightly(three, rng).phones for _ in range(200)]
+    assert all(said is not None and (said == PHONES.index("IY")).sum() > 12 for said in left)
+    assert any(said is not None and set(said) == {PHONES.index("IY")} for said in left)
+
+
+def test_milk_and_sugar_are_named_the_other_way_round() -> None:
+    said = order_clip("make me a latte with a bit of soy milk and brown sugar")
+    made = Utterances([said], {}, random.Random(12)).make("turned order")
+    assert made.words
+    text = " ".join(word.text for word in made.words)
+    assert text == "make me a latte with brown sugar and a bit of soy milk"
+    order = {span.slot: span.text for span in said.spans if span.slot is not None}
+    assert made.reply == order_reply(order)
 
 
 def tone_clip(kind: ClipKind, hertz: float) -> Clip:

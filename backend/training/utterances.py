@@ -28,9 +28,10 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "human order": 0.13,
     "swapped order": 0.12,
     "grafted order": 0.08,
+    "turned order": 0.04,
     "synthetic order": 0.06,
-    "human digit": 0.12,
-    "synthetic digit": 0.13,
+    "human digit": 0.15,
+    "synthetic digit": 0.15,
     "wake word": 0.05,
     "phrase": 0.16,
     "cut phrase": 0.02,
@@ -58,6 +59,8 @@ def mixed(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, 
     }
 
 
+VOWELS = tuple(index for index, phone in enumerate(PHONES) if phone[0] in "AEIOU")
+"""As indices into PHONES."""
 SOUND_CLASSES = (*PHONES, *SOUND_REPLIES)
 """What a feature may be: a phone or a sound."""
 SOUND_FRAMES = (80, 180)
@@ -69,14 +72,17 @@ REPEATED_PAUSE_FRAMES = (20, 250)
 REPEATED_PART_FRAMES = (50, 350)
 LOUD_SHARE = 0.08
 
-LATE_SHARE = 0.5
+LATE_SHARE = 0.65
 LATE_PART = 0.35
-"""How much of a word that is said alone is lost at most: whoever listens may begin too late, and a
-consonant at the beginning may be too soft to be heard."""
+"""How much of a word that is said alone is lost at most, or all before its first vowel and this
+part of the vowel: whoever listens may begin too late, and consonants at the beginning may be too
+soft to be heard."""
 
 SHUFFLED_SECONDS = (0.06, 0.3)
 BABBLING = (4, 24)
 """How many people make up babble."""
+TWO_THINGS_SHARE = 0.5
+"""How many of the endings that are put after another order's drink name both milk and sugar."""
 
 SPEEDS = (0.84, 1.2)
 WIDER_SPEEDS = (0.76, 1.3)
@@ -180,6 +186,10 @@ def _drink_index(clip: Clip) -> int:
     return next(i for i, span in enumerate(clip.spans) if span.slot is Slot.DRINK)
 
 
+def _has_two_things(clip: Clip) -> bool:
+    return {Slot.MILK, Slot.SUGAR} <= {span.slot for span in clip.spans}
+
+
 def loud_frames(audio: np.ndarray) -> np.ndarray:
     """Which frames of 10 ms of `audio` [samples] are not far below the loudest: bool, [frames]."""
     num_frames = audio.size // FRAME_SAMPLES
@@ -228,6 +238,7 @@ class Utterances:
             for clip in self.groups[ClipKind.ORDER, True]
             if _drink_index(clip) + 1 < len(clip.spans)
         ]
+        self.with_two_things = [clip for clip in self.with_tails if _has_two_things(clip)]
 
     def draw(self) -> list[Spoken]:
         """Random utterances that belong together, most often one: not yet augmented."""
@@ -252,6 +263,8 @@ class Utterances:
                 return self._swapped(rng.choice(self.groups[ClipKind.ORDER, True]))
             case "grafted order":
                 return self._grafted()
+            case "turned order":
+                return self._turned(rng.choice(self.with_two_things))
             case "human digit" | "synthetic digit":
                 clips = self.labels[ClipKind.DIGIT, recipe == "human digit"]
                 digit = rng.randrange(len(DIGIT_WORDS))
@@ -336,13 +349,31 @@ class Utterances:
     def _grafted(self) -> Spoken:
         """The beginning of one order, up to its drink, and what follows the drink in another."""
         head = self.rng.choice(self.groups[ClipKind.ORDER, True])
-        tail = self.rng.choice(self.with_tails)
+        two_things = self.rng.random() < TWO_THINGS_SHARE
+        tail = self.rng.choice(self.with_two_things if two_things else self.with_tails)
         head_spans = head.spans[: _drink_index(head) + 1]
         tail_spans = tail.spans[_drink_index(tail) + 1 :]
         first = _piece(head, 0, head.words[head_spans[-1].stop - 1].end)
         second = _piece(tail, tail.words[tail_spans[0].first].start, len(tail.phones))
         joined = _join([first, _louder(second, first)])
         return replace(joined, reply=order_reply(_order_of([*head_spans, *tail_spans])))
+
+    def _turned(self, clip: Clip) -> Spoken:
+        """An order with milk and sugar, the last of them named first."""
+        reply = order_reply(_order_of(clip.spans))
+        first, second = (span for span in clip.spans if span.slot in (Slot.MILK, Slot.SUGAR))
+        (start, end), (second_start, second_end) = (
+            (clip.words[span.first].start, clip.words[span.stop - 1].end)
+            for span in (first, second)
+        )
+        pieces = [
+            _piece(clip, 0, start),
+            _piece(clip, second_start, second_end),
+            _piece(clip, end, second_start),
+            _piece(clip, start, end),
+            _piece(clip, second_end, len(clip.phones)),
+        ]
+        return replace(_join(pieces), reply=reply)
 
     def _cut(self, clip: Clip) -> Spoken:
         """An order that stops early: complete when its drink was named, else to be ignored."""
@@ -489,15 +520,28 @@ def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
     return Spoken(audio, words, phones, spoken.reply, doubt)
 
 
+def _latest_start(phones: np.ndarray, word: Word) -> float:
+    """Frame up to which a word may lose its beginning; `phones` [frames] of the utterance."""
+    latest = word.start + LATE_PART * (word.end - word.start)
+    begin, end = max(0, int(word.start)), max(0, int(word.end))
+    vowels = np.isin(phones[begin:end], VOWELS)
+    if not vowels.any():
+        return latest
+    first = int(vowels.argmax())
+    consonants = np.flatnonzero(~vowels[first:])
+    length = int(consonants[0]) if consonants.size else vowels.size - first
+    return max(latest, begin + first + LATE_PART * length)
+
+
 def tightly(spoken: Spoken, rng: random.Random) -> Spoken:
     """Without the margin before the first word and after the last; a word alone may lose more."""
     if not spoken.words or spoken.phones is None:
         return spoken
     first = spoken.words[0]
-    start = max(0, int(first.start) - rng.randint(0, 4))
+    start = int(first.start) - rng.randint(0, 4)
     if len(spoken.words) == 1 and rng.random() < LATE_SHARE:
-        lost = LATE_PART * (first.end - first.start)
-        start = max(0, int(first.start + rng.uniform(0.0, lost)))
+        start = int(rng.uniform(first.start, _latest_start(spoken.phones, first)))
+    start = max(0, start)
     stop = min(len(spoken.phones), int(spoken.words[-1].end) + rng.randint(0, 6))
     words = tuple(Word(w.text, w.start - start, w.end - start) for w in spoken.words)
     audio = spoken.audio[start * FRAME_SAMPLES : stop * FRAME_SAMPLES]
