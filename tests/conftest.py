@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.protocol import Emotion
 from tests.browsing import chromium, microphone_file, tone_file
 from tests.duplex_page import DuplexPage, OpenDuplex
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -61,6 +62,19 @@ def golden_clip(request: pytest.FixtureRequest) -> Mapping[str, np.ndarray]:
 def embedded_checkpoint() -> Checkpoint:
     """The checkpoint that lies in the repository, in fp32 on the CPU."""
     return load_checkpoint(EMBEDDED, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    """An engine of a server; its reply holds what a page has to escape."""
+    return ScriptedEngine([ScriptedReply("Coming <up>.", Emotion.HAPPY)])
+
+
+@pytest.fixture
+def address(engine: ScriptedEngine) -> Iterator[str]:
+    """Address of a server with that engine."""
+    with serving(engine) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

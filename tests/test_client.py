@@ -3,7 +3,6 @@
 import asyncio
 import re
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -44,12 +43,6 @@ SPEAKING = LiveOptions(speaks_replies=True, voice="espeak:en-us")
 @pytest.fixture
 def engine() -> ScriptedEngine:
     return ScriptedEngine([FIRST_REPLY, ScriptedReply("Yes.", protocol.Emotion.HAPPY)])
-
-
-@pytest.fixture
-def address(engine: ScriptedEngine) -> Iterator[str]:
-    with serving(engine) as address:
-        yield address
 
 
 # Conversing

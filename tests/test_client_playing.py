@@ -5,7 +5,6 @@ The server is real, and tests are the microphone and the loudspeaker.
 
 import asyncio
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import soundfile
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend import protocol
 from backend.audio import read_audio
 from backend.model.hub_store import Report
 from backend.server import ServingOptions
@@ -35,19 +33,7 @@ from tests.serving import serving, wait_until_free
 SEVEN = SAMPLES / "digit_seven.ogg"
 VOICE = read_audio(SEVEN)
 SOUND = np.tile(VOICE, 4)
-REPLY = ScriptedReply("You said seven.", protocol.Emotion.NORMAL)
 NO_MICROPHONE = LiveOptions(has_microphone=False)
-
-
-@pytest.fixture
-def engine() -> ScriptedEngine:
-    return ScriptedEngine([REPLY])
-
-
-@pytest.fixture
-def address(engine: ScriptedEngine) -> Iterator[str]:
-    with serving(engine) as address:
-        yield address
 
 
 def heard_by_model(engine: ScriptedEngine) -> np.ndarray:

@@ -4,7 +4,6 @@ import asyncio
 import io
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -18,8 +17,6 @@ from client.typed_text import TypedText
 from client.wire import RealtimeSocket, WireEvent
 from client.words import Words
 from tests.client_talking import talking_live
-from tests.scripted import ScriptedEngine
-from tests.serving import serving
 
 ADDRESS = ServerAddress.parse("localhost")
 
@@ -103,12 +100,6 @@ def test_unsent_text_goes_with_its_connection() -> None:
     socket.send({"type": "session.update"})
     socket._detach()
     assert [event["type"] for event in socket._outbox] == ["session.update"]
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    with serving(ScriptedEngine([])) as address:
-        yield address
 
 
 async def test_refused_settings_are_a_problem_until_others_are_taken(
