@@ -132,9 +132,10 @@ class Kept(Generic[Use]):
 
     def keep(self, path: Path, made: Use) -> None:
         """Keep it; but not of a recording that goes on, of which there is more later."""
-        if (version := _version(path)) is None:
-            return
         with self._changing:
+            # Looked at only now: of one that was deleted meanwhile, nothing is kept after `forget`.
+            if (version := _version(path)) is None:
+                return
             self._kept[version] = made
             while len(self._kept) > 1 and sum(map(self._size_of, self._kept.values())) > (
                 self._max_size
