@@ -296,13 +296,20 @@ def test_reply_on_request_without_audio(clients: Clients) -> None:
 
 
 def test_request_that_is_repeated_is_answered_once(clients: Clients) -> None:
-    client = clients.open()
+    client = clients.open(DUPLEX_16_KHZ)
     for event_id in ("one", "other"):
         client.send("response.create", event_id=event_id, response={"metadata": {"id": event_id}})
         created = client.until("response.created")[-1]
         assert created["response"]["metadata"]["id"] == event_id
         client.until("response.done")
         client.send("response.create", event_id=event_id, response={"metadata": {"id": "again"}})
+
+
+def test_requests_of_a_client_that_gives_all_one_id_are_answered(clients: Clients) -> None:
+    client = clients.open()
+    for _ in range(2):
+        client.send("response.create", event_id="event_1")
+        client.until("response.done")
 
 
 def test_cancelled_reply_says_so() -> None:

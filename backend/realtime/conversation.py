@@ -425,8 +425,12 @@ class Conversation:
             self._feed_next(samples)
 
     def _create_response_once(self, event: CreateResponse) -> None:
-        """A client that lost its connection may ask again, and not know whether it was heard."""
-        if event.event_id is not None and event.event_id == self._request_id:
+        """A client that lost its connection may ask again, and not know whether it was heard.
+
+        In the other dialect none can come back, and some give all their events one id.
+        """
+        is_repeated = event.event_id is not None and event.event_id == self._request_id
+        if is_repeated and self._is_duplex:
             return
         self._create_response(event)
         self._request_id = event.event_id
