@@ -87,11 +87,11 @@ class PlainFrontEnd:
         self._is_input_over = True
 
     def _tell_news(self) -> None:
-        news = set(self._news_lines())
-        for line in self._news_lines():
+        news = list(self._news_lines())
+        for line in news:
             if line not in self._told:
                 self._print(line)
-        self._told = news
+        self._told = set(news)
         for entry in self._news.entries():
             self._print(
                 typed_line(entry, self._words)
