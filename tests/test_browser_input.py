@@ -18,6 +18,7 @@ from tests.duplex_page import SAMPLE_RATE_HZ, DuplexPage, OpenDuplex
 RAW = "settings.set({ echoCancellation: false })"
 SNEEZE = {"kind": "sound", "file": "sneeze.ogg", "title": "A sneeze"}
 SEVEN = {"kind": "voice", "file": "digit_seven.ogg", "title": "Seven"}
+PIECE_SAMPLES = SAMPLE_RATE_HZ // 20
 BUTTON = "document.createElement('button')"
 
 
@@ -38,7 +39,9 @@ def tone(heard: npt.NDArray[np.int16]) -> float:
 
 def next_seconds(page: DuplexPage, seconds: float) -> npt.NDArray[np.int16]:
     """What the server hears from now on."""
-    start = len(page.server.heard) + 4000  # what is under way already
+    # On a busy machine, seconds that were captured before are still under way to the server.
+    captured = page.page.evaluate("() => live.conversation.secondsAt(performance.now())")
+    start = round(captured * SAMPLE_RATE_HZ) + 4000
     end = start + round(seconds * SAMPLE_RATE_HZ)
     page.wait_until(lambda: len(page.server.heard) >= end)
     return page.server.heard[start:end]
@@ -49,7 +52,7 @@ def similarity(heard: npt.NDArray[Any], sound: npt.NDArray[Any]) -> float:
     # Compared at three times the rate, as they may lie a fraction of a sample apart.
     fine_heard = soxr.resample(heard / 32768, SAMPLE_RATE_HZ, 3 * SAMPLE_RATE_HZ)
     fine_sound = soxr.resample(sound, SAMPLE_RATE_HZ, 3 * SAMPLE_RATE_HZ)
-    size = len(fine_heard) + len(fine_sound)
+    size = 1 << (len(fine_heard) + len(fine_sound)).bit_length()
     spectrum = np.fft.rfft(fine_heard, size) * np.fft.rfft(fine_sound, size).conj()
     products = np.fft.irfft(spectrum, size)[: len(fine_heard) - len(fine_sound) + 1]
     start = int(products.argmax())
@@ -64,10 +67,10 @@ def far_above_tone(sound: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.fft.irfft(spectrum, len(sound))
 
 
-def loudest_second(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The second around the loudest sample; the rest of a recording may be silence."""
-    start = max(0, int(np.abs(sound).argmax()) - SAMPLE_RATE_HZ // 2)
-    return sound[start : start + SAMPLE_RATE_HZ]
+def loudest_pieces(sound: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """The pieces of 50 ms around the loudest sample; the rest of a recording may be silence."""
+    peak = int(np.abs(sound).argmax())
+    return np.split(sound[peak - PIECE_SAMPLES : peak + 6 * PIECE_SAMPLES], 7)
 
 
 def test_sound_is_mixed_with_the_microphone(page: DuplexPage) -> None:
@@ -75,8 +78,10 @@ def test_sound_is_mixed_with_the_microphone(page: DuplexPage) -> None:
     page.page.evaluate(f"async (sound) => {{ await live.playSound(sound, {BUTTON}); }}", SNEEZE)
     next_seconds(page, 0.4)
     heard = page.server.heard[start:]
-    sneeze = loudest_second(read_audio(SAMPLES / "sneeze.ogg"))
-    assert similarity(far_above_tone(heard), far_above_tone(sneeze)) > 0.8
+    mixed, sneeze = (far_above_tone(s) for s in (heard, read_audio(SAMPLES / "sneeze.ogg")))
+    # Piece by piece, for a busy machine leaves out a moment of its sound, and all after it moves.
+    pieces = [similarity(mixed, piece) for piece in loudest_pieces(sneeze)]
+    assert np.median(pieces) > 0.9, pieces
     assert tone(heard) == pytest.approx(TONE_LEVEL, rel=0.2)
 
 
