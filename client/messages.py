@@ -21,7 +21,9 @@ class Language(StrEnum):
     def of_environment(cls, environment: Mapping[str, str]) -> "Language":
         """That of a terminal, as programs look for it."""
         names = ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
-        return cls.of(next((environment[name] for name in names if environment.get(name)), None))
+        stated = next((environment[name] for name in names if environment.get(name)), "")
+        # LANGUAGE may hold several, the most wanted first.
+        return cls.of(stated.partition(":")[0])
 
 
 LANGUAGE_NAMES = {Language.ENGLISH: "English", Language.CHINESE: "中文"}

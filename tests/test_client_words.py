@@ -85,6 +85,8 @@ def test_terminal_s_language_is_the_environment_s() -> None:
     assert Language.of_environment({"LANG": "zh_CN.UTF-8"}) is Language.CHINESE
     assert Language.of_environment({"LC_ALL": "C", "LANG": "zh_CN.UTF-8"}) is Language.ENGLISH
     assert Language.of_environment({"LC_ALL": "", "LANG": "zh_CN.UTF-8"}) is Language.CHINESE
+    assert Language.of_environment({"LANGUAGE": "zh:en", "LANG": "C.UTF-8"}) is Language.CHINESE
+    assert Language.of_environment({}) is Language.ENGLISH
 
 
 def test_message_within_a_message_is_in_its_language() -> None:
