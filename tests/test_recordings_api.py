@@ -457,7 +457,10 @@ def test_a_length_in_other_digits_is_not_read(site: Site, packed: Path) -> None:
 
 
 def test_what_fails_on_the_server_is_told_without_its_places(
-    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     place = str(tmp_path / "checkpoint")
 
@@ -478,6 +481,11 @@ def test_what_fails_on_the_server_is_told_without_its_places(
         patched.setattr("backend.replay.EngineCore.hear", out_of_memory)
         response = site.client.post(forks, json={"from_chunk": 1})
         assert (response.status_code, response.json()["error"]["code"]) == (500, "recording_failed")
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.recorder.MAX_EVENTS_BYTES", 100)
+        response = site.client.post(forks, json={"from_chunk": 1})
+        assert "its log says why" in response.text
+        assert "more has happened than a recording may hold" in caplog.text
     # A file where temporary files were to lie.
     (tmp_path / "taken").write_bytes(b"")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "taken"))

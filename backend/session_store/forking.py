@@ -21,7 +21,7 @@ from backend.realtime.admission import Admission
 from backend.recorder import Recorder, describe
 from backend.replay import Fork, ForkOptions
 from backend.session_file import SessionFile, read_story
-from backend.session_store.reading import NAME, Find, needing_room, read
+from backend.session_store.reading import NAME, Find, needing_room, no_room, read
 
 logger = logging.getLogger(__name__)
 
@@ -157,11 +157,11 @@ class _Job:
             title=file.manifest.title,
             forked_at_chunk=self._options.from_chunk,
         )
-        troubles: list[str] = []
         try:
-            recorder = Recorder(path, manifest, troubles.append)
+            # A notice would come on another thread: `failure` holds it, too.
+            recorder = Recorder(path, manifest, lambda _: None)
         except SessionFileError as error:
-            raise _no_room() from error
+            raise no_room(error) from error
         try:
             self._fork = Fork(self._checkpoint, file, self._options, recorder, self._before_step)
             for _ in self._fork.run():
@@ -169,7 +169,7 @@ class _Job:
         finally:
             recorder.close()
         if recorder.failure is not None:
-            raise _no_room()
+            raise no_room(recorder.failure)
         return path
 
     def _before_step(self) -> None:
@@ -185,7 +185,3 @@ class _Job:
         if now - self._told_at > TOLD_EVERY_SECONDS:
             self._told_at = now
             self._tell({"chunk": self._fork.num_chunks, "num_chunks": self._num_chunks})
-
-
-def _no_room() -> RecordingError:
-    return RecordingError("the server has no room to do this", "recording_full")

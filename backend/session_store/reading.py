@@ -77,11 +77,14 @@ def needing_room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # It names places on the server.
-        logger.warning("no temporary files: %s", error)
-        raise RecordingError(
-            "the server has no room to do this: its log says why", "recording_full"
-        ) from error
+        raise no_room(error) from error
+
+
+def no_room(reason: object) -> RecordingError:
+    """What is told where temporary files cannot be written; the log says why."""
+    # It names places on the server.
+    logger.warning("no temporary files: %s", reason)
+    return RecordingError("the server has no room to do this: its log says why", "recording_full")
 
 
 def summary_fields(file: SessionFile) -> Fields:
