@@ -101,7 +101,7 @@ class _Replies:
             blocks = _heard_blocks(self._file, turn, played_ms, self._rate_hz)
             self._sounding.append(_Sounding(start, blocks))
         self._sounding = [
-            reply for reply in self._sounding if reply.goes_on_after(block, self._position)
+            reply for reply in self._sounding if reply.mix_into(block, self._position)
         ]
         self._position = end
         return block
@@ -115,8 +115,8 @@ class _Sounding:
         self._block = np.empty(0, np.float32)
         self._blocks = blocks
 
-    def goes_on_after(self, mixed: Samples, position: int) -> bool:
-        """Add what sounds from `position` on to `mixed`; whether there is more of it."""
+    def mix_into(self, mixed: Samples, position: int) -> bool:
+        """Add what sounds from `position` on to `mixed`; returns whether there is more of it."""
         end = position + len(mixed)
         while self._begin < end:
             block_end = self._begin + len(self._block)
