@@ -13,6 +13,7 @@ from client.words import Words, clock_time
 
 LOOK_SECONDS = 0.05
 QUIT = ("q", "quit", "exit")
+NOT_OPEN = (State.IDLE, State.CONNECTING, State.QUEUED, State.RECONNECTING)
 
 
 class PlainFrontEnd:
@@ -53,7 +54,7 @@ class PlainFrontEnd:
         threading.Thread(target=read, daemon=True).start()
         was_open = False
         while True:
-            is_open = self._live.state in (State.LISTENING, State.SPEAKING)
+            is_open = self._live.state not in NOT_OPEN
             if is_open and not was_open:
                 self._print(self._welcome())
             was_open = is_open

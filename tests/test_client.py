@@ -4,7 +4,7 @@ import asyncio
 import re
 import socket
 from contextlib import suppress
-from io import BytesIO, TextIOWrapper
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from client.keyboard import ESCAPE, TAB, Keyboard
 from client.live import TEXT_ONLY, Live, LiveOptions, State
 from client.messages import Language
 from client.own_server import own_server
+from client.plain import PlainFrontEnd
 from client.terminal import TerminalFrontEnd
 from client.words import Words
 from tests.client_talking import line_to, talking_live
@@ -221,6 +222,18 @@ def test_piped_lines_are_answered(address: str) -> None:
     assert state.startswith("LISTENING: ws://127.0.0.1:")
     assert typed.endswith("[you typed] What is seven?")
     assert "[normal] You said seven.  (after you typed it: decided " in reply
+
+
+async def test_who_is_welcome_is_told_once_although_the_model_falls_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = [State.LISTENING, State.CATCHING_UP, State.LISTENING, State.CONNECTING]
+    monkeypatch.setattr(Live, "state", property(lambda _: states.pop()))
+    live, output = Live(ServerAddress.parse("localhost"), TEXT_ONLY), StringIO()
+    front_end = PlainFrontEnd(live, ENGLISH, StringIO(), output, ends_with_input=False)
+    with pytest.raises(IndexError):
+        await front_end.show()
+    assert output.getvalue().count("LISTENING") == 1
 
 
 def test_address_that_is_none_is_refused() -> None:
