@@ -57,7 +57,7 @@ ENGLISH = {
     "time.seconds": "{number} s",
     "time.minutes": "{number} min",
     # What goes on
-    "state.idle": "NOT STARTED",
+    "state.idle": "NOT LISTENING",
     "state.connecting": "CONNECTING",
     "state.queued": "QUEUED",
     "state.listening": "LISTENING",
@@ -230,7 +230,7 @@ CHINESE = {
     "time.seconds": "{number} 秒",
     "time.minutes": "{number} 分钟",
     # 当前
-    "state.idle": "未开始",
+    "state.idle": "没有在听",
     "state.connecting": "正在连接",
     "state.queued": "排队中",
     "state.listening": "正在听",

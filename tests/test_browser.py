@@ -127,7 +127,7 @@ def test_recorded_voice_is_answered(
         remember_states(page)
         start(page)
         expect_reply(page, sample["reply"], sample["emotion"])
-        expect_states(page, ["NOT STARTED", "CONNECTING", "LISTENING", "SPEAKING", "LISTENING"])
+        expect_states(page, ["NOT LISTENING", "CONNECTING", "LISTENING", "SPEAKING", "LISTENING"])
 
 
 def test_conversation_from_start_to_stop(
@@ -148,7 +148,7 @@ def test_conversation_from_start_to_stop(
     expect_reply(page, SECOND.text, "normal")
     expect(page.locator(part("announcer"))).to_have_text(f"normal: {SECOND.text}")
     page.click(part("start"))
-    expect(page.locator(part("state"))).to_have_text("NOT STARTED")
+    expect(page.locator(part("state"))).to_have_text("NOT LISTENING")
     wait_until_free(engine)
     foreign = [url for url in requested if not url.startswith((f"http://{address}/", "data:"))]
     assert foreign == []
@@ -217,10 +217,20 @@ def test_lost_server_in_words(quiet_browser: Browser, engine: ScriptedEngine) ->
     with serving(engine) as address:
         page = open_page(quiet_browser, address)
         start(page)
-    # The server has stopped.
-    expect(page.locator(part("alert"))).to_contain_text("The server is restarting")
+    state, notice = page.locator(part("state")), page.locator(part("notice"))
+    expect(notice).to_contain_text("The server is being restarted")
+    expect(state).to_have_text("RECONNECTING")
+    with serving(engine, port=int(address.split(":")[1])):
+        expect(state).to_have_text("LISTENING")
+        expect(notice).to_contain_text("This is a new one")
+        play(page, "Seven")
+        expect_reply(page, FIRST.text, "happy")
+    expect(state).to_have_text("RECONNECTING")
+    page.click(part("start"))
+    expect(state).to_have_text("NOT LISTENING")
     page.click(part("start"))
     expect(page.locator(part("alert"))).to_contain_text("The server cannot be reached")
+    expect(state).to_have_text("NOT LISTENING")
 
 
 def test_page_can_be_used_when_it_is_ready_and_not_before(
@@ -255,7 +265,7 @@ def test_page_behind_a_proxy_that_hides_its_address_says_why(visit: Visit) -> No
     page.wait_for_selector("[data-ready]")
     page.click(part("start"))
     expect(page.locator(part("alert"))).to_contain_text("http://elsewhere may not connect")
-    expect(page.locator(part("state"))).to_have_text("NOT STARTED")
+    expect(page.locator(part("state"))).to_have_text("NOT LISTENING")
 
 
 def ask_for_the_microphone(page: Page) -> None:
@@ -395,7 +405,7 @@ def test_microphone_problems_in_words(visit: Visit) -> None:
         )
         page.click(part("start"))
         expect(page.locator(part("alert"))).to_contain_text(words)
-        expect(page.locator(part("state"))).to_have_text("NOT STARTED")
+        expect(page.locator(part("state"))).to_have_text("NOT LISTENING")
     # A recording still works: it needs no microphone.
     play(page, "Seven")
     expect_reply(page, FIRST.text, "happy")

@@ -84,7 +84,7 @@ def test_conversation_goes_on_beside_the_page(
     engine: ScriptedEngine, address: str, card: FakeSoundCard, page: AppTest
 ) -> None:
     assert page.selectbox(key="microphone").options[:2] == ["the system’s choice", "built-in"]
-    assert "NOT STARTED" in picture(page, "now")
+    assert "NOT LISTENING" in picture(page, "now")
     start(page, address)
     assert page.text_input(key="server").disabled
     assert card.microphone_of is not None

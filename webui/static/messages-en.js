@@ -7,7 +7,7 @@ export const ENGLISH = {
   'time.minutes': '{number} min',
 
   // State
-  'state.idle': 'NOT STARTED',
+  'state.idle': 'NOT LISTENING',
   'state.connecting': 'CONNECTING',
   'state.queued': 'QUEUED',
   'state.listening': 'LISTENING',

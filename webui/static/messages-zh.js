@@ -7,7 +7,7 @@ export const CHINESE = {
   'time.minutes': '{number} 分钟',
 
   // 状态
-  'state.idle': '未开始',
+  'state.idle': '没有在听',
   'state.connecting': '正在连接',
   'state.queued': '排队中',
   'state.listening': '正在听',
