@@ -24,10 +24,13 @@ OpenDuplex = Callable[[], "DuplexPage"]
 _MOUNT = """async () => {
   window.shown = {};
   const nothing = new Proxy({}, { get: () => () => {} });
+  const said = (value) => {
+    if (typeof value === 'function') return value();
+    return value?.words === undefined ? value : { ...value, words: value.words() };
+  };
   const panel = new Proxy({}, {
     get: (_, name) => name === 'strip' || name === 'turns' ? nothing : (...values) => {
-      const known = values.map((value) => typeof value === 'function' ? value() : value);
-      (window.shown[name] ??= []).push(structuredClone(known));
+      (window.shown[name] ??= []).push(structuredClone(values.map(said)));
     },
   });
   const { Live } = await import('/live/live.js');
@@ -88,6 +91,8 @@ class DuplexServer:
         self.sent: list[dict[str, Any]] = []
         self.queue_position: int | None = None
         self.listens = True
+        self.is_loading = False
+        self.remembers = True
         self.max_connections = max_connections
         page.route_web_socket(re.compile("/v1/realtime"), self._connect)
 
@@ -107,6 +112,8 @@ class DuplexServer:
 
     def create(self) -> None:
         """Let the conversation begin."""
+        self.heard = np.zeros(0, np.int16)
+        self.num_heard_chunks = 0
         capabilities = {"voices": [], "max_positions": 1000, "chunk_period_ms": 400}
         self.send(
             "session.created",
@@ -164,6 +171,8 @@ class DuplexServer:
         route.on_message(lambda message: self._receive(route, json.loads(message)))
         if len(self.connections) > self.max_connections:
             route.close(code=1006)
+        elif self.is_loading:
+            self._refuse(route, "starting", 1013)
         elif "autostart=0" not in route.url:
             if self.queue_position is None:
                 self.create()
@@ -192,8 +201,19 @@ class DuplexServer:
             self.num_heard_chunks += 1
             self.send("response.listen", response={"metadata": self._metadata()})
 
+    def _refuse(self, route: WebSocketRoute, error: str, close_code: int) -> None:
+        refusal = {
+            "type": "error",
+            "error": {"code": error, "message": f"{error}.", "event_id": None},
+        }
+        route.send(json.dumps(refusal))
+        route.close(code=close_code)
+
     def _resume(self, event: dict[str, Any]) -> None:
         assert (event["session_id"], event["resume_token"]) == ("sess", TOKEN)
+        if not self.remembers:
+            self._refuse(self.socket, "session_resume_expired", 4004)
+            return
         missed = [
             sent
             for sent in self.sent

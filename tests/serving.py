@@ -22,9 +22,10 @@ def serving(
     engine: Engine | ScriptedEngine,
     around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
     options: ServingOptions | None = None,
+    port: int = 0,
 ) -> Iterator[str]:
     """Serve `engine`, `around` between it and its clients, while the block runs: `host:port`."""
-    config = server_config(cast(Engine, engine), "127.0.0.1", 0, options)
+    config = server_config(cast(Engine, engine), "127.0.0.1", port, options)
     config.app = around(cast(ASGIApp, config.app))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

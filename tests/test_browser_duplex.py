@@ -235,6 +235,51 @@ def test_conversation_that_is_gone_is_told(page: DuplexPage) -> None:
     assert "cannot be reached" in page.shown("showProblem")[-1][0]
 
 
+def test_server_that_is_restarted_is_waited_for_and_a_new_conversation_begins(
+    page: DuplexPage,
+) -> None:
+    server = page.server
+    page.page.evaluate("() => live.toggleMute()")
+    server.speak()
+    server.say("It goes on.")
+    server.sound(np.ones(REPLY_RATE_HZ, np.int16))
+    page.wait("() => live.conversation.turns.last.timing.firstSoundMs !== null")
+    page.page.evaluate("() => { window.before = live.conversation; }")
+    server.is_loading = True
+    server.socket.close(code=1012)
+    page.wait_until(lambda: len(server.connections) >= 4)
+    assert page.page.evaluate("() => live.state") == "connecting"
+    assert "being restarted" in page.shown("showNotice")[-1][0]
+    server.is_loading = False
+    page.wait("() => live.state === 'muted'")  # as it was
+    assert "This is a new one" in page.shown("showNotice")[-1][0]
+    assert all(problem == [None] for problem in page.shown("showProblem"))
+    assert page.shown("showLatencies")[-1] == [None]
+    page.wait_until(lambda: server.num_heard_chunks > 1)
+    assert page.page.evaluate("() => live.conversation !== before && !live.speech.isActive")
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_conversation_that_the_server_forgot_begins_anew_but_not_unrecorded(
+    page: DuplexPage, is_recorded: bool
+) -> None:
+    if is_recorded:
+        page.server.send("recording.started", recording_id="mine")
+        page.wait("() => live.recordingId !== null")
+    page.server.remembers = False
+    page.server.cut()
+    page.wait_until(lambda: len(page.server.connections) >= 2)
+    page.wait(f"() => live.state === '{'idle' if is_recorded else 'listening'}'")
+    problems = [problem for (problem,) in page.shown("showProblem") if problem is not None]
+    if is_recorded:
+        (problem,) = problems
+        assert "the conversation is over" in problem
+        assert page.shown("showKept")[-1][0]["id"] == "mine"
+    else:
+        assert problems == []
+        assert "This is a new one" in page.shown("showNotice")[-1][0]
+
+
 def test_queue(open_duplex: OpenDuplex) -> None:
     page = open_duplex()
     page.server.queue_position = 2

@@ -10,7 +10,7 @@ import { explainClose, explainError, requireSecureAddress } from './problems.js'
 import { fetchSample } from './samples.js';
 import { SESSION_SETTINGS, sessionOf } from './session-settings.js';
 import { settings } from './settings.js';
-import { RealtimeSocket } from './socket.js';
+import { FORGOTTEN, RealtimeSocket } from './socket.js';
 import { SoundCard, listDevices } from './sound-card.js';
 import { SpeechOut } from './speech-out.js';
 import { TypedText } from './typed-text.js';
@@ -246,7 +246,9 @@ export class Live {
       sound.input.setPushToTalk(settings.get().pushToTalk);
       if (withMicrophone) await sound.input.openMicrophone(settings.get());
       // The visitor may have stopped while the browser was asking.
-      if (attempt === this.attempt) await this.connect(recording);
+      if (attempt !== this.attempt) return;
+      this.keepAwake();
+      await this.connect(recording);
     } catch (error) {
       if (attempt === this.attempt) this.stop(() => explainError(error));
     }
@@ -268,7 +270,6 @@ export class Live {
 
   /** Resolves when the conversation is open, or has failed to. */
   connect(recording) {
-    this.keepAwake();
     this.lastError = null;
     this.isOnlineVoiceAway = false;
     this.defaults = null;
@@ -277,12 +278,9 @@ export class Live {
       accessKey: settings.get().accessKey,
       recording,
       onEvent: (event) => this.receive(event),
-      onLost: () => this.connectionLost(),
+      onLost: (isRestarting) => this.connectionLost(isRestarting),
       onResumed: (inputSeconds) => this.connectionResumed(inputSeconds),
-      onClosed: (code) => {
-        const { lastError } = this;
-        this.stop(() => explainClose(code, lastError));
-      },
+      onClosed: (code) => this.connectionClosed(code),
     });
     this.typed = new TypedText(this.socket);
     this.speech = new SpeechOut({
@@ -335,11 +333,31 @@ export class Live {
     if (problem === null) this.panel.announce(message('announce.stopped'));
   }
 
-  connectionLost() {
-    if (this.phase !== Phase.RECONNECTING) {
-      this.panel.showNotice(() => message('notice.reconnecting'));
-    }
-    this.enter(Phase.RECONNECTING);
+  connectionLost(isRestarting) {
+    const words = isRestarting ? 'notice.restarting' : 'notice.reconnecting';
+    this.panel.showNotice(() => message(words));
+    this.panel.showQueue(null);
+    const wasOpen = this.phase === Phase.OPEN || this.phase === Phase.RECONNECTING;
+    this.enter(wasOpen ? Phase.RECONNECTING : Phase.CONNECTING);
+  }
+
+  connectionClosed(code) {
+    // What was to be recorded is not gone on with unrecorded.
+    if (code === FORGOTTEN && this.recordingId === null) return this.beginAnew();
+    const { lastError } = this;
+    this.stop(() => explainClose(code, lastError));
+  }
+
+  /** The server has forgotten the conversation, as after a restart: another one, with the sound as it is. */
+  async beginAnew() {
+    const { attempt } = this;
+    this.stopWatchingActivity();
+    this.speech.stop();
+    this.panel.showProblem(null);
+    this.enter(Phase.CONNECTING);
+    this.starting = this.connect(null);
+    await this.starting;
+    if (attempt === this.attempt) this.panel.showNotice(() => message('notice.begun_anew'));
   }
 
   /** Send what was captured and had not arrived. */
@@ -423,6 +441,7 @@ export class Live {
       case 'session.queued':
       case 'session.queue_update':
         this.enter(Phase.QUEUED);
+        this.panel.showNotice(null);
         this.panel.showQueue({
           position: event.position,
           waitSeconds: event.estimated_wait_s,
@@ -503,7 +522,8 @@ export class Live {
     if (this.typed.isHarmless(error)) return;
     const { code, message: sentence } = error;
     this.lastError = { code, message: sentence };
-    this.panel.showProblem(() => sentence);
+    // A refused resumption closes the connection, which says what comes of it.
+    if (this.phase !== Phase.RECONNECTING) this.panel.showProblem(() => sentence);
   }
 
   sessionCreated(session) {
@@ -512,6 +532,7 @@ export class Live {
     const { voices, max_positions: maxPositions } = session.capabilities;
     this.panel.showCapabilities({ voices, maxPositions });
     this.panel.showQueue(null);
+    this.panel.showNotice(null);
     this.enter(Phase.OPEN);
     this.onSettled();
     this.panel.announce(message('announce.listening'));

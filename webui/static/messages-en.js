@@ -333,6 +333,10 @@ export const ENGLISH = {
   // Notices
   'notice.reconnecting':
     'The connection was lost. Trying to take up the conversation where it was; you can go on speaking.',
+  'notice.restarting':
+    'The server is being restarted. A new conversation begins as soon as it is ready.',
+  'notice.begun_anew':
+    'The conversation could not be taken up again. This is a new one; the one before is forgotten.',
   'notice.idle':
     'Nothing has happened for a while, so the conversation is about to end; speak or touch the page to keep it.',
   'notice.time_left': '{seconds} s left',

@@ -319,7 +319,9 @@ export const CHINESE = {
   'announce.reply': '{emotion}：{text}',
 
   // 通知
-  'notice.reconnecting': '连接已断开，正在从断开处恢复对话。您可以继续说话。',
+  'notice.reconnecting': '连接已断开，正在从断开处恢复对话。你可以继续说话。',
+  'notice.restarting': '服务器正在重启。准备好后会自动开始新的对话。',
+  'notice.begun_anew': '无法恢复之前的对话。这是新的对话，之前的对话已被遗忘。',
   'notice.idle': '已有一段时间没有动静，对话即将结束；说句话或点一下页面即可继续。',
   'notice.time_left': '还剩 {seconds} 秒',
   'notice.voice_fallback': '无法连接在线语音，改用离线语音朗读。',

@@ -1,5 +1,5 @@
 // The conversation's WebSocket: the OpenAI Realtime API with the full-duplex dialect. A lost
-// connection is taken up again where it broke.
+// connection is taken up again where it broke; a server that is still loading its model is waited for.
 
 const HEARTBEAT_MS = 5000;
 const DEAD_AFTER_MS = 12000; // without a word from the server, which answers heartbeats
@@ -8,8 +8,14 @@ const RESUMABLE_MS = 60000; // the server keeps a conversation that long
 const FIRST_PAUSE_MS = 200;
 const LONGEST_PAUSE_MS = 4000;
 
+const CUT_OFF = 1006;
+const RESTARTING = 1012;
+
 // Codes with which nobody chose to end the conversation.
-const LOST_CODES = [1001, 1005, 1006];
+const LOST_CODES = [1001, 1005, CUT_OFF, RESTARTING];
+
+/** The server knows nothing of the conversation that was to be taken up. */
+export const FORGOTTEN = 4004;
 
 function address(resumes, recording) {
   const url = new URL('v1/realtime?duplex=1&input_rate=16000', document.baseURI);
@@ -33,10 +39,10 @@ function base64({ buffer, byteOffset, byteLength }) {
 
 export class RealtimeSocket {
   /**
-   * `onEvent` gets every server event once. `onLost` is called when the connection is gone and
-   * `onResumed` when it is back, with the seconds of our audio that had arrived. `onClosed` gets
-   * the close code when it is over, unless we closed it. `recording` is {title} of the recording
-   * that is to be made, or null.
+   * `onEvent` gets every server event once. `onLost` is called whenever the connection is gone or
+   * cannot be had yet, with whether the server restarts, and `onResumed` when it is back, with the
+   * seconds of our audio that had arrived. `onClosed` gets the close code when it is over, unless we
+   * closed it. `recording` is {title} of the recording that is to be made, or null.
    */
   constructor({ accessKey, recording, onEvent, onLost, onResumed, onClosed }) {
     this.accessKey = accessKey;
@@ -46,6 +52,8 @@ export class RealtimeSocket {
     this.onResumed = onResumed;
     this.onClosed = onClosed;
     this.session = null; // {id, token}: what it takes to resume
+    this.isLoading = false; // whether the server has said on this connection that it has no model yet
+    this.isRestarting = false; // whether it has said so, or that it ends, since it was last there
     this.isWelcome = false; // between session.created or .resumed and the end of the connection
     this.lastSeq = 0;
     this.ackedSeq = 0;
@@ -64,6 +72,7 @@ export class RealtimeSocket {
   open() {
     const resumes = this.session !== null;
     this.socket = new WebSocket(address(resumes, this.recording), protocols(this.accessKey));
+    this.isLoading = false;
     this.heardAt = performance.now();
     this.socket.onopen = () => {
       if (resumes) this.transmit(this.resumption());
@@ -93,19 +102,28 @@ export class RealtimeSocket {
     switch (event.type) {
       case 'session.created':
         this.session = { id: event.session.id, token: event.resume_token };
-        this.isWelcome = true;
+        this.attached();
         break;
       case 'session.resumed':
         this.resumed(event);
+        break;
+      case 'error':
+        this.isLoading = event.error.code === 'starting';
+        if (this.isLoading) return; // closing follows
         break;
     }
     this.onEvent(event);
   }
 
-  resumed({ input_seconds: inputSeconds }) {
+  attached() {
     this.isWelcome = true;
+    this.isRestarting = false;
     this.lostAt = null;
     this.pauseMs = FIRST_PAUSE_MS;
+  }
+
+  resumed({ input_seconds: inputSeconds }) {
+    this.attached();
     this.onResumed(inputSeconds);
     for (const event of this.outbox) this.transmit(event);
     this.outbox = [];
@@ -119,17 +137,18 @@ export class RealtimeSocket {
 
   closed(code) {
     this.isWelcome = false;
+    this.isRestarting ||= this.isLoading || code === RESTARTING;
     this.lostAt ??= performance.now();
+    const isInTime = performance.now() - this.lostAt < RESUMABLE_MS;
     const canResume =
-      this.session?.token !== undefined &&
-      LOST_CODES.includes(code) &&
-      performance.now() - this.lostAt < RESUMABLE_MS;
-    if (!canResume) {
+      this.session?.token !== undefined && LOST_CODES.includes(code) && isInTime;
+    const canBegin = this.session === null && (this.isLoading || (this.isRestarting && isInTime));
+    if (!canResume && !canBegin) {
       this.forget();
-      this.onClosed(code);
+      this.onClosed(this.isLoading ? FORGOTTEN : code);
       return;
     }
-    this.onLost();
+    this.onLost(this.isRestarting);
     this.retry = setTimeout(() => this.open(), this.pauseMs);
     this.pauseMs = Math.min(2 * this.pauseMs, LONGEST_PAUSE_MS);
   }
@@ -144,7 +163,7 @@ export class RealtimeSocket {
   abandon() {
     this.silence();
     this.socket.close();
-    this.closed(LOST_CODES.at(-1));
+    this.closed(CUT_OFF);
   }
 
   /** Only while attached: what is not sent then is sent from memory after the next `onResumed`. */
