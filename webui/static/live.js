@@ -292,6 +292,7 @@ export class Live {
     });
     this.showMicrophone();
     this.panel.turns.clear();
+    this.panel.showLatencies(null);
     this.panel.strip.show(this.conversation);
     this.panel.showHint();
     return new Promise((onSettled) => {
@@ -567,8 +568,8 @@ export class Live {
 
   showTurn(turn) {
     this.panel.showTurn(turn);
+    this.panel.showLatencies(this.conversation.latencies);
     if (turn === this.conversation.turns.last) this.panel.showReply(turn);
-    if (this.conversation.latencies !== null) this.panel.showLatencies(this.conversation.latencies);
   }
 
   announceReply({ emotion, text }) {

@@ -186,14 +186,14 @@ export class Panel {
     this.turns.showTyped({ text, seconds: this.strip.conversation?.seconds ?? 0 });
   }
 
+  /** {p50, p95} of the replies so far; null where there is none. */
   showLatencies(latencies) {
     this.latencies = latencies;
-    this.show('latencies', () => {
-      const { p50, p95 } = latencies ?? {};
-      const figures =
-        p50 === undefined ? '' : `p50 ${milliseconds(p50)} · p95 ${milliseconds(p95)}`;
-      write(this.parts.latencies, figures);
-    });
+    const figures =
+      latencies === null
+        ? ''
+        : `p50 ${milliseconds(latencies.p50)} · p95 ${milliseconds(latencies.p95)}`;
+    write(this.parts.latencies, figures);
   }
 
   showContext({ positions, maxPositions }) {
