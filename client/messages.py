@@ -142,7 +142,7 @@ ENGLISH = {
     "setting.voice": "Voice",
     "help.voice": "Online voices sound better and are sent the text of replies; the others work "
     "without internet.",
-    "voice.auto": "Automatic: online, else this server’s",
+    "voice.auto": "Automatic: online, else offline",
     "voice.later": "The server’s voices can be chosen once it is connected.",
     "eagerness.label": "Eagerness",
     "eagerness.help": "How easily it speaks: moves the dotted line",

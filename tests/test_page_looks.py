@@ -576,6 +576,7 @@ def test_page_says_what_leaves_the_machine(visit: Visit) -> None:
     expect(leaves).to_contain_text("may go to Microsoft")
     page.click(part("openSettings"))
     page.get_by_label("Voice", exact=True).select_option("espeak:en-us")
+    expect(page.get_by_label("Voice", exact=True)).not_to_contain_text("once it is connected")
     page.click(part("closeSettings"))
     expect(note).to_contain_text("nothing leaves")
     expect(leaves).to_contain_text("nowhere else")
@@ -652,8 +653,11 @@ def test_settings_last_and_reset(visit: Visit) -> None:
     expect(page.get_by_label("Temperature")).to_have_value("")
 
 
-def test_echo_check_says_what_to_do(visit: Visit) -> None:
+def test_settings_say_what_a_conversation_brings_and_what_to_do_about_echoes(visit: Visit) -> None:
     page = visit("idle")
     page.click(part("openSettings"))
+    later = page.get_by_label("Voice", exact=True).locator("option").last
+    expect(later).to_have_text("The server’s voices can be chosen once it is connected.")
+    expect(later).to_be_disabled()
     page.get_by_role("button", name="Check for echo").click()
     expect(page.get_by_role("dialog")).to_contain_text("Fine: what comes back is -62 dB")

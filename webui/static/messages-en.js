@@ -281,7 +281,8 @@ export const ENGLISH = {
   'setting.voice': 'Voice',
   'help.voice':
     'Online voices sound better and are sent the text of replies; the others work without internet.',
-  'voice.auto': 'Automatic: online, else this server’s',
+  'voice.auto': 'Automatic: online, else offline',
+  'voice.later': 'The server’s voices can be chosen once it is connected.',
   'voice.offline': 'On this server',
   'voice.online': 'Online, by Microsoft',
   'setting.outputDevice': 'Loudspeaker',

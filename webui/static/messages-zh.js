@@ -274,6 +274,7 @@ export const CHINESE = {
   'setting.voice': '声音',
   'help.voice': '在线语音更自然，但需要发送回复的文字；其他语音无需联网。',
   'voice.auto': '自动：优先在线，否则用本机',
+  'voice.later': '连接之后即可选择服务器的声音。',
   'voice.offline': '本机',
   'voice.online': '在线（微软）',
   'setting.outputDevice': '扬声器',

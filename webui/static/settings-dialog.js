@@ -204,9 +204,14 @@ export class SettingsDialog {
       const label = message(isOnline ? 'voice.online' : 'voice.offline');
       options.push(group(label, some.map(({ id, label: text }) => option(id, text))));
     }
-    // Which voices there are is told when a conversation begins.
     const isKnown = voice === 'auto' || voices.some(({ id }) => id === voice);
     if (!isKnown) options.push(option(voice, voice.split(':').at(-1)));
+    // Which voices there are is told when a conversation begins.
+    if (this.panel.voices === null) {
+      const later = option('', message('voice.later'));
+      later.disabled = true;
+      options.push(later);
+    }
     control.replaceChildren(...options);
     control.value = voice;
   }
