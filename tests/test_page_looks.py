@@ -127,6 +127,16 @@ def test_one_column_on_a_phone(visit: Visit, scene: str, locale: str) -> None:
     ]
     assert len(tops) == 5
     assert tops == sorted(tops)
+    page.click(part("askAbilities"))
+    head, close = (
+        page.locator(part("abilities")).locator(selector).bounding_box()
+        for selector in (".side-head", part("closeAbilities"))
+    )
+    assert head is not None
+    assert close is not None
+    assert head["y"] < close["y"]
+    assert close["y"] + close["height"] < head["y"] + head["height"]
+    page.keyboard.press("Escape")
     for opener, closer in DIALOGS if scene == "idle" else DIALOGS[:1]:
         page.click(part(opener))
         dialog = page.get_by_role("dialog")
