@@ -72,10 +72,11 @@ def serve(parsed: argparse.Namespace) -> int:
     from backend.model.checkpoint import load_checkpoint, resolve_device
     from backend.model.hub import TerminalProgress
     from backend.model.hub_store import Report
-    from backend.server import ServingOptions
+    from backend.server import ServingOptions, page_address
     from backend.server import serve as serve_engine
 
     here = surroundings(os.environ)
+    host = parsed.host or here.host
     config = EngineConfig(num_slots=parsed.sessions, max_positions=parsed.max_positions)
     records = here.may_record and not parsed.no_recordings
     options = ServingOptions(
@@ -103,9 +104,9 @@ def serve(parsed: argparse.Namespace) -> int:
             return engine
 
         def say_where() -> None:
-            print(f"Open http://localhost:{parsed.port} (Ctrl+C stops)", flush=True)
+            print(f"Open {page_address(host, parsed.port)} (Ctrl+C stops)", flush=True)
 
-        serve_engine(open_engine, parsed.host or here.host, parsed.port, options, say_where)
+        serve_engine(open_engine, host, parsed.port, options, say_where)
     return 0
 
 
@@ -209,6 +210,9 @@ def export(parsed: argparse.Namespace) -> int:
     wanted = ExportFormat(parsed.to)
     source = Path(parsed.file)
     output = parsed.out or source.with_name(f"{source.stem}{wanted.suffix}")
+    if parsed.out is None and output.exists():
+        # Of seven.wav, seven.aisession may have been recorded.
+        raise SettingsError(f"{output} exists already: name it with --out to write over it")
     with SessionFile(source) as file:
         export_session(file, wanted, output)
     print(f"{output}: {output.stat().st_size / 1000:.0f} kB")

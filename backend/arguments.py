@@ -15,6 +15,7 @@ CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
 """What `serve` serves where no option says so: for Spaces and containers."""
 EXPORT_FORMATS = ("html", "vtt", "srt", "markdown", "wav")
 """Those of `backend.export.ExportFormat`, which needs packages."""
+MAX_PORT = 65_535
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -48,7 +49,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, checkpoint=os.environ.get(CHECKPOINT_VARIABLE) or None)
     parser.add_argument("--host", help="address to serve on (127.0.0.1; on a Space 0.0.0.0)")
-    parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
+    parser.add_argument("--port", type=_port, default=7860, help="port to serve on (%(default)s)")
     parser.add_argument(
         "--sessions",
         type=_count,
@@ -303,6 +304,13 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
     return number
+
+
+def _port(text: str) -> int:
+    port = _count(text)
+    if port > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_PORT}, not {port}")
+    return port
 
 
 def _number(text: str) -> float:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,6 +56,7 @@ SHUTDOWN_SECONDS = 2
 PING_SECONDS = 20.0
 """Between pings, and for the answer: a peer that is gone without a word is found out."""
 
+_HERE = frozenset(map(ip_address, ("127.0.0.1", "0.0.0.0", "::1", "::")))
 _OLDER_API = "realtime=v1"
 _GOODBYES = (1000, 1001)
 """Close codes of a page that is done, and of one whose window was closed."""
@@ -288,6 +290,18 @@ def serve(
     server.run()
     if starting.error is not None:
         raise starting.error
+
+
+def page_address(host: str, port: int) -> str:
+    """Where a browser on this machine finds the page of a server that listens on `host`."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return f"http://{host}:{port}"
+    # Browsers give localhost the microphone; the unspecified address stands for every one.
+    if address in _HERE:
+        return f"http://localhost:{port}"
+    return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
 
 
 def _require_free(host: str, port: int) -> None:

@@ -335,6 +335,8 @@ def test_a_folder_that_cannot_be_is_one_clear_line(capsys: pytest.CaptureFixture
     folder = "long" * 100
     assert app.main(["recordings", "--recordings", folder]) == 2
     assert capsys.readouterr().err == f"app.py: {folder}: File name too long\n"
+    assert app.main(["recordings", "--recordings", "README.md"]) == 2
+    assert capsys.readouterr().err == "app.py: README.md: Not a directory\n"
 
 
 def test_ctrl_c_ends_quietly(listen: Listen, bark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,6 +352,16 @@ def test_without_a_command_the_page_is_served() -> None:
     parsed = parse(["--port", "8000", "--checkpoint", "somewhere"])
     assert (parsed.command, parsed.port, parsed.checkpoint) == ("serve", 8000, "somewhere")
     assert parse([]).port == 7860
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "http"])
+def test_a_port_that_no_browser_finds_is_refused(
+    port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([f"--port={port}"])
+    assert ended.value.code == app.EXIT_ERROR
+    assert "argument --port: must be " in capsys.readouterr().err
 
 
 def test_export_offers_every_format() -> None:

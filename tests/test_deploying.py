@@ -26,7 +26,7 @@ from backend.engine import Engine
 from backend.errors import CheckpointError, SettingsError
 from backend.model.hub_store import Phase, Progress, Report
 from backend.prefix import Prefixed
-from backend.server import ServingOptions, serve
+from backend.server import ServingOptions, page_address, serve
 from backend.space import Surroundings, settle_in, surroundings
 from backend.starting import LOADING, LeavingError, StartingApp
 from tests.browsing import open_page, part
@@ -303,6 +303,24 @@ def test_a_model_that_cannot_be_opened_ends_the_server() -> None:
         )
         with pytest.raises(CheckpointError, match="there is no model someone/nobody"):
             serving.result(60)
+
+
+# Where it can be found
+
+
+@pytest.mark.parametrize(
+    ("host", "place"),
+    [
+        ("127.0.0.1", "localhost"),
+        ("0.0.0.0", "localhost"),
+        ("::", "localhost"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::7", "[2001:db8::7]"),
+        ("voice.lan", "voice.lan"),
+    ],
+)
+def test_the_address_that_is_told_is_one_that_is_served(host: str, place: str) -> None:
+    assert page_address(host, 8000) == f"http://{place}:8000"
 
 
 # Where it cannot serve

@@ -203,6 +203,19 @@ def test_the_command(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_sound_is_not_written_over_the_one_that_was_recorded(
+    packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = packed.with_suffix(".wav")
+    heard.write_text("what was recorded")
+    assert app.main(["export", str(packed), "--to", "wav"]) == app.EXIT_ERROR
+    assert "exists already: name it with --out" in capsys.readouterr().err
+    assert heard.read_text() == "what was recorded"
+    assert app.main(["export", str(packed), "--to", "wav", "--out", str(heard)]) == 0
+    assert heard.read_bytes().startswith(b"RIFF")
+    heard.unlink()
+
+
 @pytest.mark.parametrize("wanted", ExportFormat)
 def test_an_export_that_cannot_be_written_does_not_tell_where(
     wanted: ExportFormat, packed: Path, tmp_path: Path

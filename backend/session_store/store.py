@@ -81,7 +81,7 @@ class RecordingStore:
 
     def ids(self) -> list[str]:
         """The ids of all recordings, those in progress and those that were cut off among them."""
-        names = os.listdir(self._folder) if self._folder.is_dir() else []
+        names = os.listdir(self._folder) if self._folder.exists() else []
         found = {name.removesuffix(LIVE_SUFFIX).removesuffix(SUFFIX) for name in names}
         return sorted(
             name
