@@ -340,7 +340,7 @@ CHINESE = {
     "talk.starting": "正在 {server} 启动服务器……",
     # 通知
     "notice.loading": "服务器已启动，正在加载模型……",
-    "notice.reconnecting": "连接已断开，正在从断开处恢复对话。您可以继续说话。",
+    "notice.reconnecting": "连接已断开，正在从断开处恢复对话。你可以继续说话。",
     "notice.ends_soon": "已有一段时间没有动静，对话将在 {seconds} 秒后结束；说话或打字即可继续。",
     "notice.voice_fallback": "无法连接在线语音，改用离线语音朗读。",
     # 服务器的原话
