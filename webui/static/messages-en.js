@@ -348,7 +348,6 @@ export const ENGLISH = {
     'The server cannot be reached. Check that it is running, then start again.',
   'problem.message_too_large': 'The server refused a message that was too large. Start again.',
   'problem.model_failed': 'The model failed on this conversation. Start again for a new one.',
-  'problem.server_restarting': 'The server is restarting. Start again in a moment.',
   'problem.server_full': 'All conversations are taken. Wait for one to end, then start again.',
   'problem.access_key':
     'This server wants an access key, and not this one. Enter the right one in the settings, then start again.',

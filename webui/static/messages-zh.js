@@ -331,7 +331,6 @@ export const CHINESE = {
   'problem.server_gone': '无法连接服务器。请确认它正在运行，然后重新开始。',
   'problem.message_too_large': '服务器拒绝了一条过大的消息。请重新开始。',
   'problem.model_failed': '模型在这次对话中出错。请重新开始一次新的对话。',
-  'problem.server_restarting': '服务器正在重启。请稍后重新开始。',
   'problem.server_full': '所有对话名额都已占用。请等其中一个结束后再开始。',
   'problem.access_key': '此服务器需要访问密钥，当前密钥无效。请在设置中输入正确的密钥，然后重新开始。',
   'problem.session_expired': '长时间没有动静，对话已结束。请重新开始一次新的对话。',

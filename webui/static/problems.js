@@ -11,7 +11,7 @@ const CLOSED = {
   1006: 'problem.server_gone',
   1009: 'problem.message_too_large',
   1011: 'problem.model_failed',
-  1012: 'problem.server_restarting',
+  1012: 'problem.server_gone',
   1013: 'problem.server_full',
   3000: 'problem.access_key',
   4000: 'problem.session_expired',
