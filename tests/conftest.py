@@ -29,7 +29,8 @@ def pytest_configure() -> None:
     """What no test should depend on: how many cores there are, and how busy they are."""
     # The models here are too small to be worth sharing a step between threads.
     torch.set_num_threads(1)
-    # How long an example takes tells how busy the machine is, and no more.
+    # By the clock on the wall, how long an example takes tells how busy the machine is and no more:
+    # a test of how long something takes counts the processor's time.
     settings.register_profile(
         "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
