@@ -344,6 +344,7 @@ def test_an_engine_runs_once(golden_checkpoint: Checkpoint) -> None:
         with pytest.raises(SessionClosedError, match="runs only once"):
             engine.start()
         # The first goes on all the same.
+        engine.warm_up()
         assert len(decisions(asyncio.run(converse(engine, range(1))))) == 1
     with pytest.raises(SessionClosedError, match="runs only once"), engine:
         pass
@@ -358,3 +359,5 @@ def test_an_engine_that_never_ran_can_be_closed(golden_checkpoint: Checkpoint) -
         engine.start()
     with pytest.raises(SessionClosedError, match="was stopped"):
         asyncio.run(engine.open_session())
+    with pytest.raises(SessionClosedError, match="was stopped"):
+        engine.warm_up()
