@@ -10,31 +10,18 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend import protocol
 from backend.audio import float_to_pcm16, read_audio
 from client.audio_format import FRAME_SAMPLES
 from client.messages import CHINESE, ENGLISH, Language
 from client.portaudio import System, install_portaudio
 from tests.client_talking import FakeSoundCard
 from tests.conftest import SAMPLES
-from tests.scripted import ScriptedEngine, ScriptedReply
-from tests.serving import serving, wait_until_free
+from tests.scripted import ScriptedEngine
+from tests.serving import wait_until_free
 
 PAGE = Path(__file__).parents[1] / "webui" / "local_app.py"
 WAIT_SECONDS = 60.0
-REPLY = ScriptedReply("Coming <up>.", protocol.Emotion.HAPPY)
 VOICE = np.concatenate([read_audio(SAMPLES / "digit_seven.ogg"), np.zeros(16_000, np.float32)])
-
-
-@pytest.fixture
-def engine() -> ScriptedEngine:
-    return ScriptedEngine([REPLY])
-
-
-@pytest.fixture
-def address(engine: ScriptedEngine) -> Iterator[str]:
-    with serving(engine) as address:
-        yield address
 
 
 @pytest.fixture
