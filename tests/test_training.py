@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, FEATURES_PER_CHUNK
 from backend.features import LogMel, StreamingLogMel
 from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
-from backend.training.align import PHONES, Clip, ClipKind, Word, spans_of
+from backend.training.align import PHONES, Aligner, Clip, ClipKind, Word, spans_of
 from backend.training.augment import rms
-from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out
+from backend.training.clips import human_utterances
+from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out, read_manifests
 from backend.training.domain import (
     DIGIT_WORDS,
     SLOT_VALUES,
@@ -314,6 +316,37 @@ def test_no_wording_belongs_to_two_phrases() -> None:
     for intent in intents():
         for wording in intent.wordings:
             assert phrase_reply(wording) == intent.reply, wording
+
+
+def test_prompts_are_speech_without_an_answer(tmp_path: Path) -> None:
+    for manifest in ("coffee_orders", "digits", "wake_words", "sounds"):
+        (tmp_path / f"{manifest}.jsonl").touch()
+    hum = 0.3 * np.sin(np.arange(8 * SAMPLE_RATE) / 20).astype(np.float32)
+    for name in (
+        *("en_US_f_Allison/vm-long", "en_US_f_Allison/digits/3", "en_US_f_Allison/digits/30"),
+        *("en_US_f_Allison/hello-world", "en_US_f_Allison/beep", "ru_RU_f_IvrvoiceRU/vm-long"),
+    ):
+        path = tmp_path / "prompts" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, hum, SAMPLE_RATE)
+    (path.parent / "is.wav").touch()
+    (path.parent / "README.txt").write_text("Recorded by somebody.")
+    prompts = read_manifests(tmp_path)
+    assert [(p.file.removeprefix("prompts/"), is_held_out(p)) for p in prompts] == [
+        ("en_US_f_Allison/digits/30.wav", False),
+        ("en_US_f_Allison/vm-long.wav", False),
+        ("ru_RU_f_IvrvoiceRU/vm-long.wav", True),
+    ]
+    assert {prompt.reply for prompt in prompts} == {None}
+    said = human_utterances(tmp_path, prompts[:2])
+    assert [u.audio.size // SAMPLE_RATE for u in said] == [6, 2, 6, 2]
+    aligner = Aligner()
+    clips = [clip for clip in map(aligner.align, said) if clip is not None]
+    utterances = Utterances(clips, {}, random.Random(13))
+    parts = [utterances.make("recorded speech") for _ in range(30)]
+    assert {(part.reply, part.words, part.phones is None) for part in parts} == {(None, None, True)}
+    assert len({part.audio.size for part in parts}) > 10
+    assert "recorded speech" not in Utterances([], {}, random.Random(14)).recipes
 
 
 def test_held_out_voices_are_not_drawn_for_training() -> None:

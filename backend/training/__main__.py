@@ -12,7 +12,7 @@ from backend.errors import AudioInteractionError, SettingsError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint, locate
 from backend.training.confusion import draw_confusions
 from backend.training.conversations import described, write_conversations
-from backend.training.data import is_held_out, read_manifests
+from backend.training.data import PROMPTS, is_held_out, read_manifests
 from backend.training.evaluate import chunk_milliseconds, evaluate, table
 from backend.training.export import export
 from backend.training.model import ModelShape
@@ -73,6 +73,8 @@ def _train(arguments: argparse.Namespace) -> None:
     )
     if not (sources.data or sources.conversations):
         raise SettingsError("there is nothing to learn from: give --data, --conversations or both")
+    if sources.data:
+        _say_what_is_missing(sources.data)
     run = work
     if sources.conversations or sources.checkpoint:
         if output is None:
@@ -81,6 +83,14 @@ def _train(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     config = TrainingConfig(hours=arguments.hours, workers=arguments.workers)
     _write(train(sources, work, run, config, ModelShape()), output or EMBEDDED_FOLDER)
+
+
+def _say_what_is_missing(data: Path) -> None:
+    if not (data / PROMPTS).is_dir():
+        print(
+            f"{data / PROMPTS} is missing: people's other speech is left out. "
+            "docs/training.md says where it comes from."
+        )
 
 
 def _write(trainer: Trainer, folder: Path) -> None:
@@ -107,6 +117,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         folder, _ = locate(arguments.checkpoint)
         output = output or folder / "evaluation.json"
         picture = picture or (CONFUSIONS if folder == EMBEDDED_FOLDER else None)
+    _say_what_is_missing(arguments.data)
     checkpoint = load_checkpoint(arguments.checkpoint, device="cpu")
     recordings = read_manifests(arguments.data)
     held_out = HeldOut(arguments.data, recordings, arguments.work.expanduser())

@@ -41,7 +41,7 @@ class ClipKind(StrEnum):
     PHRASE = "phrase"
     OTHER = "other"
     FOREIGN = "foreign"
-    """In another language: without words or phones."""
+    """In another language, or not to be answered whatever it says: without words or phones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,14 @@ import numpy as np
 from backend.audio import read_audio
 from backend.training.align import FRAMES_PER_SECOND, Clip, ClipKind, Utterance, align_all
 from backend.training.conversations import Conversation
-from backend.training.data import Kind, is_held_out, load_audio, read_manifests
+from backend.training.data import (
+    SAMPLE_RATE,
+    Kind,
+    Recording,
+    is_held_out,
+    load_audio,
+    read_manifests,
+)
 from backend.training.domain import phrase_reply
 from backend.training.utterances import OwnTurn
 from backend.training.voices import (
@@ -23,6 +31,9 @@ from backend.training.voices import (
 MARGIN_SECONDS = 0.25
 LOUD = 0.02
 SPEECH_TAIL_FRAMES = 3
+PROMPT_PIECE_SECONDS = 6
+"""Longer prompts are cut: a stream has little room."""
+SHORTEST_PIECE_SECONDS = 1
 
 
 def _frames(audio: np.ndarray) -> int:
@@ -35,11 +46,14 @@ def speech_end(audio: np.ndarray) -> int:
     return min(end, _frames(audio))
 
 
-def human_utterances(data: Path) -> list[Utterance]:
+def human_utterances(data: Path, recordings: Iterable[Recording]) -> list[Utterance]:
     """All recorded speech, trimmed to the speech and a margin; held-out recordings are marked."""
     utterances = []
-    for recording in read_manifests(data):
+    for recording in recordings:
         if recording.kind is Kind.SOUND:
+            continue
+        if recording.kind is Kind.PROMPT:
+            utterances += _pieces_of_prompt(data, recording)
             continue
         audio = trim_silence(load_audio(data / recording.file), MARGIN_SECONDS, LOUD)
         utterances.append(
@@ -55,6 +69,27 @@ def human_utterances(data: Path) -> list[Utterance]:
             )
         )
     return utterances
+
+
+def _pieces_of_prompt(data: Path, prompt: Recording) -> list[Utterance]:
+    audio = trim_silence(read_audio(data / prompt.file), MARGIN_SECONDS, LOUD)
+    size, shortest = (s * SAMPLE_RATE for s in (PROMPT_PIECE_SECONDS, SHORTEST_PIECE_SECONDS))
+    pieces = []
+    for start in range(0, max(1, audio.size - shortest), size):
+        piece = audio[start : start + size]
+        pieces.append(
+            Utterance(
+                key=f"{prompt.file}@{start}",
+                kind=ClipKind.FOREIGN,
+                human=True,
+                held_out=is_held_out(prompt),
+                audio=(piece * 32767).astype(np.int16),
+                speech_end=_frames(piece),
+                text=None,
+                order={},
+            )
+        )
+    return pieces
 
 
 def kind_of(kind: ClipKind, text: str) -> ClipKind:
@@ -98,7 +133,8 @@ def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[Clip]
     work.mkdir(parents=True, exist_ok=True)
     cache = work / "clips.pkl"
     if not cache.exists():
-        utterances = human_utterances(data) + synthetic_utterances(work, seed, workers)
+        utterances = human_utterances(data, read_manifests(data))
+        utterances += synthetic_utterances(work, seed, workers)
         _write(list(align_all(utterances, workers)), cache)
     return _read(cache)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,6 +28,15 @@ SAMPLE_RATE = 16_000
 HELD_OUT_SPEAKER = "george"
 HELD_OUT_FOLD = 4
 HELD_OUT_SHARE = 0.15
+HELD_OUT_PROMPTS = "ru_RU_f_IvrvoiceRU"
+
+PROMPTS = "prompts"
+"""Folder of a telephone exchange's prompts, one folder for each speaker, as Asterisk's packages
+have them. None of them is to be answered."""
+_ANSWERED_PROMPT = re.compile(r"hello|bye|thank|digits/\d\.")
+"""Names of those which may hold a digit or a phrase, or their like in another language."""
+_PROMPT_SUFFIXES = (".g722", ".gsm", ".wav")
+_WORDLESS_PROMPT = re.compile(r"beep|tone|silence|music")
 
 
 class Kind(StrEnum):
@@ -36,6 +46,7 @@ class Kind(StrEnum):
     DIGIT = "digit"
     WAKE_WORD = "wake word"
     SOUND = "sound"
+    PROMPT = "prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,7 @@ class Recording:
     kind: Kind
     file: str
     label: str
-    """The digit's word, the wake word or the sound; empty for an order."""
+    """The digit's word, the wake word or the sound; empty for an order or a prompt."""
     speaker: str | None = None
     fold: int | None = None
     order: dict[Slot, str] = field(default_factory=dict)
@@ -62,16 +73,20 @@ class Recording:
                 return wake_word_reply(self.label)
             case Kind.SOUND:
                 return SOUND_REPLIES[self.label]
+            case Kind.PROMPT:
+                return None
 
 
 def is_held_out(recording: Recording) -> bool:
     """Whether training must not touch a recording; depends on its own labels and name only.
 
-    Digits are split by speaker, sounds by fold, the rest by a hash of the file's name.
+    Digits and prompts are split by speaker, sounds by fold, the rest by a hash of the file's name.
     """
     match recording.kind:
         case Kind.DIGIT:
             return recording.speaker == HELD_OUT_SPEAKER
+        case Kind.PROMPT:
+            return recording.speaker == HELD_OUT_PROMPTS
         case Kind.SOUND:
             return recording.fold == HELD_OUT_FOLD
         case Kind.ORDER | Kind.WAKE_WORD:
@@ -87,7 +102,7 @@ def _entries(manifest: Path) -> Iterator[dict]:
 
 
 def read_manifests(data: Path) -> list[Recording]:
-    """All labelled recordings under `data`, in the manifests' order."""
+    """All labelled recordings under `data`, in the manifests' order, then the prompts, if any."""
     recordings = [
         Recording(Kind.ORDER, entry["file"], "", order=parse_order(entry["slots"]))
         for entry in _entries(data / "coffee_orders.jsonl")
@@ -109,11 +124,20 @@ def read_manifests(data: Path) -> list[Recording]:
         Recording(Kind.SOUND, entry["file"], entry["sound"], fold=entry["fold"])
         for entry in _entries(data / "sounds.jsonl")
     ]
-    return recordings
+    return recordings + list(_prompts(data))
+
+
+def _prompts(data: Path) -> Iterator[Recording]:
+    for path in sorted((data / PROMPTS).glob("*/**/*")):
+        name = path.relative_to(data).as_posix()
+        if path.suffix not in _PROMPT_SUFFIXES or not path.stat().st_size:
+            continue  # the packages hold an empty file or two
+        if not (_ANSWERED_PROMPT.search(name) or _WORDLESS_PROMPT.search(name)):
+            yield Recording(Kind.PROMPT, name, "", speaker=Path(name).parts[1])
 
 
 def load_audio(path: Path) -> np.ndarray:
-    """A file as mono float32 samples at 16 kHz, [samples]."""
+    """A recording that libsndfile reads as mono float32 samples at 16 kHz, [samples]."""
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono = audio.mean(axis=1)
     return soxr.resample(mono, rate, SAMPLE_RATE) if rate != SAMPLE_RATE else mono

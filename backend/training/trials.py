@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.audio import read_audio
 from backend.training.align import Clip, align_all
 from backend.training.augment import narrow, rms
 from backend.training.clips import human_utterances
@@ -217,9 +218,8 @@ class HeldOut:
     @cached_property
     def aligned_orders(self) -> list[Clip]:
         """Held-out orders with the times of their words."""
-        files = {recording.file for recording in self.recordings if recording.kind is Kind.ORDER}
-        orders = [utterance for utterance in human_utterances(self.data) if utterance.key in files]
-        return list(align_all(orders, self.workers))
+        orders = [recording for recording in self.recordings if recording.kind is Kind.ORDER]
+        return list(align_all(human_utterances(self.data, orders), self.workers))
 
     def phrases(self, family: str) -> list[Trial]:
         """Everyday phrases in the voices of a family, after a moment of silence."""
@@ -304,6 +304,8 @@ class HeldOut:
             "babble": self._babble,
             "foreign speech": self._foreign_speech,
         }
+        if self.prompts:
+            makers["people in another language"] = self._prompts
         num_samples = int(minutes * 60 * SAMPLE_RATE) // len(makers)
         return {name: make(num_samples) for name, make in makers.items()}
 
@@ -314,6 +316,15 @@ class HeldOut:
     def _foreign_speech(self, num_samples: int) -> np.ndarray:
         clips = [audio for job, audio in self.readings if job.line.kind == "foreign"]
         return in_a_row(clips, num_samples, (0.3, 2.0), random.Random("foreign"))
+
+    @cached_property
+    def prompts(self) -> list[np.ndarray]:
+        """What a person says who is not to be answered, [samples] each."""
+        recordings = [entry for entry in self.recordings if entry.kind is Kind.PROMPT]
+        return [read_audio(self.data / entry.file) for entry in recordings]
+
+    def _prompts(self, num_samples: int) -> np.ndarray:
+        return in_a_row(self.prompts, num_samples, (0.3, 2.0), random.Random("prompts"))
 
     def _babble(self, num_samples: int) -> np.ndarray:
         clips = [audio for _, audio in self.readings]

@@ -37,6 +37,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "cut phrase": 0.02,
     "other speech": 0.07,
     "foreign speech": 0.08,
+    "recorded speech": 0.14,
     "cut order": 0.05,
     "fragment": 0.02,
     "reversed": 0.01,
@@ -78,6 +79,8 @@ LATE_PART = 0.35
 part of the vowel: whoever listens may begin too late, and consonants at the beginning may be too
 soft to be heard."""
 
+PART_FRAMES = (60, 600)
+"""How long a part of recorded speech is."""
 SHUFFLED_SECONDS = (0.06, 0.3)
 BABBLING = (4, 24)
 """How many people make up babble."""
@@ -212,7 +215,7 @@ class Utterances:
     ) -> None:
         self.rng = rng
         self.sounds = sounds
-        self.recipes = recipes
+        self.recipes = dict(recipes)
         self.conversations = conversations
         self.last_sound = ""
         self.groups: dict[tuple[ClipKind, bool], list[Clip]] = defaultdict(list)
@@ -232,6 +235,8 @@ class Utterances:
                 for span in clip.spans:
                     if span.slot is not None:
                         self.phrases[span.slot][span.text].append((clip, span))
+        if (ClipKind.FOREIGN, True) not in self.groups:
+            self.recipes.pop("recorded speech", None)
         self.sentences = [key for key in self.groups if key[0] is not ClipKind.DIGIT]
         self.with_tails = [
             clip
@@ -283,6 +288,8 @@ class Utterances:
             case "foreign speech":
                 speech = _whole(rng.choice(self.groups[ClipKind.FOREIGN, False]))
                 return replace(speech, words=None, phones=None)
+            case "recorded speech":
+                return self._part(rng.choice(self.groups[ClipKind.FOREIGN, True]))
             case "cut order":
                 human = rng.random() < 0.7
                 return self._cut(rng.choice(self.groups[ClipKind.ORDER, human]))
@@ -460,6 +467,12 @@ class Utterances:
         else:
             heard = part(150, max(150, num_frames))
         return frames[heard].ravel(), loud[heard]
+
+    def _part(self, clip: Clip) -> Spoken:
+        """A part of speech of which only that it gets no reply is known; often all of it."""
+        size = min(len(clip.phones), self.rng.randint(*PART_FRAMES))
+        start = self.rng.randint(0, len(clip.phones) - size)
+        return replace(_piece(clip, start, start + size), words=None, phones=None)
 
     def _reversed(self) -> Spoken:
         """Speech played backwards: voices without words."""
