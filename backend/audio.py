@@ -246,6 +246,10 @@ def _decode(path: Path) -> Iterator[Samples]:
         raise AudioInputError(f"{path}: {error}") from error
     except soundfile.LibsndfileError as error:
         raise AudioInputError(f"{path} is damaged: {error.error_string}") from error
+    except (av.error.InvalidDataError, av.error.EOFError) as error:
+        is_empty = path.is_file() and not path.stat().st_size
+        what = "is empty" if is_empty else "is damaged, or holds no sound of a known format"
+        raise AudioInputError(f"{path} {what}") from error
     except av.FFmpegError as error:
         raise AudioInputError(f"{path} cannot be read as audio: {error.strerror}") from error
     except (OSError, ValueError) as error:

@@ -310,7 +310,8 @@ def _require_free(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except (OSError, OverflowError) as error:
-        reason = str(getattr(error, "strerror", None) or error)
+        # What follows in brackets is the address once more.
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while ")[0]
         raise SettingsError(
             f"port {port} of {host} cannot be served on: {reason[0].lower()}{reason[1:]}; "
             "choose another with --port or --host"

@@ -209,6 +209,10 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         write("config.json", '{"audio_interaction": {"system_prompt": 3}}'),
         "control token user is 151601, outside the vocabulary of 64",
     ),
+    "control tokens untold": (
+        remove("config.json"),
+        r"config\.json is missing, so that the released model's ids hold: control token user is",
+    ),
     "control token outside": (
         control_tokens(pad=VOCAB_SIZE),
         "control token pad is 64, outside the vocabulary of 64",

@@ -117,7 +117,7 @@ def test_what_is_written_is_read_back(folder: Path) -> None:
         ({"assistant": "Hi."}, "lacks `audio_path`"),
         ({**HELLO, "assistant": " "}, "`assistant` is empty; silence is written <no need"),
         ({**HELLO, "transcript": 3}, "`transcript` is text"),
-        ({**HELLO, "audio_path": "own.jsonl"}, "cannot be read as audio"),
+        ({**HELLO, "audio_path": "own.jsonl"}, "holds no sound of a known format"),
         ({**HELLO, "audio_path": "long.wav"}, "longer than 30 s"),
         ("Hello.", "a turn is an object"),
     ],

@@ -335,12 +335,13 @@ def _control_tokens(folder: Path, settings: dict[str, Any], vocab_size: int) -> 
         if not isinstance(token, int) or isinstance(token, bool):
             raise CheckpointError(f"{path}: control token {name} must be an id, not {token!r}")
     control_tokens = ControlTokens(**stated)
+    place = path if path.exists() else f"{path} is missing, so that the released model's ids hold"
     owner: dict[int, str] = {}
     for name in names:
         token = getattr(control_tokens, name)
         if not 0 <= token < vocab_size:
             raise CheckpointError(
-                f"{path}: control token {name} is {token}, outside the vocabulary of {vocab_size}"
+                f"{place}: control token {name} is {token}, outside the vocabulary of {vocab_size}"
             )
         if token in owner:
             raise CheckpointError(
