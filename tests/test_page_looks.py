@@ -43,6 +43,7 @@ ABILITIES = (
     Ability("sounds", "1", None, "8.", Emotion.HAPPY),
 )
 SHORTEST_STRIP = 110
+SMALL_WINDOWS = [(1366, 650), (1024, 768), (861, 680), (320, 640)]
 
 Visit = Callable[..., Page]
 
@@ -146,6 +147,27 @@ def test_one_column_on_a_phone(visit: Visit, scene: str, locale: str) -> None:
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
         page.click(part(closer))
+
+
+def test_small_windows_have_room_for_everything(visit: Visit) -> None:
+    page = visit("queued")  # with as many messages as there may be
+    for width, height in SMALL_WINDOWS:
+        page.set_viewport_size({"width": width, "height": height})
+        strip, controls, memory = (
+            page.locator(selector).bounding_box()
+            for selector in (part("strip"), ".panel.controls", ".panel.memory")
+        )
+        assert strip is not None
+        assert strip["height"] >= SHORTEST_STRIP
+        assert strip["y"] + strip["height"] < controls["y"]
+        if width > 860:
+            assert memory["y"] + memory["height"] == controls["y"] + controls["height"]
+        beyond = page.locator(".page :not(.play *):visible").evaluate_all(
+            "(parts, width) => parts.filter((part) => part.getBoundingClientRect().right > width)"
+            ".map((part) => part.outerHTML)",
+            width,
+        )
+        assert beyond == []
 
 
 def test_buttons_that_stay_do_not_move(visit: Visit) -> None:
@@ -383,6 +405,7 @@ def test_file_can_be_dropped_anywhere(visit: Visit) -> None:
 
 def test_live_regions(visit: Visit) -> None:
     page = visit("queued")
+    expect(page.get_by_role("main")).to_have_count(1)
     expect(page.get_by_role("alert")).to_contain_text("Allow it beside the address")
     expect(page.get_by_role("status").filter(has_text="connection")).to_be_visible()
     page.evaluate("window.stage.panel.announce('happy: Yes.')")

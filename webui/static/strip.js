@@ -388,20 +388,26 @@ export class Strip {
   }
 
   drawNames() {
-    // Where sound lies they would be in the way.
-    if (this.offset >= 0 || this.chosen !== null) return;
+    if (this.chosen !== null) return;
     this.context.fillStyle = this.colours.soft;
     const isEmpty = this.conversation === null;
     if (isEmpty) {
       this.context.strokeStyle = this.colours.line;
       this.line(0, Math.round(this.middle) + 0.5, this.width, Math.round(this.middle) + 0.5);
     }
-    this.context.fillText(message('strip.sound'), 0, this.middle - 8);
-    this.context.fillText(message('strip.chance'), 0, this.chanceTop + 6);
+    const room = isEmpty ? this.width : -this.offset; // where sound lies they would be in the way
+    this.name('strip.sound', this.middle - 8, room);
+    this.name('strip.chance', this.chanceTop + 6, room);
     if (!isEmpty) return;
     const words = message('strip.threshold');
     const x = this.width - this.context.measureText(words).width;
     this.context.fillText(words, x, this.y(this.threshold) - 6);
+  }
+
+  /** At the left edge, where there is room for all of it. */
+  name(key, y, room) {
+    const words = message(key);
+    if (this.context.measureText(words).width + LABEL_GAP <= room) this.context.fillText(words, 0, y);
   }
 
   drawNowLine() {
