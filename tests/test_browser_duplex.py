@@ -203,8 +203,9 @@ def test_lost_connection_is_taken_up_where_it_broke(page: DuplexPage) -> None:
     server.speak()  # the conversation goes on without its client
     server.say("Still here.")
     server.done()
-    page.hear_on(0.5)
+    page.hear_on(1.7)  # more than the model may be behind
     page.wait_until(lambda: len(server.connections) > 2)
+    assert page.shown("showBehind")[-1] == [0]
     server.max_connections = 100
     page.wait("() => live.state !== 'reconnecting'")
     page.wait("() => live.conversation.turns.last?.status === 'completed'")

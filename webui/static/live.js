@@ -425,7 +425,8 @@ export class Live {
     if (this.socket.isAttached) this.socket.sendAudio(frame.pcm);
     this.show();
     if (this.state === 'listening') this.panel.showLevel(frame.level);
-    this.panel.showBehind(this.conversation.secondsBehind);
+    const { secondsBehind } = this.conversation;
+    this.panel.showBehind(this.phase === Phase.OPEN ? secondsBehind : 0); // else nobody is behind
     if (this.recordingId !== null) this.panel.showRecording(this.conversation.seconds);
     this.panel.strip.draw();
   }
