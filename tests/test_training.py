@@ -429,7 +429,8 @@ def test_every_digit_is_said_with_accents() -> None:
     assert {line.words for line in lines} == set(DIGIT_WORDS)
     for digit, variants in lists.accented_digits.items():
         assert {line.text for line in lines if line.words == digit} == {
-            f"[[{phonemes}]]" for phonemes in variants
+            *(f"[[{phonemes}]]" for phonemes in variants),
+            *(f"/{phonemes}/" for phonemes in lists.accented_digits_in_ipa[digit]),
         }
 
 

@@ -43,14 +43,16 @@ class Kokoro:
         """`text` as float32 [samples].
 
         Args:
-            text: English.
+            text: English, or phones of the International Phonetic Alphabet between slashes.
             voice: one of the package's voices, or two joined by `*` for a voice between them.
             rate: speed, 1 for the voice's own.
             pitch: of two voices, the share of the first; without effect on one voice.
         """
         names = voice.split("*")
         styles = [self.styles[name] for name in (names[0], names[-1])]
-        tokens = [self.symbols[phone] for phone in english_phones(text) if phone in self.symbols]
+        is_ipa = text.startswith("/")
+        phones = text.strip("/") if is_ipa else english_phones(text)
+        tokens = [self.symbols[phone] for phone in phones if phone in self.symbols]
         row = min(len(tokens), len(styles[0])) - 1
         style = pitch * styles[0][row] + (1 - pitch) * styles[1][row]
         inputs = {

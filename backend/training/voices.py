@@ -67,6 +67,8 @@ class WordLists:
     sentences: list[str]
     accented_digits: dict[str, list[str]]
     """How digits are said with an accent, in espeak-ng's phonemes, by the English word."""
+    accented_digits_in_ipa: dict[str, list[str]]
+    """The same with tapped and trilled consonants and other vowels of English's, for Kokoro."""
     foreign: dict[str, list[str]]
     """Sentences by espeak-ng's name of their language."""
 
@@ -87,7 +89,7 @@ class SpokenText:
 
     kind: str
     text: str
-    """Words, or espeak-ng's phonemes in double brackets."""
+    """Words, or phonemes: espeak-ng's in double brackets, or IPA between slashes."""
     phrases: tuple[tuple[Slot | None, str], ...] = ()
 
     @property
@@ -98,10 +100,14 @@ class SpokenText:
 
 @cache
 def _digits_by_phonemes() -> dict[str, str]:
+    lists = load_word_lists()
     return {
-        f"[[{phonemes}]]": digit
-        for digit, variants in load_word_lists().accented_digits.items()
-        for phonemes in variants
+        text: digit
+        for digit in DIGIT_WORDS
+        for text in (
+            *(f"[[{phonemes}]]" for phonemes in lists.accented_digits[digit]),
+            *(f"/{phonemes}/" for phonemes in lists.accented_digits_in_ipa[digit]),
+        )
     }
 
 
@@ -167,7 +173,7 @@ AMOUNTS: dict[str, Amounts] = {
     "kokoro": Amounts(200, 250, 22, 2, 1, 3),
 }
 NUM_FOREIGN = 2000
-ACCENTED_DIGITS = {"espeak": 90, "kokoro": 12}
+ACCENTED_DIGITS = {"espeak": 90, "kokoro": 150}
 """How many times a family of voices says each digit with an accent."""
 
 
@@ -228,16 +234,17 @@ def plan(seed: int) -> list[Synthesis]:
 
 
 def accented_digits(lists: WordLists, rng: random.Random) -> Iterator[Synthesis]:
-    """English digits as people say them whose first language is another one."""
+    """Digits as people say them whose first language or whose English is another one."""
     variants = [name for name in lists.espeak_variants if name not in HELD_OUT_VARIANTS]
     for family, times in ACCENTED_DIGITS.items():
         for digit in DIGIT_WORDS * times:
-            line = SpokenText("digit", f"[[{rng.choice(lists.accented_digits[digit])}]]")
             if family == "espeak":
+                text = f"[[{rng.choice(lists.accented_digits[digit])}]]"
                 voice = f"espeak:{rng.choice(lists.accents)}+{rng.choice(variants)}"
             else:
+                text = f"/{rng.choice(lists.accented_digits_in_ipa[digit])}/"
                 voice = random_voice(family, lists, rng)
-            yield reading(line, voice, rng)
+            yield reading(SpokenText("digit", text), voice, rng)
 
 
 def _foreign(lists: WordLists, languages: list[str], rng: random.Random) -> Iterator[Synthesis]:
