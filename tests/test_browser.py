@@ -313,12 +313,12 @@ def test_microphone_that_is_granted_after_the_stop_is_let_go(visit: Visit) -> No
     page.wait_for_function("window.tracks[0]?.readyState === 'ended'")
 
 
-def test_wake_lock_that_comes_after_the_stop_is_released(visit: Visit) -> None:
+def test_screen_is_kept_awake_while_it_listens_and_no_longer(visit: Visit) -> None:
     page = visit()
     page.evaluate(
         """() => {
           window.released = 0;
-          const lock = { release: () => { window.released += 1; } };
+          window.lock = { released: false, release: () => { window.released += 1; } };
           const request = () => new Promise((grant) => { window.grant = () => grant(lock); });
           Object.defineProperty(navigator, 'wakeLock', { value: { request } });
         }"""
@@ -327,6 +327,21 @@ def test_wake_lock_that_comes_after_the_stop_is_released(visit: Visit) -> None:
     page.click(part("start"))
     page.evaluate("window.grant()")
     page.wait_for_function("window.released === 1")
+    page.evaluate("window.grant = null")
+    start(page)
+    page.evaluate("window.grant()")
+    # Out of sight the browser releases it; the page asks again when it is back.
+    page.evaluate(
+        """() => {
+          window.grant = null;
+          window.lock.released = true;
+          document.dispatchEvent(new Event('visibilitychange'));
+          window.lock = { ...window.lock, released: false };
+          window.grant();
+        }"""
+    )
+    page.click(part("start"))
+    page.wait_for_function("window.released === 2")
 
 
 def test_recording_that_is_decoded_after_the_stop_is_not_played(visit: Visit) -> None:

@@ -59,6 +59,10 @@ export class Live {
     this.isCheckingEcho = false;
     this.stopWatchingActivity = () => {};
     settings.onChange((values, changed) => this.applySettings(values, changed));
+    // A browser lets the screen sleep again once the page was out of sight.
+    document.addEventListener('visibilitychange', () => {
+      if (document.visibilityState === 'visible' && this.wakeLock?.released) this.keepAwake();
+    });
     this.show();
     panel.showRunning(false);
     panel.showHint();
