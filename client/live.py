@@ -479,7 +479,7 @@ class Live:
     def _refused(self, error: dict[str, Any]) -> None:
         if error.get("event_id") == SETTINGS_ID:
             self._settings_problem = message("server.says", words=error["message"])
-        elif not self._typed.is_of_repeating(error):
+        elif not self._typed.is_harmless(error):
             self._refusal = message("server.says", words=error["message"])
 
     def _send(self, event: WireEvent) -> None:

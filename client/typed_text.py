@@ -8,6 +8,9 @@ from typing import Any
 
 from client.wire import RealtimeSocket, WireEvent
 
+HARMLESS = ("item_id_already_taken", "conversation_already_has_active_response")
+"""What the server refuses of what was sent again, or while it is about to reply anyway."""
+
 
 class TypedText:
     """What was typed, and is not known to have arrived or to be answered."""
@@ -16,21 +19,21 @@ class TypedText:
         self._socket = socket
         self._waiting: dict[str, str] = {}
         """Texts that are not known to have arrived, by their items' ids."""
-        self._is_unanswered = False
-        """Text has arrived for which no response was created."""
         self._is_asking = False
         """What the server had when the connection was lost is not known yet."""
-        self._request_id: str | None = None
-        """Of the last request for a response."""
+        self._asked_id: str | None = None
+        """The item whose answer is asked for: the server takes one request at a time."""
+        self._next_id: str | None = None
+        """The item whose answer is asked for next; those between are answered with it."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something has not arrived."""
-        return bool(self._waiting)
+        """Whether something has not arrived, or is not about to be answered."""
+        return bool(self._waiting) or self._asked_id is not None
 
-    def is_of_repeating(self, error: dict[str, Any]) -> bool:
-        """Whether the server refused only what it had already."""
-        return error.get("code") == "item_id_already_taken"
+    def is_harmless(self, error: dict[str, Any]) -> bool:
+        """Whether the server refused only what nobody misses."""
+        return error.get("code") in HARMLESS
 
     def send(self, text: str) -> None:
         """Have the model read it."""
@@ -50,25 +53,28 @@ class TypedText:
             case "session.created":
                 self._transmit_all()
             case "conversation.item.added":
-                if self._waiting.pop(event["item"]["id"], None) is not None:
-                    self._is_unanswered = True
+                self._waiting.pop(event["item"]["id"], None)
             case "response.created":
-                self._is_unanswered = False
+                self._ask_next()
             case "error":
                 self._refused(event["error"].get("event_id"))
             case "session.heartbeat_ack" if self._is_asking:
-                self._is_asking = False
-                # One that is asked for with a text that is sent again answers both.
-                if self._is_unanswered and not self._waiting:
-                    self._request_response()
-                self._transmit_all()
+                self._send_again()
 
     def _refused(self, event_id: str | None) -> None:
         """Sending it again would not help."""
         if event_id is not None:
             self._waiting.pop(event_id, None)
-            if event_id == self._request_id:
-                self._is_unanswered = False
+            if self._asked_id is not None and event_id == _request_id(self._asked_id):
+                self._ask_next()
+
+    def _send_again(self) -> None:
+        self._is_asking = False
+        asked, self._asked_id = self._asked_id, None
+        # It may have been lost alone; where it was not, the server knows the second for the first.
+        if asked is not None and asked not in self._waiting:
+            self._ask(asked)
+        self._transmit_all()
 
     def _transmit_all(self) -> None:
         for item_id, text in self._waiting.items():
@@ -78,9 +84,21 @@ class TypedText:
         content = [{"type": "input_text", "text": text}]
         item = {"id": item_id, "type": "message", "role": "user", "content": content}
         self._socket.send({"type": "conversation.item.create", "event_id": item_id, "item": item})
-        self._request_id = f"request_{item_id}"
-        self._request_response()
+        if self._asked_id is None:
+            self._ask(item_id)
+        else:
+            self._next_id = item_id
 
-    def _request_response(self) -> None:
-        """The server takes one that it has already for the same."""
-        self._socket.send({"type": "response.create", "event_id": self._request_id})
+    def _ask(self, item_id: str) -> None:
+        self._asked_id = item_id
+        self._socket.send({"type": "response.create", "event_id": _request_id(item_id)})
+
+    def _ask_next(self) -> None:
+        """What was asked for comes, or was refused."""
+        following, self._asked_id, self._next_id = self._next_id, None, None
+        if following is not None:
+            self._ask(following)
+
+
+def _request_id(item_id: str) -> str:
+    return f"request_{item_id}"

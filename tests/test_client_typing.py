@@ -17,6 +17,7 @@ from client.typed_text import TypedText
 from client.wire import RealtimeSocket, WireEvent
 from client.words import Words
 from tests.client_talking import talking_live
+from tests.scripted import ScriptedEngine
 
 ADDRESS = ServerAddress.parse("localhost")
 
@@ -70,8 +71,9 @@ def test_lost_request_for_a_response_is_asked_again() -> None:
     assert again["type"] == "response.create"
     assert again == request  # by its id the server knows that it is no second one
     refusal = {"code": "invalid_value", "event_id": request["event_id"]}
-    assert not typist.typed.is_of_repeating(refusal)
+    assert not typist.typed.is_harmless(refusal)
     typist.typed.receive({"type": "error", "error": refusal})
+    assert not typist.typed.is_waiting
     assert typist.resumes() == []
 
 
@@ -82,13 +84,40 @@ def test_created_response_is_not_asked_for_again() -> None:
     assert typist.resumes({"type": "response.created"}) == []
 
 
-def test_one_response_answers_all_that_was_lost() -> None:
+def test_texts_are_answered_one_after_the_other() -> None:
+    """The server takes one request at a time; the last asks for all that came meanwhile."""
     typist = Typist()
-    first, _ = typist.types("What is seven?")
-    second, _ = typist.types("And eight?")
+    first, request = typist.types("What is seven?")
+    (second,) = typist.types("And eight?")
+    (third,) = typist.types("And five?")
+    for item in (first, second, third):
+        typist.arrives(item)
+    assert request["event_id"] == f"request_{first['item']['id']}"
+    typist.typed.receive({"type": "response.created"})
+    (following,) = typist.socket.taken()
+    assert following == request | {"event_id": f"request_{third['item']['id']}"}
+    assert typist.typed.is_waiting
+    # It was about to be answered anyway.
+    refusal = {
+        "code": "conversation_already_has_active_response",
+        "event_id": following["event_id"],
+    }
+    assert typist.typed.is_harmless(refusal)
+    typist.typed.receive({"type": "error", "error": refusal})
+    assert typist.socket.taken() == []
+    assert not typist.typed.is_waiting
+
+
+def test_texts_are_answered_one_after_the_other_over_a_lost_connection() -> None:
+    typist = Typist()
+    first, request = typist.types("What is seven?")
+    (second,) = typist.types("And eight?")
     typist.arrives(first)
-    item, request = typist.resumes()
-    assert (item["item"], request["type"]) == (second["item"], "response.create")
+    assert typist.resumes() == [request, second]
+    typist.arrives(second)
+    typist.typed.receive({"type": "response.created"})
+    (following,) = typist.socket.taken()
+    assert following["event_id"] == f"request_{second['item']['id']}"
 
 
 def test_unsent_text_goes_with_its_connection() -> None:
@@ -100,6 +129,12 @@ def test_unsent_text_goes_with_its_connection() -> None:
     socket.send({"type": "session.update"})
     socket._detach()
     assert [event["type"] for event in socket._outbox] == ["session.update"]
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    """One that never replies: a reply takes a problem away."""
+    return ScriptedEngine([])
 
 
 async def test_refused_settings_are_a_problem_until_others_are_taken(
