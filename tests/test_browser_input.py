@@ -20,6 +20,12 @@ SNEEZE = {"kind": "sound", "file": "sneeze.ogg", "title": "A sneeze"}
 SEVEN = {"kind": "voice", "file": "digit_seven.ogg", "title": "Seven"}
 PIECE_SAMPLES = SAMPLE_RATE_HZ // 20
 BUTTON = "document.createElement('button')"
+# How much the audio thread has captured, by its own clock: on a busy machine, seconds of it are
+# still under way to the page and the server.
+CAPTURED_SECONDS = """() => {
+  const { conversation, sound } = window.live;
+  return conversation.secondsAt(sound.clock.pageTime(sound.context.currentTime));
+}"""
 
 
 @pytest.fixture
@@ -39,9 +45,7 @@ def tone(heard: npt.NDArray[np.int16]) -> float:
 
 def next_seconds(page: DuplexPage, seconds: float) -> npt.NDArray[np.int16]:
     """What the server hears from now on."""
-    # On a busy machine, seconds that were captured before are still under way to the server.
-    captured = page.page.evaluate("() => live.conversation.secondsAt(performance.now())")
-    start = round(captured * SAMPLE_RATE_HZ) + 4000
+    start = round(page.page.evaluate(CAPTURED_SECONDS) * SAMPLE_RATE_HZ) + 4000
     end = start + round(seconds * SAMPLE_RATE_HZ)
     page.wait_until(lambda: len(page.server.heard) >= end)
     return page.server.heard[start:end]
