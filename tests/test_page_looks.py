@@ -158,6 +158,8 @@ def test_small_windows_have_room_for_everything(visit: Visit) -> None:
             for selector in (part("strip"), ".panel.controls", ".panel.memory")
         )
         assert strip is not None
+        assert controls is not None
+        assert memory is not None
         assert strip["height"] >= SHORTEST_STRIP
         assert strip["y"] + strip["height"] < controls["y"]
         if width > 860:
