@@ -255,7 +255,7 @@ def test_an_export_is_written_through_a_link_and_into_a_pipe(packed: Path, tmp_p
     linked.symlink_to(tmp_path / "captions.srt")
     os.mkfifo(pipe)
     read: list[str] = []
-    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
     reader.start()
     with SessionFile(packed) as file:
         export(file, ExportFormat.SRT, linked)
