@@ -273,7 +273,8 @@ def download(parsed: argparse.Namespace) -> int:
         print("stopped; run it again to go on from here", file=sys.stderr)
         raise
     print(f"{folder}: complete, every size and hash is right")
-    print(f"Serve it: python app.py --checkpoint {shlex.quote(source)}")
+    python = shlex.quote(sys.executable)
+    print(f"Serve it: {python} app.py --checkpoint {shlex.quote(source)}")
     return 0
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -321,7 +323,7 @@ def _unreachable(address: ServerAddress, error: Exception) -> Message:
             return message("problem.no_such_server", server=address.base, reason=error)
         case OSError() if address.is_local:
             port = "" if address.base == DEFAULT_SERVER else f" --port {address.port}"
-            command = f"python app.py{port}"
+            command = f"{shlex.quote(sys.executable)} app.py{port}"
             return message("problem.no_local_server", server=address.base, command=command)
     reason = str(error) or message("problem.too_long")
     return message("problem.no_server", server=address.base, reason=reason)

@@ -3,8 +3,8 @@
 Each is a conversation of its own; the model hears all of them in the same steps.
 """
 
+import argparse
 import asyncio
-import sys
 
 from backend import GREEDY, Engine, EngineConfig, SessionSettings, TurnDone, load, stream_audio
 
@@ -25,4 +25,6 @@ async def main(paths: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recordings", nargs="+")
+    asyncio.run(main(parser.parse_args().recordings))

@@ -1,6 +1,6 @@
 """Hear a recording and print the replies: `python -m examples.stream_file RECORDING`."""
 
-import sys
+import argparse
 
 from backend import GREEDY, Engine, SessionSettings, TurnDone, load, stream_audio
 
@@ -15,4 +15,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recording")
+    main(parser.parse_args().recording)

@@ -184,7 +184,8 @@ def require_complete(folder: Path) -> None:
 def _again(model: HubModel, folder: Path) -> str:
     """The command that fetches the same into the same folder."""
     revision = "" if model.revision == DEFAULT_REVISION else f" --revision {model.revision}"
-    return f"python app.py download {model.repository}{revision} --to {shlex.quote(str(folder))}"
+    python = shlex.quote(sys.executable)
+    return f"{python} app.py download {model.repository}{revision} --to {shlex.quote(str(folder))}"
 
 
 def look_up(repository: str, revision: str) -> HubModel:
