@@ -1,6 +1,6 @@
 """Ask a running server with the `openai` package: `python -m examples.ask_server RECORDING`.
 
-Start the server first (`make run`), and `.venv/bin/pip install openai`.
+Start the server first (`make run`), and `.venv/bin/python -m pip install openai`.
 """
 
 import argparse
