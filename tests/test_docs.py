@@ -132,6 +132,7 @@ PLACEHOLDER = Instead("stands for a file of the reader's", accepts)
 DOWNLOADS = Instead("downloads gigabytes; tests/test_download.py downloads", accepts)
 INSTALLS = Instead("installs over the network", is_pinned)
 ELSEWHERE = Instead("is another program's, on another machine or with its own device", is_shell)
+DOWNLOADS_PACKAGES = Instead("gets training's data from Debian", is_shell)
 PORTAUDIO = Instead("installs on the system; client/portaudio.py says the same", is_advice)
 OWN = Instead("is about the reader's own recordings; tests/test_recordings.py tests it", accepts)
 TALKS = Instead("needs a sound card and a server; tests/test_client_sound.py has both", accepts)
@@ -206,6 +207,10 @@ NOT_RUN = {
     "sudo apt-get install -y portaudio19-dev gcc python3-dev": PORTAUDIO,
     "sudo dnf install -y portaudio-devel gcc python3-devel": PORTAUDIO,
     "sudo pacman -S --needed portaudio gcc": PORTAUDIO,
+    "apt-get download asterisk-core-sounds-{en,es,fr,it,ru}-g722 "
+    "asterisk-prompt-it-menardi-wav": DOWNLOADS_PACKAGES,
+    'for package in asterisk-*.deb; do dpkg -x "$package" unpacked; done': DOWNLOADS_PACKAGES,
+    "mv unpacked/usr/share/asterisk/sounds DATA/prompts": DOWNLOADS_PACKAGES,
     "curl http://localhost:7860/health": ELSEWHERE,
     "docker build -t audio-interaction .": ELSEWHERE,
     "docker compose up cpu": ELSEWHERE,
