@@ -186,6 +186,8 @@ def test_the_command_describes_our_own_recordings(
         ([], "nothing to learn from"),
         (["--conversations", "own.jsonl"], "say with --output"),
         (["--conversations", "none.jsonl", "--output", "out"], "none.jsonl cannot be read"),
+        (["--conversations", "own.jsonl", "--output", "a_file"], "a_file/run: Not a directory"),
+        (["--data", ".", "--hours", "0"], "must be more than 0"),
     ],
 )
 def test_the_command_says_what_it_lacks(
@@ -196,6 +198,7 @@ def test_the_command_says_what_it_lacks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("a_file").touch()
     monkeypatch.setattr("sys.argv", ["training", "train", *options])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -264,7 +267,14 @@ def test_training_on_own_recordings_and_going_on_from_the_result(folder: Path) -
         "reply": "Hush!",
         "emotion": "angry",
     }
-    assert trainer.abilities == ()
+    hello: StatedAbility = {
+        "group": "own recordings",
+        "heard": "tone",
+        "example": None,
+        "reply": "Hello, Zoë!",
+        "emotion": "happy",
+    }
+    assert trainer.abilities == (hello,)
     export(trainer.averaged(), trainer.vocabulary, output, "Be brief.", [bark])
     loaded = load_checkpoint(str(output), device="cpu")
     assert loaded.system_prompt == "Be brief."
@@ -277,7 +287,7 @@ def test_training_on_own_recordings_and_going_on_from_the_result(folder: Path) -
     gentle = train(further, folder, folder / "further", MOMENT, ModelShape())
     assert gentle.model.shape == TINY
     assert gentle.system_prompt == "Be brief."
-    assert gentle.abilities == (bark,)
+    assert gentle.abilities == (hello, bark)
     assert gentle.config.learning_rate == pytest.approx(MOMENT.learning_rate / 10)
     assert gentle.vocabulary.control == trainer.vocabulary.control
     change = gentle.model.tower.encoder.conv1.weight - loaded.audio_tower.encoder.conv1.weight
@@ -286,7 +296,7 @@ def test_training_on_own_recordings_and_going_on_from_the_result(folder: Path) -
     again = load_trainer(folder / "further", MOMENT)
     assert again.seconds == gentle.seconds
     assert again.system_prompt == "Be brief."
-    assert again.abilities == (bark,)
+    assert again.abilities == (hello, bark)
     for kept, saved in zip(gentle.average or [], again.average or [], strict=True):
         torch.testing.assert_close(kept, saved)
 

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         help="caches, and the state of a run on --data; others keep theirs in OUTPUT/run",
     )
     run.add_argument("--output", type=Path, help="exported checkpoint; by default the embedded one")
-    run.add_argument("--hours", type=float, default=defaults.hours, help="training time")
+    run.add_argument("--hours", type=_hours, default=defaults.hours, help="training time")
     run.add_argument("--workers", type=int, default=defaults.workers, help="processes for data")
     run.add_argument("--threads", type=int, default=torch.get_num_threads())
 
@@ -64,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         "--picture", type=Path, help="confusions as PNG; in assets if all of embedded"
     )
     return parser
+
+
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not 0 < hours < math.inf:
+        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
+    return hours
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -147,6 +155,8 @@ def main() -> None:
                 _evaluate(arguments)
     except AudioInteractionError as error:
         parser.exit(2, f"{error}\n")
+    except OSError as error:
+        parser.exit(2, f"{error.filename or 'the disk'}: {error.strerror or error}\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from backend.config import SAMPLE_RATE_HZ
 from backend.errors import AudioInputError, SettingsError
 from backend.protocol import Emotion
 from backend.training.data import Kind, Recording
-from backend.training.domain import Reply
+from backend.training.domain import Reply, StatedAbility
 
 SILENCE = "<no need to response>"
 MAX_TURN_SECONDS = 30.0
@@ -119,6 +119,26 @@ def _check_audio(path: Path) -> None:
         num_samples += len(block)
         if num_samples > MAX_TURN_SECONDS * SAMPLE_RATE_HZ:
             raise SettingsError(f"{path} is longer than {MAX_TURN_SECONDS:g} s")
+
+
+def own_abilities(conversations: Iterable[Conversation]) -> tuple[StatedAbility, ...]:
+    """What somebody's own conversations teach, each reply once, as a checkpoint's config states it.
+
+    A turn is named by its words, or by its file where they are not known.
+    """
+    stated: dict[str, StatedAbility] = {}
+    for turn in (turn for conversation in conversations for turn in conversation.turns):
+        if turn.reply is not None:
+            name = turn.audio.stem.replace("_", " ")
+            ability: StatedAbility = {
+                "group": "own recordings",
+                "heard": turn.transcript or name,
+                "example": turn.transcript,
+                "reply": turn.reply.text,
+                "emotion": str(turn.reply.emotion),
+            }
+            stated.setdefault(turn.reply.text, ability)
+    return tuple(stated.values())
 
 
 def write_conversations(conversations: Iterable[Conversation], path: Path) -> None:

@@ -27,7 +27,7 @@ from backend.training.beginning import (
     take_over,
 )
 from backend.training.clips import own_turns, prepare_clips
-from backend.training.conversations import Conversation, read_conversations
+from backend.training.conversations import Conversation, own_abilities, read_conversations
 from backend.training.domain import SYSTEM_PROMPT, abilities
 from backend.training.listening import HeldOutConversations, HeldOutOrders, Listener
 from backend.training.model import ModelShape, Outputs, TrainingModel, initialise
@@ -525,8 +525,11 @@ def train(
         config = config.further()
     else:
         beginning = from_scratch(shape, work, config.seed, _replies(own))
-    if sources.data:
-        beginning = replace(beginning, abilities=tuple(abilities()))
+    known = tuple(abilities()) if sources.data else beginning.abilities
+    taught = own_abilities(own)
+    beginning = replace(
+        beginning, abilities=taught + tuple(ability for ability in known if ability not in taught)
+    )
     clips = prepare_clips(sources.data, caches, config.seed, config.workers) if sources.data else []
     corpus = Corpus(
         clips,

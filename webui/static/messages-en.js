@@ -41,6 +41,7 @@ export const ENGLISH = {
   'abilities.unknown': 'It decides every 0.4 s whether to answer.',
   'abilities.try': 'Try: “{example}”',
   'group.digits': 'digits',
+  'group.own recordings': 'your own recordings',
   'group.orders': 'orders',
   'group.phrases': 'phrases',
   'group.sounds': 'sounds',

@@ -40,6 +40,7 @@ export const CHINESE = {
   'abilities.unknown': '它每 0.4 秒决定一次要不要回答。',
   'abilities.try': '试试说：“{example}”',
   'group.digits': '数字',
+  'group.own recordings': '你自己的录音',
   'group.orders': '点单',
   'group.phrases': '日常用语',
   'group.sounds': '各种声音',
