@@ -127,14 +127,14 @@ class Visitor:
         pcm = float_to_pcm16(np.asarray(audio, np.float32))
         self.send("input_audio_buffer.append", audio=base64.b64encode(pcm).decode())
 
-    async def until(self, event_type: str) -> WireEvent:
-        """The next event of a type; those before it are passed over."""
+    async def until(self, *event_types: str) -> WireEvent:
+        """The next event of one of some types; those before it are passed over."""
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
                 while self._num_seen < len(self.received):
                     event = self.received[self._num_seen]
                     self._num_seen += 1
-                    if event["type"] == event_type:
+                    if event["type"] in event_types:
                         return event
                 self._news.clear()
                 await self._news.wait()

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -383,9 +384,8 @@ def test_a_half_filled_folder_is_not_loaded(
     folder = tmp_path / "model"
     with pytest.raises(CheckpointError, match="answers 503"):
         download_to_folder(ID, "main", folder)
-    with pytest.raises(
-        CheckpointError, match=r"has not ended; this goes on with it: python app\.py"
-    ):
+    command = re.escape(f"{shlex.quote(sys.executable)} app.py download {ID} --to {folder}")
+    with pytest.raises(CheckpointError, match=f"has not ended; this goes on with it: {command}"):
         load_checkpoint(str(folder), device="cpu")
     download_to_folder(ID, "main", folder)
     load_checkpoint(str(folder), device="cpu")

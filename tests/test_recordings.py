@@ -512,11 +512,14 @@ def _num_deltas(visitor: Visitor) -> int:
 
 
 async def _stops_a_reply(visitor: Visitor) -> bool:
-    """Have a reply begin, and stop it; returns whether it was not over before."""
+    """Have a reply begin, and stop it; returns whether it was let, and not over before."""
     visitor.send("response.create", response={"metadata": {"wanted": "yes"}})
     response: WireEvent = {"metadata": {}}
     while "wanted" not in response["metadata"]:
-        response = (await visitor.until("response.created"))["response"]
+        event = await visitor.until("response.created", "error")
+        if event["type"] == "error":
+            return False  # the model replies by itself
+        response = event["response"]
     visitor.send("barge_in")
     done: WireEvent = {"id": None}
     while done["id"] != response["id"]:
