@@ -420,6 +420,8 @@ def app(
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
+        # As from a terminal: what a script runs in the background is made deaf to Ctrl+C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

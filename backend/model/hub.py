@@ -246,8 +246,8 @@ def _receive_all(model: HubModel, missing: list[HubFile], store: Store, report: 
     with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
         # The largest first: they take longest, whatever runs beside them.
         order = sorted(missing, key=lambda file: -file.size)
-        waiting = {pool.submit(_receive, model, file, store, meter) for file in order}
         try:
+            waiting = {pool.submit(_receive, model, file, store, meter) for file in order}
             while waiting:
                 # Without a limit it would not hear of a Ctrl+C that reached another thread.
                 ended, waiting = wait(waiting, _WAIT_SECONDS, FIRST_EXCEPTION)
