@@ -136,6 +136,7 @@ class Visitor:
                     self._num_seen += 1
                     if event["type"] in event_types:
                         return event
+                assert self.end is None, f"the server closed the socket: {self.end}"
                 self._news.clear()
                 await self._news.wait()
 

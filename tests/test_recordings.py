@@ -518,7 +518,9 @@ async def _stops_a_reply(visitor: Visitor) -> bool:
     while "wanted" not in response["metadata"]:
         event = await visitor.until("response.created", "error")
         if event["type"] == "error":
-            return False  # the model replies by itself
+            # The model replies by itself. Who asks again at once is let go, after so many errors.
+            await visitor.until("response.done")
+            return False
         response = event["response"]
     visitor.send("barge_in")
     done: WireEvent = {"id": None}
