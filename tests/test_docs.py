@@ -208,7 +208,7 @@ NOT_RUN = {
     "sudo dnf install -y portaudio-devel gcc python3-devel": PORTAUDIO,
     "sudo pacman -S --needed portaudio gcc": PORTAUDIO,
     "apt-get download asterisk-core-sounds-{en,es,fr,it,ru}-g722 "
-    "asterisk-prompt-it-menardi-wav": DOWNLOADS_PACKAGES,
+    "asterisk-prompt-{it-menardi-wav,fr-armelle}": DOWNLOADS_PACKAGES,
     'for package in asterisk-*.deb; do dpkg -x "$package" unpacked; done': DOWNLOADS_PACKAGES,
     "mv unpacked/usr/share/asterisk/sounds DATA/prompts": DOWNLOADS_PACKAGES,
     "curl http://localhost:7860/health": ELSEWHERE,

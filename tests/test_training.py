@@ -46,6 +46,7 @@ from backend.training.utterances import (
     SOUND_FRAMES,
     Spoken,
     Utterances,
+    tapped,
     tightly,
 )
 from backend.training.voices import accented_digits, is_held_out_voice, load_word_lists, plan
@@ -370,15 +371,57 @@ def test_a_word_alone_may_lose_its_beginning_and_keeps_its_end() -> None:
     assert min(starts) < 0 < max(starts)
 
 
+def three() -> Spoken:
+    phones = np.array([PHONES.index(p) for p in ["TH"] * 20 + ["R"] * 20 + ["IY"] * 20], np.uint8)
+    audio = np.ones(60 * FRAME_SAMPLES, np.float32)
+    return Spoken(audio, (Word("three", 0, 60),), phones, digit_reply(3))
+
+
 def test_a_word_alone_may_lose_all_before_its_first_vowel() -> None:
     rng = random.Random(11)
-    phones = np.array([PHONES.index(p) for p in ["TH"] * 20 + ["R"] * 20 + ["IY"] * 20], np.uint8)
-    three = Spoken(
-        np.ones(60 * FRAME_SAMPLES, np.float32), (Word("three", 0, 60),), phones, digit_reply(3)
-    )
-    left = [tightly(three, rng).phones for _ in range(200)]
+    left = [tightly(three(), rng).phones for _ in range(200)]
     assert all(said is not None and (said == PHONES.index("IY")).sum() > 12 for said in left)
     assert any(said is not None and set(said) == {PHONES.index("IY")} for said in left)
+
+
+def test_an_r_may_be_a_tap() -> None:
+    rng = random.Random(12)
+    made = [tapped(three(), rng) for _ in range(50)]
+    for said in made:
+        assert said.phones is not None
+        assert said.words is not None
+        assert said.audio.size == len(said.phones) * FRAME_SAMPLES
+        assert said.words == (Word("three", 0, len(said.phones)),)
+        assert said.reply == digit_reply(3)
+        quiet = said.audio[int(20.6 * FRAME_SAMPLES) :] < 0.7
+        assert (np.diff(quiet.astype(int)) == 1).sum() == 1
+        assert 0.015 < quiet.sum() / SAMPLE_RATE < 0.05
+        assert 3 <= (said.phones == PHONES.index("R")).sum() < 20
+    assert len({said.audio.size for said in made}) > 10
+
+
+def test_only_an_r_before_a_vowel_is_tapped() -> None:
+    rng = random.Random(13)
+    four = np.array([PHONES.index(p) for p in ["F"] * 20 + ["AO"] * 20 + ["R"] * 20], np.uint8)
+    said = replace(three(), phones=four)
+    assert tapped(said, rng) is said
+
+
+def test_an_r_between_vowels_is_interrupted_at_once() -> None:
+    zero = np.array([PHONES.index(p) for p in ["IH"] * 20 + ["R"] * 20 + ["OW"] * 20], np.uint8)
+    made = tapped(replace(three(), phones=zero), random.Random(14))
+    assert made.audio[int(20.5 * FRAME_SAMPLES)] < 0.5
+    assert made.audio[int(19.5 * FRAME_SAMPLES)] == 1
+
+
+def test_some_digits_that_people_say_have_a_tapped_r() -> None:
+    said, spoken_three = clip(ClipKind.DIGIT, "three", human=True), three()
+    assert spoken_three.phones is not None
+    said = replace(said, phones=spoken_three.phones, audio=np.ones(60 * FRAME_SAMPLES, np.int16))
+    digits = [replace(said, words=(Word(word, 0, 60),)) for word in DIGIT_WORDS]
+    utterances = Utterances(digits, {}, random.Random(15))
+    sizes = np.array([utterances.make("human digit").audio.size for _ in range(300)])
+    assert 0.5 < np.mean(sizes == said.audio.size) < 0.7
 
 
 def test_milk_and_sugar_are_named_the_other_way_round() -> None:

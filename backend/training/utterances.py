@@ -79,6 +79,12 @@ LATE_PART = 0.35
 part of the vowel: whoever listens may begin too late, and consonants at the beginning may be too
 soft to be heard."""
 
+R = PHONES.index("R")
+TAPPED_SHARE = 0.4
+"""How many of the digits that a person says have their r, if any, made a tap."""
+TAP_FRAMES = (2, 4)
+TAP_ATTENUATION_DB = (8.0, 25.0)
+
 PART_FRAMES = (60, 600)
 """How long a part of recorded speech is."""
 SHUFFLED_SECONDS = (0.06, 0.3)
@@ -273,8 +279,10 @@ class Utterances:
             case "human digit" | "synthetic digit":
                 clips = self.labels[ClipKind.DIGIT, recipe == "human digit"]
                 digit = rng.randrange(len(DIGIT_WORDS))
-                clip = rng.choice(clips[DIGIT_WORDS[digit]])
-                return replace(_whole(clip), reply=digit_reply(digit))
+                spoken = _whole(rng.choice(clips[DIGIT_WORDS[digit]]))
+                if recipe == "human digit" and rng.random() < TAPPED_SHARE:
+                    spoken = tapped(spoken, rng)
+                return replace(spoken, reply=digit_reply(digit))
             case "wake word":
                 clips = self.labels[ClipKind.WAKE_WORD, rng.random() < 0.8]
                 word = rng.choice(list(clips))
@@ -507,6 +515,46 @@ class Utterances:
             part = np.roll(_fit(audio, max(audio.size, size)), rng.randrange(size))[:size]
             voices += part * (rng.uniform(0.4, 1.0) / rms(audio))
         return Spoken(0.1 * voices / rms(voices), None, None, None)
+
+
+def tapped(spoken: Spoken, rng: random.Random) -> Spoken:
+    """With its first r before a vowel said as in Athens, Madrid or Glasgow: by a short tap.
+
+    Half of the r, or all and a little more, is left out, and what follows interrupted for a
+    moment. The recorded people say r as in America, or swallow it.
+    """
+    phones = spoken.phones
+    assert phones is not None
+    assert spoken.words is not None
+    before_vowels = np.flatnonzero((phones[:-1] == R) & np.isin(phones[1:], VOWELS))
+    if not before_vowels.size:
+        return spoken
+    vowel = int(before_vowels[0]) + 1
+    others = np.flatnonzero(phones[:vowel] != R)
+    first = int(others[-1]) + 1 if others.size else 0
+    start = min(rng.randint((first + vowel) // 2, vowel + 4), len(phones))
+    removed = start - first
+    audio = np.delete(spoken.audio, np.s_[first * FRAME_SAMPLES : start * FRAME_SAMPLES])
+    after_vowel = first > 0 and phones[first - 1] in VOWELS
+    tap = first + (0 if after_vowel else rng.randint(1, 3))
+    end = tap + rng.randint(*TAP_FRAMES)
+    level = np.ones(len(phones) - removed)
+    level[tap:end] = 10 ** (-rng.uniform(*TAP_ATTENUATION_DB) / 20)
+    middles = np.arange(level.size) + 0.5
+    gain = np.interp(
+        np.arange(audio.size) / FRAME_SAMPLES,
+        np.insert(middles, first, first),
+        np.insert(level, first, 0.0),  # no click where the r was
+    )
+    new_phones = np.delete(phones, np.s_[first:start])
+    new_phones[first:end] = R
+
+    def moved(frame: int) -> int:
+        return frame if frame <= first else max(first, frame - removed)
+
+    words = tuple(Word(word.text, moved(word.start), moved(word.end)) for word in spoken.words)
+    tapped_audio = audio * gain.astype(np.float32)
+    return replace(spoken, audio=tapped_audio, words=words, phones=new_phones)
 
 
 def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
