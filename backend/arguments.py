@@ -231,6 +231,7 @@ def _add_model(
     """`otherwise` says what all three are where no option does."""
     parser.add_argument(
         "--checkpoint",
+        type=_source,
         default=checkpoint,
         help=f"'embedded', a folder, or a Hub id such as {RELEASED_MODEL} "
         f"({otherwise or 'embedded'})",
@@ -294,6 +295,13 @@ def _add_access_key(parser: argparse.ArgumentParser, words: str) -> None:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, an object a line")
+
+
+def _source(text: str) -> str:
+    if not text:
+        # As from a variable that is not set; a folder without a name is the current one.
+        raise argparse.ArgumentTypeError("must name a model, and is empty")
+    return text
 
 
 def _count(text: str) -> int:

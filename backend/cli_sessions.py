@@ -188,7 +188,10 @@ def delete_recordings(store: RecordingStore, ids: Sequence[str], output: TextIO)
         RecordingError: there is none of one of these names.
     """
     for recording_id in ids:
-        store.delete(recording_id)
+        try:
+            store.delete(recording_id)
+        except RecordingError as error:
+            raise RecordingError(f"{recording_id}: {error.message}", error.code) from error
         print(f"{recording_id}: deleted", file=output)
 
 

@@ -364,6 +364,16 @@ def test_a_port_that_no_browser_finds_is_refused(
     assert "argument --port: must be " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [[], ["listen", "a.wav"], ["answer", "a.wav"]])
+def test_a_checkpoint_without_a_name_is_refused(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([*command, "--checkpoint="])
+    assert ended.value.code == app.EXIT_ERROR
+    assert "argument --checkpoint: must name a model, and is empty" in capsys.readouterr().err
+
+
 def test_export_offers_every_format() -> None:
     assert tuple(ExportFormat) == EXPORT_FORMATS
 

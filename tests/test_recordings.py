@@ -640,7 +640,7 @@ async def test_the_command_lists_and_deletes(
     assert app.main([*command, "--delete", ids[0]]) == 0
     assert names(tmp_path) == [f"{ids[1]}.aisession"]
     assert app.main([*command, "--delete", ids[0]]) == app.EXIT_ERROR
-    assert "no such recording" in capsys.readouterr().err
+    assert f"{ids[0]}: there is no such recording" in capsys.readouterr().err
     assert app.main([*command, "--delete-all"]) == 0
     assert names(tmp_path) == []
 

@@ -245,10 +245,6 @@ def locate(source: str, report: Report | None = None) -> tuple[Path, str]:
     return obtain(repository, revision, report), source
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
 # Configuration files
 
 
@@ -455,9 +451,11 @@ def _audio_tower_file(folder: Path) -> Path:
 def _read_audio_tower(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except PermissionError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = _first_line(error) or "it ends early"
-        raise CheckpointError(f"{path} is corrupt: {reason}") from error
+        # What torch says of it is for those who write such files.
+        raise CheckpointError(f"{path} is truncated or corrupt; fetch it again") from error
     if not isinstance(content, Mapping) or not all(
         isinstance(tensor, Tensor) for tensor in content.values()
     ):
