@@ -97,7 +97,7 @@ def test_recording_from_the_button_to_its_deletion(visit: Visit, folder: Path) -
     page.click(part("openPrivacy"))
     privacy = page.get_by_role("dialog", name="Privacy")
     expect(privacy.get_by_role("link", name="Seven")).to_be_visible()
-    expect(privacy).to_contain_text("Nothing: no online voice has read a reply")
+    expect(privacy).to_contain_text("Nothing: no online voice was asked to read a reply")
     for name in ("Delete", "Delete for good?"):
         privacy.get_by_role("button", name=name, exact=True).click()
     expect(privacy).to_contain_text("Nothing of yours.")

@@ -215,10 +215,11 @@ async def test_the_offline_voice_takes_over_with_one_notice() -> None:
     cast.online.fails_after_blocks = 0
     async with talking(ScriptedEngine([REPLY, REPLY]), cast.voices) as talk:
         await talk.set(output_modalities=["audio"])
-        for _ in range(2):
+        for asked_online in (cast.online.id, None):
             await ask(talk)
-            events = await talk.until("response.done")
-            assert events[-1]["response"]["metadata"]["voice"] == "espeak:en"
+            metadata = (await talk.until("response.done"))[-1]["response"]["metadata"]
+            assert metadata["voice"] == "espeak:en"
+            assert metadata.get("online_voice") == asked_online
     (notice,) = only(talk.told, "notice")
     assert notice["code"] == "voice_fallback"
     assert not only(talk.told, "error")

@@ -189,6 +189,7 @@ class Floor:
                 if reply.cancel_reason is None:
                     self._notes.sounds(reply, event, starts_at_seconds)
             case TextLeaves():
+                reply.text_leaves(event.voice_id)
                 self._notes.text_leaves(reply, event.voice_id)
             case VoiceFallback():
                 if not self._has_told_of_fallback:

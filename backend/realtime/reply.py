@@ -230,6 +230,10 @@ class Reply:
         if voice is not None:
             self._metadata["voice"] = voice
 
+    def text_leaves(self, voice: str) -> None:
+        """The online voice `voice` is asked to say it: whatever comes of that, it has the text."""
+        self._metadata["online_voice"] = voice
+
     def generated(self, done: TurnDone) -> None:
         """The model is done with it."""
         self._done = done

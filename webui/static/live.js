@@ -55,7 +55,6 @@ export class Live {
     this.wakeLock = null;
     this.lastError = null; // {code, message} of the server
     this.recordingId = null; // while the server records
-    this.isOnlineVoiceAway = false; // an offline voice has taken over
     this.isCheckingEcho = false;
     this.stopWatchingActivity = () => {};
     settings.onChange((values, changed) => this.applySettings(values, changed));
@@ -275,7 +274,6 @@ export class Live {
   /** Resolves when the conversation is open, or has failed to. */
   connect(recording) {
     this.lastError = null;
-    this.isOnlineVoiceAway = false;
     this.defaults = null;
     this.conversation = new Conversation();
     this.socket = new RealtimeSocket({
@@ -475,7 +473,6 @@ export class Live {
         if (event.event === 'activity_resumed') this.stopWatchingActivity();
         break;
       case 'notice':
-        this.isOnlineVoiceAway ||= event.code === 'voice_fallback';
         this.panel.showNotice(() => noticeText(event));
         break;
       case 'response.listen':
@@ -488,7 +485,7 @@ export class Live {
         break;
       case 'response.done':
         if (turn !== null) this.announceReply(turn);
-        if (this.wasReadOnline(event.response, turn)) keptRecordings.countOnlineReply();
+        if (event.response.metadata?.online_voice !== undefined) keptRecordings.countOnlineReply();
         break;
     }
     if (turn !== null) this.showTurn(turn);
@@ -515,13 +512,6 @@ export class Live {
         ? message('record.failed', { reason: sentence })
         : message('record.ended', { time: clockTime(seconds) });
     this.panel.showKept({ words, id });
-  }
-
-  /** Whether an online voice got a reply's text; of one that was cut off it is not told who spoke. */
-  wasReadOnline({ metadata }, turn) {
-    if (metadata?.voice !== undefined) return this.panel.isOnline(metadata.voice);
-    const mayHaveBeen = turn?.isSpoken === true && !this.isOnlineVoiceAway;
-    return mayHaveBeen && this.panel.isOnline(settings.get().voice);
   }
 
   refused(error) {

@@ -179,9 +179,9 @@ export const ENGLISH = {
   'privacy.deleteAll': 'Delete all',
   'privacy.sure': 'Delete for good?',
   'privacy.left': 'What left this server',
-  'privacy.leftNothing': 'Nothing: no online voice has read a reply to this browser.',
+  'privacy.leftNothing': 'Nothing: no online voice was asked to read a reply to this browser.',
   'privacy.leftSome':
-    'Replies whose text went to Microsoft, whose online voice read them to this browser: {number}. Sound never leaves.',
+    'Replies to this browser whose text went to Microsoft, for an online voice to read: {number}. Sound never leaves.',
   'privacy.browser': 'Kept by this browser',
   'privacy.browserKeeps':
     'Your settings, the number above, and a key to each recording above: whoever has it can read and delete that recording.',
