@@ -269,8 +269,7 @@ def test_a_sound_is_answered_while_it_lasts_and_after_it_began() -> None:
             earliest, latest = made.doubt
             assert onset < earliest <= latest <= onset + SOUND_FRAMES[1]
             assert latest <= len(made.phones)
-    assert answered
-    assert ignored
+    assert answered > 2 * ignored > 0  # of the sounds, 7 are answered and 5 are not
 
 
 def test_a_sound_that_comes_again_is_answered_once() -> None:

@@ -72,6 +72,9 @@ REPEATED_SHARE = 0.5
 REPEATED_PAUSE_FRAMES = (20, 250)
 REPEATED_PART_FRAMES = (50, 350)
 LOUD_SHARE = 0.08
+ANSWERED_SOUNDS_WEIGHT = 2.0
+"""How often a sound with a reply is drawn, relative to one without: silence counts more in the
+loss, and helicopters sound like chainsaws."""
 
 LATE_SHARE = 0.65
 LATE_PART = 0.35
@@ -312,7 +315,8 @@ class Utterances:
             case "sound":
                 # Never the same one again: a sound that goes on is answered once.
                 others = [label for label in SOUND_REPLIES if label != self.last_sound]
-                self.last_sound = rng.choice(others)
+                weights = [ANSWERED_SOUNDS_WEIGHT if SOUND_REPLIES[s] else 1.0 for s in others]
+                self.last_sound = rng.choices(others, weights)[0]
                 return self._sound(self.last_sound)
             case "alarm":
                 return self._sound("alarm")
