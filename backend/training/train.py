@@ -68,9 +68,8 @@ class TrainingConfig:
     weight_decay: float = 0.02
     content_weight: float = 3.0
     """How much a reply's digit or slot word counts, relative to its other tokens."""
-    opening_weight: float = 1.6
-    silence_weight: float = 2.0
-    """The same of the two decisions: a reply to nobody is worse than none to somebody."""
+    decision_weight: float = 2.0
+    """The same of both decisions, to reply and to stay silent."""
     seed: int = 11
     workers: int = 1
     save_every_seconds: float = 120.0
@@ -209,8 +208,9 @@ class Trainer:
         self.audio_seconds = 0.0
         self.optimizer = self._optimizer()
         self.token_weights = torch.ones(vocabulary.size)
-        self.token_weights[vocabulary.control.text_begin] = config.opening_weight
-        self.token_weights[vocabulary.control.keep_silence] = config.silence_weight
+        # Equally: to count a reply more makes the model answer who says something else.
+        self.token_weights[vocabulary.control.text_begin] = config.decision_weight
+        self.token_weights[vocabulary.control.keep_silence] = config.decision_weight
         # Most of a reply is the same in every reply.
         self.token_weights[content_tokens(vocabulary)] = config.content_weight
         self.word_weights = torch.ones(self.word_ids.size)

@@ -43,7 +43,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "reversed": 0.01,
     "shuffled": 0.05,
     "babble": 0.06,
-    "sound": 0.30,
+    "sound": 0.36,
     "burst": 0.02,
 }
 """How often what is drawn from the embedded checkpoint's recordings."""
@@ -73,8 +73,8 @@ REPEATED_PAUSE_FRAMES = (20, 250)
 REPEATED_PART_FRAMES = (50, 350)
 LOUD_SHARE = 0.08
 ANSWERED_SOUNDS_WEIGHT = 2.0
-"""How often a sound with a reply is drawn, relative to one without: silence counts more in the
-loss, and helicopters sound like chainsaws."""
+"""How often a sound with a reply is drawn, relative to one without: chainsaws are easily taken for
+helicopters, and are the worse ones to miss."""
 
 LATE_SHARE = 0.65
 LATE_PART = 0.35
