@@ -175,7 +175,7 @@ export const CHINESE = {
   'privacy.deleteAll': '全部删除',
   'privacy.sure': '确定永久删除？',
   'privacy.left': '离开这台服务器的内容',
-  'privacy.leftNothing': '没有：没有请在线语音为这个浏览器朗读过回复。',
+  'privacy.leftNothing': '没有：不曾请在线语音为这个浏览器朗读回复。',
   'privacy.leftSome': '给这个浏览器的回复中，有 {number} 条的文字发给了微软，请其在线语音朗读。声音从不离开。',
   'privacy.browser': '这个浏览器保存的内容',
   'privacy.browserKeeps': '你的设置、上面的数字，以及上面每段录音的钥匙：持有钥匙的人可以读取和删除对应的录音。',
