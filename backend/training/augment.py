@@ -4,15 +4,26 @@ import random
 
 import numpy as np
 import soxr
+from python_stretch import Signalsmith
 
 from backend.training.data import SAMPLE_RATE
 
 ROOM_SECONDS = 0.5
+STRETCH_BLOCK = SAMPLE_RATE // 25
+"""Short enough to leave the burst of a stop a burst."""
 
 
 def change_speed(audio: np.ndarray, factor: float) -> np.ndarray:
     """Play `audio` [samples] `factor` times as fast; the pitch follows."""
     return soxr.resample(audio, factor, 1.0, quality="LQ").astype(np.float32)
+
+
+def change_tempo(audio: np.ndarray, factor: float) -> np.ndarray:
+    """Say `audio` [samples] `factor` times as fast; pitch and formants stay."""
+    stretch = Signalsmith.Stretch()
+    stretch.configure(1, STRETCH_BLOCK, STRETCH_BLOCK // 4)
+    stretch.timeFactor = factor
+    return np.asarray(stretch.process(audio[None]))[0]
 
 
 def _room_response(rng: random.Random) -> np.ndarray:
