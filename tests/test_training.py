@@ -14,7 +14,7 @@ from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, FEATURES_PER_CHUNK
 from backend.features import LogMel, StreamingLogMel
 from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
 from backend.training.align import PHONES, Aligner, Clip, ClipKind, Word, spans_of
-from backend.training.augment import change_tempo, rms
+from backend.training.augment import change_tempo, change_vocal_tract, rms
 from backend.training.clips import human_utterances
 from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out, read_manifests
 from backend.training.domain import (
@@ -437,6 +437,50 @@ def test_another_tempo_keeps_the_pitch_and_the_pauses(factor: float) -> None:
     quiet = np.flatnonzero(np.abs(made) > 0.3) / SAMPLE_RATE * factor
     assert quiet[np.argmax(np.diff(quiet))] == pytest.approx(0.4, abs=0.02)
     assert np.diff(quiet).max() == pytest.approx(0.2, abs=0.03)
+
+
+class AlwaysShifted(random.Random):
+    """Draws the same shift each time."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__(0)
+        self.shift = shift
+
+    def uniform(self, a: float, b: float) -> float:
+        assert a <= self.shift <= b
+        return self.shift
+
+
+def strongest_hertz(audio: np.ndarray, low: float, high: float) -> float:
+    """Where the spectrum between two frequencies, smoothed over harmonics, is highest."""
+    power = np.abs(np.fft.rfft(audio)) ** 2
+    smooth = np.convolve(power, np.hanning(500), "same")
+    frequencies = np.fft.rfftfreq(audio.size, 1 / SAMPLE_RATE)
+    return frequencies[np.argmax(smooth * (frequencies > low) * (frequencies < high))]
+
+
+def test_another_mouth_moves_the_formants_and_nothing_else() -> None:
+    pitch, period = 100, SAMPLE_RATE // 100
+    vowel = np.zeros(SAMPLE_RATE, np.float32)
+    time = np.arange(period * 4) / SAMPLE_RATE
+    ringing = sum(np.exp(-300 * time) * np.sin(2 * np.pi * hertz * time) for hertz in (600, 1900))
+    for start in range(0, vowel.size - time.size, period):
+        vowel[start : start + time.size] += ringing
+    for shift in (0.85, 1.2):
+        made = change_vocal_tract(vowel, AlwaysShifted(shift))
+        assert made.size == vowel.size
+        for band in ((300, 1100), (1300, 2600)):
+            moved = strongest_hertz(made, *band) / strongest_hertz(vowel, *band) - 1
+            assert 0.5 < moved / (shift - 1) < 1.4
+        spectrum = np.abs(np.fft.rfft(made))
+        between = spectrum[pitch // 2 :: pitch]
+        assert spectrum[pitch::pitch][:25].min() > 3 * between[:25].max()
+    assert np.allclose(change_vocal_tract(vowel, AlwaysShifted(1.0)), vowel, atol=1e-5)
+
+
+def test_silence_stays_silent_in_another_mouth() -> None:
+    silence = np.zeros(SAMPLE_RATE // 4, np.float32)
+    assert not change_vocal_tract(silence, random.Random(17)).any()
 
 
 def test_a_word_alone_is_said_at_many_tempos_and_its_phones_move_along() -> None:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.training.align import PHONES, Clip, ClipKind, Span, Word
-from backend.training.augment import change_speed, change_tempo, colour, random_noise, rms
+from backend.training.augment import (
+    change_speed,
+    change_tempo,
+    change_vocal_tract,
+    colour,
+    random_noise,
+    rms,
+)
 from backend.training.data import SAMPLE_RATE
 from backend.training.domain import (
     DIGIT_WORDS,
@@ -103,6 +110,8 @@ move with the speed."""
 TEMPO_SHARE = 0.6
 TEMPOS = (0.7, 1.4)
 """Of words said alone, beside their speed: short words are not deep voices' alone."""
+OTHER_MOUTH_SHARE = 0.6
+"""Of words said alone, how many come from a mouth that no recorded person has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -572,6 +581,8 @@ def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
     speeds = WIDER_SPEEDS if is_one_word or is_sound else SPEEDS
     factor = 1.0 if rng.random() < 0.2 else rng.uniform(*speeds)
     audio = spoken.audio
+    if is_one_word and rng.random() < OTHER_MOUTH_SHARE:
+        audio = change_vocal_tract(audio, rng)
     if factor != 1.0:
         audio = change_speed(audio, factor)
     if is_one_word and rng.random() < TEMPO_SHARE:
