@@ -15,9 +15,10 @@ STRETCH_BLOCK = SAMPLE_RATE // 25
 ENVELOPE_BLOCK = 512
 ENVELOPE_COEFFICIENTS = 56
 """Of the cepstrum: as many as tell formants, and none that tells a pitch under 280 Hz."""
-FORMANTS_HZ = (600.0, 1900.0)
-"""About where the first two lie, and their widest shifts beside each other."""
-FORMANT_SHIFTS = (0.82, 1.22)
+FORMANTS_HZ = (500.0, 1900.0)
+"""About where the first two lie."""
+FORMANT_SHIFTS = ((0.75, 1.45), (0.82, 1.22))
+"""Of each: the first one of an English "ee" and of what some say instead differ by 1.4."""
 UNSHIFTED_HZ = 3700.0
 """From here on everything stays: old recordings have their edge at 4 kHz."""
 LARGEST_GAIN = 3.0
@@ -57,7 +58,10 @@ def change_vocal_tract(audio: np.ndarray, rng: random.Random) -> np.ndarray:
     cepstrum[ENVELOPE_COEFFICIENTS : 1 - ENVELOPE_COEFFICIENTS] = 0.0
     envelope = torch.fft.rfft(cepstrum, dim=0).real
     frequencies = np.linspace(0.0, SAMPLE_RATE / 2, len(envelope))
-    shifted = [hertz * rng.uniform(*FORMANT_SHIFTS) for hertz in FORMANTS_HZ]
+    shifted = [
+        hertz * rng.uniform(*shifts)
+        for hertz, shifts in zip(FORMANTS_HZ, FORMANT_SHIFTS, strict=True)
+    ]
     ends = (UNSHIFTED_HZ, SAMPLE_RATE / 2)
     source = np.interp(frequencies, (0.0, *shifted, *ends), (0.0, *FORMANTS_HZ, *ends))
     place = torch.from_numpy(source / frequencies[1]).float()

@@ -37,7 +37,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "grafted order": 0.08,
     "turned order": 0.04,
     "synthetic order": 0.06,
-    "human digit": 0.24,
+    "human digit": 0.26,
     "synthetic digit": 0.25,
     "wake word": 0.05,
     "phrase": 0.16,
@@ -50,7 +50,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "reversed": 0.01,
     "shuffled": 0.05,
     "babble": 0.06,
-    "sound": 0.36,
+    "sound": 0.3,
     "burst": 0.02,
 }
 """How often what is drawn from the embedded checkpoint's recordings."""
@@ -109,8 +109,8 @@ WIDER_SPEEDS = (0.76, 1.3)
 move with the speed."""
 TEMPO_SHARE = 0.6
 TEMPOS = (0.7, 1.4)
-"""Of words said alone, beside their speed: short words are not deep voices' alone."""
-OTHER_MOUTH_SHARE = 0.6
+"""Of words said alone and of sounds, beside their speed: short words are not deep voices' alone."""
+OTHER_MOUTH_SHARE = 0.8
 """Of words said alone, how many come from a mouth that no recorded person has."""
 
 
@@ -585,7 +585,7 @@ def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
         audio = change_vocal_tract(audio, rng)
     if factor != 1.0:
         audio = change_speed(audio, factor)
-    if is_one_word and rng.random() < TEMPO_SHARE:
+    if (is_one_word or is_sound) and rng.random() < TEMPO_SHARE:
         tempo = rng.uniform(*TEMPOS)
         audio = change_tempo(audio, tempo)
         factor *= tempo
