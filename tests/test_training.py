@@ -14,7 +14,7 @@ from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, FEATURES_PER_CHUNK
 from backend.features import LogMel, StreamingLogMel
 from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
 from backend.training.align import PHONES, Aligner, Clip, ClipKind, Word, spans_of
-from backend.training.augment import change_tempo, change_vocal_tract, rms
+from backend.training.augment import rms
 from backend.training.clips import human_utterances
 from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out, read_manifests
 from backend.training.domain import (
@@ -46,7 +46,6 @@ from backend.training.utterances import (
     SOUND_FRAMES,
     Spoken,
     Utterances,
-    spoken_differently,
     tapped,
     tightly,
 )
@@ -414,87 +413,14 @@ def test_an_r_between_vowels_is_interrupted_at_once() -> None:
     assert made.audio[int(19.5 * FRAME_SAMPLES)] == 1
 
 
-@pytest.mark.parametrize("human", [True, False])
-def test_some_digits_have_a_tapped_r(human: bool) -> None:
-    said, spoken_three = clip(ClipKind.DIGIT, "three", human=human), three()
+def test_some_digits_that_people_say_have_a_tapped_r() -> None:
+    said, spoken_three = clip(ClipKind.DIGIT, "three", human=True), three()
     assert spoken_three.phones is not None
     said = replace(said, phones=spoken_three.phones, audio=np.ones(60 * FRAME_SAMPLES, np.int16))
     digits = [replace(said, words=(Word(word, 0, 60),)) for word in DIGIT_WORDS]
     utterances = Utterances(digits, {}, random.Random(15))
-    recipe = "human digit" if human else "synthetic digit"
-    sizes = np.array([utterances.make(recipe).audio.size for _ in range(300)])
+    sizes = np.array([utterances.make("human digit").audio.size for _ in range(300)])
     assert 0.5 < np.mean(sizes == said.audio.size) < 0.7
-
-
-@pytest.mark.parametrize("factor", [0.7, 1.4])
-def test_another_tempo_keeps_the_pitch_and_the_pauses(factor: float) -> None:
-    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-    tone = np.sin(2 * np.pi * 440 * time) * (np.abs(time - 0.5) > 0.1)
-    made = change_tempo(tone.astype(np.float32), factor)
-    assert made.size == pytest.approx(tone.size / factor, abs=1)
-    spectrum = np.abs(np.fft.rfft(made))
-    assert np.argmax(spectrum) * SAMPLE_RATE / made.size == pytest.approx(440, abs=5)
-    quiet = np.flatnonzero(np.abs(made) > 0.3) / SAMPLE_RATE * factor
-    assert quiet[np.argmax(np.diff(quiet))] == pytest.approx(0.4, abs=0.02)
-    assert np.diff(quiet).max() == pytest.approx(0.2, abs=0.03)
-
-
-class AlwaysShifted(random.Random):
-    """Draws the same shift each time."""
-
-    def __init__(self, shift: float) -> None:
-        super().__init__(0)
-        self.shift = shift
-
-    def uniform(self, a: float, b: float) -> float:
-        assert a <= self.shift <= b
-        return self.shift
-
-
-def strongest_hertz(audio: np.ndarray, low: float, high: float) -> float:
-    """Where the spectrum between two frequencies, smoothed over harmonics, is highest."""
-    power = np.abs(np.fft.rfft(audio)) ** 2
-    smooth = np.convolve(power, np.hanning(500), "same")
-    frequencies = np.fft.rfftfreq(audio.size, 1 / SAMPLE_RATE)
-    return frequencies[np.argmax(smooth * (frequencies > low) * (frequencies < high))]
-
-
-def test_another_mouth_moves_the_formants_and_nothing_else() -> None:
-    pitch, period = 100, SAMPLE_RATE // 100
-    vowel = np.zeros(SAMPLE_RATE, np.float32)
-    time = np.arange(period * 4) / SAMPLE_RATE
-    ringing = sum(np.exp(-300 * time) * np.sin(2 * np.pi * hertz * time) for hertz in (600, 1900))
-    for start in range(0, vowel.size - time.size, period):
-        vowel[start : start + time.size] += ringing
-    for shift in (0.85, 1.2):
-        made = change_vocal_tract(vowel, AlwaysShifted(shift))
-        assert made.size == vowel.size
-        for band in ((300, 1100), (1300, 2600)):
-            moved = strongest_hertz(made, *band) / strongest_hertz(vowel, *band) - 1
-            assert 0.5 < moved / (shift - 1) < 1.4
-        spectrum = np.abs(np.fft.rfft(made))
-        between = spectrum[pitch // 2 :: pitch]
-        assert spectrum[pitch::pitch][:25].min() > 3 * between[:25].max()
-    assert np.allclose(change_vocal_tract(vowel, AlwaysShifted(1.0)), vowel, atol=1e-5)
-
-
-def test_silence_stays_silent_in_another_mouth() -> None:
-    silence = np.zeros(SAMPLE_RATE // 4, np.float32)
-    assert not change_vocal_tract(silence, random.Random(17)).any()
-
-
-def test_a_word_alone_is_said_at_many_tempos_and_its_phones_move_along() -> None:
-    rng = random.Random(16)
-    frames = []
-    for _ in range(100):
-        said = spoken_differently(three(), rng)
-        assert said.phones is not None
-        assert said.words is not None
-        assert said.audio.size / FRAME_SAMPLES == pytest.approx(len(said.phones), abs=2)
-        assert said.words[0].end == pytest.approx(len(said.phones), abs=2)
-        frames.append(len(said.phones))
-    assert min(frames) < 60 / 1.45
-    assert max(frames) > 60 / 0.72
 
 
 def test_milk_and_sugar_are_named_the_other_way_round() -> None:

@@ -4,74 +4,15 @@ import random
 
 import numpy as np
 import soxr
-import torch
-from python_stretch import Signalsmith
 
 from backend.training.data import SAMPLE_RATE
 
 ROOM_SECONDS = 0.5
-STRETCH_BLOCK = SAMPLE_RATE // 25
-"""Short enough to leave the burst of a stop a burst."""
-ENVELOPE_BLOCK = 512
-ENVELOPE_COEFFICIENTS = 56
-"""Of the cepstrum: as many as tell formants, and none that tells a pitch under 280 Hz."""
-FORMANTS_HZ = (500.0, 1900.0)
-"""About where the first two lie."""
-FORMANT_SHIFTS = ((0.75, 1.45), (0.82, 1.22))
-"""Of each: the first one of an English "ee" and of what some say instead differ by 1.4."""
-UNSHIFTED_HZ = 3700.0
-"""From here on everything stays: old recordings have their edge at 4 kHz."""
-LARGEST_GAIN = 3.0
-"""Of a shift; natural logarithm."""
 
 
 def change_speed(audio: np.ndarray, factor: float) -> np.ndarray:
     """Play `audio` [samples] `factor` times as fast; the pitch follows."""
     return soxr.resample(audio, factor, 1.0, quality="LQ").astype(np.float32)
-
-
-def change_tempo(audio: np.ndarray, factor: float) -> np.ndarray:
-    """Say `audio` [samples] `factor` times as fast; pitch and formants stay."""
-    stretch = Signalsmith.Stretch()
-    stretch.configure(1, STRETCH_BLOCK, STRETCH_BLOCK // 4)
-    stretch.timeFactor = factor
-    return np.asarray(stretch.process(audio[None]))[0]
-
-
-def change_vocal_tract(audio: np.ndarray, rng: random.Random) -> np.ndarray:
-    """`audio` [samples] from a mouth of another size and shape: formants move, the pitch stays.
-
-    The first two formants move apart or together: people of other regions have other vowels. After
-    the vocal tract length perturbation of N. Jaitly and G. Hinton (2013).
-    """
-    window = torch.hann_window(ENVELOPE_BLOCK)
-    spectrum = torch.stft(
-        torch.from_numpy(audio),
-        ENVELOPE_BLOCK,
-        ENVELOPE_BLOCK // 4,
-        window=window,
-        pad_mode="constant",
-        return_complex=True,
-    )
-    magnitude = spectrum.abs()
-    cepstrum = torch.fft.irfft(torch.log(magnitude + 1e-4 * magnitude.max() + 1e-9), dim=0)
-    cepstrum[ENVELOPE_COEFFICIENTS : 1 - ENVELOPE_COEFFICIENTS] = 0.0
-    envelope = torch.fft.rfft(cepstrum, dim=0).real
-    frequencies = np.linspace(0.0, SAMPLE_RATE / 2, len(envelope))
-    shifted = [
-        hertz * rng.uniform(*shifts)
-        for hertz, shifts in zip(FORMANTS_HZ, FORMANT_SHIFTS, strict=True)
-    ]
-    ends = (UNSHIFTED_HZ, SAMPLE_RATE / 2)
-    source = np.interp(frequencies, (0.0, *shifted, *ends), (0.0, *FORMANTS_HZ, *ends))
-    place = torch.from_numpy(source / frequencies[1]).float()
-    below = place.long().clamp(max=len(envelope) - 2)
-    moved = torch.lerp(envelope[below], envelope[below + 1], (place - below)[:, None])
-    gain = (moved - envelope).clamp(-LARGEST_GAIN, LARGEST_GAIN).exp()
-    heard = torch.istft(
-        spectrum * gain, ENVELOPE_BLOCK, ENVELOPE_BLOCK // 4, window=window, length=audio.size
-    )
-    return heard.numpy()
 
 
 def _room_response(rng: random.Random) -> np.ndarray:

@@ -8,14 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.training.align import PHONES, Clip, ClipKind, Span, Word
-from backend.training.augment import (
-    change_speed,
-    change_tempo,
-    change_vocal_tract,
-    colour,
-    random_noise,
-    rms,
-)
+from backend.training.augment import change_speed, colour, random_noise, rms
 from backend.training.data import SAMPLE_RATE
 from backend.training.domain import (
     DIGIT_WORDS,
@@ -37,20 +30,20 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "grafted order": 0.08,
     "turned order": 0.04,
     "synthetic order": 0.06,
-    "human digit": 0.26,
+    "human digit": 0.18,
     "synthetic digit": 0.25,
     "wake word": 0.05,
     "phrase": 0.16,
     "cut phrase": 0.02,
     "other speech": 0.07,
     "foreign speech": 0.08,
-    "recorded speech": 0.18,
+    "recorded speech": 0.14,
     "cut order": 0.05,
     "fragment": 0.02,
     "reversed": 0.01,
     "shuffled": 0.05,
     "babble": 0.06,
-    "sound": 0.3,
+    "sound": 0.36,
     "burst": 0.02,
 }
 """How often what is drawn from the embedded checkpoint's recordings."""
@@ -91,7 +84,7 @@ soft to be heard."""
 
 R = PHONES.index("R")
 TAPPED_SHARE = 0.4
-"""How many of the digits have their r, if any, made a tap."""
+"""How many of the digits that a person says have their r, if any, made a tap."""
 TAP_FRAMES = (2, 4)
 TAP_ATTENUATION_DB = (8.0, 25.0)
 
@@ -107,11 +100,6 @@ SPEEDS = (0.84, 1.2)
 WIDER_SPEEDS = (0.76, 1.3)
 """Of words said alone and of sounds, because few people and things made them: pitch and formants
 move with the speed."""
-TEMPO_SHARE = 0.6
-TEMPOS = (0.7, 1.4)
-"""Of words said alone and of sounds, beside their speed: short words are not deep voices' alone."""
-OTHER_MOUTH_SHARE = 0.8
-"""Of words said alone, how many come from a mouth that no recorded person has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +283,7 @@ class Utterances:
                 clips = self.labels[ClipKind.DIGIT, recipe == "human digit"]
                 digit = rng.randrange(len(DIGIT_WORDS))
                 spoken = _whole(rng.choice(clips[DIGIT_WORDS[digit]]))
-                if rng.random() < TAPPED_SHARE:
+                if recipe == "human digit" and rng.random() < TAPPED_SHARE:
                     spoken = tapped(spoken, rng)
                 return replace(spoken, reply=digit_reply(digit))
             case "wake word":
@@ -536,8 +524,8 @@ class Utterances:
 def tapped(spoken: Spoken, rng: random.Random) -> Spoken:
     """With its first r before a vowel said as in Athens, Madrid or Glasgow: by a short tap.
 
-    Half of the r, or all and up to half of the vowel, which it colours, is left out, and what
-    follows interrupted for a moment. The recorded people say r as in America, or swallow it.
+    Half of the r, or all and a little more, is left out, and what follows interrupted for a
+    moment. The recorded people say r as in America, or swallow it.
     """
     phones = spoken.phones
     assert phones is not None
@@ -548,8 +536,7 @@ def tapped(spoken: Spoken, rng: random.Random) -> Spoken:
     vowel = int(before_vowels[0]) + 1
     others = np.flatnonzero(phones[:vowel] != R)
     first = int(others[-1]) + 1 if others.size else 0
-    end_of_vowel = vowel + int(np.argmin(np.append(phones[vowel:] == phones[vowel], False)))
-    start = rng.randint((first + vowel) // 2, (vowel + end_of_vowel) // 2)
+    start = min(rng.randint((first + vowel) // 2, vowel + 4), len(phones))
     removed = start - first
     audio = np.delete(spoken.audio, np.s_[first * FRAME_SAMPLES : start * FRAME_SAMPLES])
     after_vowel = first > 0 and phones[first - 1] in VOWELS
@@ -581,14 +568,8 @@ def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
     speeds = WIDER_SPEEDS if is_one_word or is_sound else SPEEDS
     factor = 1.0 if rng.random() < 0.2 else rng.uniform(*speeds)
     audio = spoken.audio
-    if is_one_word and rng.random() < OTHER_MOUTH_SHARE:
-        audio = change_vocal_tract(audio, rng)
     if factor != 1.0:
         audio = change_speed(audio, factor)
-    if (is_one_word or is_sound) and rng.random() < TEMPO_SHARE:
-        tempo = rng.uniform(*TEMPOS)
-        audio = change_tempo(audio, tempo)
-        factor *= tempo
     audio = colour(audio, rng)
     words = spoken.words
     if words is not None:
