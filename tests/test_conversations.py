@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from backend.errors import SettingsError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint
 from backend.training.__main__ import main
 from backend.training.beginning import from_checkpoint, require_writable
-from backend.training.clips import own_turns
+from backend.training.clips import CLIPS, own_turns
 from backend.training.conversations import (
     SILENCE,
     Conversation,
@@ -204,6 +205,22 @@ def test_the_command_says_what_it_lacks(
         main()
     assert stopped.value.code == 2
     assert fault in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("clips_are_made", [False, True])
+def test_missing_prompts_are_told_of_before_clips_are_made(
+    clips_are_made: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if clips_are_made:
+        (tmp_path / CLIPS).write_bytes(pickle.dumps([]))
+    options = ["--data", str(tmp_path), "--work", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["training", "train", *options])
+    with pytest.raises(SystemExit):  # there are no recordings
+        main()
+    assert ("prompts is missing" in capsys.readouterr().out) != clips_are_made
 
 
 def test_a_transcript_gives_words_where_it_fits() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from backend.errors import AudioInteractionError, SettingsError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint, locate
+from backend.training.clips import CLIPS
 from backend.training.confusion import draw_confusions
 from backend.training.conversations import described, write_conversations
 from backend.training.data import PROMPTS, is_held_out, read_manifests
@@ -81,7 +82,7 @@ def _train(arguments: argparse.Namespace) -> None:
     )
     if not (sources.data or sources.conversations):
         raise SettingsError("there is nothing to learn from: give --data, --conversations or both")
-    if sources.data:
+    if sources.data and not (work / CLIPS).exists():
         _say_what_is_missing(sources.data)
     run = work
     if sources.conversations or sources.checkpoint:

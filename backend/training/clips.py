@@ -35,6 +35,9 @@ PROMPT_PIECE_SECONDS = 6
 """Longer prompts are cut: a stream has little room."""
 SHORTEST_PIECE_SECONDS = 1
 
+CLIPS = "clips.pkl"
+"""In the working folder: all clips, once they are made."""
+
 
 def _frames(audio: np.ndarray) -> int:
     return audio.size * FRAMES_PER_SECOND // 16_000
@@ -131,7 +134,7 @@ def _read(path: Path) -> list:
 def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[Clip]:
     """Every clip that could be aligned; the first call takes minutes, later ones read a file."""
     work.mkdir(parents=True, exist_ok=True)
-    cache = work / "clips.pkl"
+    cache = work / CLIPS
     if not cache.exists():
         utterances = human_utterances(data, read_manifests(data))
         utterances += synthetic_utterances(work, seed, workers)
