@@ -22,8 +22,21 @@ from backend.training.confusion import (
     everyday_phrases,
     words_and_sounds,
 )
-from backend.training.data import HELD_OUT_SPEAKER, SAMPLE_RATE, Kind, Recording
-from backend.training.domain import Reply, digit_reply, intents, phrase_reply, wake_word_reply
+from backend.training.data import (
+    HELD_OUT_FOLD,
+    HELD_OUT_SPEAKER,
+    SAMPLE_RATE,
+    Kind,
+    Recording,
+)
+from backend.training.domain import (
+    Reply,
+    Slot,
+    digit_reply,
+    intents,
+    phrase_reply,
+    wake_word_reply,
+)
 from backend.training.evaluate import (
     MAX_MISTAKES,
     Answer,
@@ -143,6 +156,35 @@ async def test_every_trial_is_streamed_in_a_session_of_its_own() -> None:
     assert [given.trial.name for given in answers] == [trial.name for trial in trials]
     assert all(exact(given) for given in answers)
     assert {turn.chunk for given in answers for turn in given.turns} == {2}
+
+
+async def test_what_is_said_before_a_late_sound_does_not_count() -> None:
+    engine = scripted(ScriptedReply(SEVEN.text, Emotion.NORMAL))
+    rest = np.zeros(2 * CHUNK_SAMPLES, np.float32)
+    audio = np.concatenate([tone(0.4), rest, tone(0.4), rest])
+    trials = [
+        Trial("late", "seven", audio, (SEVEN,), judged_from=begin * CHUNK_SAMPLES)
+        for begin in (3, 0)
+    ]
+    late, both = await answers_to(engine, "sounds", trials)
+    assert [turn.chunk for turn in late.turns] == [4]
+    assert [turn.chunk for turn in both.turns] == [1, 4]
+
+
+def test_a_late_sound_comes_after_half_a_minute_of_words() -> None:
+    recordings = [
+        Recording(Kind.DIGIT, "digit_seven.ogg", "seven", speaker=HELD_OUT_SPEAKER),
+        Recording(Kind.ORDER, "order_small_latte_double_shot.ogg", "", order={Slot.DRINK: "latte"}),
+        Recording(Kind.WAKE_WORD, "wake_word_jarvis.ogg", "jarvis"),
+        Recording(Kind.SOUND, "dog_bark.ogg", "dog bark", fold=HELD_OUT_FOLD),
+    ]
+    held_out = HeldOut(SAMPLES, [])
+    held_out.recordings = recordings  # whatever their names
+    (alone,), (late,) = held_out.recorded(Kind.SOUND), held_out.late_sounds()
+    assert late.expected == alone.expected
+    assert 25 * SAMPLE_RATE <= late.judged_from < 40 * SAMPLE_RATE
+    assert np.array_equal(late.audio[late.judged_from :], alone.audio)
+    assert not np.any(late.audio[late.judged_from - SAMPLE_RATE : late.judged_from])
 
 
 async def test_replies_to_nothing_are_counted_by_the_hour() -> None:

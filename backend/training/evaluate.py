@@ -43,6 +43,11 @@ class Turn:
     reply: Reply
     chunk: int
 
+    @property
+    def begins_after(self) -> int:
+        """Samples of the session that were heard by then."""
+        return (self.chunk + 1) * CHUNK_SAMPLES
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -171,8 +176,7 @@ def speaks_when_due(answer: Answer) -> bool:
 
 def waits_in_pause(answer: Answer) -> bool:
     """No reply to what came before the pause was over."""
-    heard = [(turn.chunk + 1) * CHUNK_SAMPLES for turn in answer.turns]
-    return all(samples > answer.trial.resumes_at for samples in heard)
+    return all(turn.begins_after > answer.trial.resumes_at for turn in answer.turns)
 
 
 def _end(answer: Answer) -> int:
@@ -241,6 +245,7 @@ def checks_of(held_out: HeldOut, words: Panel, phrases: Panel) -> list[Check]:
         ),
         Check("two utterances in a row", held_out.pairs),
         Check("unseen sounds", partial(recorded, Kind.SOUND), of_sounds, words),
+        Check("sounds late in a conversation", held_out.late_sounds, of_sounds),
         Check("synthetic alarms and music", held_out.synthetic_sounds, of_sounds, words),
     ]
 
@@ -297,7 +302,8 @@ async def answers_to(engine: Engine, name: str, trials: list[Trial]) -> list[Ans
 
     async def answer(trial: Trial) -> Answer:
         async with room:
-            return Answer(trial, await turns_in(engine, trial.audio, bar))
+            turns = await turns_in(engine, trial.audio, bar)
+        return Answer(trial, [turn for turn in turns if turn.begins_after > trial.judged_from])
 
     with _bar(name, [trial.audio for trial in trials]) as bar:
         return list(await asyncio.gather(*(answer(trial) for trial in trials)))
@@ -317,7 +323,7 @@ def judge(name: str, answers: list[Answer], rule: Rule) -> Score:
 def delay_of(answers: list[Answer]) -> Delay | None:
     """The delay of first replies; None where there are none."""
     delays = [
-        ((answer.turns[0].chunk + 1) * CHUNK_SAMPLES - _end(answer)) / SAMPLE_RATE
+        (answer.turns[0].begins_after - _end(answer)) / SAMPLE_RATE
         for answer in answers
         if answer.turns
     ]

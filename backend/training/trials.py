@@ -4,7 +4,7 @@ import itertools
 import pickle
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -50,6 +50,9 @@ GAP_SECONDS = (0.6, 1.2)
 """Between two utterances in a row."""
 PAUSE_SECONDS = (0.4, 1.2)
 """Inside an order."""
+TALK_SECONDS = 25.0
+"""Of conversation before a late sound: by then, a session's first words have left the window."""
+TALK_GAP_SECONDS = (1.2, 3.0)
 NUM_BABBLING = 28
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -69,6 +72,8 @@ class Trial:
     """In order; empty where the model stays silent."""
     resumes_at: int = 0
     """Sample at which speech goes on after a pause."""
+    judged_from: int = 0
+    """Sample up to which it does not matter what is said."""
 
 
 def tight(audio: np.ndarray) -> np.ndarray:
@@ -263,6 +268,23 @@ class HeldOut:
                     first.expected + second.expected,
                 )
             )
+        return trials
+
+    def late_sounds(self) -> list[Trial]:
+        """Every sound in the middle of a conversation, whose other replies do not count."""
+        spoken = [
+            [trial.audio for trial in self.recorded(kind, tight)]
+            for kind in (Kind.DIGIT, Kind.ORDER, Kind.WAKE_WORD)
+        ]
+        trials = []
+        for trial in self.recorded(Kind.SOUND):
+            rng = random.Random(f"late {trial.name}")
+            before: list[np.ndarray] = []
+            while sum(piece.size for piece in before) < TALK_SECONDS * SAMPLE_RATE:
+                before += [rng.choice(rng.choice(spoken)), silence(rng.uniform(*TALK_GAP_SECONDS))]
+            talk = np.concatenate(before)
+            audio = np.concatenate([talk, trial.audio])
+            trials.append(replace(trial, audio=audio, judged_from=talk.size))
         return trials
 
     def paused_orders(self) -> list[Trial]:

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -270,8 +271,17 @@ class Neural(Protocol):
         """`text` as float32 [samples]."""
 
 
-@cache
+_LOADING = threading.Lock()
+
+
 def _neural(family: str) -> Neural:
+    # Two threads that unpack the weights at once trip over each other's file.
+    with _LOADING:
+        return _load_neural(family)
+
+
+@cache
+def _load_neural(family: str) -> Neural:
     # Imported late: its packages weigh 160 MB, and only synthesis needs them.
     try:
         from backend.training.neural_voices import Joe, Kokoro
