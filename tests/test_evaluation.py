@@ -187,6 +187,24 @@ def test_a_late_sound_comes_after_half_a_minute_of_words() -> None:
     assert not np.any(late.audio[late.judged_from - SAMPLE_RATE : late.judged_from])
 
 
+def test_after_silence_a_recording_begins_anywhere_in_a_chunk() -> None:
+    files = ("digit_seven.ogg", "digit_five.ogg", "digit_eight.ogg")
+    held_out = HeldOut(
+        SAMPLES, [Recording(Kind.DIGIT, file, "seven", speaker=HELD_OUT_SPEAKER) for file in files]
+    )
+    leads = set()
+    for alone, later in zip(
+        held_out.recorded(Kind.DIGIT), held_out.after_silence(Kind.DIGIT), strict=True
+    ):
+        leads.add(lead := later.audio.size - alone.audio.size)
+        assert lead + 1 >= 0.2 * SAMPLE_RATE
+        assert lead <= 0.6 * SAMPLE_RATE
+        assert not later.audio[:lead].any()
+        assert np.array_equal(later.audio[lead:], alone.audio)
+        assert later.expected == (SEVEN,)
+    assert len(leads) == len(files)
+
+
 async def test_replies_to_nothing_are_counted_by_the_hour() -> None:
     beeps = np.tile(np.concatenate([tone(0.4), np.zeros(CHUNK_SAMPLES, np.float32)]), 15)
     audios = {"beeps": beeps, "silence": np.zeros_like(beeps)}

@@ -2,8 +2,10 @@
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -49,7 +51,13 @@ from backend.training.utterances import (
     tapped,
     tightly,
 )
-from backend.training.voices import accented_digits, is_held_out_voice, load_word_lists, plan
+from backend.training.voices import (
+    _neural,
+    accented_digits,
+    is_held_out_voice,
+    load_word_lists,
+    plan,
+)
 from tests.small_checkpoint import TINY_SHAPE
 
 MAX_CHECKPOINT_BYTES = 25_000_000
@@ -288,7 +296,38 @@ def test_a_sound_that_comes_again_is_answered_once() -> None:
         num_barks.append(int(heard[0]) + int(np.count_nonzero(heard[1:] & ~heard[:-1])))
         assert made.doubt is not None
         assert made.doubt[1] - int(heard.argmax()) >= SOUND_FRAMES[0]
-    assert set(num_barks) == {1, 2}
+    assert {1, 2} < set(num_barks) <= {1, 2, 3, 4}  # two dogs may bark twice
+
+
+def test_some_sounds_lie_over_another_of_their_kind() -> None:
+    time = np.arange(5 * SAMPLE_RATE) / SAMPLE_RATE
+    low, high = (0.3 * np.sin(2 * np.pi * hertz * time).astype("f4") for hertz in (500, 2000))
+    utterances = Utterances([], {"fire crackling": [low, high]}, random.Random(16))
+    levels = []
+    for _ in range(100):
+        audio = utterances._sound("fire crackling").audio
+        spectrum = np.abs(np.fft.rfft(audio[: SAMPLE_RATE // 2]))
+        levels.append(20 * np.log10(spectrum[990:1011].max() / spectrum[240:261].max()))
+    mixed = [level for level in levels if abs(level) < 16]
+    assert 5 < len(mixed) < 40
+    assert np.ptp(mixed) > 10
+
+
+def test_only_one_thread_at_a_time_unpacks_a_voice(monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacking, most = 0, 0
+
+    def unpack(family: str) -> str:
+        nonlocal unpacking, most
+        unpacking += 1
+        most = max(most, unpacking)
+        sleep(0.02)
+        unpacking -= 1
+        return family
+
+    monkeypatch.setitem(_neural.__globals__, "_load_neural", unpack)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(map(str, pool.map(_neural, ["kokoro"] * 8))) == ["kokoro"] * 8
+    assert most == 1
 
 
 @pytest.mark.parametrize("make", [alarm, music])
@@ -381,6 +420,15 @@ def test_a_word_alone_may_lose_all_before_its_first_vowel() -> None:
     left = [tightly(three(), rng).phones for _ in range(200)]
     assert all(said is not None and (said == PHONES.index("IY")).sum() > 12 for said in left)
     assert any(said is not None and set(said) == {PHONES.index("IY")} for said in left)
+
+
+def test_a_word_keeps_the_only_vowel_that_it_begins_with() -> None:
+    rng = random.Random(15)
+    phones = np.array([PHONES.index(p) for p in ["EY"] * 20 + ["T"] * 40], np.uint8)
+    eight = replace(three(), phones=phones, words=(Word("eight", 0, 60),), reply=digit_reply(8))
+    left = [tightly(eight, rng).phones for _ in range(200)]
+    vowels = {int((said == PHONES.index("EY")).sum()) for said in left if said is not None}
+    assert vowels == {19, 20}
 
 
 def test_an_r_may_be_a_tap() -> None:

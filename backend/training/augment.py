@@ -46,9 +46,15 @@ def narrow(audio: np.ndarray) -> np.ndarray:
     return soxr.resample(line, SAMPLE_RATE // 2, SAMPLE_RATE).astype(np.float32)
 
 
-def colour(audio: np.ndarray, rng: random.Random) -> np.ndarray:
-    """`audio` [samples] through a random line, room, band and equaliser, each present or not."""
-    if rng.random() < 0.35:
+def colour(audio: np.ndarray, rng: random.Random, narrow_share: float) -> np.ndarray:
+    """`audio` [samples] through a random line, room, band and equaliser, each present or not.
+
+    Args:
+        audio: float32.
+        rng: decides.
+        narrow_share: how often it goes through a line at 8 kHz.
+    """
+    if rng.random() < narrow_share:
         audio = narrow(audio)
     with_room, with_band, with_equaliser = (rng.random() < p for p in (0.4, 0.25, 0.75))
     if not (with_room or with_band or with_equaliser):

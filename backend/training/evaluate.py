@@ -220,6 +220,7 @@ def checks_of(held_out: HeldOut, words: Panel, phrases: Panel) -> list[Check]:
         Check(
             "digits of an unseen speaker", partial(recorded, Kind.DIGIT), panel=words, is_timed=True
         ),
+        Check("digits, after a moment of silence", partial(held_out.after_silence, Kind.DIGIT)),
         Check("digits, kitchen at 12 dB", partial(noisy, Kind.DIGIT, 12)),
         Check("digits, by telephone", partial(recorded, Kind.DIGIT, by_telephone)),
         Check("digits, 24 dB quieter", partial(recorded, Kind.DIGIT, quieter)),

@@ -46,6 +46,8 @@ SLOW_VOICE_STRIDE = 3
 NUM_ALARMS = 60
 NUM_MUSIC = 60
 NUM_PAIRS = 150
+LEAD_SECONDS = (0.2, 0.6)
+"""Before what is said; where it begins in a chunk of 0.4 s matters."""
 GAP_SECONDS = (0.6, 1.2)
 """Between two utterances in a row."""
 PAUSE_SECONDS = (0.4, 1.2)
@@ -200,6 +202,18 @@ class HeldOut:
         """The same in a kitchen whose noise is `ratio_db` below the speech."""
         return self.recorded(kind, with_noise(self.kitchen, ratio_db))
 
+    def after_silence(self, kind: Kind) -> list[Trial]:
+        """The same, not from the first sample on."""
+        return [
+            replace(
+                trial,
+                audio=np.concatenate(
+                    [silence(random.Random(trial.name).uniform(*LEAD_SECONDS)), trial.audio]
+                ),
+            )
+            for trial in self.recorded(kind)
+        ]
+
     @cached_property
     def kitchen(self) -> np.ndarray:
         """The part of the kitchen noise that training does not use, [samples]."""
@@ -235,7 +249,7 @@ class HeldOut:
             if job.line.kind != "phrase" or not job.voice.startswith(f"{family}:") or not reply:
                 continue
             name = f"{job.line.text!r} {job.voice}"
-            lead = silence(random.Random(name).uniform(0.2, 0.6))
+            lead = silence(random.Random(name).uniform(*LEAD_SECONDS))
             trials.append(Trial(name, names[reply.text], np.concatenate([lead, audio]), (reply,)))
         return trials
 
@@ -247,7 +261,7 @@ class HeldOut:
             for number in range(count):
                 name = f"held-out {label} {number}"
                 rng = random.Random(name)
-                audio = np.concatenate([silence(rng.uniform(0.2, 0.6)), make(rng)])
+                audio = np.concatenate([silence(rng.uniform(*LEAD_SECONDS)), make(rng)])
                 trials.append(Trial(name, label, audio, (reply,) if reply else ()))
         return trials
 
@@ -259,7 +273,7 @@ class HeldOut:
         trials = []
         for _ in range(NUM_PAIRS):
             first, second = (rng.choice(pool) for pool in rng.sample(pools, 2))
-            lead, gap = silence(rng.uniform(0.2, 0.6)), silence(rng.uniform(*GAP_SECONDS))
+            lead, gap = silence(rng.uniform(*LEAD_SECONDS)), silence(rng.uniform(*GAP_SECONDS))
             trials.append(
                 Trial(
                     f"{first.name}, {second.name}",

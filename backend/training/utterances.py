@@ -37,7 +37,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "cut phrase": 0.02,
     "other speech": 0.07,
     "foreign speech": 0.08,
-    "recorded speech": 0.14,
+    "recorded speech": 0.18,
     "cut order": 0.05,
     "fragment": 0.02,
     "reversed": 0.01,
@@ -69,6 +69,9 @@ SOUND_FRAMES = (80, 180)
 sooner, a cry, a crow and an alarm are alike, and nobody knows whether a dog will bark again."""
 REPEATED_SHARE = 0.5
 """How many of the sounds are heard again after a pause, which is not answered again."""
+OVERLAID_SHARE = 0.3
+"""How many of the recorded sounds have another one of their kind beneath them: there are few."""
+OVERLAID_ATTENUATION_DB = (0.0, 15.0)
 REPEATED_PAUSE_FRAMES = (20, 250)
 REPEATED_PART_FRAMES = (50, 350)
 LOUD_SHARE = 0.08
@@ -81,6 +84,9 @@ LATE_PART = 0.35
 """How much of a word that is said alone is lost at most, or all before its first vowel and this
 part of the vowel: whoever listens may begin too late, and consonants at the beginning may be too
 soft to be heard."""
+LATE_PART_OF_ONLY_VOWEL = 0.1
+"""The same of a word that begins with its only vowel: an `eight` that has lost more ends like a
+`three`, and training with it teaches that a `three` is an `eight`."""
 
 R = PHONES.index("R")
 TAPPED_SHARE = 0.4
@@ -100,6 +106,11 @@ SPEEDS = (0.84, 1.2)
 WIDER_SPEEDS = (0.76, 1.3)
 """Of words said alone and of sounds, because few people and things made them: pitch and formants
 move with the speed."""
+
+NARROW_SHARE = 0.35
+NARROW_SHARE_OF_ONE_WORD = 0.5
+"""How much is heard through a line at 8 kHz, which takes away what tells most consonants apart:
+beside a word that is said alone there is nothing else to go by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,6 +471,10 @@ class Utterances:
         """A part of a recording, often with a pause and another part: [samples], loud [frames]."""
         rng = self.rng
         recording = rng.choice(self.sounds[label])
+        if rng.random() < OVERLAID_SHARE:
+            other = np.resize(rng.choice(self.sounds[label]), recording.size)
+            level = 10 ** (-rng.uniform(*OVERLAID_ATTENUATION_DB) / 20)
+            recording = recording + level * np.roll(other, rng.randrange(other.size))
         loud = np.append(loud_frames(recording), False)
         num_frames = loud.size - 1
         frames = _fit(recording, loud.size * FRAME_SAMPLES).reshape(loud.size, FRAME_SAMPLES)
@@ -570,7 +585,7 @@ def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
     audio = spoken.audio
     if factor != 1.0:
         audio = change_speed(audio, factor)
-    audio = colour(audio, rng)
+    audio = colour(audio, rng, NARROW_SHARE_OF_ONE_WORD if is_one_word else NARROW_SHARE)
     words = spoken.words
     if words is not None:
         words = tuple(
@@ -595,6 +610,8 @@ def _latest_start(phones: np.ndarray, word: Word) -> float:
     first = int(vowels.argmax())
     consonants = np.flatnonzero(~vowels[first:])
     length = int(consonants[0]) if consonants.size else vowels.size - first
+    if first == 0 and not vowels[length:].any():
+        return word.start + LATE_PART_OF_ONLY_VOWEL * length
     return max(latest, begin + first + LATE_PART * length)
 
 
