@@ -16,8 +16,11 @@ from playwright.sync_api import (
     expect,
 )
 
+from backend.config import CHUNK_SECONDS
 from backend.gallery import FOLDER
 from backend.server import ServingOptions
+from backend.session_file import SessionFile, read_story
+from backend.session_file.story import Reply
 from tests.browsing import WAIT_MS, open_page, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.reverse_proxy import reverse_proxy
@@ -37,6 +40,13 @@ Visit = Callable[..., Page]
 def address() -> Iterator[str]:
     with serving(ScriptedEngine([ScriptedReply("Yes.")])) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def replies() -> list[Reply]:
+    """What the session holds: when a reply comes is for the weights that recorded it to say."""
+    with SessionFile(FOLDER / f"{NAME}.aisession") as file:
+        return read_story(file).replies
 
 
 @pytest.fixture
@@ -106,29 +116,32 @@ def test_sound_strip_and_replies_go_in_step(visit: Visit) -> None:
     assert page.evaluate("document.scrollingElement.scrollTop") == 0
 
 
-def test_chunk_is_heard_and_shows_its_numbers(visit: Visit) -> None:
+def test_chunk_is_heard_and_shows_its_numbers(visit: Visit, replies: list[Reply]) -> None:
     page = visit()
     strip, card = page.locator(part("strip")), page.locator(part("chunkCard"))
     box = strip.bounding_box()
     assert box is not None
-    strip.click(position={"x": box["width"] * (6.6 / 20), "y": 80})
-    for words in ("0:06.4 – 0:06.8", "spoke", "logits: silence / speak", "50 %"):
+    end = replies[1].seconds
+    begin = end - CHUNK_SECONDS
+    strip.click(position={"x": box["width"] * ((begin + end) / 2 / 20), "y": 80})
+    for words in (f"0:{begin:04.1f} – 0:{end:04.1f}", "spoke", "logits: silence / speak", "50 %"):
         expect(card).to_contain_text(words)
     # A chunk before it, itself, and a chunk after it.
     expect(page.locator(part("play"))).to_have_text("Play")
-    assert seconds(page) == pytest.approx(7.2, abs=0.25)
+    assert seconds(page) == pytest.approx(end + CHUNK_SECONDS, abs=0.25)
     strip.press("ArrowLeft")
     expect(card).to_contain_text("kept silent")
     page.keyboard.press("Escape")
     expect(card).to_be_hidden()
 
 
-def test_keys(visit: Visit) -> None:
+def test_keys(visit: Visit, replies: list[Reply]) -> None:
     page = visit()
     clock = page.locator(part("clock"))
     expect(clock).to_have_text("0:00.0 / 0:20.0")
-    steps = [("ArrowRight", 0.4), ("ArrowRight", 0.8), ("ArrowLeft", 0.4), ("ArrowDown", 2.4)]
-    steps += [("ArrowDown", 6.8), ("ArrowUp", 2.4), ("End", 20), ("Home", 0)]
+    first, second = (reply.seconds for reply in replies[:2])
+    steps = [("ArrowRight", 0.4), ("ArrowRight", 0.8), ("ArrowLeft", 0.4), ("ArrowDown", first)]
+    steps += [("ArrowDown", second), ("ArrowUp", first), ("End", 20), ("Home", 0)]
     for key, place in steps:
         page.keyboard.press(key)
         assert seconds(page) == pytest.approx(place, abs=0.01)
