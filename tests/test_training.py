@@ -364,13 +364,18 @@ def test_prompts_are_speech_without_an_answer(tmp_path: Path) -> None:
     for name in (
         *("en_US_f_Allison/vm-long", "en_US_f_Allison/digits/3", "en_US_f_Allison/digits/30"),
         *("en_US_f_Allison/hello-world", "en_US_f_Allison/beep", "ru_RU_f_IvrvoiceRU/vm-long"),
+        "es_MX_f_Allison/digits/3",
     ):
         path = tmp_path / "prompts" / f"{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, hum, SAMPLE_RATE)
     (path.parent / "is.wav").touch()
     (path.parent / "README.txt").write_text("Recorded by somebody.")
-    prompts = read_manifests(tmp_path)
+    digit, *prompts = read_manifests(tmp_path)
+    assert digit.file == "prompts/en_US_f_Allison/digits/3.wav"
+    assert digit.reply == digit_reply(3)
+    assert is_held_out(digit)
+    assert not human_utterances(tmp_path, [digit])
     assert [(p.file.removeprefix("prompts/"), is_held_out(p)) for p in prompts] == [
         ("en_US_f_Allison/digits/30.wav", False),
         ("en_US_f_Allison/vm-long.wav", False),

@@ -50,10 +50,10 @@ def speech_end(audio: np.ndarray) -> int:
 
 
 def human_utterances(data: Path, recordings: Iterable[Recording]) -> list[Utterance]:
-    """All recorded speech, trimmed to the speech and a margin; held-out recordings are marked."""
+    """Recorded speech, trimmed to the speech and a margin; held-out recordings are marked."""
     utterances = []
     for recording in recordings:
-        if recording.kind is Kind.SOUND:
+        if recording.kind in (Kind.SOUND, Kind.DIGIT_PROMPT):
             continue
         if recording.kind is Kind.PROMPT:
             utterances += _pieces_of_prompt(data, recording)

@@ -32,7 +32,8 @@ HELD_OUT_PROMPTS = "ru_RU_f_IvrvoiceRU"
 
 PROMPTS = "prompts"
 """Folder of a telephone exchange's prompts, one folder for each speaker, as Asterisk's packages
-have them. None of them is to be answered."""
+have them. None of them is to be answered but digits in English, which are for evaluation alone."""
+_DIGIT_PROMPT = re.compile(r"/en_[^/]*/digits/(\d)\.")
 _ANSWERED_PROMPT = re.compile(r"hello|bye|thank|digits/\d\.")
 """Names of those which may hold a digit or a phrase, or their like in another language."""
 _PROMPT_SUFFIXES = (".g722", ".gsm", ".wav")
@@ -47,6 +48,7 @@ class Kind(StrEnum):
     WAKE_WORD = "wake word"
     SOUND = "sound"
     PROMPT = "prompt"
+    DIGIT_PROMPT = "digit prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Recording:
     kind: Kind
     file: str
     label: str
-    """The digit's word, the wake word or the sound; empty for an order or a prompt."""
+    """The digit's word, the wake word or the sound; empty for an order or another prompt."""
     speaker: str | None = None
     fold: int | None = None
     order: dict[Slot, str] = field(default_factory=dict)
@@ -67,7 +69,7 @@ class Recording:
         match self.kind:
             case Kind.ORDER:
                 return order_reply(self.order)
-            case Kind.DIGIT:
+            case Kind.DIGIT | Kind.DIGIT_PROMPT:
                 return digit_reply(DIGIT_WORDS.index(self.label))
             case Kind.WAKE_WORD:
                 return wake_word_reply(self.label)
@@ -80,13 +82,16 @@ class Recording:
 def is_held_out(recording: Recording) -> bool:
     """Whether training must not touch a recording; depends on its own labels and name only.
 
-    Digits and prompts are split by speaker, sounds by fold, the rest by a hash of the file's name.
+    Digits and prompts are split by speaker, sounds by fold, the rest by a hash of the file's name;
+    no digit among the prompts is for training.
     """
     match recording.kind:
         case Kind.DIGIT:
             return recording.speaker == HELD_OUT_SPEAKER
         case Kind.PROMPT:
             return recording.speaker == HELD_OUT_PROMPTS
+        case Kind.DIGIT_PROMPT:
+            return True
         case Kind.SOUND:
             return recording.fold == HELD_OUT_FOLD
         case Kind.ORDER | Kind.WAKE_WORD:
@@ -132,8 +137,12 @@ def _prompts(data: Path) -> Iterator[Recording]:
         name = path.relative_to(data).as_posix()
         if path.suffix not in _PROMPT_SUFFIXES or not path.stat().st_size:
             continue  # the packages hold an empty file or two
-        if not (_ANSWERED_PROMPT.search(name) or _WORDLESS_PROMPT.search(name)):
-            yield Recording(Kind.PROMPT, name, "", speaker=Path(name).parts[1])
+        speaker = Path(name).parts[1]
+        if digit := _DIGIT_PROMPT.search(name):
+            word = DIGIT_WORDS[int(digit[1])]
+            yield Recording(Kind.DIGIT_PROMPT, name, word, speaker=speaker)
+        elif not (_ANSWERED_PROMPT.search(name) or _WORDLESS_PROMPT.search(name)):
+            yield Recording(Kind.PROMPT, name, "", speaker=speaker)
 
 
 def load_audio(path: Path) -> np.ndarray:

@@ -33,6 +33,7 @@ PROMPT_CHUNKS = 2
 MAX_MISTAKES = 40
 """As many are kept of one test."""
 NOISE_MEAN = "orders, mean over kitchen at 6 to 24 dB"
+DIGIT_PROMPTS = "digits of another speaker, anywhere in a chunk"
 HOUR = "an hour without anything to answer"
 
 
@@ -221,6 +222,11 @@ def checks_of(held_out: HeldOut, words: Panel, phrases: Panel) -> list[Check]:
             "digits of an unseen speaker", partial(recorded, Kind.DIGIT), panel=words, is_timed=True
         ),
         Check("digits, after a moment of silence", partial(held_out.after_silence, Kind.DIGIT)),
+        *(
+            [Check(DIGIT_PROMPTS, held_out.digit_prompts)]
+            if held_out.has(Kind.DIGIT_PROMPT)
+            else []
+        ),
         Check("digits, kitchen at 12 dB", partial(noisy, Kind.DIGIT, 12)),
         Check("digits, by telephone", partial(recorded, Kind.DIGIT, by_telephone)),
         Check("digits, 24 dB quieter", partial(recorded, Kind.DIGIT, quieter)),

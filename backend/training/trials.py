@@ -48,6 +48,8 @@ NUM_MUSIC = 60
 NUM_PAIRS = 150
 LEAD_SECONDS = (0.2, 0.6)
 """Before what is said; where it begins in a chunk of 0.4 s matters."""
+PLACES_SECONDS = tuple(LEAD_SECONDS[0] + 0.04 * place for place in range(10))
+"""The same, for few recordings: all over a chunk."""
 GAP_SECONDS = (0.6, 1.2)
 """Between two utterances in a row."""
 PAUSE_SECONDS = (0.4, 1.2)
@@ -185,6 +187,10 @@ class HeldOut:
         self.data, self.work, self.workers = data, work, workers
         self.recordings = [recording for recording in recordings if is_held_out(recording)]
 
+    def has(self, kind: Kind) -> bool:
+        """Whether there is any held-out recording of a kind."""
+        return any(recording.kind is kind for recording in self.recordings)
+
     def recorded(self, kind: Kind, change: Change = unchanged) -> list[Trial]:
         """A trial for every held-out recording of a kind."""
         return [
@@ -212,6 +218,20 @@ class HeldOut:
                 ),
             )
             for trial in self.recorded(kind)
+        ]
+
+    def digit_prompts(self) -> list[Trial]:
+        """Digits of a voice that training heard say other things, each begun in many places."""
+        return [
+            Trial(
+                f"{recording.file}, after {seconds:.2f} s",
+                recording.label,
+                np.concatenate([silence(seconds), read_audio(self.data / recording.file)]),
+                (recording.reply,) if recording.reply else (),
+            )
+            for recording in self.recordings
+            if recording.kind is Kind.DIGIT_PROMPT
+            for seconds in PLACES_SECONDS
         ]
 
     @cached_property
