@@ -205,12 +205,12 @@ def test_after_silence_a_recording_begins_anywhere_in_a_chunk() -> None:
     assert len(leads) == len(files)
 
 
-def test_digits_of_prompts_begin_all_over_a_chunk() -> None:
+def test_prompts_begin_all_over_a_chunk() -> None:
     held_out = HeldOut(SAMPLES, [])
     assert not held_out.has(Kind.DIGIT_PROMPT)
     held_out = HeldOut(SAMPLES, [Recording(Kind.DIGIT_PROMPT, "digit_seven.ogg", "seven")])
     assert held_out.has(Kind.DIGIT_PROMPT)
-    trials = held_out.digit_prompts()
+    trials = held_out.prompted(Kind.DIGIT_PROMPT)
     begins = [int(np.abs(trial.audio).argmax()) for trial in trials]
     assert np.diff(begins).tolist() == pytest.approx([0.04 * SAMPLE_RATE] * 9, abs=1)
     assert {trial.expected for trial in trials} == {(SEVEN,)}

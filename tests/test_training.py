@@ -1,6 +1,7 @@
 """Training: labels, split, streams, features and export of the embedded checkpoint."""
 
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +24,7 @@ from backend.training.domain import (
     DIGIT_WORDS,
     SLOT_VALUES,
     SOUND_REPLIES,
+    Reply,
     Slot,
     digit_reply,
     intents,
@@ -364,33 +366,70 @@ def test_prompts_are_speech_without_an_answer(tmp_path: Path) -> None:
     for name in (
         *("en_US_f_Allison/vm-long", "en_US_f_Allison/digits/3", "en_US_f_Allison/digits/30"),
         *("en_US_f_Allison/hello-world", "en_US_f_Allison/beep", "ru_RU_f_IvrvoiceRU/vm-long"),
-        "es_MX_f_Allison/digits/3",
+        *("es_MX_f_Allison/digits/3", "en_US_f_Allison/hello", "en_US_f_Allison/vm-tocallnum"),
     ):
         path = tmp_path / "prompts" / f"{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, hum, SAMPLE_RATE)
     (path.parent / "is.wav").touch()
     (path.parent / "README.txt").write_text("Recorded by somebody.")
-    digit, *prompts = read_manifests(tmp_path)
-    assert digit.file == "prompts/en_US_f_Allison/digits/3.wav"
-    assert digit.reply == digit_reply(3)
-    assert is_held_out(digit)
-    assert not human_utterances(tmp_path, [digit])
-    assert [(p.file.removeprefix("prompts/"), is_held_out(p)) for p in prompts] == [
-        ("en_US_f_Allison/digits/30.wav", False),
-        ("en_US_f_Allison/vm-long.wav", False),
-        ("ru_RU_f_IvrvoiceRU/vm-long.wav", True),
-    ]
-    assert {prompt.reply for prompt in prompts} == {None}
-    said = human_utterances(tmp_path, prompts[:2])
-    assert [u.audio.size // SAMPLE_RATE for u in said] == [6, 2, 6, 2]
+    recordings = {
+        entry.file.removeprefix("prompts/").removesuffix(".wav"): entry
+        for entry in read_manifests(tmp_path)
+    }
+    known = {name: (entry.kind, is_held_out(entry)) for name, entry in recordings.items()}
+    assert known == {
+        "en_US_f_Allison/digits/3": (Kind.DIGIT_PROMPT, True),
+        "en_US_f_Allison/digits/30": (Kind.PROMPT, False),
+        "en_US_f_Allison/hello": (Kind.PHRASE_PROMPT, True),
+        "en_US_f_Allison/hello-world": (Kind.PROMPT, False),
+        "en_US_f_Allison/vm-long": (Kind.PROMPT, False),
+        "en_US_f_Allison/vm-tocallnum": (Kind.PROMPT, False),
+        "ru_RU_f_IvrvoiceRU/vm-long": (Kind.PROMPT, True),
+    }
+    assert recordings["en_US_f_Allison/digits/3"].reply == digit_reply(3)
+    assert recordings["en_US_f_Allison/hello"].reply == phrase_reply("hello")
+    said = {name: human_utterances(tmp_path, [entry]) for name, entry in recordings.items()}
+    kinds = {name: [utterance.kind for utterance in its] for name, its in said.items()}
+    unanswered = [ClipKind.FOREIGN] * 2
+    assert kinds == {
+        "en_US_f_Allison/digits/3": [],
+        "en_US_f_Allison/digits/30": unanswered,
+        "en_US_f_Allison/hello": [],
+        # It begins like what is answered.
+        "en_US_f_Allison/hello-world": [ClipKind.WORDS],
+        "en_US_f_Allison/vm-long": unanswered,
+        "en_US_f_Allison/vm-tocallnum": [ClipKind.WORDS, *unanswered],
+        "ru_RU_f_IvrvoiceRU/vm-long": unanswered,
+    }
+    long = said["en_US_f_Allison/vm-long"]
+    assert [utterance.audio.size // SAMPLE_RATE for utterance in long] == [6, 2]
     aligner = Aligner()
-    clips = [clip for clip in map(aligner.align, said) if clip is not None]
+    clips = [clip for clip in map(aligner.align, long) if clip is not None]
     utterances = Utterances(clips, {}, random.Random(13))
     parts = [utterances.make("recorded speech") for _ in range(30)]
     assert {(part.reply, part.words, part.phones is None) for part in parts} == {(None, None, True)}
     assert len({part.audio.size for part in parts}) > 10
     assert "recorded speech" not in Utterances([], {}, random.Random(14)).recipes
+
+
+def test_words_of_a_person_are_joined_to_what_is_answered() -> None:
+    said = [
+        clip(ClipKind.WORDS, text, human=True)
+        for text in ("press one for help", "thank you for your patience", "hello world")
+    ]
+    utterances = Utterances(said, {}, random.Random(15))
+    heard: dict[str, set[Reply | None]] = defaultdict(set)
+    for _ in range(100):
+        made = utterances.make("joined words")
+        assert made.words is not None
+        assert made.audio.size == FRAME_SAMPLES * made.words[-1].end
+        heard[" ".join(word.text for word in made.words)].add(made.reply)
+    assert heard == {
+        "one": {digit_reply(1)},
+        **{text: {phrase_reply(text)} for text in ("help", "help help", "thank you", "hello")},
+    }
+    assert "joined words" not in Utterances(said[1:], {}, random.Random(16)).recipes
 
 
 def test_held_out_voices_are_not_drawn_for_training() -> None:

@@ -40,6 +40,8 @@ class ClipKind(StrEnum):
     WAKE_WORD = "wake word"
     PHRASE = "phrase"
     OTHER = "other"
+    WORDS = "words"
+    """To be taken apart: what its words say when they are put together otherwise is answered."""
     FOREIGN = "foreign"
     """In another language, or not to be answered whatever it says: without words or phones."""
 

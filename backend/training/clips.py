@@ -53,25 +53,39 @@ def human_utterances(data: Path, recordings: Iterable[Recording]) -> list[Uttera
     """Recorded speech, trimmed to the speech and a margin; held-out recordings are marked."""
     utterances = []
     for recording in recordings:
-        if recording.kind in (Kind.SOUND, Kind.DIGIT_PROMPT):
-            continue
-        if recording.kind is Kind.PROMPT:
-            utterances += _pieces_of_prompt(data, recording)
-            continue
-        audio = trim_silence(load_audio(data / recording.file), MARGIN_SECONDS, LOUD)
-        utterances.append(
-            Utterance(
-                key=recording.file,
-                kind=ClipKind(recording.kind.value),
-                human=True,
-                held_out=is_held_out(recording),
-                audio=(audio * 32767).astype(np.int16),
-                speech_end=speech_end(audio),
-                text=recording.label or None,
-                order=recording.order,
-            )
-        )
+        match recording.kind:
+            case Kind.SOUND | Kind.DIGIT_PROMPT | Kind.PHRASE_PROMPT:
+                continue
+            case Kind.PROMPT:
+                if recording.label:
+                    audio = read_audio(data / recording.file)
+                    utterances.append(_human_utterance(recording, ClipKind.WORDS, audio))
+                if not _begins_with_phrase(recording.label):
+                    utterances += _pieces_of_prompt(data, recording)
+            case kind:
+                audio = load_audio(data / recording.file)
+                utterances.append(_human_utterance(recording, ClipKind(kind.value), audio))
     return utterances
+
+
+def _human_utterance(recording: Recording, kind: ClipKind, audio: np.ndarray) -> Utterance:
+    audio = trim_silence(audio, MARGIN_SECONDS, LOUD)
+    return Utterance(
+        key=recording.file,
+        kind=kind,
+        human=True,
+        held_out=is_held_out(recording),
+        audio=(audio * 32767).astype(np.int16),
+        speech_end=speech_end(audio),
+        text=recording.label or None,
+        order=recording.order,
+    )
+
+
+def _begins_with_phrase(text: str) -> bool:
+    """Whether a part of it would be answered."""
+    words = text.split()
+    return any(phrase_reply(" ".join(words[:stop])) for stop in range(1, len(words) + 1))
 
 
 def _pieces_of_prompt(data: Path, prompt: Recording) -> list[Utterance]:

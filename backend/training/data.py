@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from backend.training.domain import (
     digit_reply,
     order_reply,
     parse_order,
+    phrase_reply,
     wake_word_reply,
 )
 
@@ -32,9 +35,10 @@ HELD_OUT_PROMPTS = "ru_RU_f_IvrvoiceRU"
 
 PROMPTS = "prompts"
 """Folder of a telephone exchange's prompts, one folder for each speaker, as Asterisk's packages
-have them. None of them is to be answered but digits in English, which are for evaluation alone."""
-_DIGIT_PROMPT = re.compile(r"/en_[^/]*/digits/(\d)\.")
-_ANSWERED_PROMPT = re.compile(r"hello|bye|thank|digits/\d\.")
+have them. None of them is to be answered but digits and phrases in English."""
+_ENGLISH_PROMPT = re.compile(rf"{PROMPTS}/en_[^/]*/(?P<name>.*)\.")
+_DIGIT_PROMPT = re.compile(r"digits/(\d)")
+_ANSWERED_PROMPT = re.compile(r"hello|bye|thank|sorry|digits/\d\.")
 """Names of those which may hold a digit or a phrase, or their like in another language."""
 _PROMPT_SUFFIXES = (".g722", ".gsm", ".wav")
 _WORDLESS_PROMPT = re.compile(r"beep|tone|silence|music")
@@ -49,6 +53,7 @@ class Kind(StrEnum):
     SOUND = "sound"
     PROMPT = "prompt"
     DIGIT_PROMPT = "digit prompt"
+    PHRASE_PROMPT = "phrase prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Recording:
     kind: Kind
     file: str
     label: str
-    """The digit's word, the wake word or the sound; empty for an order or another prompt."""
+    """The digit's word, the wake word, the sound, or a prompt's words where they are known."""
     speaker: str | None = None
     fold: int | None = None
     order: dict[Slot, str] = field(default_factory=dict)
@@ -75,6 +80,8 @@ class Recording:
                 return wake_word_reply(self.label)
             case Kind.SOUND:
                 return SOUND_REPLIES[self.label]
+            case Kind.PHRASE_PROMPT:
+                return phrase_reply(self.label)
             case Kind.PROMPT:
                 return None
 
@@ -82,15 +89,15 @@ class Recording:
 def is_held_out(recording: Recording) -> bool:
     """Whether training must not touch a recording; depends on its own labels and name only.
 
-    Digits and prompts are split by speaker, sounds by fold, the rest by a hash of the file's name;
-    no digit among the prompts is for training.
+    Digits and prompts are split by speaker, sounds by fold, the rest by a hash of the file's name.
+    Of the prompts that are to be answered, digits and whole phrases are held out.
     """
     match recording.kind:
         case Kind.DIGIT:
             return recording.speaker == HELD_OUT_SPEAKER
         case Kind.PROMPT:
             return recording.speaker == HELD_OUT_PROMPTS
-        case Kind.DIGIT_PROMPT:
+        case Kind.DIGIT_PROMPT | Kind.PHRASE_PROMPT:
             return True
         case Kind.SOUND:
             return recording.fold == HELD_OUT_FOLD
@@ -138,11 +145,25 @@ def _prompts(data: Path) -> Iterator[Recording]:
         if path.suffix not in _PROMPT_SUFFIXES or not path.stat().st_size:
             continue  # the packages hold an empty file or two
         speaker = Path(name).parts[1]
-        if digit := _DIGIT_PROMPT.search(name):
-            word = DIGIT_WORDS[int(digit[1])]
-            yield Recording(Kind.DIGIT_PROMPT, name, word, speaker=speaker)
-        elif not (_ANSWERED_PROMPT.search(name) or _WORDLESS_PROMPT.search(name)):
+        if english := _ENGLISH_PROMPT.match(name):
+            label = _words_of_prompts().get(english["name"], "")
+            if digit := _DIGIT_PROMPT.fullmatch(english["name"]):
+                word = DIGIT_WORDS[int(digit[1])]
+                yield Recording(Kind.DIGIT_PROMPT, name, word, speaker=speaker)
+                continue
+            if label:
+                kind = Kind.PHRASE_PROMPT if phrase_reply(label) else Kind.PROMPT
+                yield Recording(kind, name, label, speaker=speaker)
+                continue
+        if not (_ANSWERED_PROMPT.search(name) or _WORDLESS_PROMPT.search(name)):
             yield Recording(Kind.PROMPT, name, "", speaker=speaker)
+
+
+@cache
+def _words_of_prompts() -> dict[str, str]:
+    """What is said in some of the prompts in English, by their names."""
+    text = resources.files("backend.training").joinpath("prompts.json").read_text("utf-8")
+    return json.loads(text)
 
 
 def load_audio(path: Path) -> np.ndarray:

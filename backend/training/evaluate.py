@@ -33,7 +33,10 @@ PROMPT_CHUNKS = 2
 MAX_MISTAKES = 40
 """As many are kept of one test."""
 NOISE_MEAN = "orders, mean over kitchen at 6 to 24 dB"
-DIGIT_PROMPTS = "digits of another speaker, anywhere in a chunk"
+PROMPTED = {
+    Kind.DIGIT_PROMPT: "digits of another speaker, anywhere in a chunk",
+    Kind.PHRASE_PROMPT: "phrases of that speaker, anywhere in a chunk",
+}
 HOUR = "an hour without anything to answer"
 
 
@@ -223,9 +226,9 @@ def checks_of(held_out: HeldOut, words: Panel, phrases: Panel) -> list[Check]:
         ),
         Check("digits, after a moment of silence", partial(held_out.after_silence, Kind.DIGIT)),
         *(
-            [Check(DIGIT_PROMPTS, held_out.digit_prompts)]
-            if held_out.has(Kind.DIGIT_PROMPT)
-            else []
+            Check(name, partial(held_out.prompted, kind))
+            for kind, name in PROMPTED.items()
+            if held_out.has(kind)
         ),
         Check("digits, kitchen at 12 dB", partial(noisy, Kind.DIGIT, 12)),
         Check("digits, by telephone", partial(recorded, Kind.DIGIT, by_telephone)),

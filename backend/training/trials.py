@@ -220,8 +220,8 @@ class HeldOut:
             for trial in self.recorded(kind)
         ]
 
-    def digit_prompts(self) -> list[Trial]:
-        """Digits of a voice that training heard say other things, each begun in many places."""
+    def prompted(self, kind: Kind) -> list[Trial]:
+        """Prompts that are to be answered, each begun in many places of a chunk."""
         return [
             Trial(
                 f"{recording.file}, after {seconds:.2f} s",
@@ -230,7 +230,7 @@ class HeldOut:
                 (recording.reply,) if recording.reply else (),
             )
             for recording in self.recordings
-            if recording.kind is Kind.DIGIT_PROMPT
+            if recording.kind is kind
             for seconds in PLACES_SECONDS
         ]
 

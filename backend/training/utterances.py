@@ -16,6 +16,7 @@ from backend.training.domain import (
     Reply,
     Slot,
     digit_reply,
+    intents,
     order_reply,
     phrase_reply,
     wake_word_reply,
@@ -30,14 +31,15 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "grafted order": 0.08,
     "turned order": 0.04,
     "synthetic order": 0.06,
-    "human digit": 0.18,
-    "synthetic digit": 0.25,
+    "human digit": 0.22,
+    "synthetic digit": 0.27,
     "wake word": 0.05,
     "phrase": 0.16,
+    "joined words": 0.06,
     "cut phrase": 0.02,
     "other speech": 0.07,
     "foreign speech": 0.08,
-    "recorded speech": 0.18,
+    "recorded speech": 0.15,
     "cut order": 0.05,
     "fragment": 0.02,
     "reversed": 0.01,
@@ -78,6 +80,11 @@ LOUD_SHARE = 0.08
 ANSWERED_SOUNDS_WEIGHT = 2.0
 """How often a sound with a reply is drawn, relative to one without: chainsaws are easily taken for
 helicopters, and are the worse ones to miss."""
+
+JOINED_DIGIT_SHARE = 0.35
+"""How many of the things that are put together from a person's words are digits."""
+LONGEST_RUN = 3
+"""Words that are taken from one recording together."""
 
 LATE_SHARE = 0.65
 LATE_PART = 0.35
@@ -222,6 +229,19 @@ def loud_frames(audio: np.ndarray) -> np.ndarray:
     return smooth > LOUD_SHARE * smooth.max(initial=1e-9)
 
 
+def _runs_of_words(clips: Sequence[Clip]) -> dict[str, list[tuple[Clip, int, int]]]:
+    """Where one or a few words in a row are said: clip, first frame, frame after the last."""
+    runs: dict[str, list[tuple[Clip, int, int]]] = defaultdict(list)
+    for clip in clips:
+        for first in range(len(clip.words)):
+            for run in range(1, LONGEST_RUN + 1):
+                words = clip.words[first : first + run]
+                if len(words) == run:
+                    text = " ".join(word.text for word in words)
+                    runs[text].append((clip, words[0].start, words[-1].end))
+    return dict(runs)
+
+
 class Utterances:
     """Makes one utterance after another out of the training clips and sounds."""
 
@@ -257,6 +277,15 @@ class Utterances:
                         self.phrases[span.slot][span.text].append((clip, span))
         if (ClipKind.FOREIGN, True) not in self.groups:
             self.recipes.pop("recorded speech", None)
+        self.runs = _runs_of_words(self.groups[ClipKind.WORDS, True])
+        self.joinable = [
+            wordings
+            for intent in intents()
+            if (wordings := [w for w in intent.wordings if all(x in self.runs for x in w.split())])
+        ]
+        self.joinable_digits = [word for word in DIGIT_WORDS if word in self.runs]
+        if not (self.joinable and self.joinable_digits):
+            self.recipes.pop("joined words", None)
         self.sentences = [key for key in self.groups if key[0] is not ClipKind.DIGIT]
         self.with_tails = [
             clip
@@ -305,6 +334,8 @@ class Utterances:
                 return self._phrase()
             case "cut phrase":
                 return self._cut_phrase()
+            case "joined words":
+                return self._joined_words()
             case "other speech":
                 return _whole(rng.choice(self.groups[ClipKind.OTHER, False]))
             case "foreign speech":
@@ -445,6 +476,24 @@ class Utterances:
         stop = self.rng.randrange(1, len(clip.words))
         text = " ".join(word.text for word in clip.words[:stop])
         return replace(_piece(clip, 0, clip.words[stop - 1].end), reply=phrase_reply(text))
+
+    def _joined_words(self) -> Spoken:
+        """A digit or an everyday phrase put together from the words of a person who said others."""
+        if self.rng.random() < JOINED_DIGIT_SHARE:
+            text = self.rng.choice(self.joinable_digits)
+            reply: Reply | None = digit_reply(DIGIT_WORDS.index(text))
+        else:
+            text = self.rng.choice(self.rng.choice(self.joinable))
+            reply = phrase_reply(text)
+        words = text.split()
+        pieces: list[Spoken] = []
+        while words:
+            longest = next(n for n in range(LONGEST_RUN, 0, -1) if " ".join(words[:n]) in self.runs)
+            clip, start, end = self.rng.choice(self.runs[" ".join(words[:longest])])
+            piece = _piece(clip, start, end)
+            pieces.append(_louder(piece, pieces[0]) if pieces else piece)
+            words = words[longest:]
+        return replace(_join(pieces), reply=reply)
 
     def _sound(self, label: str) -> Spoken:
         """A sound, recorded or made, answered once, some time after it began."""
