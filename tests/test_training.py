@@ -50,6 +50,7 @@ from backend.training.utterances import (
     SOUND_FRAMES,
     Spoken,
     Utterances,
+    spoken_differently,
     tapped,
     tightly,
 )
@@ -430,6 +431,14 @@ def test_words_of_a_person_are_joined_to_what_is_answered() -> None:
         **{text: {phrase_reply(text)} for text in ("help", "help help", "thank you", "hello")},
     }
     assert "joined words" not in Utterances(said[1:], {}, random.Random(16)).recipes
+
+
+@pytest.mark.parametrize(("is_by_few", "slowest"), [(False, 0.84), (True, 0.76)])
+def test_what_few_people_said_is_heard_at_more_speeds(is_by_few: bool, slowest: float) -> None:
+    rng = random.Random(17)
+    said = Spoken(np.ones(SAMPLE_RATE, np.float32), None, None, None, is_by_few=is_by_few)
+    longest = max(spoken_differently(said, rng).audio.size for _ in range(200))
+    assert longest * slowest == pytest.approx(SAMPLE_RATE, rel=0.02)
 
 
 def test_held_out_voices_are_not_drawn_for_training() -> None:

@@ -111,8 +111,8 @@ TWO_THINGS_SHARE = 0.5
 
 SPEEDS = (0.84, 1.2)
 WIDER_SPEEDS = (0.76, 1.3)
-"""Of words said alone and of sounds, because few people and things made them: pitch and formants
-move with the speed."""
+"""Of words said alone, of prompts, and of sounds, because few people and things made them: pitch
+and formants move with the speed."""
 
 NARROW_SHARE = 0.35
 NARROW_SHARE_OF_ONE_WORD = 0.5
@@ -134,6 +134,8 @@ class Spoken:
     doubt: tuple[float, float] | None = None
     """Frames between which it may be answered, where no word ends an utterance: at the second at
     the latest."""
+    is_by_few: bool = False
+    """Whether it is longer than a word, and yet only a few voices ever said the like."""
 
     @property
     def end(self) -> float:
@@ -493,7 +495,7 @@ class Utterances:
             piece = _piece(clip, start, end)
             pieces.append(_louder(piece, pieces[0]) if pieces else piece)
             words = words[longest:]
-        return replace(_join(pieces), reply=reply)
+        return replace(_join(pieces), reply=reply, is_by_few=True)
 
     def _sound(self, label: str) -> Spoken:
         """A sound, recorded or made, answered once, some time after it began."""
@@ -548,7 +550,8 @@ class Utterances:
         """A part of speech of which only that it gets no reply is known; often all of it."""
         size = min(len(clip.phones), self.rng.randint(*PART_FRAMES))
         start = self.rng.randint(0, len(clip.phones) - size)
-        return replace(_piece(clip, start, start + size), words=None, phones=None)
+        part = _piece(clip, start, start + size)
+        return replace(part, words=None, phones=None, is_by_few=True)
 
     def _reversed(self) -> Spoken:
         """Speech played backwards: voices without words."""
@@ -629,7 +632,7 @@ def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
     """The same at another speed, in another room, over another microphone."""
     is_one_word = spoken.words is not None and len(spoken.words) == 1
     is_sound = not spoken.words and spoken.phones is not None
-    speeds = WIDER_SPEEDS if is_one_word or is_sound else SPEEDS
+    speeds = WIDER_SPEEDS if is_one_word or is_sound or spoken.is_by_few else SPEEDS
     factor = 1.0 if rng.random() < 0.2 else rng.uniform(*speeds)
     audio = spoken.audio
     if factor != 1.0:
