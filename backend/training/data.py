@@ -37,7 +37,6 @@ PROMPTS = "prompts"
 """Folder of a telephone exchange's prompts, one folder for each speaker, as Asterisk's packages
 have them. None of them is to be answered but digits and phrases in English."""
 _ENGLISH_PROMPT = re.compile(rf"{PROMPTS}/en_[^/]*/(?P<name>.*)\.")
-_DIGIT_PROMPT = re.compile(r"digits/(\d)")
 _ANSWERED_PROMPT = re.compile(r"hello|bye|thank|sorry|digits/\d\.")
 """Names of those which may hold a digit or a phrase, or their like in another language."""
 _PROMPT_SUFFIXES = (".g722", ".gsm", ".wav")
@@ -141,27 +140,24 @@ def read_manifests(data: Path) -> list[Recording]:
 
 def _prompts(data: Path) -> Iterator[Recording]:
     for path in sorted((data / PROMPTS).glob("*/**/*")):
-        name = path.relative_to(data).as_posix()
-        if path.suffix not in _PROMPT_SUFFIXES or not path.stat().st_size:
-            continue  # the packages hold an empty file or two
-        speaker = Path(name).parts[1]
-        if english := _ENGLISH_PROMPT.match(name):
-            label = _words_of_prompts().get(english["name"], "")
-            if digit := _DIGIT_PROMPT.fullmatch(english["name"]):
-                word = DIGIT_WORDS[int(digit[1])]
-                yield Recording(Kind.DIGIT_PROMPT, name, word, speaker=speaker)
-                continue
-            if label:
-                kind = Kind.PHRASE_PROMPT if phrase_reply(label) else Kind.PROMPT
-                yield Recording(kind, name, label, speaker=speaker)
-                continue
-        if not (_ANSWERED_PROMPT.search(name) or _WORDLESS_PROMPT.search(name)):
-            yield Recording(Kind.PROMPT, name, "", speaker=speaker)
+        # The packages hold an empty file or two.
+        if path.suffix in _PROMPT_SUFFIXES and path.stat().st_size:
+            name = path.relative_to(data).as_posix()
+            english = _ENGLISH_PROMPT.match(name)
+            words = _words_of_prompts().get(english["name"], "") if english else ""
+            if words or not (_ANSWERED_PROMPT.search(name) or _WORDLESS_PROMPT.search(name)):
+                yield Recording(_kind_of_prompt(words), name, words, speaker=Path(name).parts[1])
+
+
+def _kind_of_prompt(words: str) -> Kind:
+    if words in DIGIT_WORDS:
+        return Kind.DIGIT_PROMPT
+    return Kind.PHRASE_PROMPT if phrase_reply(words) else Kind.PROMPT
 
 
 @cache
 def _words_of_prompts() -> dict[str, str]:
-    """What is said in some of the prompts in English, by their names."""
+    """What is said in some of the prompts in English, by their names: from Asterisk's own list."""
     text = resources.files("backend.training").joinpath("prompts.json").read_text("utf-8")
     return json.loads(text)
 
