@@ -279,7 +279,7 @@ class Utterances:
                         self.phrases[span.slot][span.text].append((clip, span))
         if (ClipKind.FOREIGN, True) not in self.groups:
             self.recipes.pop("recorded speech", None)
-        self.runs = _runs_of_words(self.groups[ClipKind.WORDS, True])
+        self.runs = _runs_of_words(self.groups.get((ClipKind.WORDS, True), []))
         self.joinable = [
             wordings
             for intent in intents()
@@ -288,10 +288,11 @@ class Utterances:
         self.joinable_digits = [word for word in DIGIT_WORDS if word in self.runs]
         if not (self.joinable and self.joinable_digits):
             self.recipes.pop("joined words", None)
-        self.sentences = [key for key in self.groups if key[0] is not ClipKind.DIGIT]
+        alone = (ClipKind.DIGIT, ClipKind.WORDS)  # could be heard out of babble
+        self.sentences = [key for key in self.groups if key[0] not in alone]
         self.with_tails = [
             clip
-            for clip in self.groups[ClipKind.ORDER, True]
+            for clip in self.groups.get((ClipKind.ORDER, True), [])
             if _drink_index(clip) + 1 < len(clip.spans)
         ]
         self.with_two_things = [clip for clip in self.with_tails if _has_two_things(clip)]
