@@ -433,6 +433,18 @@ def test_words_of_a_person_are_joined_to_what_is_answered() -> None:
     assert "joined words" not in Utterances(said[1:], {}, random.Random(16)).recipes
 
 
+def test_words_that_a_person_said_in_a_row_are_also_taken_apart() -> None:
+    slow = replace(
+        clip(ClipKind.WORDS, "you have one", human=True),
+        words=(Word("you", 0, 40), Word("have", 40, 60), Word("one", 60, 80)),
+    )
+    said = [clip(ClipKind.WORDS, "thank you", human=True), slow]
+    utterances = Utterances(said, {}, random.Random(19))
+    made = [utterances.make("joined words") for _ in range(100)]
+    thanks = [it.audio.size for it in made if it.reply == phrase_reply("thank you")]
+    assert set(thanks) == {40 * FRAME_SAMPLES, 60 * FRAME_SAMPLES}
+
+
 @pytest.mark.parametrize(("is_by_few", "slowest"), [(False, 0.84), (True, 0.76)])
 def test_what_few_people_said_is_heard_at_more_speeds(is_by_few: bool, slowest: float) -> None:
     rng = random.Random(17)

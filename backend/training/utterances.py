@@ -35,7 +35,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "synthetic digit": 0.27,
     "wake word": 0.05,
     "phrase": 0.16,
-    "joined words": 0.06,
+    "joined words": 0.08,
     "cut phrase": 0.02,
     "other speech": 0.07,
     "foreign speech": 0.08,
@@ -45,7 +45,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "reversed": 0.01,
     "shuffled": 0.05,
     "babble": 0.06,
-    "sound": 0.36,
+    "sound": 0.42,
     "burst": 0.02,
 }
 """How often what is drawn from the embedded checkpoint's recordings."""
@@ -84,7 +84,8 @@ helicopters, and are the worse ones to miss."""
 JOINED_DIGIT_SHARE = 0.35
 """How many of the things that are put together from a person's words are digits."""
 LONGEST_RUN = 3
-"""Words that are taken from one recording together."""
+"""Words that are taken from one recording together at most: in a row they sound natural, and words
+of a few recordings, put together, are said in more ways."""
 
 LATE_SHARE = 0.65
 LATE_PART = 0.35
@@ -491,11 +492,12 @@ class Utterances:
         words = text.split()
         pieces: list[Spoken] = []
         while words:
-            longest = next(n for n in range(LONGEST_RUN, 0, -1) if " ".join(words[:n]) in self.runs)
-            clip, start, end = self.rng.choice(self.runs[" ".join(words[:longest])])
+            beginnings = (" ".join(words[:n]) for n in range(1, min(LONGEST_RUN, len(words)) + 1))
+            run = self.rng.choice([text for text in beginnings if text in self.runs])
+            clip, start, end = self.rng.choice(self.runs[run])
             piece = _piece(clip, start, end)
             pieces.append(_louder(piece, pieces[0]) if pieces else piece)
-            words = words[longest:]
+            words = words[len(run.split()) :]
         return replace(_join(pieces), reply=reply, is_by_few=True)
 
     def _sound(self, label: str) -> Spoken:
