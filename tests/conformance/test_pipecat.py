@@ -114,6 +114,8 @@ async def running(wire: Wire, modality: Modality) -> AsyncIterator[Bot]:
     await runner.add_workers(bot.worker)
     running = asyncio.create_task(runner.run())
     try:
+        # Sound goes out at once: a whole utterance could be answered before the settings come.
+        await wire.until_told("session.updated")
         yield bot
     finally:
         await bot.worker.queue_frame(EndFrame())
@@ -135,7 +137,6 @@ async def test_two_turns_in_text(wire: Wire) -> None:
         await bot.write()
         assert text_of(await bot.until(LLMFullResponseEndFrame)) == SECOND_REPLY.text
     wire.require_pure_ga()
-    # Whether its settings came before its first sound, which it sends at once, or after it.
     assert wire.told("session.updated")[0]["session"]["instructions"] == "Take orders."
 
 
