@@ -41,6 +41,19 @@ def test_session_is_the_embedded_models(embedded_checkpoint: Checkpoint, plot: P
         assert len(file.reply_turns) == len(read_story(file).replies)
 
 
+@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
+def test_session_shows_every_clip_answered_as_it_should_be(plot: Plot) -> None:
+    """Where this fails after a change of the weights, they or the story are to be changed."""
+    right = {
+        sample["file"]: sample["reply"]
+        for sample in json.loads((SAMPLES / "samples.json").read_text("utf-8"))
+    }
+    right |= {"rooster.ogg": "Good morning!", "How are you?": "I am fine, thank you."}
+    wanted = [reply for cue in plot.cues if (reply := right[cue.file or cue.typed])]
+    with SessionFile(FOLDER / f"{plot.name}{SUFFIX}") as file:
+        assert [reply.text for reply in read_story(file).replies] == wanted
+
+
 def test_list_files_and_attributions_agree() -> None:
     listed = json.loads((FOLDER / LIST).read_text("utf-8"))
     names = [entry["name"] for entry in listed]
