@@ -20,6 +20,7 @@ from backend.session_file.records import (
     PlaybackRecord,
     TypedRecord,
 )
+from backend.training.domain import SOUND_REPLIES, phrase_reply
 
 PLOTS = read_plots()
 MOST_BYTES = 3_000_000
@@ -48,7 +49,10 @@ def test_session_shows_every_clip_answered_as_it_should_be(plot: Plot) -> None:
         sample["file"]: sample["reply"]
         for sample in json.loads((SAMPLES / "samples.json").read_text("utf-8"))
     }
-    right |= {"rooster.ogg": "Good morning!", "How are you?": "I am fine, thank you."}
+    rooster, typed = SOUND_REPLIES["rooster"], phrase_reply("how are you")
+    assert rooster is not None
+    assert typed is not None
+    right |= {"rooster.ogg": rooster.text, "How are you?": typed.text}
     wanted = [reply for cue in plot.cues if (reply := right[cue.file or cue.typed])]
     with SessionFile(FOLDER / f"{plot.name}{SUFFIX}") as file:
         assert [reply.text for reply in read_story(file).replies] == wanted
