@@ -28,14 +28,14 @@ lint: $(VENV)/dev.stamp
 	$(PYTHON) -m mypy
 
 bench: $(VENV)/chromium.stamp
-	$(PYTHON) -m backend.bench $(ARGS)
+	$(PYTHON) -m bench $(ARGS)
 
 train evaluate: $(VENV)/voices.stamp
 	@test -n "$(DATA)" || { echo "Say where the recordings are: make $@ DATA=folder" >&2; exit 2; }
 	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
 
 gallery: $(VENV)/run.stamp
-	$(PYTHON) -m backend.gallery
+	$(PYTHON) -m bench.gallery
 
 screenshots: $(VENV)/chromium.stamp
 	$(PYTHON) -m tests.screenshots $(ARGS)

@@ -16,17 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.arguments import parse
+from backend.cli.arguments import parse
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.errors import AudioInteractionError, SettingsError
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
-from backend.space import recordings_folder, settle_in, surroundings
+from backend.serving.space import recordings_folder, settle_in, surroundings
 from client.errors import ClientError
 from client.messages import Language
 
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
-    from backend.session_store import StoreOptions
+    from backend.recordings.store import StoreOptions
 
 EXIT_UNUSABLE_FILE = 1
 EXIT_DIFFERENT = 1
@@ -72,8 +72,8 @@ def serve(parsed: argparse.Namespace) -> int:
     from backend.model.checkpoint import load_checkpoint, resolve_device
     from backend.model.hub import TerminalProgress
     from backend.model.hub_store import Report
-    from backend.server import ServingOptions, page_address
-    from backend.server import serve as serve_engine
+    from backend.serving.server import ServingOptions, page_address
+    from backend.serving.server import serve as serve_engine
 
     here = surroundings(os.environ)
     host = parsed.host or here.host
@@ -143,7 +143,7 @@ def talk(parsed: argparse.Namespace) -> int:
 
 def listen(parsed: argparse.Namespace) -> int:
     """Listen to files."""
-    from backend.cli import JsonReport, Listener, ListenOptions, TerminalReport
+    from backend.cli.listen import JsonReport, Listener, ListenOptions, TerminalReport
     from backend.engine import Engine
     from backend.model.checkpoint import load_checkpoint
 
@@ -165,8 +165,8 @@ def listen(parsed: argparse.Namespace) -> int:
 
 def replay(parsed: argparse.Namespace) -> int:
     """Show a recorded conversation, run it again to verify it, or let it go another way."""
-    from backend import cli_sessions
-    from backend.session_file import SessionFile
+    from backend.cli import recordings as cli_recordings
+    from backend.recordings.reader import SessionFile
 
     if parsed.verify and parsed.from_chunk is not None:
         raise SettingsError("--verify repeats a recording, --from-chunk leaves it: choose one")
@@ -175,20 +175,20 @@ def replay(parsed: argparse.Namespace) -> int:
             raise SettingsError(f"--{name.replace('_', '-')} needs --from-chunk")
     with SessionFile(parsed.file) as file:
         if not parsed.verify and parsed.from_chunk is None:
-            cli_sessions.print_story(file, sys.stdout, is_json=parsed.json)
+            cli_recordings.print_story(file, sys.stdout, is_json=parsed.json)
             return 0
         # Only now is torch needed, which takes seconds to begin with.
         from backend.model.checkpoint import load_checkpoint
-        from backend.replay import ForkOptions
+        from backend.recordings.replay import ForkOptions
 
         stated = file.manifest.checkpoint
         checkpoint = load_checkpoint(
-            parsed.checkpoint or cli_sessions.checkpoint_source(file),
+            parsed.checkpoint or cli_recordings.checkpoint_source(file),
             device=parsed.device or stated.device,
             dtype=parsed.dtype or stated.dtype,
         )
         if parsed.verify:
-            is_equal = cli_sessions.verify(file, checkpoint, sys.stdout, is_json=parsed.json)
+            is_equal = cli_recordings.verify(file, checkpoint, sys.stdout, is_json=parsed.json)
             return 0 if is_equal else EXIT_DIFFERENT
         options = ForkOptions(
             parsed.from_chunk,
@@ -197,15 +197,17 @@ def replay(parsed: argparse.Namespace) -> int:
             top_k=parsed.top_k,
             decision_bias=parsed.decision_bias,
         )
-        cli_sessions.fork(file, checkpoint, options, parsed.record, sys.stdout, is_json=parsed.json)
+        cli_recordings.fork(
+            file, checkpoint, options, parsed.record, sys.stdout, is_json=parsed.json
+        )
     return 0
 
 
 def export(parsed: argparse.Namespace) -> int:
     """Make something of a recording that needs no model."""
-    from backend.export import ExportFormat
-    from backend.export import export as export_session
-    from backend.session_file import SessionFile
+    from backend.recordings.export import ExportFormat
+    from backend.recordings.export import export as export_session
+    from backend.recordings.reader import SessionFile
 
     wanted = ExportFormat(parsed.to)
     source = Path(parsed.file)
@@ -221,9 +223,9 @@ def export(parsed: argparse.Namespace) -> int:
 
 def answer(parsed: argparse.Namespace) -> int:
     """Answer one clip with the offline sequence."""
+    from backend.engine.offline import OfflineAnswerer, read_clip
     from backend.events import TextDelta
     from backend.model.checkpoint import load_checkpoint
-    from backend.offline import OfflineAnswerer, read_clip
 
     clip = read_clip(parsed.file)
     checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
@@ -238,10 +240,10 @@ def answer(parsed: argparse.Namespace) -> int:
 
 def evaluate_proactive(parsed: argparse.Namespace) -> int:
     """Hear the clips of a manifest and write predictions for the benchmark's scorer."""
+    from backend.cli.proactive import ProactiveEvaluation, read_clips, read_predictions, summary
     from backend.engine import Engine
     from backend.model.checkpoint import load_checkpoint
     from backend.model.fingerprint import fingerprint
-    from backend.proactive import ProactiveEvaluation, read_clips, read_predictions, summary
 
     manifest = read_clips(parsed.manifest)
     used = ", ".join(f"{role} from {name!r}" for role, name in manifest.fields.items())
@@ -280,7 +282,7 @@ def download(parsed: argparse.Namespace) -> int:
 
 def doctor(parsed: argparse.Namespace) -> int:
     """Look for what is missing or wrong here, and say what helps."""
-    from backend.doctor import checks, examine
+    from backend.cli.doctor import checks, examine
 
     is_well = examine(checks(), sys.stdout, is_json=parsed.json)
     return 0 if is_well else EXIT_UNWELL
@@ -288,21 +290,21 @@ def doctor(parsed: argparse.Namespace) -> int:
 
 def recordings(parsed: argparse.Namespace) -> int:
     """List or delete what a server has recorded on this machine."""
-    from backend import cli_sessions
-    from backend.session_store import RecordingStore, StoreOptions
+    from backend.cli import recordings as cli_recordings
+    from backend.recordings.store import RecordingStore, StoreOptions
 
     store = RecordingStore(StoreOptions(_recordings_folder(parsed)))
     if parsed.delete_all:
-        cli_sessions.delete_recordings(store, store.ids(), sys.stdout)
+        cli_recordings.delete_recordings(store, store.ids(), sys.stdout)
     elif parsed.delete:
-        cli_sessions.delete_recordings(store, parsed.delete, sys.stdout)
+        cli_recordings.delete_recordings(store, parsed.delete, sys.stdout)
     else:
-        cli_sessions.print_recordings(store, sys.stdout, is_json=parsed.json)
+        cli_recordings.print_recordings(store, sys.stdout, is_json=parsed.json)
     return 0
 
 
 def _store_options(parsed: argparse.Namespace) -> "StoreOptions":
-    from backend.session_store import StoreOptions
+    from backend.recordings.store import StoreOptions
 
     return StoreOptions(_recordings_folder(parsed), parsed.recordings_mb, parsed.sharing)
 

@@ -12,8 +12,8 @@ import soxr
 from playwright.sync_api import Browser, Page, Playwright, expect
 
 from backend.audio import read_audio
-from backend.bench.live import CHROMIUM_FLAGS, system_chromium
 from backend.config import SAMPLE_RATE_HZ
+from bench.live import CHROMIUM_FLAGS, system_chromium
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 MICROPHONE_RATE_HZ = 48_000

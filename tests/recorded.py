@@ -13,8 +13,9 @@ from backend.realtime.conversation import ConversationOptions
 from backend.realtime.conversations import Conversations
 from backend.realtime.dialect import Dialect
 from backend.realtime.session_config import SessionConfig
-from backend.session_file import SessionFile
-from backend.session_store import Recordings, RecordingStore, StoreOptions
+from backend.recordings.live import Recordings
+from backend.recordings.reader import SessionFile
+from backend.recordings.store import RecordingStore, StoreOptions
 from backend.speech import Voices
 from tests.scripted import ScriptedEngine
 from tests.sockets import House, Visitor

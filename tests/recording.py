@@ -9,7 +9,7 @@ import numpy as np
 from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.model.checkpoint import Checkpoint
-from backend.recorder import Recorder, describe
+from backend.recordings.recorder import Recorder, describe
 
 
 def noise_chunks(count: int, seed: int = 0) -> list[np.ndarray]:

@@ -16,7 +16,6 @@ import torch
 
 from backend.config import SamplingConfig, SessionSettings
 from backend.engine.session import ReplyRequest
-from backend.engine.trace import Cause, Trace, TracedDecision, TracedToken
 from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
     Decision,
@@ -30,6 +29,7 @@ from backend.events import (
 )
 from backend.model.checkpoint import Ability, LoadedFile, files_in
 from backend.protocol import Emotion
+from backend.trace import Cause, Trace, TracedDecision, TracedToken
 
 LOUD = 0.01
 """Root mean square above which a chunk is sound."""
@@ -245,7 +245,7 @@ DEMO_REPLIES = (
 if __name__ == "__main__":
     import uvicorn
 
-    from backend.server import server_config
+    from backend.serving.server import server_config
 
     demo: Any = ScriptedEngine(DEMO_REPLIES, seconds_per_word=0.15)
     uvicorn.Server(server_config(demo, "127.0.0.1", 7860)).run()

@@ -10,7 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from backend.engine import Engine
-from backend.server import ServingOptions, server_config
+from backend.serving.server import ServingOptions, server_config
 from tests.scripted import ScriptedEngine
 
 START_SECONDS = 60.0

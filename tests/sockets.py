@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from backend.admission import Admission
 from backend.audio import Samples, float_to_pcm16
 from backend.config import SAMPLE_RATE_HZ, SamplingConfig
-from backend.realtime.admission import Admission
 from backend.realtime.connection import Connection, Request, SocketLimits, Start
 from backend.realtime.conversation import ConversationOptions
 from backend.realtime.conversations import Conversations

@@ -13,34 +13,28 @@ REPOSITORY = Path(__file__).parents[1]
 # From the inside out: a module imports from its own layer and from those before it.
 LAYERS = [
     ["client"],
-    ["backend.config", "backend.errors", "backend.events", "backend.protocol"],
-    ["backend.audio", "backend.features", "backend.model", "backend.voice_activity"],
-    ["backend.engine"],
-    ["backend.offline", "backend.session_file"],
-    ["backend.export", "backend.recorder", "backend.replay"],
-    ["backend.chunk_cost", "backend.realtime", "backend.session_store", "backend.speech"],
+    ["webui"],
     [
-        "backend.access",
-        "backend.arguments",
-        "backend.bench",
-        "backend.cli",
-        "backend.cli_sessions",
-        "backend.doctor",
-        "backend.gallery",
-        "backend.prefix",
-        "backend.proactive",
-        "backend.recordings_api",
-        "backend.server",
-        "backend.socket_protocol",
-        "backend.space",
-        "backend.starting",
-        "webui",
+        "backend.admission",
+        "backend.config",
+        "backend.errors",
+        "backend.events",
+        "backend.protocol",
+        "backend.timing",
+        "backend.trace",
     ],
+    ["backend.audio", "backend.features", "backend.model"],
+    ["backend.engine"],
+    ["backend.speech"],
+    ["backend.recordings"],
+    ["backend.realtime"],
+    ["backend.serving", "backend.cli"],
+    ["bench"],
     ["app"],
 ]
 # Offline work: it may use everything but the front ends, and none of them uses it.
 TRAINING = "backend.training"
-FRONT_ENDS = ["app", "backend.bench", "backend.cli", "backend.server", "backend.realtime", "webui"]
+FRONT_ENDS = ["app", "backend.cli", "backend.realtime", "backend.serving", "bench", "webui"]
 
 PURE = [
     "backend.config",
@@ -53,16 +47,16 @@ PURE = [
 
 # In this order: what is imported, and what must not have come with it.
 WITHOUT = {
-    "backend.cli_sessions": {"torch", "transformers"},
-    "backend.export": {"torch", "transformers"},
-    "backend.cli": {"fastapi", "gradio"},
+    "backend.cli.recordings": {"torch", "transformers"},
+    "backend.recordings.export": {"torch", "transformers"},
+    "backend.cli.listen": {"fastapi", "gradio"},
 }
 
 
 def modules() -> dict[str, Path]:
     """Every module of the application, by name."""
     files = [REPOSITORY / "app.py"]
-    for package in ("backend", "client", "webui"):
+    for package in ("backend", "bench", "client", "webui"):
         files += sorted((REPOSITORY / package).rglob("*.py"))
     return {
         ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): file
@@ -106,7 +100,7 @@ def test_training_stands_apart() -> None:
         for other in imported(file):
             if is_in(name, TRAINING):
                 assert not any(is_in(other, end) for end in FRONT_ENDS), f"{name} imports {other}"
-            elif not is_in(name, "backend.bench"):
+            elif not is_in(name, "bench"):
                 assert not is_in(other, TRAINING), f"{name} imports {other}"
 
 

@@ -10,27 +10,27 @@ import numpy as np
 import pytest
 import torch
 
-from backend.bench.__main__ import main
-from backend.bench.errors import BenchError
-from backend.bench.forks import (
+from backend.config import CHUNK_SAMPLES, EngineConfig
+from backend.engine import Engine
+from backend.model.checkpoint import Checkpoint
+from backend.recordings.reader import SessionFile
+from backend.recordings.replay import TIE_LOGITS
+from backend.recordings.store import StoreOptions
+from backend.serving.server import ServingOptions
+from bench.__main__ import main
+from bench.errors import BenchError
+from bench.forks import (
     Delays,
     ForkFigures,
     fork_again_and_again,
     measure_forks,
     show_forks,
 )
-from backend.bench.memory import measure_memory, show_memory
-from backend.bench.recording import measure_recording, show_recording
-from backend.bench.rounding import Deviation, clips, measure_rounding, show_rounding
-from backend.bench.serving import Served
-from backend.bench.voice_detector import measure_detector, report_detector
-from backend.config import CHUNK_SAMPLES, EngineConfig
-from backend.engine import Engine
-from backend.model.checkpoint import Checkpoint
-from backend.replay import TIE_LOGITS
-from backend.server import ServingOptions
-from backend.session_file import SessionFile
-from backend.session_store import StoreOptions
+from bench.memory import measure_memory, show_memory
+from bench.recording import measure_recording, show_recording
+from bench.rounding import Deviation, clips, measure_rounding, show_rounding
+from bench.serving import Served
+from bench.voice_detector import measure_detector, report_detector
 from tests.scripted import ScriptedEngine
 from tests.serving import serving
 

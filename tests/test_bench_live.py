@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from backend.audio import Samples, read_audio
-from backend.bench.live import (
+from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
+from bench.live import (
     Figures,
     Log,
     Played,
@@ -21,7 +22,6 @@ from backend.bench.live import (
     located,
     variants,
 )
-from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 RECORDINGS = [

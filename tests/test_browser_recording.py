@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from backend.gallery import FOLDER
 from backend.protocol import Emotion
-from backend.server import ServingOptions
-from backend.session_store import StoreOptions
+from backend.recordings.store import StoreOptions
+from backend.serving.server import ServingOptions
+from bench.gallery import FOLDER
 from tests.browsing import open_page, part
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving

@@ -17,10 +17,10 @@ from playwright.sync_api import (
 )
 
 from backend.config import CHUNK_SECONDS
-from backend.gallery import FOLDER
-from backend.server import ServingOptions
-from backend.session_file import SessionFile, read_story
-from backend.session_file.story import Reply
+from backend.recordings.reader import SessionFile
+from backend.recordings.story import Reply, read_story
+from backend.serving.server import ServingOptions
+from bench.gallery import FOLDER
 from tests.browsing import WAIT_MS, open_page, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.reverse_proxy import reverse_proxy

@@ -14,12 +14,12 @@ import soundfile
 import torch
 
 import app
-from backend.arguments import EXPORT_FORMATS, parse
 from backend.audio import TRAILING_SILENCE_CHUNKS, Samples
+from backend.cli.arguments import EXPORT_FORMATS, parse
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 from backend.engine.model_runner import ModelRunner
-from backend.export import ExportFormat
 from backend.model.checkpoint import Checkpoint
+from backend.recordings.export import ExportFormat
 from tests.conftest import GOLDEN, SAMPLES
 
 REPOSITORY = Path(__file__).parents[1]

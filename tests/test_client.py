@@ -13,7 +13,7 @@ from rich.console import Console
 
 from backend import protocol
 from backend.audio import read_audio
-from backend.server import ServingOptions
+from backend.serving.server import ServingOptions
 from client import colours
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.conversation import Conversation, Emotion, Frame, Sentence, Timing, Turn, heard_text

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backend import doctor
-from backend.arguments import CHECKPOINT_VARIABLE, parse
+from backend.cli import doctor
+from backend.cli.arguments import CHECKPOINT_VARIABLE, parse
 
 REPOSITORY = Path(__file__).parents[1]
 INSTRUCTIONS = [
@@ -78,7 +78,7 @@ def test_the_image_holds_what_runs_and_no_more(image: Path) -> None:
         "assets/checkpoint/model.safetensors",
         "assets/checkpoint.sha256",
         "assets/samples/samples.json",
-        "backend/server.py",
+        "backend/serving/server.py",
         "client/address.py",
         "requirements.txt",
         "webui/static/main.js",

@@ -21,14 +21,14 @@ from starlette.testclient import TestClient
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from backend.access import FramedBy, is_same_origin
 from backend.engine import Engine
 from backend.errors import CheckpointError, SettingsError
 from backend.model.hub_store import Phase, Progress, Report
-from backend.prefix import Prefixed
-from backend.server import ServingOptions, page_address, serve
-from backend.space import Surroundings, settle_in, surroundings
-from backend.starting import LOADING, LeavingError, StartingApp
+from backend.serving.access import FramedBy, is_same_origin
+from backend.serving.prefix import Prefixed
+from backend.serving.server import ServingOptions, page_address, serve
+from backend.serving.space import Surroundings, settle_in, surroundings
+from backend.serving.starting import LOADING, LeavingError, StartingApp
 from tests.browsing import open_page, part
 from tests.reverse_proxy import reverse_proxy
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -106,7 +106,7 @@ def test_what_is_pushed_to_a_space(assembling: ModuleType, tmp_path: Path) -> No
         "app.py",
         "README.md",
         "requirements.txt",
-        "backend/server.py",
+        "backend/serving/server.py",
         "webui/static/main.js",
         "assets/checkpoint/model.safetensors",
         "assets/samples/samples.json",

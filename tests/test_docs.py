@@ -166,8 +166,8 @@ NOT_RUN = {
     f"{PYTHON} app.py doctor": LOOKS_AROUND,
     f"{ANY_PYTHON} app.py doctor": LOOKS_AROUND,
     f"{PYTHON} app.py doctor --json": LOOKS_AROUND,
-    f"{PYTHON} -m backend.bench sessions": MEASURES,
-    f"{PYTHON} -m backend.bench voice-detector recording": MEASURES,
+    f"{PYTHON} -m bench sessions": MEASURES,
+    f"{PYTHON} -m bench voice-detector recording": MEASURES,
     f"{PYTHON} -m backend.training describe --data DATA --output FOLDER": TRAINS,
     f"{PYTHON} -m backend.training evaluate --data DATA --checkpoint mine --minutes 5": TRAINS,
     f"{PYTHON} -m backend.training train --conversations own.jsonl --held-out others.jsonl "
@@ -400,7 +400,7 @@ def test_the_way_of_a_chunk_is_the_code_s() -> None:
 
 def test_the_architecture_names_every_package() -> None:
     said = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for package in ("backend", "client", "webui"):
+    for package in ("backend", "bench", "client", "webui"):
         for file in (REPOSITORY / package).rglob("__init__.py"):
             name = f"{file.parent.relative_to(REPOSITORY)}/"
             assert f"`{name}`" in said or name == "backend/", f"docs/architecture.md lacks {name}"
@@ -439,8 +439,8 @@ def test_every_option_of_the_server_is_explained(capsys: pytest.CaptureFixture[s
 def options_of_programs() -> set[str]:
     """The options that are named in the sources of our programs."""
     files = [
-        REPOSITORY / "backend" / "arguments.py",
-        REPOSITORY / "backend" / "bench" / "__main__.py",
+        REPOSITORY / "backend" / "cli" / "arguments.py",
+        REPOSITORY / "bench" / "__main__.py",
         *(REPOSITORY / "backend" / "training").glob("*.py"),
         *(REPOSITORY / "client").glob("*.py"),
         *(REPOSITORY / "examples").glob("*.py"),

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
-from backend import doctor
-from backend.doctor import Finding, Verdict, examine
+from backend.cli import doctor
+from backend.cli.doctor import Finding, Verdict, examine
 from backend.model.hub import obtain
 from backend.model.hub_store import Cache, HubFile, HubModel
 from tests.fake_hub import COMMIT, fake_hub

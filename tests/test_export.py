@@ -18,25 +18,25 @@ from playwright.sync_api import sync_playwright
 
 import app
 from backend.audio import float_to_pcm16
-from backend.bench.live import system_chromium
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
-from backend.engine.trace import Cause, TracedDecision, TracedToken
 from backend.errors import SessionFileError
 from backend.events import Decision, TurnStatus
-from backend.export import ExportFormat, export
-from backend.export.fields import story_fields
-from backend.export.sound import MAX_SOUNDING, time_line
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
-from backend.recorder import Recorder, describe
-from backend.session_file import SessionFile, read_story
-from backend.session_file.bundle import reply_name
-from backend.session_file.records import (
+from backend.recordings.export import ExportFormat, export
+from backend.recordings.export.fields import story_fields
+from backend.recordings.export.sound import MAX_SOUNDING, time_line
+from backend.recordings.reader import SessionFile, reply_name
+from backend.recordings.recorder import Recorder, describe
+from backend.recordings.records import (
     REPLY_RATE_HZ,
     BargeInRecord,
     PlaybackRecord,
     TypedRecord,
 )
+from backend.recordings.story import read_story
+from backend.trace import Cause, TracedDecision, TracedToken
+from bench.live import system_chromium
 from tests.recording import refuse_notices, rewrite
 
 SETTINGS = SessionSettings(sampling=SamplingConfig(temperature=0.5, top_k=3), seed=3)
@@ -242,7 +242,7 @@ def test_an_export_that_fails_leaves_what_was_there(
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("backend.export.write_wav", lambda _, path: full(path))
+    monkeypatch.setattr("backend.recordings.export.write_wav", lambda _, path: full(path))
     monkeypatch.setattr(Path, "write_text", full)
     with SessionFile(packed) as file, pytest.raises(SessionFileError, match="No space left"):
         export(file, wanted, output)
@@ -368,7 +368,7 @@ def test_the_length_of_a_reply_is_read_without_its_sound(
     with SessionFile(path) as file:
         fields = story_fields(file, read_story(file))
         assert file.reply_seconds(2) == 90
-        monkeypatch.setattr("backend.session_file.bundle.MAX_REPLY_SECONDS", 60)
+        monkeypatch.setattr("backend.recordings.reader.MAX_REPLY_SECONDS", 60)
         with pytest.raises(SessionFileError, match="the audio of reply 2 is longer than any"):
             file.reply_seconds(2)
     said = fields["said"]

@@ -8,19 +8,20 @@ from typing import Any, cast
 
 import pytest
 
-from backend.export.fields import story_fields
-from backend.gallery import FOLDER, LIST, SAMPLES, SUFFIX, Cue, Plot, read_plots, record_plot
 from backend.model.checkpoint import Checkpoint
-from backend.replay import Verifier
-from backend.session_file import SessionFile, read_story
-from backend.session_file.records import (
+from backend.recordings.export.fields import story_fields
+from backend.recordings.reader import SessionFile
+from backend.recordings.records import (
     REPLY_RATE_HZ,
     BargeInRecord,
     LatencyRecord,
     PlaybackRecord,
     TypedRecord,
 )
+from backend.recordings.replay import Verifier
+from backend.recordings.story import read_story
 from backend.training.domain import SOUND_REPLIES, phrase_reply
+from bench.gallery import FOLDER, LIST, SAMPLES, SUFFIX, Cue, Plot, read_plots, record_plot
 
 PLOTS = read_plots()
 MOST_BYTES = 3_000_000

@@ -10,10 +10,10 @@ import torch
 
 import app
 from backend.config import GREEDY, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
+from backend.engine.offline import MAX_CLIP_SECONDS, OfflineAnswerer, read_clip
 from backend.errors import AudioInputError, ModelFailedError, SettingsError
 from backend.events import TextDelta, TurnDone, TurnStarted, TurnStatus
 from backend.model.checkpoint import Checkpoint
-from backend.offline import MAX_CLIP_SECONDS, OfflineAnswerer, read_clip
 from backend.protocol import offline_sequence
 from tests.recording import noise_chunks
 

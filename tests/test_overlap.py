@@ -13,7 +13,7 @@ from backend.realtime.overlap import (
     OverlapSettings,
     OverlapState,
 )
-from backend.voice_activity import (
+from backend.realtime.voice_activity import (
     SpeechStarted,
     SpeechStopped,
     VoiceEnded,

@@ -16,11 +16,11 @@ from playwright.sync_api import (
     expect,
 )
 
-from backend.gallery import read_plots
 from backend.model.checkpoint import Ability
 from backend.protocol import Emotion
-from backend.server import ServingOptions
-from backend.session_store import StoreOptions
+from backend.recordings.store import StoreOptions
+from backend.serving.server import ServingOptions
+from bench.gallery import read_plots
 from tests.browsing import part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply

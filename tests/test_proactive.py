@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from backend.config import SAMPLE_RATE_HZ, SessionSettings
-from backend.engine import Engine
-from backend.errors import AudioInputError, ManifestError
-from backend.proactive import (
+from backend.cli.proactive import (
     Clip,
     ProactiveEvaluation,
     find_audio,
@@ -21,6 +18,9 @@ from backend.proactive import (
     read_predictions,
     summary,
 )
+from backend.config import SAMPLE_RATE_HZ, SessionSettings
+from backend.engine import Engine
+from backend.errors import AudioInputError, ManifestError
 from backend.protocol import Emotion
 from tests.scripted import ScriptedEngine, ScriptedReply
 

@@ -15,12 +15,12 @@ from starlette.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from backend.access import is_same_origin
 from backend.config import EngineConfig
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.realtime.input_audio import InputAudioBuffer
+from backend.serving.access import is_same_origin
 from tests.scripted import BREAK, ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
 
@@ -495,7 +495,7 @@ def test_client_that_vanishes_mid_reply_frees_its_slot() -> None:
 
 
 def test_client_that_stops_reading_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.server.SEND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("backend.serving.server.SEND_TIMEOUT_SECONDS", 0.5)
     engine = ScriptedEngine([ScriptedReply("x" * 10_000_000)])
     with serving(engine) as address:
         clients = Clients(address)

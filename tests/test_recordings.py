@@ -13,20 +13,21 @@ import app
 from backend.audio import Samples, read_audio
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.engine import Engine
-from backend.engine.trace import Cause
 from backend.errors import RecordingError
 from backend.events import TurnStatus
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.realtime.dialect import Dialect
 from backend.realtime.recording import TrackTime
-from backend.recorder import _Writer
-from backend.replay import Verifier
-from backend.session_file import SessionFile, read_story
-from backend.session_file.records import BargeInRecord, SettingsRecord, TypedRecord
-from backend.session_store import RecordingStore, StopReason, StoreOptions
-from backend.session_store.live import Stopped
-from backend.session_store.packing import pack_copy
+from backend.recordings.live import Stopped, StopReason
+from backend.recordings.packing import pack_copy
+from backend.recordings.reader import SessionFile
+from backend.recordings.recorder import _Writer
+from backend.recordings.records import BargeInRecord, SettingsRecord, TypedRecord
+from backend.recordings.replay import Verifier
+from backend.recordings.store import RecordingStore, StoreOptions
+from backend.recordings.story import read_story
+from backend.trace import Cause
 from tests.conftest import SAMPLES
 from tests.recorded import RecordedHouse, recorded_house
 from tests.recording import noise_chunks
@@ -219,7 +220,7 @@ async def test_a_full_disk_ends_the_recording_and_not_the_conversation(
 async def test_a_limit_that_is_reached_ends_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.session_store.store.LEAST_ROOM_BYTES", 0)
+    monkeypatch.setattr("backend.recordings.store.LEAST_ROOM_BYTES", 0)
     async with recorded_house(ScriptedEngine([REPLY]), tmp_path, max_mb=0.1) as house:
         visitor = house.talk("")
         visitor.append(silence(5))
@@ -278,7 +279,7 @@ async def test_a_folder_that_cannot_be_read_ends_the_recording(
         visitor = house.talk("")
         started = await visitor.until("recording.started")
         await ask(visitor)
-        monkeypatch.setattr("backend.session_store.store.size_of", refuses)
+        monkeypatch.setattr("backend.recordings.store.size_of", refuses)
         visitor.send("recording.stop")
         stopped = await visitor.until("recording.stopped")
         monkeypatch.undo()

@@ -13,22 +13,22 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from backend.access import Doorkeeper
+from backend.admission import Admission
 from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.errors import CheckpointError
 from backend.model.checkpoint import Checkpoint
-from backend.realtime.admission import Admission
-from backend.realtime.timing import SystemTime
-from backend.recorder import Recorder, describe
-from backend.recordings_api import RecordingsApi
-from backend.replay import ForkOptions
-from backend.session_file import SessionFile
-from backend.session_file.bundle import Checked
-from backend.session_store import Recordings, RecordingStore, StoreOptions
-from backend.session_store.forking import Forks
-from backend.session_store.gallery import Gallery
-from backend.session_store.reading import Kept
+from backend.recordings.forks import Forks
+from backend.recordings.gallery import Gallery
+from backend.recordings.live import Recordings
+from backend.recordings.reader import Checked, SessionFile
+from backend.recordings.reading import Kept
+from backend.recordings.recorder import Recorder, describe
+from backend.recordings.replay import ForkOptions
+from backend.recordings.store import RecordingStore, StoreOptions
+from backend.serving.access import Doorkeeper
+from backend.serving.recordings import RecordingsApi
+from backend.timing import SystemTime
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
 
 SETTINGS = SessionSettings(
@@ -309,7 +309,7 @@ def test_bad_files_are_refused_and_leave_nothing(
     def swell(members: dict[str, bytes]) -> None:
         members["events.jsonl"] = bytes(2 * 1024**2)
 
-    monkeypatch.setattr("backend.session_file.bundle.MAX_EVENTS_BYTES", 1024**2)
+    monkeypatch.setattr("backend.recordings.reader.MAX_EVENTS_BYTES", 1024**2)
     whole = packed.read_bytes()
     bad = [b"", b"no zip", whole[: len(whole) // 2], whole[:-1]]
     for change in (edit, age, climb, swell):
@@ -318,7 +318,7 @@ def test_bad_files_are_refused_and_leave_nothing(
     for content in bad:
         refused = site.code("POST", "/v1/recordings", content=content)
         assert refused == (422, "invalid_recording")
-    monkeypatch.setattr("backend.recordings_api.MAX_UPLOAD_BYTES", 1000)
+    monkeypatch.setattr("backend.serving.recordings.MAX_UPLOAD_BYTES", 1000)
     assert site.code("POST", "/v1/recordings", content=whole) == (413, "upload_too_large")
     parts = (whole[start : start + 500] for start in range(0, len(whole), 500))
     assert site.code("POST", "/v1/recordings", content=parts) == (413, "upload_too_large")
@@ -469,7 +469,7 @@ def test_what_fails_on_the_server_is_told_without_its_places(
 
     forks = f"{site.address}/forks"
     with monkeypatch.context() as patched:
-        patched.setattr("backend.session_store.forking.fingerprint", has_changed)
+        patched.setattr("backend.recordings.forks.fingerprint", has_changed)
         response = site.client.post(forks, json={"from_chunk": 1})
         assert (response.status_code, response.json()["error"]["code"]) == (500, "recording_failed")
         assert place not in response.text
@@ -478,11 +478,11 @@ def test_what_fails_on_the_server_is_told_without_its_places(
         raise RuntimeError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr("backend.replay.EngineCore.hear", out_of_memory)
+        patched.setattr("backend.recordings.replay.EngineCore.hear", out_of_memory)
         response = site.client.post(forks, json={"from_chunk": 1})
         assert (response.status_code, response.json()["error"]["code"]) == (500, "recording_failed")
     with monkeypatch.context() as patched:
-        patched.setattr("backend.recorder.MAX_EVENTS_BYTES", 100)
+        patched.setattr("backend.recordings.recorder.MAX_EVENTS_BYTES", 100)
         response = site.client.post(forks, json={"from_chunk": 1})
         assert "its log says why" in response.text
         assert "more has happened than a recording may hold" in caplog.text

@@ -15,9 +15,10 @@ from websockets.asyncio.client import connect
 
 from backend.audio import float_to_pcm16
 from backend.model.checkpoint import Checkpoint
-from backend.server import ServingOptions
-from backend.session_file import SessionFile, read_story
-from backend.session_store import RecordingStore, StoreOptions
+from backend.recordings.reader import SessionFile
+from backend.recordings.store import RecordingStore, StoreOptions
+from backend.recordings.story import read_story
+from backend.serving.server import ServingOptions
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
 from tests.sockets import WAIT_SECONDS

@@ -17,12 +17,13 @@ import app
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.engine import Engine, EngineSession
 from backend.engine.core import EngineCore
-from backend.engine.trace import Cause
 from backend.errors import SessionFileError, SettingsError
 from backend.events import TurnDone
 from backend.model.checkpoint import Checkpoint, load_checkpoint
-from backend.recorder import Recorder, describe
-from backend.replay import (
+from backend.recordings.reader import SessionFile
+from backend.recordings.recorder import Recorder, describe
+from backend.recordings.records import DecisionRecord, RolledRecord, TokenRecord
+from backend.recordings.replay import (
     TIE_LOGITS,
     DifferenceKind,
     Draw,
@@ -32,8 +33,8 @@ from backend.replay import (
     Verifier,
     margin_to,
 )
-from backend.session_file import SessionFile, read_story
-from backend.session_file.records import DecisionRecord, RolledRecord, TokenRecord
+from backend.recordings.story import read_story
+from backend.trace import Cause
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
 from tests.small_checkpoint import write_small_checkpoint
 

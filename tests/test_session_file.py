@@ -33,13 +33,13 @@ from backend.config import (
     SessionSettings,
 )
 from backend.engine.core import EngineCore
-from backend.engine.trace import Cause, TracedDecision
 from backend.errors import SessionFileError
 from backend.events import Decision
 from backend.model.checkpoint import Checkpoint
-from backend.recorder import Recorder, _Writer, describe
-from backend.session_file import SessionFile, bundle, read_story
-from backend.session_file.records import (
+from backend.recordings import reader
+from backend.recordings.reader import SessionFile
+from backend.recordings.recorder import Recorder, _Writer, describe
+from backend.recordings.records import (
     REPLY_RATE_HZ,
     BargeInRecord,
     DecisionRecord,
@@ -49,6 +49,8 @@ from backend.session_file.records import (
     TokenRecord,
     TypedRecord,
 )
+from backend.recordings.story import read_story
+from backend.trace import Cause, TracedDecision
 from tests.conftest import SAMPLES
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
 
@@ -233,7 +235,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_conversation(
 def test_a_disk_that_is_too_slow_ends_the_recording(
     golden_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.recorder.MAX_WAITING", 4)
+    monkeypatch.setattr("backend.recordings.recorder.MAX_WAITING", 4)
     release = hold_writes(monkeypatch)
     notices: list[str] = []
     path = tmp_path / "slow.aisession"
@@ -252,7 +254,7 @@ def test_a_disk_that_is_too_slow_ends_the_recording(
 def test_more_events_than_a_reader_takes_end_the_recording(
     golden_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.recorder.MAX_EVENTS_BYTES", 1000)
+    monkeypatch.setattr("backend.recordings.recorder.MAX_EVENTS_BYTES", 1000)
     notices: list[str] = []
     path = tmp_path / "eventful.aisession"
     recorder = Recorder(path, describe(golden_checkpoint, DRAWN, 512), notices.append)
@@ -470,7 +472,7 @@ def test_a_bomb_of_silence_is_no_reply(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FLAC has minutes of silence in a few bytes."""
-    monkeypatch.setattr(bundle, "MAX_REPLY_SECONDS", 60)
+    monkeypatch.setattr(reader, "MAX_REPLY_SECONDS", 60)
     flac = BytesIO()
     silence = np.zeros(61 * REPLY_RATE_HZ, np.int16)
     soundfile.write(flac, silence, REPLY_RATE_HZ, "PCM_16", format="FLAC")
@@ -495,7 +497,7 @@ def test_a_link_in_a_folder_is_not_followed(packed: Path, tmp_path: Path) -> Non
 
 
 def test_the_limits_leave_room_for_what_is_recorded() -> None:
-    assert bundle.MAX_CHUNKS * CHUNK_SAMPLES * 2 < bundle.MAX_AUDIO_BYTES
+    assert reader.MAX_CHUNKS * CHUNK_SAMPLES * 2 < reader.MAX_AUDIO_BYTES
 
 
 def test_half_a_day_of_constant_talk_fits() -> None:
@@ -507,9 +509,9 @@ def test_half_a_day_of_constant_talk_fits() -> None:
     tokens = [len(line) for line in lines if b'"type":"token"' in line]
     # The numbers of its chunks and turns are smaller than those of a long one.
     decision_bytes, token_bytes = np.mean(decisions) + 8, np.mean(tokens) + 2
-    seconds = bundle.MAX_HOURS * 3600
-    needed = bundle.MAX_CHUNKS * decision_bytes + 20 * seconds * token_bytes
-    assert needed < bundle.MAX_EVENTS_BYTES
+    seconds = reader.MAX_HOURS * 3600
+    needed = reader.MAX_CHUNKS * decision_bytes + 20 * seconds * token_bytes
+    assert needed < reader.MAX_EVENTS_BYTES
 
 
 @pytest.mark.parametrize(
@@ -523,7 +525,7 @@ def test_half_a_day_of_constant_talk_fits() -> None:
 def test_short_lines_that_take_much_memory_are_bounded(
     line: bytes, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "MAX_CHUNKS", 1000)
+    monkeypatch.setattr(reader, "MAX_CHUNKS", 1000)
 
     def talk(members: dict[str, bytes]) -> None:
         members["events.jsonl"] = 1001 * line + members["events.jsonl"]

@@ -13,17 +13,17 @@ from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from backend.access import Doorkeeper, may_be_rebound, offered_key
+from backend.admission import FIRST_GUESS_SECONDS, MAX_IN_LINE, Admission
 from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES
 from backend.events import Event
-from backend.realtime.admission import FIRST_GUESS_SECONDS, MAX_IN_LINE, Admission
 from backend.realtime.allowance import TokenBucket
 from backend.realtime.connection import SocketLimits, Start
 from backend.realtime.dialect import Dialect
 from backend.realtime.errors import CloseCode, ConnectionEnd
 from backend.realtime.outbox import EventsLostError, Outbox
-from backend.server import RealtimeService, ServingOptions, server_config
+from backend.serving.access import Doorkeeper, may_be_rebound, offered_key
+from backend.serving.server import RealtimeService, ServingOptions, server_config
 from tests.scripted import ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.serving import serving
 from tests.sockets import WAIT_SECONDS, SteppedTime, house, settle

@@ -19,7 +19,6 @@ from backend.engine.context import HeardChunk, chunks_to_keep
 from backend.engine.model_runner import Choice, ModelRunner, StepRow
 from backend.engine.scheduler import Batch, Scheduler
 from backend.engine.session import Detokenizer, ReplyRequest, Session, Turn
-from backend.engine.trace import Cause, Trace, TracedDecision, TracedToken
 from backend.errors import SettingsError
 from backend.events import (
     ContextRolled,
@@ -35,6 +34,7 @@ from backend.events import (
 from backend.model.checkpoint import Checkpoint
 from backend.model.memory import needing_memory
 from backend.protocol import Effect, advance, kind_of, listening_tokens, online_prefix
+from backend.trace import Cause, Trace, TracedDecision, TracedToken
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,10 +25,10 @@ from backend.audio import AudioBlock, Intake
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.engine.session import Session
-from backend.engine.trace import Trace
 from backend.errors import AudioInputError, SessionClosedError, SessionFailedError
 from backend.events import Decision, Event, SessionEnded, SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint
+from backend.trace import Trace
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from tokenizers.decoders import DecodeStream
 
 from backend.config import SamplingConfig, SessionSettings
 from backend.engine.context import HeardChunk
-from backend.engine.trace import Trace
 from backend.protocol import Emotion, TurnState
+from backend.trace import Trace
 
 
 class Detokenizer:

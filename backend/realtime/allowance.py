@@ -1,6 +1,6 @@
 """How much one socket may send: what comes faster waits, and nothing of it is lost."""
 
-from backend.realtime.timing import Time
+from backend.timing import Time
 
 
 class TokenBucket:

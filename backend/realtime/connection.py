@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Protocol
 
+from backend.admission import Place, Standing, Waiter
 from backend.errors import AudioInteractionError, SessionLimitError
-from backend.realtime.admission import Place, Standing, Waiter
 from backend.realtime.allowance import TokenBucket
 from backend.realtime.client_events import (
     AckEvent,

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from backend.audio import Samples
 from backend.config import CHUNK_SECONDS, SessionSettings
-from backend.engine.trace import Trace
 from backend.errors import AudioInteractionError, RecordingError, SessionLimitError
 from backend.events import Event, SessionFailed, TurnDone, TurnStarted
 from backend.realtime.client_events import (
@@ -69,10 +68,11 @@ from backend.realtime.server_events import (
     wire_event,
 )
 from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
-from backend.realtime.timing import SystemTime, Time
 from backend.realtime.translator import Translator, WantedReply
-from backend.session_store import LiveRecording, Recordings, Stopped, StopReason
+from backend.recordings.live import LiveRecording, Recordings, Stopped, StopReason
 from backend.speech import Voices
+from backend.timing import SystemTime, Time
+from backend.trace import Trace
 
 logger = logging.getLogger(__name__)
 

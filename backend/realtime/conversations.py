@@ -5,13 +5,13 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 
-from backend.realtime.admission import Admission, Place
+from backend.admission import Admission, Place
 from backend.realtime.conversation import Conversation, ConversationOptions, SessionOpener
 from backend.realtime.dialect import Dialect
 from backend.realtime.errors import CloseCode, ConnectionEnd, WireError, session_failure
 from backend.realtime.session_config import SessionConfig
-from backend.realtime.timing import Time
-from backend.session_store import Recordings
+from backend.recordings.live import Recordings
+from backend.timing import Time
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from backend.audio import Samples
 from backend.config import CHUNK_SECONDS
 from backend.realtime.echo import EchoDetector
 from backend.realtime.overlap import OverlapOutcome, OverlapPolicy
-from backend.voice_activity import SpeechDetector
+from backend.realtime.voice_activity import SpeechDetector
 
 PROMPTED_SECONDS = 3.0
 """A reply that begins so long after speech ended does not answer it."""

@@ -16,8 +16,8 @@ from backend.realtime.reply import CancelReason, Reply
 from backend.realtime.server_events import WireEvent, wire_event
 from backend.realtime.session_config import SessionConfig
 from backend.realtime.translator import Translator
+from backend.realtime.voice_activity import SpeechStarted, SpeechStopped
 from backend.speech import SpokenPiece, TextLeaves, VoiceFallback, Voices
-from backend.voice_activity import SpeechStarted, SpeechStopped
 
 Put = Callable[[Iterable[WireEvent]], None]
 

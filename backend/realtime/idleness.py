@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from backend.realtime.timing import Time
+from backend.timing import Time
 
 NOTICE_SECONDS = 60.0
 """Before the end, or half of the limit where that is less."""

@@ -4,7 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
-from backend.voice_activity import SpeechStarted, SpeechStopped, VoiceEnded, VoiceEvent, VoiceHeard
+from backend.realtime.voice_activity import (
+    SpeechStarted,
+    SpeechStopped,
+    VoiceEnded,
+    VoiceEvent,
+    VoiceHeard,
+)
 
 IsEcho = Callable[[float, float], bool]
 """Whether the client's audio between two times is our own voice coming back."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from backend.config import CHUNK_SECONDS
 from backend.realtime.reply import Reply
-from backend.recorder import Recorder
-from backend.session_file.records import (
+from backend.recordings.recorder import Recorder
+from backend.recordings.records import (
     BargeInRecord,
     LatencyRecord,
     PlaybackRecord,

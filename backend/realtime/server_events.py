@@ -9,7 +9,7 @@ from backend.config import CHUNK_SECONDS
 from backend.realtime.client_events import Modality
 from backend.realtime.errors import WireError
 from backend.realtime.session_config import GA_RATE_HZ, NO_TURN_TAKING, SessionConfig
-from backend.session_store import LiveRecording, Stopped, StopReason
+from backend.recordings.live import LiveRecording, Stopped, StopReason
 
 WireEvent = dict[str, Any]
 Item = dict[str, Any]

@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from backend.chunk_cost import SESSION_SECONDS, measure_streaming
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, EngineConfig
 from backend.engine import Engine
+from backend.engine.cost import SESSION_SECONDS, measure_streaming
 from backend.errors import SessionClosedError, SettingsError
 from backend.events import Decision, SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint, load_checkpoint

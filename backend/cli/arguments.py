@@ -1,0 +1,353 @@
+"""The command line's commands and options. Imports nothing that has to be installed."""
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+from backend.config import MAX_DECISION_BIAS, EngineConfig
+from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
+from client.address import DEFAULT_SERVER
+from client.messages import Language
+
+ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
+CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
+"""What `serve` serves where no option says so: for Spaces and containers."""
+EXPORT_FORMATS = ("html", "vtt", "srt", "markdown", "wav")
+"""Those of `backend.recordings.export.ExportFormat`, which needs packages."""
+MAX_PORT = 65_535
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line; without a command it is `serve`."""
+    parser = argparse.ArgumentParser(
+        prog="app.py",
+        description="A voice model that listens all the time and decides when to reply.",
+        epilog="Without a command: serve. See `app.py COMMAND --help` for a command's options.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="serve the live page (the default)"))
+    _add_talk(commands.add_parser("talk", help="talk with a server from this terminal"))
+    _add_listen(commands.add_parser("listen", help="listen to audio files"))
+    _add_replay(commands.add_parser("replay", help="show, verify or fork a recorded conversation"))
+    _add_export(commands.add_parser("export", help="make a page, captions or sound of a recording"))
+    _add_recordings(
+        commands.add_parser("recordings", help="list or delete what the server has recorded")
+    )
+    _add_answer(commands.add_parser("answer", help="answer one clip of at most 20 s"))
+    _add_download(commands.add_parser("download", help="fetch and verify the released model"))
+    _add_json(commands.add_parser("doctor", help="find what is missing or wrong here"))
+    _add_evaluate(
+        commands.add_parser(
+            "evaluate-proactive", help="let the model decide on a benchmark's clips"
+        )
+    )
+    names_command = bool(arguments) and arguments[0] in (*commands.choices, "-h", "--help")
+    return parser.parse_args(arguments if names_command else ["serve", *arguments])
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, checkpoint=os.environ.get(CHECKPOINT_VARIABLE) or None)
+    parser.add_argument("--host", help="address to serve on (127.0.0.1; on a Space 0.0.0.0)")
+    parser.add_argument("--port", type=_port, default=7860, help="port to serve on (%(default)s)")
+    parser.add_argument(
+        "--sessions",
+        type=_count,
+        default=EngineConfig().num_slots,
+        help="conversations side by side (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-positions",
+        type=_count,
+        help="positions of a conversation's context (the checkpoint's own limit)",
+    )
+    _add_access_key(parser, "what a client has to know")
+    parser.add_argument(
+        "--idle-minutes",
+        type=_minutes,
+        default=10.0,
+        metavar="MINUTES",
+        help="end a conversation in which nothing is said for so long, 0: never (%(default)g)",
+    )
+    parser.add_argument(
+        "--trusted-proxies",
+        metavar="ADDRESSES",
+        help="believe X-Forwarded-For of these, with commas, or * (nobody)",
+    )
+    parser.add_argument(
+        "--host-name",
+        action="append",
+        metavar="NAME",
+        help="let browsers ask for this name over http (localhost, addresses, this machine's name)",
+    )
+    parser.add_argument(
+        "--framed-by",
+        action="append",
+        metavar="ORIGIN",
+        help="let pages of this origin, as in https://example.org, show ours in a frame",
+    )
+    _add_recordings_folder(parser)
+    parser.add_argument(
+        "--no-recordings", action="store_true", help="record nothing, whoever asks for it"
+    )
+    parser.add_argument(
+        "--recordings-mb",
+        type=_megabytes,
+        default=2000.0,
+        metavar="MB",
+        help="what all recordings may take up together (%(default)g)",
+    )
+    parser.add_argument(
+        "--sharing", action="store_true", help="let people make links to their recordings"
+    )
+
+
+def _add_talk(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--server",
+        default=DEFAULT_SERVER,
+        metavar="ADDRESS",
+        help="the server to talk with (%(default)s)",
+    )
+    _add_access_key(parser, "what the server wants to know")
+    parser.add_argument(
+        "--start-server",
+        action="store_true",
+        help="start one on this machine if none answers, and end it afterwards",
+    )
+    parser.add_argument("--list-devices", action="store_true", help="name them, and end")
+    parser.add_argument(
+        "--input-device", metavar="NAME", help="microphone: number, name or part of one"
+    )
+    parser.add_argument(
+        "--output-device", metavar="NAME", help="loudspeaker: number, name or part of one"
+    )
+    parser.add_argument("--speak", action="store_true", help="speak the replies")
+    parser.add_argument("--voice", default="auto", help="one of the server's (%(default)s)")
+    parser.add_argument(
+        "--text-only", action="store_true", help="no microphone or loudspeaker: type"
+    )
+    parser.add_argument(
+        "--record",
+        nargs="?",
+        const="",
+        metavar="TITLE",
+        help="have the server record the conversation; says at its end where it is",
+    )
+    parser.add_argument(
+        "--language",
+        choices=[language.value for language in Language],
+        help="of the display (as LANG says)",
+    )
+    _add_decision_bias(parser, default=0.0)
+
+
+def _add_listen(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="audio or video files, or .json lists of paths"
+    )
+    _add_model(parser)
+    _add_json(parser)
+    parser.add_argument("--realtime", action="store_true", help="take as long as the audio does")
+    parser.add_argument("--continuous", action="store_true", help="one conversation over all files")
+    _add_drawing(parser)
+    _add_record(parser, "record the conversation in a file")
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.aisession", help="a recording, also one in progress")
+    parser.add_argument(
+        "--verify", action="store_true", help="run the engine again: are the tokens the same?"
+    )
+    _add_json(parser)
+    parser.add_argument(
+        "--from-chunk", type=int, metavar="N", help="go another way from this chunk on"
+    )
+    for_fork = "with --from-chunk: "
+    _add_sampling(parser, for_fork)
+    _add_decision_bias(parser, for_fork)
+    _add_record(parser, f"{for_fork}record that way")
+    _add_model(parser, checkpoint=None, device=None, otherwise="the recording's")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.aisession")
+    parser.add_argument("--to", required=True, choices=EXPORT_FORMATS)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to (beside the recording)")
+
+
+def _add_recordings(parser: argparse.ArgumentParser) -> None:
+    _add_recordings_folder(parser)
+    deleting = parser.add_mutually_exclusive_group()
+    deleting.add_argument("--delete", action="append", metavar="NAME", help="delete this one")
+    deleting.add_argument("--delete-all", action="store_true", help="delete all of them")
+    _add_json(parser)
+
+
+def _add_answer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="an audio or video file of at most 20 s")
+    parser.add_argument("--text", help="what is asked about it (nothing: it asks itself)")
+    _add_model(parser)
+    _add_drawing(parser)
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", default=RELEASED_MODEL, metavar="MODEL", help="a Hub id (%(default)s)"
+    )
+    parser.add_argument(
+        "--revision", default=DEFAULT_REVISION, help="branch, tag or commit (%(default)s)"
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="into this folder (the Hub's cache, $HF_HOME)"
+    )
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "manifest", type=Path, metavar="MANIFEST.jsonl", help="a line a clip, with id and path"
+    )
+    parser.add_argument(
+        "--audio", type=Path, required=True, metavar="DIR", help="the folder that its paths are in"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("predictions.jsonl"),
+        help="predictions; what it holds already is not done again (%(default)s)",
+    )
+    parser.add_argument("--sessions", type=_count, default=4, help="clips at once (%(default)s)")
+    _add_model(parser)
+    _add_drawing(parser)
+
+
+def _add_model(
+    parser: argparse.ArgumentParser,
+    *,
+    checkpoint: str | None = "embedded",
+    device: str | None = "auto",
+    otherwise: str | None = None,
+) -> None:
+    """`otherwise` says what all three are where no option does."""
+    parser.add_argument(
+        "--checkpoint",
+        type=_source,
+        default=checkpoint,
+        help=f"'embedded', a folder, or a Hub id such as {RELEASED_MODEL} "
+        f"({otherwise or 'embedded'})",
+    )
+    parser.add_argument(
+        "--device", default=device, help=f"auto, cpu, cuda, cuda:1 ({otherwise or device})"
+    )
+    parser.add_argument(
+        "--dtype",
+        help=f"float32, bfloat16 or float16 ({otherwise or 'bfloat16 on a GPU, float32 on a CPU'})",
+    )
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--greedy", action="store_true", help="always take the likeliest token")
+    parser.add_argument("--seed", type=int, default=0, help="start of the draws (%(default)s)")
+    _add_sampling(parser)
+
+
+def _add_sampling(parser: argparse.ArgumentParser, condition: str = "") -> None:
+    parser.add_argument("--temperature", type=float, help=f"{condition}how freely tokens are drawn")
+    parser.add_argument(
+        "--top-k", type=int, help=f"{condition}draw from this many of the likeliest tokens"
+    )
+    parser.add_argument("--system-prompt", help=f"{condition}what the model is told first")
+
+
+def _add_decision_bias(
+    parser: argparse.ArgumentParser, condition: str = "", default: float | None = None
+) -> None:
+    parser.add_argument(
+        "--decision-bias",
+        type=_bias,
+        default=default,
+        metavar="BIAS",
+        help=f"{condition}{-MAX_DECISION_BIAS:g} to {MAX_DECISION_BIAS:g}, eager above 0, "
+        "shy below",
+    )
+
+
+def _add_record(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("--record", type=Path, metavar="OUT.aisession", help=words)
+
+
+def _add_recordings_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recordings",
+        metavar="FOLDER",
+        help="where conversations are recorded whose users want that (in the user's data folder)",
+    )
+
+
+def _add_access_key(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument(
+        "--access-key",
+        default=os.environ.get(ACCESS_KEY_VARIABLE) or None,
+        metavar="KEY",
+        help=f"{words} (${ACCESS_KEY_VARIABLE}; without one, nothing)",
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, an object a line")
+
+
+def _source(text: str) -> str:
+    if not text:
+        # As from a variable that is not set; a folder without a name is the current one.
+        raise argparse.ArgumentTypeError("must name a model, and is empty")
+    return text
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
+    return number
+
+
+def _port(text: str) -> int:
+    port = _count(text)
+    if port > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_PORT}, not {port}")
+    return port
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+
+
+def _megabytes(text: str) -> float:
+    megabytes = _number(text)
+    if not 0 < megabytes < math.inf:
+        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
+    return megabytes
+
+
+def _minutes(text: str) -> float:
+    minutes = _number(text)
+    # Not a number is not at least 0 either.
+    if not 0 <= minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
+    return minutes
+
+
+def _bias(text: str) -> float:
+    bias = _number(text)
+    # Not a number is not within them either.
+    if not -MAX_DECISION_BIAS <= bias <= MAX_DECISION_BIAS:
+        raise argparse.ArgumentTypeError(
+            f"must be from {-MAX_DECISION_BIAS:g} to {MAX_DECISION_BIAS:g}, not {text}"
+        )
+    return bias

@@ -1,0 +1,309 @@
+"""Files through the engine, from the command line: `python app.py listen FILE...`."""
+
+import asyncio
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from backend.audio import Intake, Samples, stream_audio
+from backend.config import CHUNK_SECONDS, SessionSettings
+from backend.engine import Engine, EngineSession
+from backend.errors import AudioInputError, SessionClosedError
+from backend.events import (
+    ContextRolled,
+    Decision,
+    Event,
+    SessionEnded,
+    SessionFailed,
+    TextDelta,
+    TurnDone,
+    TurnStarted,
+)
+from backend.recordings.recorder import Recorder, describe
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file to listen to."""
+
+    name: str
+    """The path as the user gave it."""
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a chunk ends."""
+
+    file: str
+    seconds: float
+
+
+class Report(ABC):
+    """Tells what happens, in the order in which it does."""
+
+    @abstractmethod
+    def event(self, event: Event, position: Position) -> None:
+        """Something happened to the session; `position` is that of the newest chunk heard."""
+
+    @abstractmethod
+    def file_done(self) -> None:
+        """Everything in a session's files was heard and answered."""
+
+    def problem(self, message: str) -> None:
+        """Say what was wrong with a file."""
+        print(message, file=sys.stderr, flush=True)
+
+
+class JsonReport(Report):
+    """One JSON object a line."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+
+    def event(self, event: Event, position: Position) -> None:
+        """A line for what is the file's own; none for what is the engine's."""
+        if (fields := _json_fields(event, position)) is not None:
+            print(json.dumps(fields), file=self._output, flush=True)
+
+    def file_done(self) -> None:
+        """The next line's `file` says so."""
+
+
+def _json_fields(event: Event, position: Position) -> dict[str, object] | None:
+    match event:
+        case Decision():
+            return {
+                "event": "decision",
+                "file": position.file,
+                "chunk": event.chunk,
+                "seconds": position.seconds,
+                "speak": event.speak,
+                "speak_probability": event.speak_probability,
+                "milliseconds": round(event.milliseconds, 3),
+            }
+        case TurnStarted():
+            return {
+                "event": "turn_started",
+                "file": position.file,
+                "turn": event.turn,
+                "chunk": event.chunk,
+                "seconds": position.seconds,
+                "emotion": event.emotion,
+            }
+        case TextDelta():
+            return {
+                "event": "text_delta",
+                "file": position.file,
+                "turn": event.turn,
+                "delta": event.delta,
+            }
+        case TurnDone():
+            return {
+                "event": "turn_done",
+                "file": position.file,
+                "turn": event.turn,
+                "text": event.text,
+                "emotion": event.emotion,
+                "chunk": event.chunk,
+            }
+        case ContextRolled() | SessionFailed() | SessionEnded():
+            return None
+
+
+class TerminalReport(Report):
+    """A progress line while the model listens, then each reply with its time and emotion."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        # On no terminal, tqdm shows nothing.
+        self._progress = tqdm(
+            bar_format="{desc}", file=sys.stderr, leave=False, disable=None, dynamic_ncols=True
+        )
+        self._file = ""
+        self._num_replies = 0
+
+    def event(self, event: Event, position: Position) -> None:
+        """Move the progress line on; write a reply when it is complete."""
+        if position.file != self._file:
+            self._file = position.file
+            self._write(position.file)
+        match event:
+            case Decision():
+                state = "speaking" if event.speak else "listening"
+                self._progress.set_description_str(f"{position.seconds:7.1f} s  {state}")
+            case TurnDone():
+                self._num_replies += 1
+                emotion = event.emotion or "-"
+                self._write(f"{position.seconds:7.1f} s  {emotion:<9}{event.text}")
+
+    def file_done(self) -> None:
+        """Say so where there was no reply."""
+        self._progress.clear()
+        if not self._num_replies:
+            self._write(f"{'':9}  no reply")
+        self._num_replies, self._file = 0, ""
+
+    def problem(self, message: str) -> None:
+        """Say what was wrong, on a line of its own."""
+        self._progress.clear()
+        super().problem(message)
+
+    def _write(self, line: str) -> None:
+        self._progress.clear()
+        print(line, file=self._output, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOptions:
+    """How to listen to files."""
+
+    settings: SessionSettings
+    is_realtime: bool = False
+    """Take as long as the audio does."""
+    is_continuous: bool = False
+    """One session over all files, instead of one each."""
+    record: Path | None = None
+    """Where to record the conversation: there must be only one."""
+
+
+class Listener:
+    """Feeds files to sessions and reports what happens."""
+
+    def __init__(self, engine: Engine, options: ListenOptions, report: Report) -> None:
+        self._engine = engine
+        self._options = options
+        self._report = report
+        self._is_all_well = True
+
+    async def listen(self, names: list[str]) -> bool:
+        """Listen to files and lists of files; returns whether all of them could be used."""
+        files = self._input_files(names)
+        for file in files:
+            # A conversation that fails leaves the files that it did not come to for a new one.
+            await self._converse(chain([file], files if self._options.is_continuous else ()))
+        return self._is_all_well
+
+    def _input_files(self, names: list[str]) -> Iterator[InputFile]:
+        for name in names:
+            if Path(name).suffix.lower() != ".json":
+                yield InputFile(name, Path(name))
+                continue
+            try:
+                yield from read_list(Path(name))
+            except AudioInputError as error:
+                self._complain(error)
+
+    async def _converse(self, files: Iterator[InputFile]) -> None:
+        """One session over `files`."""
+        recorder = self._recorder()
+        try:
+            await self._converse_recorded(files, recorder)
+        finally:
+            if recorder is not None:
+                await asyncio.to_thread(recorder.close)
+
+    def _recorder(self) -> Recorder | None:
+        if self._options.record is None:
+            return None
+        engine, settings = self._engine, self._options.settings
+        manifest = describe(engine.checkpoint, settings, engine.max_positions)
+        return Recorder(self._options.record, manifest, self._report.problem)
+
+    async def _converse_recorded(
+        self, files: Iterator[InputFile], recorder: Recorder | None
+    ) -> None:
+        session = await self._engine.open_session(self._options.settings, recorder)
+        # Where the chunks end that were fed and not yet decided on.
+        positions: deque[Position] = deque()
+        try:
+            async with asyncio.TaskGroup() as group:
+                feeder = group.create_task(self._feed(session, files, positions, recorder))
+                await self._follow(session, feeder, positions)
+        finally:
+            await session.close()
+
+    async def _feed(
+        self,
+        session: EngineSession,
+        files: Iterator[InputFile],
+        positions: deque[Position],
+        recorder: Recorder | None,
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        due = clock()
+        # A session that is over has failed, of which `_follow` is told.
+        with suppress(SessionClosedError):
+            for file in files:
+                try:
+                    for number, chunk in enumerate(chunks_of(file.path), start=1):
+                        if self._options.is_realtime:
+                            due += CHUNK_SECONDS
+                            await asyncio.sleep(due - clock())
+                        positions.append(Position(file.name, round(number * CHUNK_SECONDS, 3)))
+                        await session.feed(chunk)
+                        if recorder is not None and recorder.is_behind:
+                            await asyncio.to_thread(recorder.catch_up)
+                except AudioInputError as error:
+                    self._complain(error)
+            session.finish()
+
+    async def _follow(
+        self, session: EngineSession, feeder: "asyncio.Task[None]", positions: deque[Position]
+    ) -> None:
+        position: Position | None = None
+        async for event in session.events():
+            if isinstance(event, Decision):
+                position = positions.popleft()
+            if isinstance(event, SessionFailed):
+                feeder.cancel()
+                failed_at = positions[0] if positions else position
+                self._complain(f"{failed_at.file}: {event.message}" if failed_at else event.message)
+            elif position is not None:
+                self._report.event(event, position)
+        if position is not None:
+            self._report.file_done()
+
+    def _complain(self, message: AudioInputError | str) -> None:
+        self._is_all_well = False
+        self._report.problem(str(message))
+
+
+def read_list(path: Path) -> list[InputFile]:
+    """The files that a JSON list names, relative to the working folder or else to the list.
+
+    Raises:
+        AudioInputError: it cannot be read or is no list of paths.
+    """
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AudioInputError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise AudioInputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise AudioInputError(f"{path} must hold a list of paths")
+    # Unlike Path.exists, it is also clear about names that no file can have.
+    return [
+        InputFile(name, Path(name) if os.path.exists(name) else path.parent / name)
+        for name in names
+    ]
+
+
+def chunks_of(path: Path) -> Iterator[Samples]:
+    """A file's chunks `[6400]`, the last one padded, and then silence.
+
+    Raises:
+        AudioInputError: it cannot be read, holds no audio, only silence or broken samples.
+    """
+    return Intake().chunks(stream_audio(path))

@@ -1,0 +1,1 @@
+"""Recordings of conversations: written, read, replayed, exported and kept by a server."""

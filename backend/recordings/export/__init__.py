@@ -1,0 +1,98 @@
+"""Make of a recording what other programs open: a page, captions, text, sound. Needs no model."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+
+import soundfile
+
+from backend.errors import SessionFileError
+from backend.recordings.export.captions import srt, vtt
+from backend.recordings.export.page import page
+from backend.recordings.export.sound import write_wav
+from backend.recordings.export.text import markdown
+from backend.recordings.reader import SessionFile
+from backend.recordings.story import read_story
+
+
+class ExportFormat(StrEnum):
+    """What a recording can be made into."""
+
+    HTML = "html"
+    """One page that holds everything and needs no network."""
+    VTT = "vtt"
+    SRT = "srt"
+    MARKDOWN = "markdown"
+    WAV = "wav"
+    """Stereo: the microphone left, spoken replies right."""
+
+    @property
+    def suffix(self) -> str:
+        """How such a file's name ends."""
+        return ".md" if self is ExportFormat.MARKDOWN else f".{self.value}"
+
+
+def export(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
+    """Write `file` as what is wanted to `output`: whole, or not at all.
+
+    Raises:
+        SessionFileError: it cannot be written, or has changed since it was opened; names `output`
+            only where that is the recording itself, as those who ask over the network need not
+            know where files are.
+    """
+    try:
+        if _is_within(output, file.path):
+            raise SessionFileError(f"{output} is the recording itself: name another file")
+        with _made_whole(output) as path:
+            _write(file, wanted, path)
+    except soundfile.LibsndfileError as error:
+        raise SessionFileError(_not_written(file, wanted, error.error_string)) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SessionFileError(_not_written(file, wanted, reason)) from error
+
+
+def _write(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
+    match wanted:
+        case ExportFormat.WAV:
+            write_wav(file, output)
+        case ExportFormat.HTML:
+            output.write_text(page(file, read_story(file)), encoding="utf-8")
+        case ExportFormat.VTT:
+            output.write_text(vtt(read_story(file)), encoding="utf-8")
+        case ExportFormat.SRT:
+            output.write_text(srt(read_story(file)), encoding="utf-8")
+        case ExportFormat.MARKDOWN:
+            output.write_text(markdown(file, read_story(file)), encoding="utf-8")
+
+
+@contextmanager
+def _made_whole(output: Path) -> Iterator[Path]:
+    """Where to write what becomes `output` when the block has ended well."""
+    if output.exists() and not output.is_file():
+        # A device or a pipe, whose place no file is to take.
+        yield output
+        return
+    whole = output.resolve()
+    part = whole.with_name(f"{whole.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        os.replace(part, whole)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _is_within(output: Path, recording: Path) -> bool:
+    """Whether to write to `output` would overwrite a recording, packed or a folder."""
+    whole, resolved = recording.resolve(), output.resolve()
+    if whole in (resolved, *resolved.parents):
+        return True
+    # The same file may have two names.
+    return output.exists() and output.samefile(recording)
+
+
+def _not_written(file: SessionFile, wanted: ExportFormat, reason: str) -> str:
+    return f"{file.name}: its export as {wanted} cannot be written: {reason}"

@@ -1,0 +1,73 @@
+"""Captions: WebVTT and SubRip."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from backend.events import TurnStatus
+from backend.recordings.story import Reply, Story
+
+SHORTEST_CUE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """A caption between two times of the microphone's audio."""
+
+    start_seconds: float
+    end_seconds: float
+    reply: Reply
+    text: str
+    """On one line, with what was cut off marked."""
+
+
+def cues(story: Story) -> Iterator[Cue]:
+    """One caption a reply; each ends where the next begins, at the latest."""
+    replies = [reply for reply in story.replies if reply.text.strip()]
+    for reply, following in zip(replies, [*replies[1:], None], strict=False):
+        end = reply.seconds + reply.shown_seconds
+        if following is not None:
+            end = min(end, following.seconds)
+        yield Cue(
+            reply.seconds,
+            max(end, reply.seconds + SHORTEST_CUE_SECONDS),
+            reply,
+            " ".join(reply.text.split()) + ("" if is_whole(reply) else " …"),
+        )
+
+
+def is_whole(reply: Reply) -> bool:
+    """Whether the model said all that it wanted to."""
+    return reply.status is TurnStatus.COMPLETED
+
+
+def vtt(story: Story) -> str:
+    """WebVTT; a reply's emotion is its voice's class."""
+    parts = ["WEBVTT\n"]
+    for number, cue in enumerate(cues(story), start=1):
+        emotion = f".{cue.reply.emotion}" if cue.reply.emotion else ""
+        times = f"{_time(cue.start_seconds, '.')} --> {_time(cue.end_seconds, '.')}"
+        parts.append(f"{number}\n{times}\n<v{emotion} Assistant>{_escaped(cue.text)}</v>\n")
+    return "\n".join(parts)
+
+
+def srt(story: Story) -> str:
+    """SubRip, plain text."""
+    parts = []
+    for number, cue in enumerate(cues(story), start=1):
+        times = f"{_time(cue.start_seconds, ',')} --> {_time(cue.end_seconds, ',')}"
+        # A tag or an arrow in the text would be taken for the format's own.
+        text = cue.text.replace("<", "(").replace(">", ")")
+        parts.append(f"{number}\n{times}\n{text}\n")
+    return "\n".join(parts)
+
+
+def _time(seconds: float, point: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    whole, milliseconds = divmod(milliseconds, 1000)
+    return f"{hours:02d}:{minutes:02d}:{whole:02d}{point}{milliseconds:03d}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,75 @@
+"""The transcript as Markdown."""
+
+import re
+
+from backend.events import TurnStatus
+from backend.recordings.reader import SessionFile
+from backend.recordings.story import Reply, Story, chunk_end
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~])")
+
+
+def markdown(file: SessionFile, story: Story) -> str:
+    """A heading, what it was recorded with, and a line for everything that was said."""
+    manifest = file.manifest
+    checkpoint = manifest.checkpoint
+    lines = [
+        f"# {_escaped(_line(manifest.title)) or 'A conversation'}",
+        "",
+        f"- {manifest.started_at:%Y-%m-%d %H:%M} UTC, {_clock(file.seconds)} long"
+        + ("" if file.is_complete else ", cut off"),
+        f"- {_escaped(_line(checkpoint.name))} ({checkpoint.fingerprint[:12]}) on "
+        f"{checkpoint.device} in {checkpoint.dtype}",
+        f"- temperature {manifest.drawing.temperature:g}, top-k {manifest.drawing.top_k}, "
+        f"seed {manifest.seed}",
+        f"- told first: {_escaped(_line(manifest.system_prompt)) or 'nothing'}",
+        "",
+    ]
+    said = [(reply.seconds, _reply(reply)) for reply in story.replies]
+    said += [
+        (chunk_end(typed.chunk), f"*typed:* {_escaped(_line(typed.text))}") for typed in story.typed
+    ]
+    lines += [
+        f"**{_clock(seconds)}** {text}  "
+        for seconds, text in sorted(said, key=lambda entry: entry[0])
+    ]
+    if not said:
+        lines.append("Nothing was said.")
+    if story.failure is not None:
+        lines += ["", f"The conversation failed: {_escaped(_line(story.failure))}"]
+    return "\n".join(lines) + "\n"
+
+
+def _reply(reply: Reply) -> str:
+    emotion = f"*{reply.emotion}:* " if reply.emotion else ""
+    after = f" … *{note(reply)}*" if note(reply) else ""
+    return f"{emotion}{_escaped(_line(reply.text))}{after}"
+
+
+def note(reply: Reply) -> str:
+    """What to say about a reply that is not whole; empty where it is."""
+    if reply.barge_in is not None:
+        # The model may have said it to its end before it was all heard.
+        return "(spoken over)"
+    match reply.status:
+        case TurnStatus.COMPLETED:
+            return ""
+        case TurnStatus.CANCELLED:
+            return "(stopped)"
+        case TurnStatus.INCOMPLETE:
+            return "(at its longest)"
+        case None:
+            return "(cut off)"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds * 10), 600)
+    return f"{minutes}:{rest // 10:02d}.{rest % 10}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", text)

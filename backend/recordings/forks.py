@@ -1,0 +1,188 @@
+"""Take a recording another way, beside the conversations that go on and not in their way.
+
+A fork has an engine's core of its own with one slot, over the weights that the server has loaded,
+in a thread of its own. While somebody converses it rests after each of its steps.
+"""
+
+import asyncio
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from backend.admission import Admission
+from backend.errors import AudioInteractionError, RecordingError, SessionFileError
+from backend.model.checkpoint import Checkpoint
+from backend.model.fingerprint import fingerprint
+from backend.recordings.export.fields import Fields, story_fields
+from backend.recordings.reader import SessionFile
+from backend.recordings.reading import NAME, Find, needing_room, no_room, read
+from backend.recordings.recorder import Recorder, describe
+from backend.recordings.replay import Fork, ForkOptions
+from backend.recordings.story import read_story
+
+logger = logging.getLogger(__name__)
+
+REST = 2.0
+"""So many times as long as a step took, a fork rests after it while somebody converses."""
+LONGEST_REST_SECONDS = 0.2
+TOLD_EVERY_SECONDS = 0.2
+
+
+class Forks:
+    """Forks of one server: one at a time, the others wait in line.
+
+    Args:
+        checkpoint: what recordings are taken another way with.
+        num_conversations: how many go on now.
+        admission: who is next; of one place.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, num_conversations: Callable[[], int], admission: Admission
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._num_conversations = num_conversations
+        self._admission = admission
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fork")
+
+    async def run(self, find: Find, options: ForkOptions) -> AsyncGenerator[Fields, None]:
+        """What is told of a fork, as it comes: `waiting`, `chunk` and at last `story`.
+
+        Who stops to listen stops the fork.
+
+        Raises:
+            RecordingError: there is no such recording, it is another checkpoint's, or too many
+                wait.
+            SettingsError: a setting cannot be, or there is no such chunk.
+            SessionFileError: it cannot be repeated.
+        """
+        place = self._admission.enter()
+        if place is None:
+            if (waiter := self._admission.queue_up()) is None:
+                raise RecordingError("too many wait for theirs: try again later", "forks_full")
+            try:
+                async for standing in self._admission.standings(waiter):
+                    yield {"waiting": standing.position}
+            except BaseException:
+                self._admission.step_out(waiter)
+                raise
+            place = waiter.place
+        assert place is not None, "who has waited has a place"
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[Fields | None] = asyncio.Queue()
+
+        def tell(fields: Fields) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, fields)
+
+        job = _Job(self._checkpoint, options, self._num_conversations, tell)
+        running = loop.run_in_executor(self._thread, read, find, job.run)
+
+        def done(ended: "asyncio.Future[Fields]") -> None:
+            # Also of one that nobody listens to any more: only now may the next one begin.
+            self._admission.leave(place)
+            if not ended.cancelled():
+                ended.exception()
+            told.put_nowait(None)
+
+        running.add_done_callback(done)
+        try:
+            while (fields := await told.get()) is not None:
+                yield fields
+            yield {"story": _result(running)}
+        finally:
+            job.is_stopped.set()
+
+
+def _result(ended: "asyncio.Future[Fields]") -> Fields:
+    try:
+        return ended.result()
+    except AudioInteractionError:
+        raise
+    except Exception as error:
+        # A device that has no memory left, say: it is said in words, as conversations go on.
+        logger.exception("a fork failed")
+        raise RecordingError(
+            "the server failed on this: its log says why", "recording_failed"
+        ) from error
+
+
+class _StoppedError(Exception):
+    """Nobody waits for the fork any more."""
+
+
+class _Job:
+    """One fork; runs on a thread of its own."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        options: ForkOptions,
+        num_conversations: Callable[[], int],
+        tell: Callable[[Fields], None],
+    ) -> None:
+        self.is_stopped = threading.Event()
+        self._checkpoint = checkpoint
+        self._options = options
+        self._num_conversations = num_conversations
+        self._tell = tell
+        self._told_at = 0.0
+        self._rested_at = 0.0
+        self._fork: Fork | None = None
+        self._num_chunks = 0
+
+    def run(self, file: SessionFile) -> Fields:
+        """The story of the other way."""
+        stated = file.manifest.checkpoint
+        if fingerprint(self._checkpoint) != stated.fingerprint:
+            raise RecordingError(
+                f"it was recorded with another checkpoint, {stated.name}: take it another way on "
+                "the command line, with `app.py replay --from-chunk`",
+                "other_checkpoint",
+            )
+        self._options.require_chunk_of(file)
+        self._num_chunks = file.num_chunks
+        with needing_room(), tempfile.TemporaryDirectory() as folder:
+            path = self._record(file, Path(folder) / "fork.aisession")
+            with SessionFile(path, NAME) as forked:
+                return story_fields(forked, read_story(forked))
+
+    def _record(self, file: SessionFile, path: Path) -> Path:
+        manifest = describe(
+            self._checkpoint,
+            self._options.settings(file.manifest),
+            file.manifest.checkpoint.max_positions,
+            title=file.manifest.title,
+            forked_at_chunk=self._options.from_chunk,
+        )
+        try:
+            # A notice would come on another thread: `failure` holds it, too.
+            recorder = Recorder(path, manifest, lambda _: None)
+        except SessionFileError as error:
+            raise no_room(error) from error
+        try:
+            self._fork = Fork(self._checkpoint, file, self._options, recorder, self._before_step)
+            for _ in self._fork.run():
+                recorder.catch_up()
+        finally:
+            recorder.close()
+        if recorder.failure is not None:
+            raise no_room(recorder.failure)
+        return path
+
+    def _before_step(self) -> None:
+        now = time.monotonic()
+        if self._num_conversations():
+            # All since the last rest was work.
+            rest = min(REST * (now - self._rested_at), LONGEST_REST_SECONDS)
+            self.is_stopped.wait(rest if self._rested_at else 0)
+        self._rested_at = time.monotonic()
+        if self.is_stopped.is_set():
+            raise _StoppedError
+        assert self._fork is not None, "a step of no fork"
+        if now - self._told_at > TOLD_EVERY_SECONDS:
+            self._told_at = now
+            self._tell({"chunk": self._fork.num_chunks, "num_chunks": self._num_chunks})

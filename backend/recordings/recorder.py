@@ -1,0 +1,526 @@
+"""Record a conversation while it goes on: a folder while it lives, one file when it has ended.
+
+The conversation is never held up and never told of an error: its threads put what happens into a
+queue, and a thread of the recorder's writes it. Whatever goes wrong there ends the recording, with
+a notice, and not the conversation.
+"""
+
+import os
+import queue
+import shutil
+import threading
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum, auto
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from backend.audio import float_to_pcm16, pcm16_to_float
+from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
+from backend.errors import SessionFileError
+from backend.events import ContextRolled
+from backend.recordings.reader import (
+    EVENTS,
+    LIVE_SUFFIX,
+    MANIFEST,
+    MAX_CHUNKS,
+    MAX_EVENTS_BYTES,
+    MAX_HOURS,
+    MICROPHONE,
+    reply_name,
+)
+from backend.recordings.records import (
+    REPLY_RATE_HZ,
+    BargeInRecord,
+    CheckpointStated,
+    DecisionRecord,
+    Drawing,
+    EndRecord,
+    FailedRecord,
+    LatencyRecord,
+    Manifest,
+    PlaybackRecord,
+    Record,
+    RolledRecord,
+    SettingsRecord,
+    TokenRecord,
+    TypedRecord,
+)
+from backend.trace import TracedDecision, TracedToken
+
+if TYPE_CHECKING:
+    from backend.model.checkpoint import Checkpoint
+
+APPLICATION = "audio-interaction-live 0.1.0"
+MAX_WAITING = 4096
+"""Facts that may wait for the disk, about 25 MB of them: more, and the recording ends."""
+DEFLATE_LEVEL = 6
+_FOLDER_MODE = 0o700
+"""What is said is nobody else's business while it is written."""
+
+Notice = Callable[[str], None]
+TakeRoom = Callable[[int], None]
+"""Is told how many bytes are written next; raises OSError where there is no room for them."""
+SessionNote = BargeInRecord | TypedRecord | PlaybackRecord | LatencyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class _Audio:
+    """More of a track: 16-bit PCM for the member `name`."""
+
+    name: str
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    at: float
+    arrived: float
+    traced: TracedDecision
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    at: float
+    traced: TracedToken
+
+
+@dataclass(frozen=True, slots=True)
+class _Close:
+    """Nothing follows."""
+
+    at: float
+
+
+_Fact = _Audio | _Decided | _Said | Record | _Close
+
+
+def describe(
+    checkpoint: "Checkpoint",
+    settings: SessionSettings,
+    max_positions: int,
+    *,
+    title: str = "",
+    forked_at_chunk: int | None = None,
+) -> Manifest:
+    """What a recording of a session says of itself; reads the checkpoint's files the first time.
+
+    Raises:
+        CheckpointError: the checkpoint has no files to tell it by.
+        SettingsError: the system prompt is too long to be written down.
+    """
+    # Whoever reads recordings needs no torch.
+    from backend.model.fingerprint import fingerprint
+
+    prompt = settings.system_prompt
+    return Manifest(
+        application=APPLICATION,
+        started_at=datetime.now(UTC),
+        title=title[:512],
+        checkpoint=CheckpointStated(
+            name=checkpoint.name,
+            fingerprint=fingerprint(checkpoint),
+            device=cast(Literal["cpu", "cuda", "mps", "xpu"], checkpoint.device.type),
+            dtype=cast(
+                Literal["float32", "bfloat16", "float16"],
+                str(checkpoint.dtype).removeprefix("torch."),
+            ),
+            max_positions=max_positions,
+        ),
+        system_prompt=checkpoint.system_prompt if prompt is None else prompt,
+        seed=settings.seed,
+        drawing=Drawing.of(settings, settings.sampling or checkpoint.sampling),
+        forked_at_chunk=forked_at_chunk,
+    )
+
+
+def unlimited(num_bytes: int) -> None:
+    """There is room for any number of bytes, until the disk says otherwise."""
+
+
+class _State(Enum):
+    """How far a recorder is. It goes from the first to one of the others, once."""
+
+    RECORDING = auto()
+    """What happens is written."""
+    CLOSED = auto()
+    """It was ended, and is packed."""
+    FAILED = auto()
+    """It could not go on: what was written is in the folder."""
+
+
+class Recorder:
+    """Writes one conversation; is the trace of its session.
+
+    Args:
+        path: the file to write. Until `close` a folder beside it, `path` + `.live`, holds all.
+        manifest: what holds for the whole conversation.
+        notice: is told, in a sentence and once, when the recording had to end or could not be
+            packed; by the recorder's thread or by whoever told it something.
+        clock: seconds.
+        take_room: is asked before anything is written.
+        mode: of the file; the system's mask takes from it. The folder is for nobody else.
+
+    Raises:
+        SessionFileError: there is such a file already, or none can be written there.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        manifest: Manifest,
+        notice: Notice,
+        clock: Callable[[], float] = time.perf_counter,
+        take_room: TakeRoom = unlimited,
+        mode: int = 0o666,
+    ) -> None:
+        self.path = Path(path)
+        self.failure: str | None = None
+        """Why it had to end, or could not be packed; without a place, unlike the notice."""
+        self.folder = self.path.with_name(self.path.name + LIVE_SUFFIX)
+        self._notice = notice
+        self._clock = clock
+        self._began = clock()
+        self._arrivals: deque[float] = deque()
+        self._queue: queue.Queue[_Fact] = queue.Queue(MAX_WAITING)
+        self._state = _State.RECORDING
+        self._changing = threading.Lock()
+        self._num_heard = 0
+        self._writer = _Writer(self.folder, manifest, take_room, mode)
+        try:
+            if self.path.exists():
+                raise SessionFileError(f"{self.path} exists already")
+            self._writer.begin()
+        except FileExistsError as error:
+            raise SessionFileError(
+                f"{self.folder} exists already: a recording goes on, or was cut off"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise SessionFileError(f"{self.path} cannot be written: {_reason(error)}") from error
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether what happens is still written."""
+        return self._state is _State.RECORDING
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of the microphone that it was told of."""
+        return self._num_heard
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits for the disk that who can wait should: see `catch_up`."""
+        return self._queue.qsize() > MAX_WAITING // 4
+
+    def catch_up(self) -> None:
+        """Wait until the disk has caught up: for those who play faster than anybody speaks."""
+        while self.is_behind and self.is_recording:
+            time.sleep(0.005)
+
+    # Told by the engine, on its thread
+
+    def hears(self, chunk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Write a chunk `[6400]` down in 16 bits, which are then what the model hears."""
+        if not self.is_recording:
+            return chunk
+        pcm = float_to_pcm16(chunk)
+        self._arrivals.append(self._now())
+        self._put(_Audio(MICROPHONE, pcm))
+        self._num_heard += 1
+        if self._num_heard == MAX_CHUNKS:
+            self._give_up(f"a recording is at most {MAX_HOURS} hours long")
+        return pcm16_to_float(pcm)
+
+    def decided(self, decision: TracedDecision) -> None:
+        """Write a decision down."""
+        if self.is_recording:
+            self._put(_Decided(self._now(), self._arrivals.popleft(), decision))
+
+    def said(self, token: TracedToken) -> None:
+        """Write a token of a reply down."""
+        self._put(_Said(self._now(), token))
+
+    def settings_changed(
+        self, settings: SessionSettings, sampling: SamplingConfig, max_reply_tokens: int
+    ) -> None:
+        """Write down what is drawn by from now on."""
+        assert settings.system_prompt is not None, "a trace is told the prompt"
+        changed = SettingsRecord(
+            at=self._now(),
+            system_prompt=settings.system_prompt,
+            seed=settings.seed,
+            drawing=Drawing.of(settings, sampling),
+        )
+        self._put(changed)
+
+    def rolled(self, rolled: ContextRolled) -> None:
+        """Write down that the context rolled."""
+        self._put(
+            RolledRecord(
+                at=self._now(),
+                positions_before=rolled.positions_before,
+                positions_after=rolled.positions_after,
+            )
+        )
+
+    def failed(self, message: str) -> None:
+        """Write down why the conversation could not go on."""
+        self._put(FailedRecord(at=self._now(), message=message))
+
+    # Told by the front end, on any thread
+
+    def now(self) -> float:
+        """Seconds since the recording began, for a note's `at`."""
+        return self._now()
+
+    def note(self, note: SessionNote) -> None:
+        """Write down what the engine does not know of."""
+        self._put(note)
+
+    def reply_audio(self, turn: int, pcm: bytes) -> None:
+        """More of a spoken reply: 16-bit PCM at 24 kHz."""
+        self._put(_Audio(reply_name(turn, "").removesuffix("."), pcm))
+
+    def close(self) -> Path | None:
+        """End the recording and pack it; waits until that is done. Closing twice is allowed.
+
+        Close the session first: what comes later is left out.
+
+        Returns:
+            the file; None where the recording had to end before, or could not be packed: then
+            what was written is in the folder.
+        """
+        with self._changing:
+            is_recording = self.is_recording
+            if is_recording:
+                self._state = _State.CLOSED
+        if is_recording:
+            # Where the queue is full there is a writer that empties it.
+            self._queue.put(_Close(self._now()))
+        self._thread.join()
+        return self.path if self.path.exists() else None
+
+    def _now(self) -> float:
+        return round(self._clock() - self._began, 4)
+
+    def _put(self, fact: _Fact) -> None:
+        if not self.is_recording:
+            return
+        try:
+            self._queue.put_nowait(fact)
+        except queue.Full:
+            self._give_up("the disk is too slow")
+
+    def _give_up(self, reason: str) -> None:
+        """End the recording, unless it has ended."""
+        with self._changing:
+            if not self.is_recording:
+                return
+            self._state = _State.FAILED
+        self._tell(f"the recording has ended, the conversation goes on: {reason}")
+        # The writer is to find out; where it is full, it will.
+        with suppress(queue.Full):
+            self._queue.put_nowait(_Close(self._now()))
+
+    def _tell(self, failure: str) -> None:
+        self.failure = failure
+        self._notice(f"{failure}; what was recorded is in {self.folder}")
+
+    def _run(self) -> None:
+        try:
+            closed_at = self._write_all()
+            if self._state is _State.CLOSED:
+                self._writer.end(closed_at)
+                self._writer.pack(self.path)
+        except (OSError, ValueError, soundfile.LibsndfileError, zipfile.LargeZipFile) as error:
+            # ValueError: a number that cannot be written down.
+            self._give_up(_reason(error))
+            if self._state is _State.CLOSED:
+                self._tell(f"the recording could not be packed: {_reason(error)}")
+            # Whoever closes it may be waiting for room.
+            self._empty_queue()
+        finally:
+            self._writer.close()
+
+    def _write_all(self) -> float:
+        while not isinstance(fact := self._queue.get(), _Close):
+            self._writer.write(fact)
+            if self._queue.empty():
+                self._writer.flush()
+                if self._state is _State.FAILED:
+                    return self._now()
+        self._writer.flush()
+        return fact.at
+
+    def _empty_queue(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+class _Writer:
+    """The folder of a recording; used by one thread."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, take_room: TakeRoom, packed_mode: int
+    ) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._take_room = take_room
+        self._packed_mode = packed_mode
+        self._tracks: dict[str, BinaryIO] = {}
+        self._events: BinaryIO | None = None
+        self._num_chunks = 0
+        self._num_event_bytes = 0
+
+    def begin(self) -> None:
+        """Make the folder.
+
+        Raises:
+            OSError: it cannot be; FileExistsError where there is one.
+        """
+        self._folder.mkdir(_FOLDER_MODE, parents=True)
+        (self._folder / MANIFEST).write_text(self._manifest.model_dump_json(indent=1))
+        self._events = (self._folder / EVENTS).open("xb")
+        self._open_track(MICROPHONE)
+
+    def write(self, fact: _Fact) -> None:
+        """Write a fact down; `flush` makes sure of it."""
+        match fact:
+            case _Audio(name, pcm):
+                track = self._tracks.get(name) or self._open_track(name)
+                self._take_room(len(pcm))
+                track.write(pcm)
+                self._num_chunks += name == MICROPHONE
+            case _Decided():
+                self._write_record(_decision_record(fact))
+            case _Said():
+                self._write_record(_token_record(fact))
+            case _Close():
+                raise AssertionError("nothing is written after the end")
+            case _:
+                self._write_record(fact)
+
+    def end(self, at: float) -> None:
+        """Write down that the recording is complete."""
+        self._write_record(EndRecord(at=at, chunks=self._num_chunks))
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand everything to the system, so that it outlives this process."""
+        # The sound first: a decision without its sound cannot be repeated.
+        for track in self._tracks.values():
+            track.flush()
+        assert self._events is not None, "begin comes before flush"
+        self._events.flush()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        files = [*self._tracks.values(), *([self._events] if self._events else [])]
+        for file in files:
+            # Of what could not be written the recorder has told; closing tries it once more.
+            with suppress(OSError):
+                file.close()
+
+    def pack(self, path: Path) -> None:
+        """Make one file of the folder, and remove the folder once the file is there."""
+        self.close()
+        packed = self._folder / "packed"
+
+        def create(name: str, flags: int) -> int:
+            return os.open(name, flags, self._packed_mode)
+
+        with (
+            open(packed, "wb", opener=create) as output,
+            zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive,
+        ):
+            for name in (MANIFEST, EVENTS):
+                archive.write(
+                    self._folder / name, name, zipfile.ZIP_DEFLATED, compresslevel=DEFLATE_LEVEL
+                )
+            for name in self._tracks:
+                if not (self._folder / f"{name}.pcm").stat().st_size:
+                    continue
+                flac = self._folder / "track.flac"
+                rate_hz = SAMPLE_RATE_HZ if name == MICROPHONE else REPLY_RATE_HZ
+                _encode(self._folder / f"{name}.pcm", flac, rate_hz)
+                archive.write(flac, f"{name}.flac")
+                flac.unlink()
+        os.replace(packed, path)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _open_track(self, name: str) -> BinaryIO:
+        path = self._folder / f"{name}.pcm"
+        path.parent.mkdir(exist_ok=True)
+        self._tracks[name] = path.open("ab")
+        return self._tracks[name]
+
+    def _write_record(self, record: Record) -> None:
+        assert self._events is not None, "begin comes before write"
+        line = record.model_dump_json(exclude_none=True).encode() + b"\n"
+        self._num_event_bytes += len(line)
+        if self._num_event_bytes > MAX_EVENTS_BYTES:
+            raise ValueError("more has happened than a recording may hold")
+        self._take_room(len(line))
+        self._events.write(line)
+
+
+def _decision_record(fact: _Decided) -> DecisionRecord:
+    decision = fact.traced.decision
+    silence, speech = fact.traced.logits
+    return DecisionRecord(
+        at=fact.at,
+        chunk=decision.chunk,
+        arrived=fact.arrived,
+        speak=decision.speak,
+        token=fact.traced.token,
+        cause=fact.traced.cause,
+        logits=(round(silence, 5), round(speech, 5)),
+        probability=round(decision.speak_probability, 6),
+        threshold=round(decision.threshold, 6),
+        milliseconds=round(decision.milliseconds, 3),
+        positions=decision.positions,
+    )
+
+
+def _token_record(fact: _Said) -> TokenRecord:
+    traced = fact.traced
+    return TokenRecord(
+        at=fact.at,
+        turn=traced.turn,
+        token=traced.token,
+        cause=traced.cause,
+        text=traced.text,
+        emotion=traced.emotion,
+        status=traced.status,
+    )
+
+
+def _encode(pcm: Path, flac: Path, rate_hz: int) -> None:
+    with (
+        pcm.open("rb") as file,
+        soundfile.SoundFile(flac, "w", rate_hz, 1, "PCM_16", format="FLAC") as sound,
+    ):
+        for steps in _blocks(file):
+            sound.write(steps)
+
+
+def _blocks(file: BinaryIO) -> Iterable[npt.NDArray[np.int16]]:
+    while block := file.read(CHUNK_SAMPLES * 2 * 16):
+        yield np.frombuffer(block, "<i2")

@@ -1,0 +1,240 @@
+"""What a session file says, as typed records. docs/session-files.md describes each."""
+
+import math
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from backend.config import (
+    MAX_DECISION_BIAS,
+    ONLY_WHEN_ASKED,
+    SamplingConfig,
+    SessionSettings,
+)
+from backend.events import TurnStatus
+from backend.protocol import Emotion
+from backend.trace import Cause
+
+FORMAT = "aisession"
+VERSION = 1
+
+REPLY_RATE_HZ = 24_000
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Seconds = Annotated[float, Field(ge=-1e6, le=1e6)]
+Text = Annotated[str, Field(max_length=16_384)]
+Prompt = Annotated[str, Field(max_length=131_072)]
+"""More than the longest context has room for."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Stated(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class Drawing(_Stated):
+    """How tokens are drawn: what may change while a conversation goes on."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    top_k: Annotated[int, Field(ge=1, le=1000)]
+    max_reply_tokens: Annotated[int, Field(ge=1, le=4096)]
+    decision_bias: Annotated[float, Field(ge=-MAX_DECISION_BIAS, le=MAX_DECISION_BIAS)] | None = (
+        None
+    )
+    """In nats; absent for a model that replies on request alone."""
+
+    @classmethod
+    def of(cls, settings: SessionSettings, sampling: SamplingConfig) -> Self:
+        """The settings of a session, with the sampling that they amount to."""
+        bias = settings.decision_bias
+        return cls(
+            temperature=float(sampling.temperature),
+            top_k=sampling.top_k,
+            max_reply_tokens=settings.max_reply_tokens,
+            decision_bias=bias if math.isfinite(bias) else None,
+        )
+
+    def settings(self, system_prompt: str, seed: int) -> SessionSettings:
+        """The same as an engine's settings."""
+        return SessionSettings(
+            sampling=SamplingConfig(self.temperature, self.top_k),
+            system_prompt=system_prompt,
+            seed=seed,
+            max_reply_tokens=self.max_reply_tokens,
+            decision_bias=ONLY_WHEN_ASKED if self.decision_bias is None else self.decision_bias,
+        )
+
+
+class CheckpointStated(_Stated):
+    """Which weights the conversation was had with, and on what."""
+
+    name: Annotated[str, Field(max_length=512)]
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 over the checkpoint's files."""
+    device: Literal["cpu", "cuda", "mps", "xpu"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    max_positions: Count
+    """At which the context rolls."""
+
+
+class Manifest(_Stated):
+    """What holds for the whole conversation."""
+
+    format: Literal["aisession"] = "aisession"
+    version: Literal[1] = 1
+    application: Annotated[str, Field(max_length=128)]
+    started_at: datetime = Field(strict=False)
+    title: Annotated[str, Field(max_length=512)] = ""
+    checkpoint: CheckpointStated
+    system_prompt: Prompt
+    seed: Seed
+    drawing: Drawing
+    """When it began."""
+    sample_rate_hz: Literal[16_000] = 16_000
+    forked_at_chunk: Count | None = None
+    """Where another recording was left, from which everything before was repeated."""
+
+    def settings(self) -> SessionSettings:
+        """What to open an engine's session with, to repeat it."""
+        return self.drawing.settings(self.system_prompt, self.seed)
+
+
+class _Record(_Stated):
+    at: Seconds
+    """Seconds since the recording began, by a clock that nobody sets."""
+
+
+class DecisionRecord(_Record):
+    """A chunk was heard and decided on."""
+
+    type: Literal["decision"] = "decision"
+    chunk: Count
+    arrived: Seconds
+    """When the chunk was queued."""
+    speak: bool
+    token: Count
+    cause: Cause
+    logits: tuple[float, float]
+    """Of silence and of speaking, before the bias."""
+    probability: Annotated[float, Field(ge=0, le=1)]
+    """To speak, before the bias."""
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    """A greedy model speaks above this probability."""
+    milliseconds: float
+    """The step that heard the chunk."""
+    positions: Count
+    """Of the context that were in use then."""
+
+
+class TokenRecord(_Record):
+    """A token of a reply."""
+
+    type: Literal["token"] = "token"
+    turn: Count
+    token: Count
+    cause: Cause
+    text: Text = ""
+    emotion: Emotion | None = None
+    status: TurnStatus | None = None
+    """With the reply's last token: how it ended."""
+
+
+class SettingsRecord(_Record):
+    """From here on, tokens were drawn otherwise."""
+
+    type: Literal["settings"] = "settings"
+    system_prompt: Prompt
+    seed: Seed
+    drawing: Drawing
+
+    def settings(self) -> SessionSettings:
+        """The same as an engine's settings."""
+        return self.drawing.settings(self.system_prompt, self.seed)
+
+
+class RolledRecord(_Record):
+    """The oldest part of the context was let go."""
+
+    type: Literal["rolled"] = "rolled"
+    positions_before: Count
+    positions_after: Count
+
+
+class BargeInRecord(_Record):
+    """Somebody spoke over a reply, which was stopped."""
+
+    type: Literal["barge_in"] = "barge_in"
+    turn: Count
+    onset_seconds: Seconds
+    """Where in the microphone's audio the voice began."""
+    silence_ms: Annotated[float, Field(ge=0, le=1e7)] | None = None
+    """From the onset until the reply was silent, where that is known."""
+
+
+class TypedRecord(_Record):
+    """A text was read to the model: what follows in the microphone's track is that voice."""
+
+    type: Literal["typed"] = "typed"
+    chunk: Count
+    """The first chunk that holds it."""
+    text: Text
+
+
+class PlaybackRecord(_Record):
+    """A spoken reply began to sound, or its text left the machine and it is about to.
+
+    Its audio is the track of its turn, where it came to sound.
+    """
+
+    type: Literal["playback"] = "playback"
+    turn: Count
+    starts_at_seconds: Seconds
+    """In the microphone's audio."""
+    played_ms: Annotated[float, Field(ge=0, le=1e8)] | None = None
+    """How much of it was heard, where it was cut off."""
+    voice: Annotated[str, Field(max_length=128)] = ""
+    """The id of the voice that said it; empty where that is not known."""
+    is_online: bool = False
+    """Whether an online voice was asked to say some of it: its text then left the machine."""
+
+
+class LatencyRecord(_Record):
+    """How long a reply took, in milliseconds from the end of the speech that it answers."""
+
+    type: Literal["latency"] = "latency"
+    turn: Count
+    decision_ms: float | None = None
+    first_text_ms: float | None = None
+    first_sound_ms: float | None = None
+
+
+class FailedRecord(_Record):
+    """The conversation could not go on."""
+
+    type: Literal["failed"] = "failed"
+    message: Text
+
+
+class EndRecord(_Record):
+    """The recording is complete."""
+
+    type: Literal["end"] = "end"
+    chunks: Count
+    """In the microphone's track."""
+
+
+Record = (
+    DecisionRecord
+    | TokenRecord
+    | SettingsRecord
+    | RolledRecord
+    | BargeInRecord
+    | TypedRecord
+    | PlaybackRecord
+    | LatencyRecord
+    | FailedRecord
+    | EndRecord
+)
+
+RECORD_READER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])

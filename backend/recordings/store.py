@@ -1,0 +1,307 @@
+"""The folder that a server records into: who knows an id may read and delete what it names.
+
+Safe to be used by several threads. Nothing is made before something is recorded.
+"""
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
+
+from backend.errors import RecordingError
+from backend.recordings.reader import LIVE_SUFFIX
+
+SUFFIX = ".aisession"
+PART_SUFFIX = ".part"
+"""Of an upload that is not complete."""
+SHARES = "shares.json"
+ID_BYTES = 24
+LEAST_ROOM_BYTES = 4_000_000
+"""About two minutes: with less room no recording starts."""
+MB = 1_000_000
+LONGEST_SHARE_HOURS = 720
+PRIVATE_FOLDER_MODE = 0o700
+PRIVATE_MODE = 0o600
+"""Of files: for nobody else on this machine."""
+ABANDONED_SECONDS = 3600.0
+"""An upload that nothing was added to for so long is not going on."""
+
+_ID = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Where a server records, and how much."""
+
+    folder: Path
+    max_mb: float = 2000.0
+    """Of everything in the folder."""
+    may_share: bool = False
+    """Whether links to recordings can be made."""
+
+
+class Share(BaseModel):
+    """A link to a recording."""
+
+    recording_id: str
+    expires_at: AwareDatetime
+
+
+_SHARES_READER = TypeAdapter(dict[str, Share])
+
+
+class RecordingStore:
+    """Recordings, uploads and shares in one folder.
+
+    Args:
+        options: where, how much, and whether shares can be made.
+        now: the time by which shares end.
+    """
+
+    def __init__(
+        self, options: StoreOptions, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self.options = options
+        self._folder = options.folder
+        self._now = now
+        self._changing = threading.Lock()
+        self._num_bytes = 0
+
+    # What lies there
+
+    def ids(self) -> list[str]:
+        """The ids of all recordings, those in progress and those that were cut off among them."""
+        names = os.listdir(self._folder) if self._folder.exists() else []
+        found = {name.removesuffix(LIVE_SUFFIX).removesuffix(SUFFIX) for name in names}
+        return sorted(
+            name
+            for name in found
+            if _ID.fullmatch(name) and (self._packed(name).exists() or self._live(name).is_dir())
+        )
+
+    def find(self, recording_id: str) -> Path:
+        """The file of a recording, or its folder while there is no file.
+
+        Raises:
+            RecordingError: there is none with this id.
+        """
+        if _ID.fullmatch(recording_id):
+            for path in (self._packed(recording_id), self._live(recording_id)):
+                if path.exists():
+                    return path
+        raise RecordingError("there is no such recording, or not any more", "recording_not_found")
+
+    def num_bytes_of(self, recording_id: str) -> int:
+        """What a recording takes up.
+
+        Raises:
+            RecordingError: there is none with this id.
+        """
+        return size_of(self.find(recording_id))
+
+    def delete(self, recording_id: str) -> None:
+        """Remove a recording, and end its shares.
+
+        Raises:
+            RecordingError: there is none with this id, or it cannot be removed.
+        """
+        self.find(recording_id)
+        self._change_shares(
+            lambda shares: {k: s for k, s in shares.items() if s.recording_id != recording_id}
+        )
+        try:
+            self._packed(recording_id).unlink(missing_ok=True)
+            if self._live(recording_id).is_dir():
+                shutil.rmtree(self._live(recording_id))
+        except OSError as error:
+            raise _cannot("the recording cannot be deleted", error) from error
+        self.count()
+
+    def tidy(self) -> None:
+        """Remove what a server that was killed left behind and nobody can want."""
+        if not self._folder.is_dir():
+            return
+        for recording_id in self.ids():
+            if self._packed(recording_id).exists() and self._live(recording_id).is_dir():
+                # It was packed, and the folder not removed any more.
+                shutil.rmtree(self._live(recording_id), ignore_errors=True)
+        for part in self._folder.glob(f"*{PART_SUFFIX}"):
+            if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
+                part.unlink(missing_ok=True)
+
+    # Something new
+
+    def new_path(self) -> tuple[str, Path]:
+        """An id that nobody can guess, and the file that is to be written for it.
+
+        Raises:
+            RecordingError: there is no room for more, or no folder can be made.
+        """
+        if self.count() + LEAST_ROOM_BYTES > self._max_bytes:
+            raise RecordingError(
+                f"the recordings on this server take up {self._num_bytes / MB:.0f} of "
+                f"{self.options.max_mb:g} MB: delete some first",
+                "recording_full",
+            )
+        try:
+            # Nobody else on this machine is to list the ids.
+            self._folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
+        except OSError as error:
+            raise _cannot("nothing can be recorded on this server", error) from error
+        recording_id = _new_id()
+        return recording_id, self._packed(recording_id)
+
+    def take_room(self, num_bytes: int) -> None:
+        """Count what is written next.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        with self._changing:
+            if self._num_bytes + num_bytes > self._max_bytes:
+                raise OSError(
+                    errno.EDQUOT,
+                    f"the recordings on this server have reached {self.options.max_mb:g} MB",
+                )
+            self._num_bytes += num_bytes
+
+    def count(self) -> int:
+        """Measure what all of it takes up, in bytes.
+
+        Raises:
+            RecordingError: the folder cannot be read.
+        """
+        try:
+            num_bytes = size_of(self._folder)
+        except OSError as error:
+            raise _cannot("what is recorded cannot be measured", error) from error
+        with self._changing:
+            self._num_bytes = num_bytes
+        return num_bytes
+
+    # Shares
+
+    def share(self, recording_id: str, hours: float) -> tuple[str, Share]:
+        """Make a link that ends after `hours`.
+
+        Raises:
+            RecordingError: that is not allowed here, is too long, or there is no such recording.
+        """
+        if not self.options.may_share:
+            raise RecordingError("the owner of this server allows no links", "sharing_off")
+        if not 1 <= hours <= LONGEST_SHARE_HOURS:
+            raise RecordingError(
+                f"a link holds for 1 to {LONGEST_SHARE_HOURS} hours, not {hours:g}", "invalid_value"
+            )
+        self.find(recording_id)
+        share_id = _new_id()
+        expires_at = (self._now() + timedelta(hours=hours)).replace(microsecond=0)
+        share = Share(recording_id=recording_id, expires_at=expires_at)
+        self._change_shares(lambda shares: shares | {share_id: share})
+        return share_id, share
+
+    def shares_of(self, recording_id: str) -> dict[str, Share]:
+        """The links to a recording that have not ended, by their ids."""
+        return {k: s for k, s in self._read_shares().items() if s.recording_id == recording_id}
+
+    def end_share(self, recording_id: str, share_id: str) -> None:
+        """End a link.
+
+        Raises:
+            RecordingError: there is no such link to this recording.
+        """
+        if share_id not in self.shares_of(recording_id):
+            raise _no_share()
+        self._change_shares(lambda shares: {k: s for k, s in shares.items() if k != share_id})
+
+    def find_shared(self, share_id: str) -> Path:
+        """What a link leads to.
+
+        Raises:
+            RecordingError: there is no such link, or it has ended.
+        """
+        share = self._read_shares().get(share_id)
+        # Links end where the server's owner allows none any more.
+        if share is None or not self.options.may_share:
+            raise _no_share()
+        return self.find(share.recording_id)
+
+    def _read_shares(self) -> dict[str, Share]:
+        """Those that have not ended."""
+        try:
+            content = (self._folder / SHARES).read_bytes()
+            shares = _SHARES_READER.validate_json(content)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValidationError) as error:
+            raise _cannot("the links of this server cannot be read", error) from error
+        return {k: share for k, share in shares.items() if share.expires_at > self._now()}
+
+    def _change_shares(self, change: Callable[[dict[str, Share]], dict[str, Share]]) -> None:
+        with self._changing:
+            before = self._read_shares()
+            after = change(before)
+            if after == before:
+                return
+            new = self._folder / f"{SHARES}.new"
+            try:
+                # Only who may read the folder is to know the ids, also where others made it.
+                new.unlink(missing_ok=True)
+                new.touch(mode=PRIVATE_MODE)
+                new.write_text(json.dumps(_SHARES_READER.dump_python(after, mode="json"), indent=1))
+                os.replace(new, self._folder / SHARES)
+            except OSError as error:
+                raise _cannot("the links of this server cannot be written", error) from error
+
+    @property
+    def _max_bytes(self) -> float:
+        return self.options.max_mb * MB
+
+    def _packed(self, recording_id: str) -> Path:
+        return self._folder / f"{recording_id}{SUFFIX}"
+
+    def _live(self, recording_id: str) -> Path:
+        return self._folder / f"{recording_id}{SUFFIX}{LIVE_SUFFIX}"
+
+
+def _new_id() -> str:
+    """Nobody can guess it; and no command line takes it for an option."""
+    while (new := secrets.token_urlsafe(ID_BYTES)).startswith("-"):
+        pass
+    return new
+
+
+def size_of(path: Path) -> int:
+    """Bytes in a file, or in all files below a folder; 0 where there is nothing."""
+    return sum(_sizes(path))
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    try:
+        if not path.is_dir():
+            yield path.stat().st_size
+            return
+        for entry in os.scandir(path):
+            yield from _sizes(Path(entry.path))
+    except (FileNotFoundError, NotADirectoryError):
+        # There is none, or not any more.
+        return
+
+
+def _no_share() -> RecordingError:
+    return RecordingError("this link has ended, or never was one", "share_not_found")
+
+
+def _cannot(what: str, error: Exception) -> RecordingError:
+    reason = getattr(error, "strerror", None) or "they are damaged"
+    return RecordingError(f"{what}: {reason}", "recording_failed")

@@ -1,0 +1,1 @@
+"""The server: HTTP, sockets, access and what a Space asks for."""

@@ -1,0 +1,103 @@
+"""What a chunk costs, what the model gets right, how fast replies come: `make bench`.
+
+Each section prints its figures beside what they are measured by: a floor, a limit or a ratio.
+"""
+
+import argparse
+from pathlib import Path
+
+from backend.errors import AudioInteractionError
+from bench.forks import report_forks
+from bench.held_out import report_held_out
+from bench.hour import report_hour
+from bench.live import report_live
+from bench.memory import report_memory
+from bench.recording import report_recording
+from bench.rounding import report_rounding
+from bench.samples import recordings_under, report_samples
+from bench.sessions import report_gpu, report_sessions
+from bench.streaming import report_streaming
+from bench.voice_detector import report_detector
+
+SECTIONS = {
+    "streaming": "what a chunk costs as a session grows",
+    "samples": "how many of the repository's recordings are answered exactly",
+    "live": "how fast replies come in a browser",
+    "hour": "an hour through one session: time and peak memory",
+    "memory": "what a server holds over a recorded conversation",
+    "recording": "what it costs to record a conversation and to read it",
+    "forks": "how long decisions take beside a fork",
+    "rounding": "how far a batch moves what tokens are drawn from",
+    "voice-detector": "what the voice detector costs the event loop",
+    "sessions": "what a step costs with many sessions in it",
+    "gpu": "the same on a GPU, for the released model's shape",
+}
+USUAL_SECTIONS = ["streaming", "samples", "live"]
+
+
+def main() -> None:
+    """Run the sections that the arguments name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        epilog="sections:\n" + "\n".join(f"  {name:<20}{SECTIONS[name]}" for name in SECTIONS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    usual = ", ".join(USUAL_SECTIONS)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"see below ({usual})")
+    parser.add_argument("--gpu", action="store_true", help="add the steps of many sessions")
+    parser.add_argument("--data", type=Path, help="score the held-out recordings under this folder")
+    parser.add_argument("--utterances", type=int, default=100, help="of `live` (%(default)s)")
+    parser.add_argument("--recordings", type=Path, help="a folder of utterances for `live`")
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="of `memory` and `recording` (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of `forks`, with and without (%(default)s)"
+    )
+    parser.add_argument("--conversations", type=int, default=3, help="of `forks` (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
+    parsed = parser.parse_args()
+    if unknown := set(parsed.sections) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    try:
+        run(parsed)
+    except AudioInteractionError as error:
+        parser.error(str(error))
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Run the sections in their order.
+
+    Raises:
+        AudioInteractionError: one cannot be run here.
+    """
+    sections = parsed.sections or USUAL_SECTIONS
+    if "streaming" in sections:
+        report_streaming(parsed.threads)
+    if "samples" in sections:
+        report_samples()
+    if "live" in sections:
+        report_live(recordings_under(parsed.recordings), parsed.utterances)
+    if "hour" in sections:
+        report_hour(parsed.threads)
+    if "memory" in sections:
+        report_memory(parsed.minutes)
+    if "recording" in sections:
+        report_recording(parsed.minutes)
+    if "forks" in sections:
+        report_forks(parsed.conversations, parsed.seconds)
+    if "rounding" in sections:
+        report_rounding()
+    if "voice-detector" in sections:
+        report_detector()
+    if parsed.data:
+        report_held_out(parsed.data)
+    if "sessions" in sections:
+        report_sessions(parsed.threads)
+    if parsed.gpu or "gpu" in sections:
+        report_gpu()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What a step costs with many sessions in it."""
+
+import statistics
+import time
+
+import torch
+
+from backend.config import GREEDY, EngineConfig, SessionSettings
+from backend.engine.core import EngineCore
+from backend.engine.cost import noise_chunks, run_steps
+from backend.events import Decision
+from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from bench.errors import BenchError
+from bench.random_checkpoint import RELEASED, random_checkpoint
+
+NUM_SESSIONS = (1, 16, 64)
+# What reading the weights and the keys and values once takes at 4.3 TB/s: nothing can be faster.
+FLOOR_MS = {1: (1.8, 1.5), 16: (2.6, 2.0), 64: (10.2, 3.7)}
+
+
+def report_sessions(num_threads: int) -> None:
+    """Print what steps of many sessions cost for the embedded checkpoint on a CPU."""
+    torch.set_num_threads(num_threads)
+    checkpoint = load_checkpoint(EMBEDDED, device="cpu")
+    print(f"Milliseconds per step near a full context, embedded, {num_threads} thread(s)")
+    print(f"{'sessions':>8}{'listening':>12}{'speaking':>12}")
+    for num_sessions in NUM_SESSIONS:
+        listening, speaking = measure_steps(checkpoint, num_sessions)
+        print(f"{num_sessions:>8}{listening:>12.1f}{speaking:>12.1f}")
+
+
+def report_gpu() -> None:
+    """Print what steps of many sessions cost for the released model's shape, in bf16.
+
+    Raises:
+        BenchError: there is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise BenchError("there is no CUDA GPU on this machine")
+    torch.set_num_threads(1)
+    checkpoint = random_checkpoint(RELEASED, torch.device("cuda"), torch.bfloat16)
+    print("Milliseconds per step near 4 096 positions, released shape, bf16, cuda")
+    print(f"{'sessions':>8}{'listening':>12}{'floor':>8}{'speaking':>12}{'floor':>8}{'memory':>12}")
+    for num_sessions in NUM_SESSIONS:
+        listening, speaking = measure_steps(checkpoint, num_sessions)
+        listening_floor, speaking_floor = FLOOR_MS[num_sessions]
+        memory_gib = torch.cuda.max_memory_allocated() / 2**30
+        print(
+            f"{num_sessions:>8}{listening:>12.1f}{listening_floor:>8.1f}"
+            f"{speaking:>12.1f}{speaking_floor:>8.1f}{memory_gib:>8.1f} GiB"
+        )
+
+
+def measure_steps(checkpoint: Checkpoint, num_sessions: int) -> tuple[float, float]:
+    """Median milliseconds of a listening and of a speaking step of sessions with long contexts."""
+    core = EngineCore(checkpoint, EngineConfig(num_slots=num_sessions))
+    settings = SessionSettings(sampling=GREEDY, max_reply_tokens=32)
+    sessions = [core.open(settings) for _ in range(num_sessions)]
+    room = 4 * settings.max_reply_tokens
+    listening: list[float] = []
+    for chunk in noise_chunks(10_000):
+        if sessions[0].num_positions > core.max_positions - room:
+            break
+        for session in sessions:
+            core.hear(session, chunk)
+        costs = [event.milliseconds for event in run_steps(core) if isinstance(event, Decision)]
+        listening.append(costs[0])
+    for session in sessions:
+        core.request_reply(session)
+        core.hear(session, chunk)
+    speaking = []
+    while core.has_work():
+        began = time.perf_counter()
+        for _ in core.step():
+            pass
+        speaking.append((time.perf_counter() - began) * 1000)
+    # The first step heard the chunk that is answered.
+    return statistics.median(listening[-16:]), statistics.median(speaking[1:])
