@@ -24,7 +24,7 @@ from websockets.typing import Origin
 from backend.engine import Engine
 from backend.errors import CheckpointError, SettingsError
 from backend.model.hub_store import Phase, Progress, Report
-from backend.serving.access import FramedBy, is_same_origin
+from backend.serving.access import SecurityHeaders, is_same_origin
 from backend.serving.prefix import Prefixed
 from backend.serving.server import ServingOptions, page_address, serve
 from backend.serving.space import Surroundings, settle_in, surroundings
@@ -83,7 +83,7 @@ def test_a_space_writes_where_it_may(has_storage: bool, storage: str, tmp_path: 
     ],
 )
 def test_who_may_frame_the_page(origins: tuple[str, ...], policy: str) -> None:
-    client = TestClient(FramedBy(FastAPI(), origins))
+    client = TestClient(SecurityHeaders(FastAPI(), origins))
     assert client.get("/").headers["content-security-policy"] == policy
 
 

@@ -4,8 +4,23 @@ from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.route_utils import BUILD_PATH_LIB, STATIC_PATH_LIB
+from starlette.middleware.cors import CORSMiddleware
 
 STATIC_FOLDER = Path(__file__).parent / "static"
+
+RENDERED = ("/", "/theme.css")
+"""What Gradio itself answers for the page."""
+FILES = {
+    "/favicon.ico": STATIC_FOLDER / "favicon.png",
+    "/manifest.json": STATIC_FOLDER / "manifest.json",
+    "/static/js/iframeResizer.contentWindow.min.js": Path(
+        STATIC_PATH_LIB, "js", "iframeResizer.contentWindow.min.js"
+    ),
+}
+"""Files that its page names."""
+ASSETS_FOLDER = Path(BUILD_PATH_LIB)
+"""Its scripts and styles, below `/assets`: their names change with their content."""
 
 _TITLE = "Audio-Interaction Live"
 # A function body, not a module; the address is relative so that proxies with a prefix work.
@@ -37,15 +52,21 @@ def build_page() -> gr.Blocks:
     return page
 
 
-def mount_page(app: FastAPI) -> FastAPI:
-    """Serve the page at `/` of an application that already has its other routes."""
+def gradio_app() -> FastAPI:
+    """Gradio's application with the page, at `/`.
+
+    It has dozens of other routes (uploads, icons of any size, proxies), for anybody: serve only
+    those of them that the page needs.
+    """
+    app = FastAPI()
+    # With one of the application's own, which allows nobody, Gradio's lets no other origin in.
+    app.add_middleware(CORSMiddleware)
     return gr.mount_gradio_app(
         app,
         build_page(),
         path="/",
         ssr_mode=False,
         theme=_theme(),
-        favicon_path=str(STATIC_FOLDER / "favicon.png"),
         css=_FRAME_CSS,
         footer_links=[],
         run_history=False,

@@ -1,5 +1,6 @@
 """Who may connect: our own page, those who know the key, not too many from one address."""
 
+import re
 import secrets
 import socket
 from collections import Counter
@@ -20,6 +21,8 @@ MAX_SOCKETS_PER_ADDRESS = 64
 
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
+_MAX_NAME_CHARACTERS = 253
 
 
 class Doorkeeper:
@@ -37,7 +40,7 @@ class Doorkeeper:
         own_hosts: Sequence[str] = (),
     ) -> None:
         self._access_key = access_key
-        self._own_hosts = own_hosts
+        self.own_hosts = own_hosts
         self._max_per_address = max_per_address
         self._num_sockets: Counter[str] = Counter()
 
@@ -53,11 +56,11 @@ class Doorkeeper:
         Raises:
             ConnectionEnd: it may not connect.
         """
-        _require_same_origin(connection.headers, self._own_hosts)
+        _require_own_page(connection.headers, self.own_hosts)
         is_perhaps_a_page = "origin" in connection.headers or connection.scope["type"] == "http"
         # A page from elsewhere does not know the key.
         if is_perhaps_a_page and self._access_key is None:
-            _require_own_host(connection.headers, self._own_hosts)
+            _require_own_host(connection.headers, self.own_hosts)
         if needs_key:
             self._require_key(connection)
         address = connection.client.host if connection.client else ""
@@ -89,25 +92,72 @@ class Doorkeeper:
             raise ConnectionEnd(error, CloseCode.UNAUTHORIZED)
 
 
-class FramedBy:
-    """An application whose pages show up in frames of our own pages and of `origins` only.
+class SecurityHeaders:
+    """An application whose answers say what browsers may make of them.
 
-    Others could lay something over them and have their visitors press our buttons unseen.
+    Pages show up in frames of our own pages and of `framed_by` only: others could lay something
+    over them and have their visitors press our buttons unseen. Everything is what its media type
+    says, and no script because it looks like one.
+
+    Args:
+        framed_by: origins, as in `https://example.org`.
     """
 
-    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, framed_by: Sequence[str] = ()) -> None:
         self._app = app
-        self._policy = " ".join(["frame-ancestors 'self'", *origins])
+        self._policy = " ".join(["frame-ancestors 'self'", *framed_by])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the header that says so to every answer."""
+        """Add the headers to every answer."""
 
-        async def send_with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).append("Content-Security-Policy", self._policy)
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                headers = MutableHeaders(scope=message)
+                headers.append("Content-Security-Policy", self._policy)
+                headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        await self._app(scope, receive, send_with_policy)
+        await self._app(scope, receive, send_with_headers)
+
+
+class OwnPagesOnly:
+    """An application of files that anybody may read, but no page from elsewhere may use.
+
+    Where the browser says that our own page asks, it is believed: behind a proxy that hides our
+    address, the page has to be there to say so.
+    """
+
+    def __init__(self, app: ASGIApp, own_hosts: Sequence[str] = ()) -> None:
+        self._app = app
+        self._own_hosts = own_hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, if no page from elsewhere asks.
+
+        Raises:
+            ConnectionEnd: one does.
+        """
+        headers = Headers(scope=scope)
+        if headers.get("sec-fetch-site") != "same-origin":
+            _require_own_page(headers, self._own_hosts)
+        await self._app(scope, receive, send)
+
+
+class BehindDoorkeeper:
+    """An application for those whom the doorkeeper lets in."""
+
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
+        self._app = app
+        self._doorkeeper = doorkeeper
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer those who may connect.
+
+        Raises:
+            ConnectionEnd: it is somebody else.
+        """
+        with self._doorkeeper.let_in(HTTPConnection(scope)):
+            await self._app(scope, receive, send)
 
 
 def offered_key(headers: Headers, subprotocols: Sequence[str]) -> str:
@@ -138,17 +188,28 @@ def is_same_origin(headers: Headers, own_hosts: Sequence[str] = ()) -> bool:
     return _host_and_port(origin) in ours - {None}
 
 
-def _require_same_origin(headers: Headers, own_hosts: Sequence[str]) -> None:
+def is_part_of_another_page(headers: Headers) -> bool:
+    """Whether a browser says that a page from elsewhere wants this as a part of itself.
+
+    As with an `<img>`, for which it sends no `Origin`. Links and frames are navigations: those may
+    lead here, and `SecurityHeaders` says into whose frames.
+    https://www.w3.org/TR/fetch-metadata/
+    """
+    is_elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    return is_elsewhere and headers.get("sec-fetch-mode") != "navigate"
+
+
+def _require_own_page(headers: Headers, own_hosts: Sequence[str]) -> None:
     """Let no page from elsewhere in.
 
     Raises:
         ConnectionEnd: it is one.
     """
-    if not is_same_origin(headers, own_hosts):
+    if not is_same_origin(headers, own_hosts) or is_part_of_another_page(headers):
         error = WireError(
-            f"a page from {headers['origin'][:200]} may not connect to {headers.get('host', '')}; "
-            "open the page from this server, or have the proxy in front of it pass the Host or "
-            "X-Forwarded-Host header",
+            f"a page from {headers.get('origin', 'elsewhere')[:200]} may not connect to "
+            f"{headers.get('host', '')[:200]}; open the page from this server, or have the proxy "
+            "in front of it pass the Host or X-Forwarded-Host header",
             "origin_not_allowed",
         )
         raise ConnectionEnd(error, CloseCode.POLICY)
@@ -187,6 +248,14 @@ def _require_own_host(headers: Headers, own_hosts: Sequence[str]) -> None:
             "origin_not_allowed",
         )
         raise ConnectionEnd(error, CloseCode.POLICY)
+
+
+def is_host(text: str) -> bool:
+    """Whether it is a name or an address, with or without a port, as in a `Host` header."""
+    parts = _host_and_port(f"http://{text}")
+    if parts is None or len(name := parts[0]) > _MAX_NAME_CHARACTERS:
+        return False
+    return _NAME.fullmatch(name) is not None or _is_address(name)
 
 
 def _name(host: str) -> str | None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import mimetypes
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,6 @@ import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, QueryParams
-from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from backend.admission import Admission
@@ -34,14 +34,15 @@ from backend.recordings.forks import Forks
 from backend.recordings.gallery import Gallery
 from backend.recordings.live import Recordings
 from backend.recordings.store import RecordingStore, StoreOptions
-from backend.serving.access import SUBPROTOCOL, Doorkeeper, FramedBy
+from backend.serving.access import SUBPROTOCOL, Doorkeeper, OwnPagesOnly, SecurityHeaders
+from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed
 from backend.serving.recordings import RecordingsApi
 from backend.serving.socket_protocol import RealtimeSocket
 from backend.serving.starting import StartingApp
 from backend.speech import Voices
 from backend.timing import SystemTime
-from webui.gradio_app import STATIC_FOLDER, mount_page
+from webui.gradio_app import STATIC_FOLDER, gradio_app
 
 logger = logging.getLogger(__name__)
 
@@ -79,16 +80,6 @@ class ServingOptions:
     """Hosts that our page may come from, beside those that requests name."""
     framed_by: tuple[str, ...] = ()
     """Origins, as in `https://example.org`, whose pages may show ours in a frame."""
-
-
-class RevalidatedFiles(StaticFiles):
-    """Files that browsers ask about each time, so that no page mixes two versions of them."""
-
-    def file_response(self, *args: Any, **options: Any) -> Response:
-        """The file, not to be used again without asking."""
-        response = super().file_response(*args, **options)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
 
 
 class RealtimeService:
@@ -190,6 +181,7 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
     options = options or ServingOptions()
     service = RealtimeService(engine, options)
     recordings = service.recordings
+    gradio = gradio_app()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -197,14 +189,16 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
             await asyncio.to_thread(recordings.store.tidy)
             # Nobody waits for it, not even who ends the server.
             threading.Thread(target=recordings.get_ready, daemon=True).start()
-        yield
+        async with gradio.router.lifespan_context(gradio):
+            yield
         if recordings is not None:
             await recordings.close()
 
-    app = FastAPI(title="Audio-Interaction Live", docs_url=None, redoc_url=None, lifespan=lifespan)
+    # Routes for what is needed, and no others: no schema, no second address for anything.
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=lifespan)
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
+    async def health() -> dict[str, Any]:
         return {
             "status": "ok",
             "checkpoint": engine.checkpoint.name,
@@ -225,9 +219,10 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
         engine.checkpoint, lambda: service.admission.num_taken, Admission(1, SystemTime())
     )
     RecordingsApi(service.doorkeeper, Gallery(GALLERY_FOLDER), recordings, forks).add_to(app)
-    app.mount("/live", RevalidatedFiles(directory=STATIC_FOLDER), name="live")
-    app.mount("/samples", StaticFiles(directory=SAMPLES_FOLDER), name="samples")
-    return mount_page(app)
+    samples = OwnPagesOnly(StaticFiles(directory=SAMPLES_FOLDER), options.own_hosts)
+    app.mount("/samples", samples, name="samples")
+    app.router.routes.extend(page_routes(gradio, service.doorkeeper))
+    return app
 
 
 def server_config(
@@ -239,8 +234,11 @@ def server_config(
 
 
 def _uvicorn_config(app: ASGIApp, host: str, port: int, options: ServingOptions) -> uvicorn.Config:
+    # On Windows programs may have registered others, and browsers take us at our word (nosniff).
+    mimetypes.add_type("text/javascript", ".js")
+    mimetypes.add_type("text/css", ".css")
     return uvicorn.Config(
-        FramedBy(Prefixed(app), options.framed_by),
+        SecurityHeaders(Prefixed(app), options.framed_by),
         host=host,
         port=port,
         log_level="warning",

@@ -1,0 +1,108 @@
+"""The page's routes: what of Gradio's application can be reached, and by whom.
+
+What is not named here is not there, whatever Gradio brings along.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from backend.serving.access import BehindDoorkeeper, Doorkeeper, OwnPagesOnly, is_host
+from webui.gradio_app import ASSETS_FOLDER, FILES, RENDERED, STATIC_FOLDER
+
+_NAMING_HOSTS = ("host", "x-forwarded-host")
+_SHOWN = frozenset((b"host", b"x-forwarded-host", b"x-forwarded-proto"))
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A route of Gradio's for those who may also talk."""
+
+    path: str
+    """As Starlette writes routes: `/gradio_api/call/{name}`."""
+    methods: tuple[str, ...]
+
+
+ENDPOINTS: tuple[Endpoint, ...] = ()
+"""The page calls none of them: it talks over `/v1`."""
+
+
+class RevalidatedFiles(StaticFiles):
+    """Files that browsers ask about each time, so that no page mixes two versions of them."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """The file, not to be used again without asking."""
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+class LastingFiles(StaticFiles):
+    """Files whose names change with their content: browsers fetch each once."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """The file, to be used again for a year."""
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
+
+
+class Rendered:
+    """What Gradio makes of the address under which it is asked for, and of nothing else.
+
+    Of a query, cookies and other headers it would take orders: to compress on the event loop, to
+    look for files, to fail.
+    """
+
+    def __init__(self, gradio: ASGIApp) -> None:
+        self._gradio = gradio
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, if the address is one."""
+        given = [Headers(scope=scope).get(name, "") for name in _NAMING_HOSTS]
+        hosts = [host.strip() for header in given for host in header.split(",") if host.strip()]
+        if not all(map(is_host, hosts)):
+            response = PlainTextResponse("the Host or X-Forwarded-Host header names no host\n", 400)
+            await response(scope, receive, send)
+            return
+        shown = [(name, value) for name, value in scope["headers"] if name in _SHOWN]
+        await self._gradio({**scope, "query_string": b"", "headers": shown}, receive, send)
+
+
+def page_routes(
+    gradio: ASGIApp, doorkeeper: Doorkeeper, endpoints: Sequence[Endpoint] = ENDPOINTS
+) -> list[BaseRoute]:
+    """Every route of the page.
+
+    Args:
+        gradio: Gradio's application, whole.
+        doorkeeper: who may use the endpoints; the files are for anybody but pages from elsewhere.
+        endpoints: what else of `gradio` can be reached.
+    """
+
+    def for_anybody(app: ASGIApp) -> ASGIApp:
+        return OwnPagesOnly(app, doorkeeper.own_hosts)
+
+    rendered = for_anybody(Rendered(gradio))
+    behind = BehindDoorkeeper(gradio, doorkeeper)
+    return [
+        *(Route(path, rendered, methods=["GET"]) for path in RENDERED),
+        *(Route(path, for_anybody(_file(file)), methods=["GET"]) for path, file in FILES.items()),
+        *(Route(each.path, behind, methods=each.methods) for each in endpoints),
+        Mount("/assets", for_anybody(LastingFiles(directory=ASSETS_FOLDER)), name="assets"),
+        Mount("/live", for_anybody(RevalidatedFiles(directory=STATIC_FOLDER)), name="live"),
+    ]
+
+
+def _file(path: Path) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await FileResponse(path)(scope, receive, send)
+
+    return answer

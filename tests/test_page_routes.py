@@ -1,0 +1,209 @@
+"""What can be reached beside the wire: what the page needs, and nothing else of Gradio's."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.routing import BaseRoute
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocketDisconnect
+
+from backend.engine import Engine
+from backend.serving.access import Doorkeeper, SecurityHeaders, is_host
+from backend.serving.page_routes import Endpoint, page_routes
+from backend.serving.server import ServingOptions, create_app
+from tests.scripted import ScriptedEngine
+from webui.gradio_app import gradio_app
+
+KEY = "open sesame"
+WITH_KEY = {"Authorization": f"Bearer {KEY}"}
+ELSEWHERE = {"Origin": "http://elsewhere.example"}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+PAGE = {
+    "/",
+    "/assets",
+    "/favicon.ico",
+    "/live",
+    "/manifest.json",
+    "/samples",
+    "/static/js/iframeResizer.contentWindow.min.js",
+    "/theme.css",
+}
+"""For anybody: what the page is made of."""
+OPEN = {"/health", "/v1/gallery", "/v1/gallery/{source}", "/v1/shared/{source}"} | {
+    f"/v1/{folder}/{{source}}/{view}"
+    for folder in ("gallery", "shared")
+    for view in ("story", "sound", "file", "export/{wanted}")
+}
+"""For anybody as well: what is not secret, and what a link has been given away to."""
+WITH_THE_KEY = {
+    "/v1/gallery/{source}/forks",
+    "/v1/realtime",
+    "/v1/recordings",
+    "/v1/recordings/{source}",
+    "/v1/recordings/{source}/export/{wanted}",
+    "/v1/recordings/{source}/file",
+    "/v1/recordings/{source}/forks",
+    "/v1/recordings/{source}/shares",
+    "/v1/recordings/{source}/shares/{share_id}",
+    "/v1/recordings/{source}/sound",
+    "/v1/recordings/{source}/story",
+    "/v1/{rest:path}",
+}
+
+
+def every_path(routes: Sequence[BaseRoute]) -> Iterator[str]:
+    """Of all routes, also those of routers and applications within."""
+    for route in routes:
+        within = getattr(route, "original_router", route)
+        yield from every_path(getattr(within, "routes", None) or [])
+        if path := getattr(route, "path", ""):
+            yield path
+
+
+def filled(path: str) -> str:
+    """An address that a route takes."""
+    for name, value in {"size": "14000", "page": "1"}.items():
+        path = path.replace(f"{{{name}}}", value)
+    return path.replace(":path}", "}").replace("{", "a-").replace("}", "")
+
+
+def guarded(app: ASGIApp) -> ASGIApp:
+    return SecurityHeaders(app)
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(cast(Engine, ScriptedEngine([])), ServingOptions(access_key=KEY))
+
+
+@pytest.fixture(scope="module")
+def client(app: FastAPI) -> TestClient:
+    return TestClient(guarded(app), base_url="http://localhost:7860")
+
+
+def test_every_route_is_named(app: FastAPI) -> None:
+    assert set(every_path(app.routes)) == PAGE | OPEN | WITH_THE_KEY
+
+
+VISITORS = {
+    "nobody": {},
+    "with the key": WITH_KEY,
+    "from elsewhere": ELSEWHERE,
+    "from elsewhere, with the key": ELSEWHERE | WITH_KEY,
+}
+
+
+@pytest.mark.parametrize("visitor", VISITORS)
+def test_nothing_else_of_gradio_is_reached(app: FastAPI, visitor: str) -> None:
+    paths = {filled(path) for path in every_path(gradio_app().routes)} - PAGE
+    assert {"/pwa_icon/14000", "/gradio_api/upload", "/gradio_api/queue/join"} <= paths
+    assert len(paths) > 60
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(guarded(app))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost:7860"
+        ) as visiting:
+            for path in sorted(paths):
+                for method in METHODS:
+                    answer = await visiting.request(method, path, headers=VISITORS[visitor])
+                    is_named = path.startswith(("/assets/", "/static/js/iframe"))
+                    refusals = (403, 404, 405) if is_named else (404,)
+                    assert answer.status_code in refusals, (method, path)
+                    assert answer.headers["x-content-type-options"] == "nosniff"
+                    assert not [name for name in answer.headers if name.startswith("access-c")]
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("visitor", VISITORS)
+def test_no_socket_is_opened_but_the_one_of_the_wire(client: TestClient, visitor: str) -> None:
+    for path in sorted({filled(path) for path in every_path(gradio_app().routes)} | PAGE):
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect(path, headers=VISITORS[visitor]),
+        ):
+            pass
+
+
+def test_the_page_is_for_anybody_but_pages_from_elsewhere(client: TestClient) -> None:
+    files = ["/live/main.js", "/samples/samples.json", *PAGE - {"/assets", "/live", "/samples"}]
+    for path in files:
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert client.get(path, headers={"Origin": "http://localhost:7860"}).status_code == 200
+        for headers in (
+            ELSEWHERE,
+            {"Origin": "null"},
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+            {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
+        ):
+            refused = client.get(path, headers=headers)
+            assert refused.status_code == 403, (path, headers)
+            assert refused.json()["error"]["code"] == "origin_not_allowed"
+            assert not [name for name in refused.headers if name.startswith("access-control")]
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        assert client.get(path, headers=link).status_code == 200
+        hidden = ELSEWHERE | {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+        assert client.get(path, headers=hidden).status_code == 200, "a proxy hides our address"
+
+
+def test_other_pages_cannot_embed_what_has_to_be_made(client: TestClient) -> None:
+    image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    refused = client.get("/v1/gallery/any/export/wav", headers=image)
+    assert refused.status_code == 403
+    assert refused.json()["error"]["message"].startswith("a page from elsewhere may not connect")
+
+
+def test_assets_are_fetched_once_and_not_compressed_anew(client: TestClient) -> None:
+    page = client.get("/").text
+    script = page.partition('crossorigin src="./assets/')[2].partition('"')[0]
+    answer = client.get(f"/assets/{script}", headers={"Accept-Encoding": "br, gzip"})
+    assert answer.status_code == 200
+    assert "immutable" in answer.headers["cache-control"]
+    for path in (f"/assets/{script}", "/theme.css", "/"):
+        answer = client.get(path, headers={"Accept-Encoding": "br, gzip"})
+        assert "content-encoding" not in answer.headers
+
+
+@pytest.mark.parametrize("query", ["page=none", "deep_link=../a", "all_endpoints=1", "view=api"])
+def test_the_page_takes_no_orders_from_its_address(client: TestClient, query: str) -> None:
+    assert client.get(f"/?{query}").text == client.get("/").text
+
+
+@pytest.mark.parametrize("name", ["Host", "X-Forwarded-Host"])
+@pytest.mark.parametrize(
+    "host", ["a:b:c", "]]", "[:::::]", "a b", "a..b", "<script>", "a:99999", "a" * 60_000, "\xe9"]
+)
+def test_a_host_that_is_none_is_refused(client: TestClient, name: str, host: str) -> None:
+    answer = client.get("/", headers={name.encode(): host.encode("latin-1")})
+    assert answer.status_code == 400
+    assert answer.text == "the Host or X-Forwarded-Host header names no host\n"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "voice.lan:7860", "[::1]:7860", "192.0.2.7", "a_b-c.example.", "xn--a"]
+)
+def test_hosts(host: str) -> None:
+    assert is_host(host)
+
+
+def test_an_endpoint_that_is_named_is_behind_the_doorkeeper(app: FastAPI) -> None:
+    endpoint = Endpoint("/gradio_api/info", ("GET",))
+    app = create_app(cast(Engine, ScriptedEngine([])))
+    app.router.routes.extend(page_routes(gradio_app(), Doorkeeper(KEY), [endpoint]))
+    client = TestClient(app, base_url="http://localhost:7860")
+    answer = client.get(endpoint.path, headers=WITH_KEY)
+    assert answer.status_code == 200
+    assert "named_endpoints" in answer.json()
+    assert client.get(endpoint.path).status_code == 401
+    assert client.get(endpoint.path, headers=WITH_KEY | ELSEWHERE).status_code == 403
+    assert client.post(endpoint.path, headers=WITH_KEY).status_code == 405
+    assert client.get("/gradio_api/app_id", headers=WITH_KEY).status_code == 404
