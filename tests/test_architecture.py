@@ -27,14 +27,22 @@ LAYERS = [
     ["backend.engine"],
     ["backend.speech"],
     ["backend.recordings"],
-    ["backend.realtime"],
+    ["backend.conversation", "backend.wires"],
     ["backend.serving", "backend.cli"],
     ["bench"],
     ["app"],
 ]
 # Offline work: it may use everything but the front ends, and none of them uses it.
 TRAINING = "backend.training"
-FRONT_ENDS = ["app", "backend.cli", "backend.realtime", "backend.serving", "bench", "webui"]
+FRONT_ENDS = [
+    "app",
+    "backend.cli",
+    "backend.conversation",
+    "backend.serving",
+    "backend.wires",
+    "bench",
+    "webui",
+]
 
 PURE = [
     "backend.config",

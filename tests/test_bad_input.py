@@ -16,12 +16,12 @@ import pytest
 from websockets.sync.client import connect
 
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ
-from backend.realtime.connection import Connection
-from backend.realtime.conversation import Conversation
-from backend.realtime.conversations import Attachment
-from backend.realtime.dialect import Dialect
-from backend.realtime.errors import CloseCode
-from backend.realtime.outbox import Outbox
+from backend.conversation.conversation import Conversation
+from backend.wires.connection import Connection
+from backend.wires.conversations import Attachment
+from backend.wires.errors import CloseCode
+from backend.wires.outbox import Outbox
+from backend.wires.realtime.dialect import Dialect
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
 from tests.sockets import WAIT_SECONDS, House, Visitor, house, settle

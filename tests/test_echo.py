@@ -9,7 +9,7 @@ import soxr
 
 from backend.audio import Samples, float_to_pcm16, read_audio
 from backend.config import SAMPLE_RATE_HZ
-from backend.realtime.echo import REPLY_RATE_HZ, EchoDetector, EchoMatch
+from backend.conversation.echo import REPLY_RATE_HZ, EchoDetector, EchoMatch
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 REPLY_ID = "resp_1"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from backend.realtime.overlap import (
+from backend.conversation.overlap import (
     OverlapAction,
     OverlapDecision,
     OverlapOutcome,
@@ -13,7 +13,7 @@ from backend.realtime.overlap import (
     OverlapSettings,
     OverlapState,
 )
-from backend.realtime.voice_activity import (
+from backend.conversation.voice_activity import (
     SpeechStarted,
     SpeechStopped,
     VoiceEnded,

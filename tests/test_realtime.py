@@ -16,10 +16,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from backend.config import EngineConfig
+from backend.conversation.input_audio import InputAudioBuffer
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
-from backend.realtime.input_audio import InputAudioBuffer
 from backend.serving.access import is_same_origin
 from tests.scripted import BREAK, ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
@@ -365,7 +365,7 @@ def test_client_that_vanishes_while_its_audio_waits_frees_its_slot(
 def test_audio_that_cannot_wait_is_refused_by_name(
     behind: tuple[ScriptedEngine, Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.realtime.conversation.MAX_WAITING_SECONDS", 2.0)
+    monkeypatch.setattr("backend.conversation.conversation.MAX_WAITING_SECONDS", 2.0)
     _, client = behind
     client.append(np.zeros(2_400))
     errors = [event for event in client.until("error") if event["type"] == "error"]

@@ -12,13 +12,12 @@ import pytest
 import app
 from backend.audio import Samples, read_audio
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
+from backend.conversation.notes import TrackTime
 from backend.engine import Engine
 from backend.errors import RecordingError
 from backend.events import TurnStatus
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
-from backend.realtime.dialect import Dialect
-from backend.realtime.recording import TrackTime
 from backend.recordings.live import Stopped, StopReason
 from backend.recordings.packing import pack_copy
 from backend.recordings.reader import SessionFile
@@ -28,6 +27,7 @@ from backend.recordings.replay import Verifier
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.recordings.story import read_story
 from backend.trace import Cause
+from backend.wires.realtime.dialect import Dialect
 from tests.conftest import SAMPLES
 from tests.recorded import RecordedHouse, recorded_house
 from tests.recording import noise_chunks

@@ -17,13 +17,13 @@ from backend.admission import FIRST_GUESS_SECONDS, MAX_IN_LINE, Admission
 from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES
 from backend.events import Event
-from backend.realtime.allowance import TokenBucket
-from backend.realtime.connection import SocketLimits, Start
-from backend.realtime.dialect import Dialect
-from backend.realtime.errors import CloseCode, ConnectionEnd
-from backend.realtime.outbox import EventsLostError, Outbox
 from backend.serving.access import Doorkeeper, may_be_rebound, offered_key
 from backend.serving.server import RealtimeService, ServingOptions, server_config
+from backend.wires.allowance import TokenBucket
+from backend.wires.connection import SocketLimits, Start
+from backend.wires.errors import CloseCode, ConnectionEnd
+from backend.wires.outbox import EventsLostError, Outbox
+from backend.wires.realtime.dialect import Dialect
 from tests.scripted import ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.serving import serving
 from tests.sockets import WAIT_SECONDS, SteppedTime, house, settle
@@ -396,7 +396,7 @@ BAD_BEGINNINGS: dict[str, tuple[str | bytes | None, str]] = {
 
 @pytest.mark.parametrize("name", BAD_BEGINNINGS)
 async def test_what_cannot_begin_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.realtime.connection.FIRST_MESSAGE_SECONDS", 0.05)
+    monkeypatch.setattr("backend.wires.connection.FIRST_MESSAGE_SECONDS", 0.05)
     message, code = BAD_BEGINNINGS[name]
     async with house(ScriptedEngine([REPLY])) as home:
         visitor = home.visit(start=Start.FIRST_MESSAGE)

@@ -13,13 +13,13 @@ from pydantic import TypeAdapter
 
 from backend.audio import Samples, pcm16_to_float, read_audio
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
+from backend.conversation.reply import CancelReason
 from backend.errors import AudioInteractionError, SettingsError
 from backend.events import Decision, TurnDone, TurnStarted, TurnStatus
 from backend.protocol import Emotion
-from backend.realtime.dialect import Dialect
-from backend.realtime.errors import WireError
-from backend.realtime.reply import CancelReason
-from backend.realtime.translator import Translator
+from backend.wires.errors import WireError
+from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.translator import Translator
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.scripted_voices import Cast
 from tests.talking import WAIT_SECONDS, Talk, WireEvent, only, talking, types
@@ -628,7 +628,7 @@ async def test_a_request_that_comes_when_the_model_has_answered_is_satisfied_for
 ) -> None:
     """As after a lost connection, over which the client could not see the answer."""
     seconds = 0.0 if is_late else WAIT_SECONDS
-    monkeypatch.setattr("backend.realtime.conversation.LATE_REQUEST_SECONDS", seconds)
+    monkeypatch.setattr("backend.conversation.conversation.LATE_REQUEST_SECONDS", seconds)
     async with talking(ScriptedEngine([REPLY])) as talk:
         await talk.send("conversation.item.create", item=typed("Hello there."))
         await talk.until("response.done")

@@ -9,7 +9,7 @@ import pytest
 
 from backend.audio import Samples, read_audio
 from backend.config import SAMPLE_RATE_HZ
-from backend.realtime.voice_activity import (
+from backend.conversation.voice_activity import (
     VOICE_WINDOW_SAMPLES,
     VOICE_WINDOW_SECONDS,
     NoiseGate,

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend.realtime.errors import CloseCode, ConnectionEnd, WireError
+from backend.wires.errors import CloseCode, ConnectionEnd, WireError
 
 SUBPROTOCOL = "realtime"
 MAX_SOCKETS_PER_ADDRESS = 64

@@ -21,7 +21,6 @@ from backend.errors import (
     SessionFileError,
     SettingsError,
 )
-from backend.realtime.errors import ConnectionEnd
 from backend.recordings.export import ExportFormat, export
 from backend.recordings.export.fields import Fields
 from backend.recordings.forks import Forks
@@ -42,6 +41,7 @@ from backend.recordings.reading import (
 from backend.recordings.replay import ForkOptions
 from backend.recordings.store import PART_SUFFIX, PRIVATE_MODE, SUFFIX, RecordingStore
 from backend.serving.access import Doorkeeper
+from backend.wires.errors import ConnectionEnd
 
 logger = logging.getLogger(__name__)
 

@@ -20,16 +20,11 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp
 
 from backend.admission import Admission
+from backend.conversation.conversation import ConversationOptions
+from backend.conversation.settings import GA_RATE_HZ, ConversationSettings
 from backend.engine import Engine
 from backend.errors import SettingsError
 from backend.model.hub_store import Report
-from backend.realtime.connection import Connection, Request, Start
-from backend.realtime.conversation import ConversationOptions
-from backend.realtime.conversations import Conversations
-from backend.realtime.dialect import Dialect
-from backend.realtime.errors import CloseCode, ConnectionEnd, WireError, first_end
-from backend.realtime.server_events import error_event
-from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
 from backend.recordings.forks import Forks
 from backend.recordings.gallery import Gallery
 from backend.recordings.live import Recordings
@@ -42,6 +37,11 @@ from backend.serving.socket_protocol import RealtimeSocket
 from backend.serving.starting import StartingApp
 from backend.speech import Voices
 from backend.timing import SystemTime
+from backend.wires.connection import Connection, Request, Start
+from backend.wires.conversations import Conversations
+from backend.wires.errors import CloseCode, ConnectionEnd, WireError, first_end
+from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.server_messages import error_event
 from webui.gradio_app import STATIC_FOLDER, gradio_app
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class RealtimeService:
             error = WireError("this server records nothing", "recording_off")
             raise ConnectionEnd(error, CloseCode.POLICY)
         try:
-            defaults = SessionConfig(
+            defaults = ConversationSettings(
                 instructions=self._checkpoint.system_prompt,
                 sampling=self._checkpoint.sampling,
                 input_rate_hz=options.input_rate_hz,

@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from backend.model.hub_store import Progress, Report
-from backend.realtime.errors import CloseCode, WireError
-from backend.realtime.server_events import error_event
+from backend.wires.errors import CloseCode, WireError
+from backend.wires.realtime.server_messages import error_event
 
 RETRY_SECONDS = 5
 LOADING = "loading"

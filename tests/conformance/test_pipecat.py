@@ -33,7 +33,7 @@ from pipecat.services.openai.realtime.events import (
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from pipecat.workers.runner import WorkerRunner
 
-from backend.realtime.session_config import GA_RATE_HZ
+from backend.conversation.settings import GA_RATE_HZ
 from tests.conformance.wire import (
     FIRST_REPLY,
     LONG_REPLY,

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.audio import float_to_pcm16, read_audio
 from backend.config import SAMPLE_RATE_HZ
+from backend.conversation.settings import GA_RATE_HZ
 from backend.protocol import Emotion
-from backend.realtime.session_config import GA_RATE_HZ
 from tests.conftest import SAMPLES
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving

@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.audio import Chunker, Resampler, Samples, pcm16_to_float
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
-from backend.realtime.errors import WireError
+from backend.wires.errors import WireError
 
 PCM16_BYTES = 2
 """Of one sample."""

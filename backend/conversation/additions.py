@@ -9,12 +9,12 @@ import numpy as np
 
 from backend.audio import Chunker, Resampler, Samples, pcm16_to_float
 from backend.config import SAMPLE_RATE_HZ
+from backend.conversation.input_audio import decode_audio
 from backend.errors import TextInputError, VoiceUnavailableError
-from backend.realtime.client_events import ContentPart, NewItem
-from backend.realtime.errors import ErrorType, WireError
-from backend.realtime.input_audio import decode_audio
-from backend.realtime.server_events import Item, given_item, new_id
 from backend.speech import Voices
+from backend.wires.errors import ErrorType, WireError
+from backend.wires.realtime.client_messages import ContentPart, NewItem
+from backend.wires.realtime.server_messages import Item, given_item, new_id
 
 PAUSE_SECONDS = 0.8
 """Of silence after it: how a listener tells that it is over."""

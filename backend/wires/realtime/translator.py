@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from backend.conversation.reply import CancelReason, Clock, HeardAudio, Reply, TimedDecision
 from backend.events import (
     ContextRolled,
     Decision,
@@ -14,11 +15,11 @@ from backend.events import (
     TurnDone,
     TurnStarted,
 )
-from backend.realtime.client_events import Modality
-from backend.realtime.dialect import Dialect
-from backend.realtime.items import Items
-from backend.realtime.reply import CancelReason, Clock, HeardAudio, Reply, TimedDecision
-from backend.realtime.server_events import (
+from backend.speech import SpokenPiece
+from backend.wires.realtime.client_messages import Modality
+from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.items import Items
+from backend.wires.realtime.server_messages import (
     Item,
     Metadata,
     WireEvent,
@@ -26,7 +27,6 @@ from backend.realtime.server_events import (
     user_audio_item,
     wire_event,
 )
-from backend.speech import SpokenPiece
 
 RECENT_REPLIES = 8
 """Replies that a client may still play or truncate after their last event."""

@@ -9,9 +9,20 @@ from enum import Enum, auto
 from typing import Protocol
 
 from backend.admission import Place, Standing, Waiter
+from backend.conversation.conversation import ConversationOptions
+from backend.conversation.settings import ConversationSettings
 from backend.errors import AudioInteractionError, SessionLimitError
-from backend.realtime.allowance import TokenBucket
-from backend.realtime.client_events import (
+from backend.wires.allowance import TokenBucket
+from backend.wires.conversations import Attachment, Conversations
+from backend.wires.errors import (
+    CloseCode,
+    ConnectionEnd,
+    WireError,
+    as_wire_error,
+    session_failure,
+)
+from backend.wires.outbox import EventsLostError
+from backend.wires.realtime.client_messages import (
     AckEvent,
     AnyClientEvent,
     CloseSession,
@@ -20,19 +31,8 @@ from backend.realtime.client_events import (
     SessionUpdate,
     parse_client_event,
 )
-from backend.realtime.conversation import ConversationOptions
-from backend.realtime.conversations import Attachment, Conversations
-from backend.realtime.dialect import Dialect
-from backend.realtime.errors import (
-    CloseCode,
-    ConnectionEnd,
-    WireError,
-    as_wire_error,
-    session_failure,
-)
-from backend.realtime.outbox import EventsLostError
-from backend.realtime.server_events import WireEvent, error_event, wire_event
-from backend.realtime.session_config import SessionConfig
+from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.server_messages import WireEvent, error_event, wire_event
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Request:
     """What a client's address asks for."""
 
     options: ConversationOptions
-    defaults: SessionConfig
+    defaults: ConversationSettings
     """Before the client changes it."""
     start: Start = Start.AT_ONCE
 
@@ -176,14 +176,14 @@ class Connection:
         self._held.append(event)
         return await self._open(config)
 
-    async def _open(self, config: SessionConfig) -> Attachment | None:
+    async def _open(self, config: ConversationSettings) -> Attachment | None:
         """A new conversation; None if the client went meanwhile."""
         place = await self._place()
         if place is None:
             return None
         return await self._conversations.open(place, self._request.options, config)
 
-    def _configured(self, update: SessionUpdate) -> SessionConfig:
+    def _configured(self, update: SessionUpdate) -> ConversationSettings:
         """The settings of a conversation that begins with `update`.
 
         Raises:

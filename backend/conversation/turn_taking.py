@@ -3,21 +3,31 @@
 from collections.abc import Callable, Iterable
 
 from backend.audio import Samples
+from backend.conversation.hearing import Hearing
+from backend.conversation.notes import Notes
+from backend.conversation.overlap import (
+    OverlapAction,
+    OverlapDecision,
+    OverlapOutcome,
+    OverlapReason,
+)
+from backend.conversation.playback import Playback
+from backend.conversation.reply import CancelReason, Reply
+from backend.conversation.settings import ConversationSettings
+from backend.conversation.speech_queue import (
+    ReplySpoken,
+    SpeechQueue,
+    SpeechQueueEvent,
+    VoiceFailed,
+)
+from backend.conversation.voice_activity import SpeechStarted, SpeechStopped
 from backend.events import Event, TextDelta, TurnDone, TurnStarted
-from backend.realtime.client_events import PlaybackAck, TruncateItem
-from backend.realtime.dialect import Dialect
-from backend.realtime.ears import Ears
-from backend.realtime.errors import WireError
-from backend.realtime.mouth import Mouth, MouthEvent, ReplySpoken, VoiceFailed
-from backend.realtime.overlap import OverlapAction, OverlapDecision, OverlapOutcome, OverlapReason
-from backend.realtime.playback import Playback
-from backend.realtime.recording import Notes
-from backend.realtime.reply import CancelReason, Reply
-from backend.realtime.server_events import WireEvent, wire_event
-from backend.realtime.session_config import SessionConfig
-from backend.realtime.translator import Translator
-from backend.realtime.voice_activity import SpeechStarted, SpeechStopped
 from backend.speech import SpokenPiece, TextLeaves, VoiceFallback, Voices
+from backend.wires.errors import WireError
+from backend.wires.realtime.client_messages import PlaybackAck, TruncateItem
+from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.server_messages import WireEvent, wire_event
+from backend.wires.realtime.translator import Translator
 
 Put = Callable[[Iterable[WireEvent]], None]
 
@@ -25,7 +35,7 @@ LATEST_ACK_SECONDS = 10.0
 """So far ahead of the audio that has come may a client say that it was."""
 
 
-class Floor:
+class TurnTaking:
     """Gives replies a voice, and stops them when somebody speaks over them.
 
     Args:
@@ -43,7 +53,7 @@ class Floor:
         dialect: Dialect,
         session_id: str,
         voices: Voices,
-        config: SessionConfig,
+        config: ConversationSettings,
         put: Put,
         interrupt: Callable[[int], None],
         notes: Notes,
@@ -54,32 +64,32 @@ class Floor:
         self._put = put
         self._interrupt = interrupt
         self._notes = notes
-        self._mouth = Mouth(voices)
-        self._ears = Ears()
+        self._speech = SpeechQueue(voices)
+        self._hearing = Hearing()
         self._playback = Playback()
         self._has_told_of_fallback = False
         self.configure(config)
 
-    def configure(self, config: SessionConfig) -> None:
+    def configure(self, config: ConversationSettings) -> None:
         """What is in force has changed: for the replies that come."""
         self._config = config
         self._translator.modality = config.modality
-        self._ears.let_interrupt(config.turn_taking.interrupt_response)
+        self._hearing.let_interrupt(config.turn_taking.interrupt_response)
 
     def hear(self, samples: Samples) -> bool:
         """More of the client's audio `[n]` at 16 kHz; returns whether somebody began to speak."""
         reply = self._sounding_reply()
-        outcomes = self._ears.hear(samples, reply is not None)
+        outcomes = self._hearing.hear(samples, reply is not None)
         self._follow(outcomes, reply, CancelReason.TURN_DETECTED)
         return any(isinstance(outcome, SpeechStarted) for outcome in outcomes)
 
     def chunk_for_model(self, chunk: Samples, end_seconds: float) -> Samples:
         """What the model is to hear of the chunk `[6400]` that ends there in the client's audio."""
-        return self._ears.without_echo(chunk, end_seconds)
+        return self._hearing.without_echo(chunk, end_seconds)
 
     def speech_end_before(self, seconds: float) -> float | None:
         """Where the speech ended that a reply to the client's audio up to there answers."""
-        return self._ears.speech_end_before(seconds)
+        return self._hearing.speech_end_before(seconds)
 
     def happened(self, event: Event) -> None:
         """The engine tells of the conversation."""
@@ -91,23 +101,23 @@ class Floor:
             case TurnStarted() if reply is not None and reply.modality == "audio":
                 self._begin(reply, event)
             case TextDelta() if reply is not None:
-                self._mouth.say(reply, event.delta)
+                self._speech.say(reply, event.delta)
             case TurnDone() if reply is not None:
-                self._mouth.finish(reply)
+                self._speech.finish(reply)
                 self._notes.written(reply)
 
     async def speak(self) -> None:
         """Say replies aloud, for as long as the conversation goes on."""
-        async for reply, event in self._mouth.sounds():
+        async for reply, event in self._speech.sounds():
             self._sound(reply, event)
 
     def stop(self, reason: CancelReason) -> None:
         """End all that is being said, generated or played."""
-        self._mouth.stop()
-        for reply, played_ms in self._playback.unheard(self._ears.heard_seconds):
+        self._speech.stop()
+        for reply, played_ms in self._playback.unheard(self._hearing.heard_seconds):
             self._notes.cut(reply, played_ms)
         self._playback.stop()
-        self._ears.note_reply(False)
+        self._hearing.note_reply(False)
         turn = self._translator.newest_turn
         self._put(self._translator.cancel(reason))
         if turn is not None:
@@ -115,7 +125,7 @@ class Floor:
 
     def client_barges_in(self) -> None:
         """The client itself stops the reply."""
-        self._follow(self._ears.client_stops(), self._sounding_reply(), CancelReason.CLIENT)
+        self._follow(self._hearing.client_stops(), self._sounding_reply(), CancelReason.CLIENT)
         self.stop(CancelReason.CLIENT)
 
     def clear_output(self) -> None:
@@ -166,24 +176,24 @@ class Floor:
             raise WireError("there is no such reply of late", "response_not_found", "response_id")
         at_seconds = event.audio_seconds
         if at_seconds is None:
-            at_seconds = self._ears.heard_seconds
+            at_seconds = self._hearing.heard_seconds
         # What it has captured and not sent yet is seconds at most.
-        known_seconds = min(at_seconds, self._ears.heard_seconds + LATEST_ACK_SECONDS)
+        known_seconds = min(at_seconds, self._hearing.heard_seconds + LATEST_ACK_SECONDS)
         self._notes.acknowledged(reply, event.played_ms, known_seconds)
         self._playback.acknowledge(reply, event.played_ms, at_seconds)
-        self._ears.reply_played(reply.response_id, event.played_ms, at_seconds)
+        self._hearing.reply_played(reply.response_id, event.played_ms, at_seconds)
         if self._dialect is Dialect.DUPLEX:
             self._put([_acknowledged(reply, event.played_ms)])
 
     def _begin(self, reply: Reply, started: TurnStarted) -> None:
-        self._mouth.begin(reply, self._config.voice, started.emotion, self._config.speed)
-        self._playback.reply_started(reply, self._ears.heard_seconds)
-        self._ears.note_reply(True)
+        self._speech.begin(reply, self._config.voice, started.emotion, self._config.speed)
+        self._playback.reply_started(reply, self._hearing.heard_seconds)
+        self._hearing.note_reply(True)
 
-    def _sound(self, reply: Reply, event: MouthEvent) -> None:
+    def _sound(self, reply: Reply, event: SpeechQueueEvent) -> None:
         match event:
             case SpokenPiece():
-                self._ears.reply_sounds(reply.response_id, event.pcm)
+                self._hearing.reply_sounds(reply.response_id, event.pcm)
                 starts_at_seconds = self._first_sound(reply) if event.start_ms == 0 else None
                 self._put(self._translator.sound(reply, event))
                 if reply.cancel_reason is None:
@@ -202,10 +212,10 @@ class Floor:
 
     def _first_sound(self, reply: Reply) -> float:
         """Until the client says when it plays this, it is taken to play it as soon as it can."""
-        now_seconds = self._ears.heard_seconds
+        now_seconds = self._hearing.heard_seconds
         starts_at_seconds = self._playback.sound_arrived(reply, now_seconds)
         if self._dialect is Dialect.REALTIME or starts_at_seconds == now_seconds:
-            self._ears.reply_played(reply.response_id, 0, starts_at_seconds)
+            self._hearing.reply_played(reply.response_id, 0, starts_at_seconds)
         return starts_at_seconds
 
     def _follow(
@@ -240,7 +250,7 @@ class Floor:
                 pass
 
     def _sounding_reply(self) -> Reply | None:
-        return self._playback.current(self._ears.heard_seconds)
+        return self._playback.current(self._hearing.heard_seconds)
 
     def _overlap(self, decision: OverlapDecision, reply: Reply | None) -> WireEvent:
         return wire_event(

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from backend.conversation.reply import Reply
 from backend.errors import VoiceUnavailableError
 from backend.protocol import Emotion
-from backend.realtime.reply import Reply
 from backend.speech import Speaker, SpeechEvent, SpokenPiece, Voices
 
 logger = logging.getLogger(__name__)
@@ -30,26 +30,26 @@ class ReplySpoken:
     """Who said its end; None where nothing of it was said."""
 
 
-MouthEvent = SpeechEvent | VoiceFailed | ReplySpoken
+SpeechQueueEvent = SpeechEvent | VoiceFailed | ReplySpoken
 
 
 @dataclass(frozen=True, slots=True)
-class _Utterance:
+class _QueuedReply:
     reply: Reply
     speaker: Speaker
 
 
-class Mouth:
+class SpeechQueue:
     """The voice of one conversation: a reply is said once the one before it has been."""
 
     def __init__(self, voices: Voices) -> None:
         self._voices = voices
-        self._waiting: asyncio.Queue[_Utterance] = asyncio.Queue()
-        self._unsaid: deque[_Utterance] = deque()
+        self._waiting: asyncio.Queue[_QueuedReply] = asyncio.Queue()
+        self._unsaid: deque[_QueuedReply] = deque()
 
     def begin(self, reply: Reply, voice_id: str, emotion: Emotion | None, speed: float) -> None:
         """The text of another reply begins."""
-        utterance = _Utterance(reply, Speaker(self._voices, voice_id, emotion, speed))
+        utterance = _QueuedReply(reply, Speaker(self._voices, voice_id, emotion, speed))
         self._unsaid.append(utterance)
         self._waiting.put_nowait(utterance)
 
@@ -68,7 +68,7 @@ class Mouth:
         for utterance in self._unsaid:
             utterance.speaker.cancel()
 
-    async def sounds(self) -> AsyncIterator[tuple[Reply, MouthEvent]]:
+    async def sounds(self) -> AsyncIterator[tuple[Reply, SpeechQueueEvent]]:
         """What there is to hear, reply after reply; each ends with `ReplySpoken`."""
         while True:
             utterance = await self._waiting.get()

@@ -2,8 +2,8 @@
 
 from collections import OrderedDict
 
-from backend.realtime.errors import WireError
-from backend.realtime.server_events import Item
+from backend.wires.errors import WireError
+from backend.wires.realtime.server_messages import Item
 
 MAX_ITEMS = 200
 """The newest are kept: a conversation may go on for days."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.config import CHUNK_SECONDS
-from backend.realtime.client_events import Modality
-from backend.realtime.errors import WireError
-from backend.realtime.session_config import GA_RATE_HZ, NO_TURN_TAKING, SessionConfig
+from backend.conversation.settings import GA_RATE_HZ, NO_TURN_TAKING, ConversationSettings
 from backend.recordings.live import LiveRecording, Stopped, StopReason
+from backend.wires.errors import WireError
+from backend.wires.realtime.client_messages import Modality
 
 WireEvent = dict[str, Any]
 Item = dict[str, Any]
@@ -43,7 +43,7 @@ def error_event(error: WireError) -> WireEvent:
     )
 
 
-def session_object(config: SessionConfig, session_id: str, model: str) -> dict[str, Any]:
+def session_object(config: ConversationSettings, session_id: str, model: str) -> dict[str, Any]:
     """The whole configuration that is in force."""
     return {
         "type": "realtime",
@@ -75,7 +75,7 @@ def session_object(config: SessionConfig, session_id: str, model: str) -> dict[s
     }
 
 
-def _turn_detection(config: SessionConfig) -> dict[str, Any] | None:
+def _turn_detection(config: ConversationSettings) -> dict[str, Any] | None:
     taking = config.turn_taking
     if taking == NO_TURN_TAKING:
         return None

@@ -6,12 +6,12 @@ import secrets
 from dataclasses import dataclass, field
 
 from backend.admission import Admission, Place
-from backend.realtime.conversation import Conversation, ConversationOptions, SessionOpener
-from backend.realtime.dialect import Dialect
-from backend.realtime.errors import CloseCode, ConnectionEnd, WireError, session_failure
-from backend.realtime.session_config import SessionConfig
+from backend.conversation.conversation import Conversation, ConversationOptions, SessionOpener
+from backend.conversation.settings import ConversationSettings
 from backend.recordings.live import Recordings
 from backend.timing import Time
+from backend.wires.errors import CloseCode, ConnectionEnd, WireError, session_failure
+from backend.wires.realtime.dialect import Dialect
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Conversations:
         self._kept: dict[str, KeptConversation] = {}
 
     async def open(
-        self, place: Place, options: ConversationOptions, defaults: SessionConfig
+        self, place: Place, options: ConversationOptions, defaults: ConversationSettings
     ) -> Attachment:
         """Start a conversation in `place`, which is given back when it is over.
 

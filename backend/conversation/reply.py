@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from backend.conversation.input_audio import PCM16_BYTES
 from backend.events import Decision, TurnDone, TurnStatus
-from backend.realtime.client_events import Modality
-from backend.realtime.dialect import Dialect
-from backend.realtime.input_audio import PCM16_BYTES
-from backend.realtime.server_events import (
+from backend.speech import SPEECH_RATE_HZ, SpokenPiece
+from backend.wires.realtime.client_messages import Modality
+from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.server_messages import (
     Item,
     Metadata,
     WireEvent,
@@ -19,7 +20,6 @@ from backend.realtime.server_events import (
     response_object,
     wire_event,
 )
-from backend.speech import SPEECH_RATE_HZ, SpokenPiece
 
 Clock = Callable[[], float]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
-from backend.realtime.voice_activity import (
+from backend.conversation.voice_activity import (
     SpeechStarted,
     SpeechStopped,
     VoiceEnded,

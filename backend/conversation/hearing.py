@@ -7,15 +7,15 @@ import numpy as np
 
 from backend.audio import Samples
 from backend.config import CHUNK_SECONDS
-from backend.realtime.echo import EchoDetector
-from backend.realtime.overlap import OverlapOutcome, OverlapPolicy
-from backend.realtime.voice_activity import SpeechDetector
+from backend.conversation.echo import EchoDetector
+from backend.conversation.overlap import OverlapOutcome, OverlapPolicy
+from backend.conversation.voice_activity import SpeechDetector
 
 PROMPTED_SECONDS = 3.0
 """A reply that begins so long after speech ended does not answer it."""
 
 
-class Ears:
+class Hearing:
     """Hears all that a client sends, as it comes."""
 
     def __init__(self) -> None:

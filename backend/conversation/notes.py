@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from backend.config import CHUNK_SECONDS
-from backend.realtime.reply import Reply
+from backend.conversation.reply import Reply
 from backend.recordings.recorder import Recorder
 from backend.recordings.records import (
     BargeInRecord,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from backend.realtime.errors import WireError
+from backend.wires.errors import WireError
 
 MAX_MESSAGE_CHARACTERS = 4 * 1024 * 1024
 """Of one message; in base64 PCM16 this is more than a minute of audio at 24 kHz."""

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from backend.config import ONLY_WHEN_ASKED, SamplingConfig, SessionSettings
-from backend.realtime.client_events import (
+from backend.wires.errors import WireError
+from backend.wires.realtime.client_messages import (
     AudioFormat,
     AudioInput,
     AudioOutput,
@@ -14,7 +15,6 @@ from backend.realtime.client_events import (
     SessionPatch,
     TurnDetection,
 )
-from backend.realtime.errors import WireError
 
 GA_RATE_HZ = 24_000
 """What `audio/pcm` means in the OpenAI Realtime API, and what spoken replies are sampled at."""
@@ -32,7 +32,7 @@ _BIAS_EAGERNESS: dict[float, Eagerness] = {-2.0: "low", 2.0: "high"}
 
 
 @dataclass(frozen=True, slots=True)
-class TurnTaking:
+class TurnSettings:
     """When turns begin and end by themselves."""
 
     type: str = "semantic_vad"
@@ -42,20 +42,20 @@ class TurnTaking:
     interrupt_response: bool = True
     """Whether speaking over a spoken reply stops it."""
 
-    def merged(self, patch: TurnDetection) -> "TurnTaking":
+    def merged(self, patch: TurnDetection) -> "TurnSettings":
         """This with a client's changes."""
-        return TurnTaking(
+        return TurnSettings(
             type=patch.type,
             create_response=_given(patch.create_response, self.create_response),
             interrupt_response=_given(patch.interrupt_response, self.interrupt_response),
         )
 
 
-NO_TURN_TAKING = TurnTaking("none", create_response=False, interrupt_response=False)
+NO_TURN_TAKING = TurnSettings("none", create_response=False, interrupt_response=False)
 
 
 @dataclass(frozen=True, slots=True)
-class SessionConfig:
+class ConversationSettings:
     """What is in force for one conversation."""
 
     instructions: str
@@ -64,7 +64,7 @@ class SessionConfig:
     seed: int = 0
     max_output_tokens: int = SessionSettings().max_reply_tokens
     decision_bias: float = 0.0
-    turn_taking: TurnTaking = field(default_factory=TurnTaking)
+    turn_taking: TurnSettings = field(default_factory=TurnSettings)
     modality: Modality = "text"
     voice: str = AUTO_VOICE
     speed: float = 1.0
@@ -89,7 +89,7 @@ class SessionConfig:
         """The API's word for the bias; `auto` for what it has no word for."""
         return _BIAS_EAGERNESS.get(self.decision_bias, "auto")
 
-    def merged(self, patch: SessionPatch) -> "SessionConfig":
+    def merged(self, patch: SessionPatch) -> "ConversationSettings":
         """This configuration with a client's changes.
 
         Raises:
@@ -137,12 +137,12 @@ def _given(wanted: Value | None, current: Value) -> Value:
     return current if wanted is None else wanted
 
 
-def _merged_turn_taking(current: TurnTaking, audio_input: AudioInput | None) -> TurnTaking:
+def _merged_turn_taking(current: TurnSettings, audio_input: AudioInput | None) -> TurnSettings:
     if audio_input is None or "turn_detection" not in audio_input.model_fields_set:
         return current
     if audio_input.turn_detection is None:
         return NO_TURN_TAKING
-    base = TurnTaking() if current == NO_TURN_TAKING else current
+    base = TurnSettings() if current == NO_TURN_TAKING else current
     return base.merged(audio_input.turn_detection)
 
 

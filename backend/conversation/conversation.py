@@ -12,9 +12,36 @@ import numpy.typing as npt
 
 from backend.audio import Samples
 from backend.config import CHUNK_SECONDS, SessionSettings
+from backend.conversation.additions import hear_item, typed_text
+from backend.conversation.idleness import IdleWatch
+from backend.conversation.input_audio import (
+    PCM16_BYTES,
+    InputAudioBuffer,
+    TimedChunk,
+    decode_audio,
+    pcm_seconds,
+)
+from backend.conversation.notes import Notes
+from backend.conversation.reply import CancelReason, Reply
+from backend.conversation.settings import GA_RATE_HZ, ConversationSettings
+from backend.conversation.turn_taking import TurnTaking
 from backend.errors import AudioInteractionError, RecordingError, SessionLimitError
 from backend.events import Event, SessionFailed, TurnDone, TurnStarted
-from backend.realtime.client_events import (
+from backend.recordings.live import LiveRecording, Recordings, Stopped, StopReason
+from backend.speech import Voices
+from backend.timing import SystemTime, Time
+from backend.trace import Trace
+from backend.wires.errors import (
+    CloseCode,
+    ConnectionEnd,
+    ErrorType,
+    WireError,
+    as_wire_error,
+    first_end,
+    session_failure,
+)
+from backend.wires.outbox import Outbox
+from backend.wires.realtime.client_messages import (
     AnyClientEvent,
     AppendAudio,
     BargeIn,
@@ -33,30 +60,8 @@ from backend.realtime.client_events import (
     TruncateItem,
     TurnSignal,
 )
-from backend.realtime.dialect import Dialect
-from backend.realtime.errors import (
-    CloseCode,
-    ConnectionEnd,
-    ErrorType,
-    WireError,
-    as_wire_error,
-    first_end,
-    session_failure,
-)
-from backend.realtime.floor import Floor
-from backend.realtime.idleness import IdleWatch
-from backend.realtime.input_audio import (
-    PCM16_BYTES,
-    InputAudioBuffer,
-    TimedChunk,
-    decode_audio,
-    pcm_seconds,
-)
-from backend.realtime.new_item import hear_item, typed_text
-from backend.realtime.outbox import Outbox
-from backend.realtime.recording import Notes
-from backend.realtime.reply import CancelReason, Reply
-from backend.realtime.server_events import (
+from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.server_messages import (
     WireEvent,
     duplex_capabilities,
     error_event,
@@ -67,12 +72,7 @@ from backend.realtime.server_events import (
     session_object,
     wire_event,
 )
-from backend.realtime.session_config import GA_RATE_HZ, SessionConfig
-from backend.realtime.translator import Translator, WantedReply
-from backend.recordings.live import LiveRecording, Recordings, Stopped, StopReason
-from backend.speech import Voices
-from backend.timing import SystemTime, Time
-from backend.trace import Trace
+from backend.wires.realtime.translator import Translator, WantedReply
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Conversation:
         self,
         engine: SessionOpener,
         options: ConversationOptions,
-        defaults: SessionConfig,
+        defaults: ConversationSettings,
         time: Time | None = None,
         recordings: Recordings | None = None,
     ) -> None:
@@ -186,7 +186,7 @@ class Conversation:
         self._voices = options.voices
         self._translator = Translator(options.dialect, self.session_id, self._time.now)
         self._notes = Notes()
-        self._floor = Floor(
+        self._turn_taking = TurnTaking(
             self._translator,
             options.dialect,
             self.session_id,
@@ -229,7 +229,7 @@ class Conversation:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed())
                 tasks.create_task(self._emit())
-                tasks.create_task(self._floor.speak())
+                tasks.create_task(self._turn_taking.speak())
                 if self.options.idle_seconds:
                     tasks.create_task(self._end_when_idle())
         except* ConnectionEnd as ends:
@@ -303,13 +303,13 @@ class Conversation:
                     "what the model has heard or said cannot be taken back", "unsupported_event"
                 )
             case TruncateItem():
-                self._floor.truncate(event)
+                self._turn_taking.truncate(event)
             case ClearOutput():
-                self._floor.clear_output()
+                self._turn_taking.clear_output()
             case BargeIn():
-                self._floor.client_barges_in()
+                self._turn_taking.client_barges_in()
             case PlaybackAck():
-                self._floor.acknowledge(event)
+                self._turn_taking.acknowledge(event)
             case TurnSignal():
                 pass
             case StopRecording():
@@ -338,7 +338,7 @@ class Conversation:
                 raise ConnectionEnd(failure, CloseCode.SESSION_FAILED)
             if isinstance(event, TurnStarted | TurnDone):
                 self.activity()
-            self._floor.happened(event)
+            self._turn_taking.happened(event)
 
     async def _end_when_idle(self) -> None:
         async for seconds_left in self._idle.notices():
@@ -360,7 +360,7 @@ class Conversation:
         if config.input_rate_hz != self._config.input_rate_hz:
             self._hear(self._input.drain(config.input_rate_hz))
         self._config = config
-        self._floor.configure(config)
+        self._turn_taking.configure(config)
         self._put([self._session_event("session.updated")])
 
     async def _append_audio(self, event: AppendAudio) -> None:
@@ -386,14 +386,14 @@ class Conversation:
 
     def _hear(self, samples: Samples) -> None:
         """The client's audio `[n]` at 16 kHz: for voices over a reply, and in chunks."""
-        if self._floor.hear(samples):
+        if self._turn_taking.hear(samples):
             self.activity()
         for chunk in self._input.push(samples):
             self._enqueue(chunk)
 
     def _clear_audio(self) -> None:
         # The model is not to hear it, but whoever tells the time by the client's audio is.
-        self._floor.hear(self._input.clear())
+        self._turn_taking.hear(self._input.clear())
         self._put([wire_event("input_audio_buffer.cleared")])
 
     def _commit_audio(self) -> None:
@@ -483,16 +483,16 @@ class Conversation:
                 "response_cancel_not_active",
                 "response_id",
             )
-        self._floor.stop(CancelReason.CLIENT)
+        self._turn_taking.stop(CancelReason.CLIENT)
 
     def _enqueue(
         self, chunk: TimedChunk, wanted: WantedReply | None = None, is_added: bool = False
     ) -> None:
         """Have a chunk of the client's audio fed in its turn, and answered if that is wanted."""
-        speech_end_seconds = self._floor.speech_end_before(chunk.seconds)
+        speech_end_seconds = self._turn_taking.speech_end_before(chunk.seconds)
         self._translator.chunk_arrived(chunk.seconds, speech_end_seconds, is_added)
         self._notes.chunk_arrived(chunk.seconds, is_added)
-        self._feed_next(self._floor.chunk_for_model(chunk.samples, chunk.seconds), wanted)
+        self._feed_next(self._turn_taking.chunk_for_model(chunk.samples, chunk.seconds), wanted)
 
     def _feed_next(self, samples: Samples, wanted: WantedReply | None = None) -> None:
         self._waiting.put_nowait(WaitingChunk(samples, wanted))

@@ -6,7 +6,7 @@ Times are seconds of the client's own audio, so that nothing here needs a clock.
 from collections import deque
 from dataclasses import dataclass
 
-from backend.realtime.reply import Reply
+from backend.conversation.reply import Reply
 
 
 @dataclass(slots=True)

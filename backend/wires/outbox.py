@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
-from backend.realtime.errors import CloseCode
-from backend.realtime.server_events import WireEvent
+from backend.wires.errors import CloseCode
+from backend.wires.realtime.server_messages import WireEvent
 
 MAX_KEPT_BYTES = 8 * 1024 * 1024
 """Of one conversation's events: two minutes of spoken reply, or hours of text."""

@@ -1,0 +1,1 @@
+"""The OpenAI Realtime API and its full-duplex dialect."""
