@@ -175,7 +175,7 @@ def replay(parsed: argparse.Namespace) -> int:
             raise SettingsError(f"--{name.replace('_', '-')} needs --from-chunk")
     with SessionFile(parsed.file) as file:
         if not parsed.verify and parsed.from_chunk is None:
-            cli_recordings.print_story(file, sys.stdout, is_json=parsed.json)
+            cli_recordings.print_transcript(file, sys.stdout, is_json=parsed.json)
             return 0
         # Only now is torch needed, which takes seconds to begin with.
         from backend.model.checkpoint import load_checkpoint

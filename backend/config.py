@@ -1,11 +1,17 @@
-"""Constants of the model's audio front end and frozen settings of the engine."""
+"""Constants of the program and of the model's audio front end, and settings of the engine."""
 
 import math
 from dataclasses import dataclass
 
 from backend.errors import SettingsError
 
+VERSION = "0.1.0"
+"""Of this program."""
+
 SAMPLE_RATE_HZ = 16_000
+"""Of what the model hears."""
+SPEECH_RATE_HZ = 24_000
+"""Of spoken replies: the Realtime API's."""
 HOP_SAMPLES = 160
 WINDOW_SAMPLES = 400
 NUM_MEL_BINS = 128

@@ -23,6 +23,7 @@ from backend.config import (
     CHUNK_SECONDS,
     GREEDY,
     SAMPLE_RATE_HZ,
+    SPEECH_RATE_HZ,
     EngineConfig,
     SessionSettings,
 )
@@ -35,13 +36,12 @@ from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.records import (
-    REPLY_RATE_HZ,
     BargeInRecord,
     LatencyRecord,
     PlaybackRecord,
     TypedRecord,
 )
-from backend.recordings.story import read_story
+from backend.recordings.transcript import read_transcript
 from backend.speech import Speaker, Voices
 from backend.speech.speaker import SpokenPiece
 
@@ -244,7 +244,7 @@ class Performance:
             return None
         self._recorder.reply_audio(reply.turn, pcm)
         start = max([ready_at, *(playing.end for playing in self._playing)])
-        end = start + len(pcm) / 2 / REPLY_RATE_HZ
+        end = start + len(pcm) / 2 / SPEECH_RATE_HZ
         self._playing.append(_Playing(reply.turn, start, end))
         return start
 
@@ -305,7 +305,7 @@ def main() -> None:
             path = record_plot(checkpoint, plot, Path(folder))
             with SessionFile(path) as file:
                 print(f"{plot.name}: {file.seconds:.1f} s, {path.stat().st_size / 1000:.0f} kB")
-                for reply in read_story(file).replies:
+                for reply in read_transcript(file).replies:
                     print(f"{reply.seconds:7.1f} s  {reply.emotion or '-':<9}{reply.text}")
             os.replace(path, FOLDER / path.name)
 

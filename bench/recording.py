@@ -20,6 +20,7 @@ from backend.config import (
     CHUNK_SECONDS,
     GREEDY,
     SAMPLE_RATE_HZ,
+    SPEECH_RATE_HZ,
     EngineConfig,
     SessionSettings,
 )
@@ -28,9 +29,8 @@ from backend.engine.cost import run_steps
 from backend.events import TurnDone
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
 from backend.recordings.reader import SessionFile
-from backend.recordings.reading import story_json, summary_fields
 from backend.recordings.recorder import Recorder, describe
-from backend.recordings.records import REPLY_RATE_HZ
+from backend.recordings.transcript import summary_fields, transcript_json
 from backend.trace import TracedDecision, TracedToken
 from bench.errors import BenchError
 from bench.samples import SAMPLES_FOLDER, endless_talk
@@ -118,7 +118,7 @@ def measure_recording(folder: Path, minutes: float) -> RecordingFigures:
     core = EngineCore(checkpoint, EngineConfig(num_slots=1))
     recorder = _Counting(folder / "measured.aisession", checkpoint, core.max_positions)
     session = core.open(SessionSettings(sampling=GREEDY), recorder)
-    reply = soxr.resample(read_audio(SPOKEN), SAMPLE_RATE_HZ, REPLY_RATE_HZ)
+    reply = soxr.resample(read_audio(SPOKEN), SAMPLE_RATE_HZ, SPEECH_RATE_HZ)
     pieces = [float_to_pcm16(piece) for piece in np.array_split(reply, NUM_PIECES)]
     num_chunks = max(1, round(60 * minutes / CHUNK_SECONDS))
     chunks = itertools.islice(endless_talk(), num_chunks)
@@ -138,7 +138,7 @@ def measure_recording(folder: Path, minutes: float) -> RecordingFigures:
         raise BenchError("nothing was recorded")
     with SessionFile(path) as file:
         summary_seconds, _ = _processor_seconds(lambda: summary_fields(file))
-        story_seconds, _ = _processor_seconds(lambda: story_json(file))
+        story_seconds, _ = _processor_seconds(lambda: transcript_json(file))
     per_chunk = 1000 / num_chunks
     return RecordingFigures(
         callers_ms=recorder.callers_seconds * per_chunk,

@@ -27,7 +27,8 @@ from backend.events import (
     TurnStarted,
     TurnStatus,
 )
-from backend.model.checkpoint import Ability, LoadedFile, files_in
+from backend.model.checkpoint import Ability
+from backend.model.fingerprint import LoadedFile, files_in
 from backend.protocol import Emotion
 from backend.trace import Cause, Trace, TracedDecision, TracedToken
 

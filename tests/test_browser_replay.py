@@ -18,7 +18,7 @@ from playwright.sync_api import (
 
 from backend.config import CHUNK_SECONDS
 from backend.recordings.reader import SessionFile
-from backend.recordings.story import Reply, read_story
+from backend.recordings.transcript import RecordedReply, read_transcript
 from backend.serving.server import ServingOptions
 from bench.gallery import FOLDER
 from tests.browsing import WAIT_MS, open_page, part
@@ -43,10 +43,10 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def replies() -> list[Reply]:
+def replies() -> list[RecordedReply]:
     """What the session holds: when a reply comes is for the weights that recorded it to say."""
     with SessionFile(FOLDER / f"{NAME}.aisession") as file:
-        return read_story(file).replies
+        return read_transcript(file).replies
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_sound_strip_and_replies_go_in_step(visit: Visit) -> None:
     assert page.evaluate("document.scrollingElement.scrollTop") == 0
 
 
-def test_chunk_is_heard_and_shows_its_numbers(visit: Visit, replies: list[Reply]) -> None:
+def test_chunk_is_heard_and_shows_its_numbers(visit: Visit, replies: list[RecordedReply]) -> None:
     page = visit()
     strip, card = page.locator(part("strip")), page.locator(part("chunkCard"))
     box = strip.bounding_box()
@@ -135,7 +135,7 @@ def test_chunk_is_heard_and_shows_its_numbers(visit: Visit, replies: list[Reply]
     expect(card).to_be_hidden()
 
 
-def test_keys(visit: Visit, replies: list[Reply]) -> None:
+def test_keys(visit: Visit, replies: list[RecordedReply]) -> None:
     page = visit()
     clock = page.locator(part("clock"))
     expect(clock).to_have_text("0:00.0 / 0:20.0")

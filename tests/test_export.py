@@ -18,23 +18,27 @@ from playwright.sync_api import sync_playwright
 
 import app
 from backend.audio import float_to_pcm16
-from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
+from backend.config import (
+    CHUNK_SAMPLES,
+    SAMPLE_RATE_HZ,
+    SPEECH_RATE_HZ,
+    SamplingConfig,
+    SessionSettings,
+)
 from backend.errors import SessionFileError
 from backend.events import Decision, TurnStatus
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.recordings.export import ExportFormat, export
-from backend.recordings.export.fields import story_fields
 from backend.recordings.export.sound import MAX_SOUNDING, time_line
 from backend.recordings.reader import SessionFile, reply_name
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.records import (
-    REPLY_RATE_HZ,
     BargeInRecord,
     PlaybackRecord,
     TypedRecord,
 )
-from backend.recordings.story import read_story
+from backend.recordings.transcript import read_transcript, transcript_fields
 from backend.trace import Cause, TracedDecision, TracedToken
 from bench.live import system_chromium
 from tests.recording import refuse_notices, rewrite
@@ -302,7 +306,7 @@ def test_a_recording_without_replies(golden_checkpoint: Checkpoint, tmp_path: Pa
     for wanted in ExportFormat:
         assert exported(path, wanted, tmp_path).exists()
     with SessionFile(path) as file:
-        assert (file.num_chunks, read_story(file).replies) == (0, [])
+        assert (file.num_chunks, read_transcript(file).replies) == (0, [])
         assert file.manifest.sample_rate_hz == SAMPLE_RATE_HZ
 
 
@@ -340,8 +344,8 @@ def speaking_at_once(packed: Path, folder: Path, num_replies: int, flac: bytes) 
 
 def silent_flac(seconds: float) -> bytes:
     content = BytesIO()
-    silence = np.zeros(round(seconds * REPLY_RATE_HZ), np.int16)
-    soundfile.write(content, silence, REPLY_RATE_HZ, "PCM_16", format="FLAC")
+    silence = np.zeros(round(seconds * SPEECH_RATE_HZ), np.int16)
+    soundfile.write(content, silence, SPEECH_RATE_HZ, "PCM_16", format="FLAC")
     return content.getvalue()
 
 
@@ -366,7 +370,7 @@ def test_the_length_of_a_reply_is_read_without_its_sound(
 ) -> None:
     path = speaking_at_once(packed, tmp_path, 1, silent_flac(90))
     with SessionFile(path) as file:
-        fields = story_fields(file, read_story(file))
+        fields = transcript_fields(file, read_transcript(file))
         assert file.reply_seconds(2) == 90
         monkeypatch.setattr("backend.recordings.reader.MAX_REPLY_SECONDS", 60)
         with pytest.raises(SessionFileError, match="the audio of reply 2 is longer than any"):

@@ -8,18 +8,17 @@ from typing import Any, cast
 
 import pytest
 
+from backend.config import SPEECH_RATE_HZ
 from backend.model.checkpoint import Checkpoint
-from backend.recordings.export.fields import story_fields
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import (
-    REPLY_RATE_HZ,
     BargeInRecord,
     LatencyRecord,
     PlaybackRecord,
     TypedRecord,
 )
 from backend.recordings.replay import Verifier
-from backend.recordings.story import read_story
+from backend.recordings.transcript import read_transcript, transcript_fields
 from backend.training.domain import SOUND_REPLIES, phrase_reply
 from bench.gallery import FOLDER, LIST, SAMPLES, SUFFIX, Cue, Plot, read_plots, record_plot
 
@@ -40,7 +39,7 @@ def test_session_is_the_embedded_models(embedded_checkpoint: Checkpoint, plot: P
         assert file.seconds == pytest.approx(plot.seconds)
         assert file.manifest.title == plot.title
         assert file.manifest.drawing.temperature == 0
-        assert len(file.reply_turns) == len(read_story(file).replies)
+        assert len(file.reply_turns) == len(read_transcript(file).replies)
 
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
@@ -56,7 +55,7 @@ def test_session_shows_every_clip_answered_as_it_should_be(plot: Plot) -> None:
     right |= {"rooster.ogg": rooster.text, "How are you?": typed.text}
     wanted = [reply for cue in plot.cues if (reply := right[cue.file or cue.typed])]
     with SessionFile(FOLDER / f"{plot.name}{SUFFIX}") as file:
-        assert [reply.text for reply in read_story(file).replies] == wanted
+        assert [reply.text for reply in read_transcript(file).replies] == wanted
 
 
 def test_list_files_and_attributions_agree() -> None:
@@ -94,9 +93,9 @@ def test_performance_is_a_live_conversation(
     path = record_plot(embedded_checkpoint, plot, tmp_path, machine=lambda: 0.0)
     with SessionFile(path) as file:
         records = list(file.records())
-        story = read_story(file)
-        said = cast(list[dict[str, Any]], story_fields(file, story)["said"])
-        lengths = [len(file.reply_audio(turn)) / REPLY_RATE_HZ for turn in file.reply_turns]
+        story = read_transcript(file)
+        said = cast(list[dict[str, Any]], transcript_fields(file, story)["said"])
+        lengths = [len(file.reply_audio(turn)) / SPEECH_RATE_HZ for turn in file.reply_turns]
     (barge_in,) = (record for record in records if isinstance(record, BargeInRecord))
     first = story.replies[0]
     assert barge_in.turn == 0

@@ -25,7 +25,7 @@ from backend.recordings.recorder import _Writer
 from backend.recordings.records import BargeInRecord, SettingsRecord, TypedRecord
 from backend.recordings.replay import Verifier
 from backend.recordings.store import RecordingStore, StoreOptions
-from backend.recordings.story import read_story
+from backend.recordings.transcript import read_transcript
 from backend.trace import Cause
 from backend.wires.realtime.dialect import Dialect
 from tests.conftest import SAMPLES
@@ -77,7 +77,7 @@ async def test_a_conversation_is_recorded_from_its_beginning(tmp_path: Path) -> 
         with await house.stopped(visitor) as file:
             assert file.manifest.title == "An order"
             assert file.is_complete
-            (reply,) = read_story(file).replies
+            (reply,) = read_transcript(file).replies
             assert (reply.text, reply.emotion) == (REPLY.text, Emotion.HAPPY)
             assert file.num_chunks == 4
             heard = np.concatenate(list(file.chunks()))
@@ -144,7 +144,7 @@ async def test_two_are_recorded_at_once(tmp_path: Path) -> None:
         texts = []
         for visitor in visitors:
             with await house.stopped(visitor) as file:
-                replies_kept = [reply.text for reply in read_story(file).replies]
+                replies_kept = [reply.text for reply in read_transcript(file).replies]
                 texts.append((file.manifest.title, replies_kept))
         assert texts == [("left", ["first"]), ("right", ["first", "second"])]
 
@@ -159,7 +159,7 @@ async def test_a_lost_socket_does_not_end_the_recording(tmp_path: Path) -> None:
         await back.until("session.resumed")
         await ask(back)
         with await house.stopped(back) as file:
-            assert len(read_story(file).replies) == 2
+            assert len(read_transcript(file).replies) == 2
             assert file.num_chunks == 8
 
 
@@ -214,7 +214,7 @@ async def test_a_full_disk_ends_the_recording_and_not_the_conversation(
         await ask(visitor)
         with SessionFile(house.store.find(stopped["recording_id"])) as file:
             assert not file.is_complete
-            assert [reply.text for reply in read_story(file).replies] == [REPLY.text]
+            assert [reply.text for reply in read_transcript(file).replies] == [REPLY.text]
 
 
 async def test_a_limit_that_is_reached_ends_the_recording(
@@ -319,11 +319,11 @@ async def test_what_was_cut_off_is_found_again(tmp_path: Path) -> None:
     assert store.ids() == [started["recording_id"]]
     with SessionFile(store.find(started["recording_id"])) as file:
         assert not file.is_complete
-        assert [reply.text for reply in read_story(file).replies] == [REPLY.text]
+        assert [reply.text for reply in read_transcript(file).replies] == [REPLY.text]
         pack_copy(file, tmp_path / "packed")
     with SessionFile(tmp_path / "packed") as file:
         assert (file.is_complete, file.num_chunks) == (True, 4)
-        assert [reply.text for reply in read_story(file).replies] == [REPLY.text]
+        assert [reply.text for reply in read_transcript(file).replies] == [REPLY.text]
 
 
 # What only the conversation knows
@@ -372,7 +372,7 @@ async def test_a_spoken_reply_is_recorded_with_its_voice_and_its_barge_in(tmp_pa
         visitor.send("playback.ack", **ids, played_ms=350, audio_seconds=onset + 0.2)
         await visitor.until("playback.acknowledged")
         with await house.stopped(visitor) as file:
-            story = read_story(file)
+            story = read_transcript(file)
             (reply,) = story.replies
             sound = file.reply_audio(0)
             (barge_in_kept,) = (r.barge_in for r in story.replies)
@@ -402,7 +402,7 @@ async def test_a_reply_that_is_stopped_before_it_sounds_has_left_all_the_same(
         visitor.send("response.cancel")
         assert (await visitor.until("response.done"))["response"]["status"] == "cancelled"
         with await house.stopped(visitor) as file:
-            story = read_story(file)
+            story = read_transcript(file)
             assert file.reply_turns == []
     (reply,) = story.replies
     assert story.num_online_replies == 1
@@ -423,7 +423,7 @@ async def test_an_offline_voice_lets_nothing_leave(tmp_path: Path) -> None:
         await ask(visitor)
         await ask(visitor)
         with await house.stopped(visitor) as file:
-            played = [reply.playback for reply in read_story(file).replies]
+            played = [reply.playback for reply in read_transcript(file).replies]
     # The second was given to the online voice, which failed; the third was not any more.
     assert [(p.voice, p.is_online) for p in played if p] == [
         ("espeak:en", False),
@@ -439,7 +439,7 @@ async def test_latencies_count_from_the_end_of_speech(tmp_path: Path) -> None:
         visitor.append(np.concatenate([order, silence(1.6)]))
         done = (await visitor.until("response.done"))["response"]["metadata"]
         with await house.stopped(visitor) as file:
-            latency = read_story(file).replies[0].latency
+            latency = read_transcript(file).replies[0].latency
     waited = (float(done["seconds"]) - float(done["speech_end_seconds"])) * 1000
     assert latency is not None
     # No time passes here but that of the audio.
@@ -464,7 +464,7 @@ async def test_a_recording_from_the_wire_is_verified(
                     guest.append(part)
                 await _interfere(visitor, number)
             with await house.stopped(visitor) as file:
-                story = read_story(file)
+                story = read_transcript(file)
                 verifier = Verifier(golden_checkpoint, file)
                 for _ in verifier.verify():
                     pass

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,14 +19,13 @@ from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.errors import CheckpointError
 from backend.model.checkpoint import Checkpoint
+from backend.recordings.cache import Made
 from backend.recordings.forks import Forks
-from backend.recordings.gallery import Gallery
 from backend.recordings.live import Recordings
 from backend.recordings.reader import Checked, SessionFile
-from backend.recordings.reading import Kept
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.replay import ForkOptions
-from backend.recordings.store import RecordingStore, StoreOptions
+from backend.recordings.store import Gallery, RecordingStore, StoreOptions
 from backend.serving.access import Doorkeeper
 from backend.serving.recordings import RecordingsApi
 from backend.timing import SystemTime
@@ -427,17 +427,31 @@ def test_what_was_checked_is_not_checked_again(
     assert checked == [path]
 
 
-def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{name}.aisession" for name in "abc"]
-    kept: Kept[str] = Kept(len, 5)
-    for path in paths:
-        path.write_bytes(b"")
-        kept.keep(path, path.stem * 2)
-    assert [kept.find(path) for path in paths] == [None, "bb", "cc"]
-    kept.keep(paths[0], "a" * 9)
-    assert [kept.find(path) for path in paths] == ["a" * 9, None, None]
-    kept.forget(paths[0])
-    assert kept.find(paths[0]) is None
+def test_what_is_kept_is_bounded(packed: Path, tmp_path: Path) -> None:
+    num_made: Counter[str] = Counter()
+
+    def make(file: SessionFile) -> str:
+        num_made[file.path.stem] += 1
+        return file.path.stem * 2
+
+    made = Made(make, 5, len)
+
+    def use(name: str) -> str:
+        with SessionFile(shutil.copy2(packed, tmp_path / f"{name}.aisession")) as file:
+            assert made.of(file) == name * 2
+        return name
+
+    paths = {name: tmp_path / f"{use(name)}.aisession" for name in "abc"}
+    assert [made.find(path) for path in paths.values()] == [None, "bb", "cc"]
+    use("c")
+    assert num_made["c"] == 1
+    # What is larger than all that may be kept pushes nothing out.
+    use("large")
+    assert [made.find(path) for path in paths.values()] == [None, "bb", "cc"]
+    made.forget("b")
+    assert made.find(paths["b"]) is None
+    paths["c"].touch()
+    assert made.find(paths["c"]) is None
 
 
 def test_unknown_addresses_are_told_like_other_errors(site: Site) -> None:

@@ -17,7 +17,7 @@ from backend.audio import float_to_pcm16
 from backend.model.checkpoint import Checkpoint
 from backend.recordings.reader import SessionFile
 from backend.recordings.store import RecordingStore, StoreOptions
-from backend.recordings.story import read_story
+from backend.recordings.transcript import read_transcript
 from backend.serving.server import ServingOptions
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
@@ -72,7 +72,7 @@ async def test_openais_own_client_records(tmp_path: Path) -> None:
     for recording_id in ids:
         with SessionFile(store.find(recording_id)) as file:
             assert file.path.is_file()
-            assert [reply.text for reply in read_story(file).replies] == [REPLY.text]
+            assert [reply.text for reply in read_transcript(file).replies] == [REPLY.text]
 
 
 async def test_the_server_says_whether_it_records(
@@ -92,7 +92,7 @@ async def test_the_server_says_whether_it_records(
         has_read.set()
         return ""
 
-    monkeypatch.setattr("backend.model.fingerprint.fingerprint", fingerprint)
+    monkeypatch.setattr("backend.recordings.live.fingerprint", fingerprint)
     with serving(ScriptedEngine([REPLY]), options=options) as address:
         # Before anybody is recorded who would have to wait for it.
         assert await asyncio.to_thread(has_read.wait, WAIT_SECONDS)

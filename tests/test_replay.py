@@ -33,7 +33,7 @@ from backend.recordings.replay import (
     Verifier,
     margin_to,
 )
-from backend.recordings.story import read_story
+from backend.recordings.transcript import read_transcript
 from backend.trace import Cause
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
 from tests.small_checkpoint import write_small_checkpoint
@@ -257,13 +257,13 @@ def test_a_fork_repeats_what_was_and_goes_its_own_way(
         fork = Fork(golden_checkpoint, file, options, recorder)
         said = [event for event in fork.run() if isinstance(event, TurnDone)]
         recorder.close()
-        before = [reply for reply in read_story(file).replies if reply.chunk < 4]
+        before = [reply for reply in read_transcript(file).replies if reply.chunk < 4]
     assert said
     assert all(turn.chunk >= 4 for turn in said)
     with SessionFile(path) as forked:
         assert forked.manifest.system_prompt == "Be brief."
         assert forked.num_chunks == 8
-        replies = read_story(forked).replies
+        replies = read_transcript(forked).replies
         causes = [
             (entry.chunk < 4, entry.cause)
             for entry in forked.records()
@@ -283,7 +283,7 @@ def test_a_fork_without_changes_says_the_same(golden_checkpoint: Checkpoint, pac
         fork = Fork(golden_checkpoint, file, ForkOptions(3))
         said = [(e.chunk, e.text) for e in fork.run() if isinstance(e, TurnDone)]
         assert said == [
-            (reply.chunk, reply.text) for reply in read_story(file).replies if reply.chunk >= 3
+            (reply.chunk, reply.text) for reply in read_transcript(file).replies if reply.chunk >= 3
         ]
 
 
@@ -376,4 +376,7 @@ def test_a_session_that_breaks_says_so_in_its_recording(
     recorder.close()
     with SessionFile(path) as file:
         assert file.num_chunks == 0
-        assert read_story(file).failure == "the model failed on this conversation; start a new one"
+        assert (
+            read_transcript(file).failure
+            == "the model failed on this conversation; start a new one"
+        )

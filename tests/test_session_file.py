@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -28,6 +29,7 @@ from backend.config import (
     CHUNK_SECONDS,
     ONLY_WHEN_ASKED,
     SAMPLE_RATE_HZ,
+    SPEECH_RATE_HZ,
     EngineConfig,
     SamplingConfig,
     SessionSettings,
@@ -38,9 +40,8 @@ from backend.events import Decision
 from backend.model.checkpoint import Checkpoint
 from backend.recordings import reader
 from backend.recordings.reader import SessionFile
-from backend.recordings.recorder import Recorder, _Writer, describe
+from backend.recordings.recorder import MAX_OPEN_REPLIES, Recorder, _Writer, describe
 from backend.recordings.records import (
-    REPLY_RATE_HZ,
     BargeInRecord,
     DecisionRecord,
     LatencyRecord,
@@ -49,7 +50,7 @@ from backend.recordings.records import (
     TokenRecord,
     TypedRecord,
 )
-from backend.recordings.story import read_story
+from backend.recordings.transcript import read_transcript
 from backend.trace import Cause, TracedDecision
 from tests.conftest import SAMPLES
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
@@ -67,6 +68,37 @@ DRAWN = SessionSettings(
 def packed(golden_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recordings") / "noise.aisession"
     return record(golden_checkpoint, path, DRAWN, noise_chunks(12))
+
+
+def test_replies_are_not_all_held_open(golden_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A process may have about a thousand files open, and an hour has more replies than that."""
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1, max_positions=512))
+    path = tmp_path / "talkative.aisession"
+    manifest = describe(golden_checkpoint, DRAWN, core.max_positions)
+    num_open: list[int] = []
+
+    def count_open(_: int) -> None:
+        open_files = psutil.Process().open_files()
+        num_open.append(sum(file.path.endswith(".pcm") for file in open_files))
+
+    recorder = Recorder(path, manifest, refuse_notices, take_room=count_open)
+    session = core.open(replace(DRAWN, max_reply_tokens=2), recorder)
+    pieces = [np.full(100, turn, "<i2").tobytes() for turn in range(20)]
+    for turn, chunk in enumerate(noise_chunks(20)):
+        core.request_reply(session)
+        core.hear(session, chunk)
+        run(core)
+        recorder.reply_audio(turn, pieces[turn])
+        # What was said before may come late.
+        recorder.reply_audio(0, pieces[turn])
+    core.close(session)
+    assert recorder.close() == path
+    assert max(num_open) == 1 + MAX_OPEN_REPLIES
+    with SessionFile(path) as file:
+        assert file.reply_turns == list(range(20))
+        first = pcm16_to_float(pieces[0] + b"".join(pieces))
+        np.testing.assert_array_equal(file.reply_audio(0), first)
+        np.testing.assert_array_equal(file.reply_audio(19), pcm16_to_float(pieces[19]))
 
 
 def test_everything_that_is_recorded_is_read_back(
@@ -118,7 +150,7 @@ def test_everything_that_is_recorded_is_read_back(
         assert changed.settings() == replace(
             DRAWN, decision_bias=ONLY_WHEN_ASKED, system_prompt=golden_checkpoint.system_prompt
         )
-        story = read_story(file)
+        story = read_transcript(file)
         assert [typed.text for typed in story.typed] == ["Hello?"]
         reply = story.replies[0]
         assert (reply.barge_in is None, reply.playback is None, reply.latency is None) == (
@@ -140,7 +172,7 @@ def test_the_tokens_are_those_of_the_session(golden_checkpoint: Checkpoint, pack
             for record in file.records()
             if isinstance(record, DecisionRecord | TokenRecord)
         ]
-        replies = read_story(file).replies
+        replies = read_transcript(file).replies
     assert recorded == [token for chunk in session.context for token in chunk.tokens]
     assert len(replies) > 1, "the noise was answered"
 
@@ -474,8 +506,8 @@ def test_a_bomb_of_silence_is_no_reply(
     """FLAC has minutes of silence in a few bytes."""
     monkeypatch.setattr(reader, "MAX_REPLY_SECONDS", 60)
     flac = BytesIO()
-    silence = np.zeros(61 * REPLY_RATE_HZ, np.int16)
-    soundfile.write(flac, silence, REPLY_RATE_HZ, "PCM_16", format="FLAC")
+    silence = np.zeros(61 * SPEECH_RATE_HZ, np.int16)
+    soundfile.write(flac, silence, SPEECH_RATE_HZ, "PCM_16", format="FLAC")
     assert len(flac.getvalue()) < 20_000
     path = rewrite(
         packed,

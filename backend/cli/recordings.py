@@ -17,11 +17,11 @@ from backend.errors import RecordingError, SessionFileError
 from backend.events import TurnDone, TurnStatus
 from backend.model.layout import EMBEDDED
 from backend.protocol import Emotion
+from backend.recordings.cache import read
 from backend.recordings.reader import SessionFile
-from backend.recordings.reading import read, summary_fields
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.store import RecordingStore
-from backend.recordings.story import Reply, chunk_end, read_story
+from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript, summary_fields
 
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
@@ -46,23 +46,23 @@ def checkpoint_source(file: SessionFile) -> str:
     return name
 
 
-def print_story(file: SessionFile, output: TextIO, *, is_json: bool) -> None:
+def print_transcript(file: SessionFile, output: TextIO, *, is_json: bool) -> None:
     """What was said, with times."""
-    story = read_story(file)
+    transcript = read_transcript(file)
     if is_json:
         _print_json(_session_fields(file), output)
-        for reply in story.replies:
+        for reply in transcript.replies:
             _print_json(_reply_fields(reply), output)
         return
     print(_headline(file), file=output)
-    for reply in story.replies:
+    for reply in transcript.replies:
         emotion = reply.emotion or "-"
         note = _note(reply.status)
         print(f"{reply.seconds:7.1f} s  {emotion:<9}{_printable(reply.text)}{note}", file=output)
-    if not story.replies:
+    if not transcript.replies:
         print(f"{'':9}  no reply", file=output)
-    if story.failure is not None:
-        print(f"{'':9}  failed: {_printable(story.failure)}", file=output)
+    if transcript.failure is not None:
+        print(f"{'':9}  failed: {_printable(transcript.failure)}", file=output)
 
 
 def verify(file: SessionFile, checkpoint: "Checkpoint", output: TextIO, *, is_json: bool) -> bool:
@@ -140,7 +140,7 @@ def fork(
             recorder.close()
     recorded = [
         Said(reply.chunk, reply.emotion, reply.text, reply.status)
-        for reply in read_story(file).replies
+        for reply in read_transcript(file).replies
         if reply.chunk >= options.from_chunk
     ]
     if is_json:
@@ -315,7 +315,7 @@ def _session_fields(file: SessionFile) -> dict[str, object]:
     }
 
 
-def _reply_fields(reply: Reply) -> dict[str, object]:
+def _reply_fields(reply: RecordedReply) -> dict[str, object]:
     said = Said(reply.chunk, reply.emotion, reply.text, reply.status)
     return {"event": "reply", "turn": reply.turn} | _said_fields(said)
 

@@ -23,6 +23,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import SinusoidsPosi
 from backend.config import GREEDY, NUM_MEL_BINS, RELEASED_SYSTEM_PROMPT, SamplingConfig
 from backend.errors import CheckpointError, SettingsError
 from backend.model.audio_tower import AudioTower
+from backend.model.fingerprint import LoadedFile, files_in
 from backend.model.hub import obtain, require_complete
 from backend.model.hub_store import Report
 from backend.model.language_model import (
@@ -35,7 +36,7 @@ from backend.model.language_model import (
 from backend.model.layout import AUDIO_TOWER_CONFIG as AUDIO_TOWER_CONFIG
 from backend.model.layout import AUDIO_TOWERS as AUDIO_TOWERS
 from backend.model.layout import CONFIG as CONFIG
-from backend.model.layout import DEFAULT_REVISION, SHARDS
+from backend.model.layout import DEFAULT_REVISION
 from backend.model.layout import EMBEDDED as EMBEDDED
 from backend.model.layout import GENERATION_CONFIG as GENERATION_CONFIG
 from backend.model.layout import LANGUAGE_MODEL_CONFIG as LANGUAGE_MODEL_CONFIG
@@ -62,17 +63,6 @@ class Ability:
     """What to say; None where it is no speech."""
     reply: str
     emotion: Emotion | None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedFile:
-    """A file that decides what a checkpoint says, and what tells one state of it from another."""
-
-    name: str
-    """Within the checkpoint's folder, with slashes."""
-    num_bytes: int
-    modified_ns: int
-    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,30 +150,6 @@ def load_checkpoint(
         abilities=_abilities(stated),
         folder=folder,
         files=files,
-    )
-
-
-def files_in(folder: Path) -> tuple[LoadedFile, ...]:
-    """The files that decide what a checkpoint says, as they are now, by name.
-
-    Raises:
-        CheckpointError: one of them cannot be looked at.
-    """
-    stated = [LANGUAGE_MODEL_CONFIG, CONFIG, TOKENIZER, AUDIO_TOWER_CONFIG, *AUDIO_TOWERS]
-    try:
-        found = [folder / name for name in stated if (folder / name).is_file()]
-        return tuple(_loaded_file(folder, path) for path in sorted([*found, *folder.glob(SHARDS)]))
-    except OSError as error:
-        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _loaded_file(folder: Path, path: Path) -> LoadedFile:
-    status = path.stat()
-    return LoadedFile(
-        name=path.relative_to(folder).as_posix(),
-        num_bytes=status.st_size,
-        modified_ns=status.st_mtime_ns,
-        inode=status.st_ino,
     )
 
 

@@ -17,12 +17,12 @@ from backend.admission import Admission
 from backend.errors import AudioInteractionError, RecordingError, SessionFileError
 from backend.model.checkpoint import Checkpoint
 from backend.model.fingerprint import fingerprint
-from backend.recordings.export.fields import Fields, story_fields
+from backend.recordings.cache import NAME, Find, read
 from backend.recordings.reader import SessionFile
-from backend.recordings.reading import NAME, Find, needing_room, no_room, read
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.replay import Fork, ForkOptions
-from backend.recordings.story import read_story
+from backend.recordings.store import needing_room, no_room
+from backend.recordings.transcript import Fields, read_transcript, transcript_fields
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class _Job:
         self._num_chunks = 0
 
     def run(self, file: SessionFile) -> Fields:
-        """The story of the other way."""
+        """The transcript of the other way."""
         stated = file.manifest.checkpoint
         if fingerprint(self._checkpoint) != stated.fingerprint:
             raise RecordingError(
@@ -148,7 +148,7 @@ class _Job:
         with needing_room(), tempfile.TemporaryDirectory() as folder:
             path = self._record(file, Path(folder) / "fork.aisession")
             with SessionFile(path, NAME) as forked:
-                return story_fields(forked, read_story(forked))
+                return transcript_fields(forked, read_transcript(forked))
 
     def _record(self, file: SessionFile, path: Path) -> Path:
         manifest = describe(

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from backend.config import CHUNK_SECONDS, SessionSettings
 from backend.errors import AudioInteractionError, CheckpointError, RecordingError
+from backend.model.fingerprint import fingerprint
+from backend.recordings.reader import size_of
 from backend.recordings.recorder import Recorder, describe
-from backend.recordings.store import PRIVATE_MODE, RecordingStore, size_of
+from backend.recordings.store import PRIVATE_MODE, RecordingStore
 
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
@@ -87,8 +89,6 @@ class Recordings:
 
         It takes seconds for a large one; may be done on any thread.
         """
-        from backend.model.fingerprint import fingerprint
-
         try:
             fingerprint(self._checkpoint)
         except CheckpointError as error:

@@ -1,17 +1,72 @@
-"""Pack what is readable of a recording: of one that goes on, or was cut off, what there is."""
+"""Pack a recording into one file: a folder that is complete, or what is readable of another one."""
 
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import soundfile
 
-from backend.audio import Samples
-from backend.config import SAMPLE_RATE_HZ
+from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.errors import SessionFileError
 from backend.recordings.reader import EVENTS, MANIFEST, MICROPHONE, SessionFile, reply_name
-from backend.recordings.records import REPLY_RATE_HZ, EndRecord
+from backend.recordings.records import EndRecord, Manifest
+
+DEFLATE_LEVEL = 6
+
+Blocks = Iterable[npt.NDArray[np.float32] | npt.NDArray[np.int16]]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """The sound of one side, or of one reply."""
+
+    name: str
+    """Of the member, without the suffix."""
+    blocks: Blocks
+
+    @property
+    def rate_hz(self) -> int:
+        """Samples a second."""
+        return SAMPLE_RATE_HZ if self.name == MICROPHONE else SPEECH_RATE_HZ
+
+
+def pack(
+    output: BinaryIO, manifest: Manifest, events: Path, tracks: Iterable[Track], folder: Path
+) -> None:
+    """Write a complete recording to `output`.
+
+    Args:
+        output: the file, open for writing.
+        manifest: what holds for the whole conversation.
+        events: the file of its records.
+        tracks: its sound; those without any are left out, as FLAC knows no empty ones.
+        folder: where tracks are encoded.
+
+    Raises:
+        OSError, soundfile.LibsndfileError, zipfile.LargeZipFile: it cannot be written.
+    """
+    deflated = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": DEFLATE_LEVEL}
+    with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(MANIFEST, manifest.model_dump_json(indent=1), **deflated)
+        archive.write(events, EVENTS, **deflated)
+        flac = folder / "track.flac"
+        for track in tracks:
+            if _encode(track, flac):
+                archive.write(flac, f"{track.name}.flac")
+            flac.unlink()
+
+
+def _encode(track: Track, flac: Path) -> int:
+    """Returns how many samples there are."""
+    with soundfile.SoundFile(flac, "w", track.rate_hz, 1, "PCM_16", format="FLAC") as sound:
+        for block in track.blocks:
+            sound.write(block)
+        return int(sound.frames)
 
 
 def pack_copy(file: SessionFile, output: Path) -> None:
@@ -21,20 +76,11 @@ def pack_copy(file: SessionFile, output: Path) -> None:
         SessionFileError: it cannot be written, or has changed since it was opened.
     """
     try:
-        with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
-            manifest = file.manifest.model_dump_json(indent=1)
-            archive.writestr(MANIFEST, manifest, zipfile.ZIP_DEFLATED)
-            with tempfile.TemporaryDirectory(dir=output.parent) as folder:
-                part = Path(folder) / "part"
-                _write_events(file, part)
-                archive.write(part, EVENTS, zipfile.ZIP_DEFLATED)
-                if file.num_chunks:
-                    _write_flac(file.chunks(), part, SAMPLE_RATE_HZ)
-                    archive.write(part, f"{MICROPHONE}.flac")
-                for turn in file.reply_turns:
-                    if len(samples := file.reply_audio(turn)):
-                        _write_flac(iter([samples]), part, REPLY_RATE_HZ)
-                        archive.write(part, reply_name(turn, "flac"))
+        with tempfile.TemporaryDirectory(dir=output.parent) as name, output.open("wb") as packed:
+            folder = Path(name)
+            events = folder / EVENTS
+            _write_events(file, events)
+            pack(packed, file.manifest, events, _readable_tracks(file), folder)
     except (OSError, soundfile.LibsndfileError, zipfile.LargeZipFile) as error:
         # Some name the file that they were to write.
         reason = getattr(error, "strerror", None) or "no file can be written"
@@ -52,7 +98,7 @@ def _write_events(file: SessionFile, path: Path) -> None:
         events.write(end.model_dump_json().encode() + b"\n")
 
 
-def _write_flac(blocks: Iterator[Samples], path: Path, rate_hz: int) -> None:
-    with soundfile.SoundFile(path, "w", rate_hz, 1, "PCM_16", format="FLAC") as sound:
-        for block in blocks:
-            sound.write(block)
+def _readable_tracks(file: SessionFile) -> Iterator[Track]:
+    yield Track(MICROPHONE, file.chunks())
+    for turn in file.reply_turns:
+        yield Track(reply_name(turn, "").removesuffix("."), file.reply_blocks(turn))

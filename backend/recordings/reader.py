@@ -23,12 +23,11 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from backend.audio import PCM16_SCALE, Samples
-from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ
+from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.errors import SessionFileError
 from backend.recordings.records import (
     FORMAT,
     RECORD_READER,
-    REPLY_RATE_HZ,
     VERSION,
     DecisionRecord,
     EndRecord,
@@ -52,7 +51,7 @@ MAX_MANIFEST_BYTES = 256 * 1024
 MAX_LINE_BYTES = 128 * 1024
 MAX_EVENTS_BYTES = 96 * 1024**2
 """12 hours of decisions take 24 MB, and 20 tokens a second all the while 73 MB more."""
-MAX_AUDIO_BYTES = MAX_HOURS * 3600 * REPLY_RATE_HZ * 2
+MAX_AUDIO_BYTES = MAX_HOURS * 3600 * SPEECH_RATE_HZ * 2
 MAX_BUNDLE_BYTES = 2 * MAX_AUDIO_BYTES
 MAX_REPLY_TRACKS = 20_000
 MAX_REPLY_SECONDS = 3600
@@ -138,6 +137,11 @@ class SessionFile:
         """How long the microphone was heard."""
         return self.num_chunks * CHUNK_SECONDS
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes up."""
+        return size_of(self.path)
+
     def records(self) -> Iterator[Record]:
         """What happened, in order; of a recording that was cut off, what has its audio."""
         with _named(self.name):
@@ -165,11 +169,11 @@ class SessionFile:
         num_samples = 0
         with (
             _named(self.name),
-            self._open_audio(_reply_track(turn), REPLY_RATE_HZ) as blocks,
+            self._open_audio(_reply_track(turn), SPEECH_RATE_HZ) as blocks,
         ):
             for block in blocks:
                 num_samples += len(block)
-                if num_samples > MAX_REPLY_SECONDS * REPLY_RATE_HZ:
+                if num_samples > MAX_REPLY_SECONDS * SPEECH_RATE_HZ:
                     raise SessionFileError(f"the audio of reply {turn} is longer than any")
                 yield block
 
@@ -177,9 +181,9 @@ class SessionFile:
         """How long a spoken reply says that it is; its sound is not decoded."""
         with _named(self.name):
             num_samples = self._num_samples(_reply_track(turn))
-            if num_samples > MAX_REPLY_SECONDS * REPLY_RATE_HZ:
+            if num_samples > MAX_REPLY_SECONDS * SPEECH_RATE_HZ:
                 raise SessionFileError(f"the audio of reply {turn} is longer than any")
-        return num_samples / REPLY_RATE_HZ
+        return num_samples / SPEECH_RATE_HZ
 
     def _read_manifest(self) -> Manifest:
         with self._members.open(MANIFEST) as file:
@@ -302,7 +306,7 @@ class SessionFile:
         if not self._members.is_packed:
             with self._members.open(f"{name}.pcm") as file:
                 return file.seek(0, os.SEEK_END) // 2
-        with self._open_flac(name, REPLY_RATE_HZ) as container:
+        with self._open_flac(name, SPEECH_RATE_HZ) as container:
             stated: int | None = container.streams.audio[0].duration
             if stated is None:
                 raise SessionFileError(f"its {name}.flac does not say how long it is")
@@ -312,7 +316,7 @@ class SessionFile:
     def _open_flac(self, name: str, rate_hz: int) -> Iterator[Any]:
         with self._members.open(f"{name}.flac") as file:
             try:
-                with av.open(_Stream(file), format="flac") as container:
+                with av.open(_ForwardReader(file), format="flac") as container:
                     codec = container.streams.audio[0].codec_context
                     if codec.format is None:
                         raise SessionFileError(f"its {name}.flac is damaged: it is no FLAC")
@@ -327,7 +331,7 @@ class SessionFile:
                 raise SessionFileError(f"its {name}.flac is damaged: {error.strerror}") from error
 
 
-class _Stream:
+class _ForwardReader:
     """A file to be read once, in order: to go back in a member means to read it all again."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -484,6 +488,23 @@ def _check_directory(file: BinaryIO) -> None:
     if directory_bytes > MAX_DIRECTORY_BYTES or tail[:4] == _ZIP64_LOCATOR_SIGNATURE:
         raise SessionFileError("it holds more files than any")
     file.seek(0)
+
+
+def size_of(path: Path) -> int:
+    """Bytes in a file, or in all files below a folder; 0 where there is nothing."""
+    return sum(_sizes(path))
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    try:
+        if not path.is_dir():
+            yield path.stat().st_size
+            return
+        for entry in os.scandir(path):
+            yield from _sizes(Path(entry.path))
+    except (FileNotFoundError, NotADirectoryError):
+        # There is none, or not any more.
+        return
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import threading
 import time
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,9 +25,11 @@ import numpy.typing as npt
 import soundfile
 
 from backend.audio import float_to_pcm16, pcm16_to_float
-from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
+from backend.config import CHUNK_SAMPLES, VERSION, SamplingConfig, SessionSettings
 from backend.errors import SessionFileError
 from backend.events import ContextRolled
+from backend.model.fingerprint import fingerprint
+from backend.recordings.packing import Track, pack
 from backend.recordings.reader import (
     EVENTS,
     LIVE_SUFFIX,
@@ -39,7 +41,6 @@ from backend.recordings.reader import (
     reply_name,
 )
 from backend.recordings.records import (
-    REPLY_RATE_HZ,
     BargeInRecord,
     CheckpointStated,
     DecisionRecord,
@@ -60,10 +61,11 @@ from backend.trace import TracedDecision, TracedToken
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
 
-APPLICATION = "audio-interaction-live 0.1.0"
+APPLICATION = f"audio-interaction-live {VERSION}"
 MAX_WAITING = 4096
 """Facts that may wait for the disk, about 25 MB of them: more, and the recording ends."""
-DEFLATE_LEVEL = 6
+MAX_OPEN_REPLIES = 4
+"""Spoken replies whose files are open at once: a process may have about a thousand open."""
 _FOLDER_MODE = 0o700
 """What is said is nobody else's business while it is written."""
 
@@ -118,9 +120,6 @@ def describe(
         CheckpointError: the checkpoint has no files to tell it by.
         SettingsError: the system prompt is too long to be written down.
     """
-    # Whoever reads recordings needs no torch.
-    from backend.model.fingerprint import fingerprint
-
     prompt = settings.system_prompt
     return Manifest(
         application=APPLICATION,
@@ -147,7 +146,7 @@ def unlimited(num_bytes: int) -> None:
     """There is room for any number of bytes, until the disk says otherwise."""
 
 
-class _State(Enum):
+class _RecorderState(Enum):
     """How far a recorder is. It goes from the first to one of the others, once."""
 
     RECORDING = auto()
@@ -192,7 +191,7 @@ class Recorder:
         self._began = clock()
         self._arrivals: deque[float] = deque()
         self._queue: queue.Queue[_Fact] = queue.Queue(MAX_WAITING)
-        self._state = _State.RECORDING
+        self._state = _RecorderState.RECORDING
         self._changing = threading.Lock()
         self._num_heard = 0
         self._writer = _Writer(self.folder, manifest, take_room, mode)
@@ -212,7 +211,7 @@ class Recorder:
     @property
     def is_recording(self) -> bool:
         """Whether what happens is still written."""
-        return self._state is _State.RECORDING
+        return self._state is _RecorderState.RECORDING
 
     @property
     def num_chunks(self) -> int:
@@ -305,7 +304,7 @@ class Recorder:
         with self._changing:
             is_recording = self.is_recording
             if is_recording:
-                self._state = _State.CLOSED
+                self._state = _RecorderState.CLOSED
         if is_recording:
             # Where the queue is full there is a writer that empties it.
             self._queue.put(_Close(self._now()))
@@ -328,7 +327,7 @@ class Recorder:
         with self._changing:
             if not self.is_recording:
                 return
-            self._state = _State.FAILED
+            self._state = _RecorderState.FAILED
         self._tell(f"the recording has ended, the conversation goes on: {reason}")
         # The writer is to find out; where it is full, it will.
         with suppress(queue.Full):
@@ -341,13 +340,13 @@ class Recorder:
     def _run(self) -> None:
         try:
             closed_at = self._write_all()
-            if self._state is _State.CLOSED:
+            if self._state is _RecorderState.CLOSED:
                 self._writer.end(closed_at)
                 self._writer.pack(self.path)
         except (OSError, ValueError, soundfile.LibsndfileError, zipfile.LargeZipFile) as error:
             # ValueError: a number that cannot be written down.
             self._give_up(_reason(error))
-            if self._state is _State.CLOSED:
+            if self._state is _RecorderState.CLOSED:
                 self._tell(f"the recording could not be packed: {_reason(error)}")
             # Whoever closes it may be waiting for room.
             self._empty_queue()
@@ -359,7 +358,7 @@ class Recorder:
             self._writer.write(fact)
             if self._queue.empty():
                 self._writer.flush()
-                if self._state is _State.FAILED:
+                if self._state is _RecorderState.FAILED:
                     return self._now()
         self._writer.flush()
         return fact.at
@@ -385,6 +384,8 @@ class _Writer:
         self._take_room = take_room
         self._packed_mode = packed_mode
         self._tracks: dict[str, BinaryIO] = {}
+        self._track_names: dict[str, None] = {}
+        """All that there are, in the order in which they began."""
         self._events: BinaryIO | None = None
         self._num_chunks = 0
         self._num_event_bytes = 0
@@ -446,28 +447,22 @@ class _Writer:
         def create(name: str, flags: int) -> int:
             return os.open(name, flags, self._packed_mode)
 
-        with (
-            open(packed, "wb", opener=create) as output,
-            zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive,
-        ):
-            for name in (MANIFEST, EVENTS):
-                archive.write(
-                    self._folder / name, name, zipfile.ZIP_DEFLATED, compresslevel=DEFLATE_LEVEL
-                )
-            for name in self._tracks:
-                if not (self._folder / f"{name}.pcm").stat().st_size:
-                    continue
-                flac = self._folder / "track.flac"
-                rate_hz = SAMPLE_RATE_HZ if name == MICROPHONE else REPLY_RATE_HZ
-                _encode(self._folder / f"{name}.pcm", flac, rate_hz)
-                archive.write(flac, f"{name}.flac")
-                flac.unlink()
+        tracks = (
+            Track(name, _pcm_blocks(self._folder / f"{name}.pcm")) for name in self._track_names
+        )
+        with open(packed, "wb", opener=create) as output:
+            pack(output, self._manifest, self._folder / EVENTS, tracks, self._folder)
         os.replace(packed, path)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_track(self, name: str) -> BinaryIO:
+        """Its file is open while more of it comes; those of earlier replies are not any more."""
         path = self._folder / f"{name}.pcm"
         path.parent.mkdir(exist_ok=True)
+        self._track_names[name] = None
+        if len(self._tracks) > MAX_OPEN_REPLIES:
+            earliest = next(other for other in self._tracks if other != MICROPHONE)
+            self._tracks.pop(earliest).close()
         self._tracks[name] = path.open("ab")
         return self._tracks[name]
 
@@ -512,15 +507,7 @@ def _token_record(fact: _Said) -> TokenRecord:
     )
 
 
-def _encode(pcm: Path, flac: Path, rate_hz: int) -> None:
-    with (
-        pcm.open("rb") as file,
-        soundfile.SoundFile(flac, "w", rate_hz, 1, "PCM_16", format="FLAC") as sound,
-    ):
-        for steps in _blocks(file):
-            sound.write(steps)
-
-
-def _blocks(file: BinaryIO) -> Iterable[npt.NDArray[np.int16]]:
-    while block := file.read(CHUNK_SAMPLES * 2 * 16):
-        yield np.frombuffer(block, "<i2")
+def _pcm_blocks(path: Path) -> Iterator[npt.NDArray[np.int16]]:
+    with path.open("rb") as file:
+        while block := file.read(CHUNK_SAMPLES * 2 * 16):
+            yield np.frombuffer(block, "<i2")

@@ -19,8 +19,6 @@ from backend.trace import Cause
 FORMAT = "aisession"
 VERSION = 1
 
-REPLY_RATE_HZ = 24_000
-
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Seconds = Annotated[float, Field(ge=-1e6, le=1e6)]
 Text = Annotated[str, Field(max_length=16_384)]

@@ -1,10 +1,12 @@
-"""The folder that a server records into: who knows an id may read and delete what it names.
+"""Where a server's recordings lie: those of its users, and the gallery that ships with the project.
 
-Safe to be used by several threads. Nothing is made before something is recorded.
+Who knows a recording's id may read and delete it. Safe to be used by several threads. Nothing is
+made before something is recorded.
 """
 
 import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -12,14 +14,20 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from backend.errors import RecordingError
-from backend.recordings.reader import LIVE_SUFFIX
+from backend.recordings.reader import LIVE_SUFFIX, SessionFile, size_of
+from backend.recordings.transcript import read_transcript
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".aisession"
 PART_SUFFIX = ".part"
@@ -35,6 +43,8 @@ PRIVATE_MODE = 0o600
 """Of files: for nobody else on this machine."""
 ABANDONED_SECONDS = 3600.0
 """An upload that nothing was added to for so long is not going on."""
+GALLERY_LIST = "gallery.json"
+_GALLERY_TEXTS = ("title", "title_zh", "about", "about_zh")
 
 _ID = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 
@@ -281,23 +291,6 @@ def _new_id() -> str:
     return new
 
 
-def size_of(path: Path) -> int:
-    """Bytes in a file, or in all files below a folder; 0 where there is nothing."""
-    return sum(_sizes(path))
-
-
-def _sizes(path: Path) -> Iterator[int]:
-    try:
-        if not path.is_dir():
-            yield path.stat().st_size
-            return
-        for entry in os.scandir(path):
-            yield from _sizes(Path(entry.path))
-    except (FileNotFoundError, NotADirectoryError):
-        # There is none, or not any more.
-        return
-
-
 def _no_share() -> RecordingError:
     return RecordingError("this link has ended, or never was one", "share_not_found")
 
@@ -305,3 +298,77 @@ def _no_share() -> RecordingError:
 def _cannot(what: str, error: Exception) -> RecordingError:
     reason = getattr(error, "strerror", None) or "they are damaged"
     return RecordingError(f"{what}: {reason}", "recording_failed")
+
+
+@contextmanager
+def needing_room() -> Iterator[None]:
+    """For what is done with a recording in temporary files.
+
+    Raises:
+        RecordingError: the system refuses them.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise no_room(error) from error
+
+
+def no_room(reason: object) -> RecordingError:
+    """What is told where temporary files cannot be written; the log says why."""
+    # It names places on the server.
+    logger.warning("no temporary files: %s", reason)
+    return RecordingError("the server has no room to do this: its log says why", "recording_full")
+
+
+class Gallery:
+    """The recordings that ship with the project, which every client may read.
+
+    Args:
+        folder: holds `gallery.json` and the files that it names; without it there are none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What there is, in the list's order.
+
+        Raises:
+            SessionFileError: one of them is damaged.
+        """
+        return [_entry(self._path(listed["name"]), listed) for listed in self._listed()]
+
+    def find(self, name: str) -> Path:
+        """The file of a recording.
+
+        Raises:
+            RecordingError: there is none of this name.
+        """
+        if any(listed["name"] == name for listed in self._listed()):
+            return self._path(name)
+        raise RecordingError("there is no such recording in the gallery", "recording_not_found")
+
+    def _listed(self) -> list[dict[str, Any]]:
+        path = self._folder / GALLERY_LIST
+        listed: list[dict[str, Any]] = (
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        )
+        return [entry for entry in listed if self._path(entry["name"]).exists()]
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}{SUFFIX}"
+
+
+def _entry(path: Path, listed: dict[str, Any]) -> dict[str, Any]:
+    seconds, emotions = _heard(path, path.stat().st_mtime_ns)
+    texts = {name: listed[name] for name in _GALLERY_TEXTS if name in listed}
+    return {"name": listed["name"], **texts, "seconds": seconds, "emotions": emotions}
+
+
+@lru_cache(maxsize=64)
+def _heard(path: Path, modified_ns: int) -> tuple[float, list[str]]:
+    """How long it is, and the emotions of its replies; `modified_ns` tells versions apart."""
+    with SessionFile(path, f"{path.name} of the gallery") as file:
+        replies = read_transcript(file).replies
+        named = dict.fromkeys(str(reply.emotion) for reply in replies if reply.emotion is not None)
+        return round(file.seconds, 3), list(named)

@@ -21,25 +21,22 @@ from backend.errors import (
     SessionFileError,
     SettingsError,
 )
+from backend.recordings.cache import Find, Made, RecordingCache, read
 from backend.recordings.export import ExportFormat, export
-from backend.recordings.export.fields import Fields
 from backend.recordings.forks import Forks
-from backend.recordings.gallery import Gallery
 from backend.recordings.live import Recordings
 from backend.recordings.packing import pack_copy
-from backend.recordings.reader import Checked, SessionFile
-from backend.recordings.reading import (
-    MAX_CHECKED,
-    Find,
-    Kept,
-    Sounds,
-    needing_room,
-    read,
-    stories,
-    summaries,
-)
+from backend.recordings.reader import SessionFile
 from backend.recordings.replay import ForkOptions
-from backend.recordings.store import PART_SUFFIX, PRIVATE_MODE, SUFFIX, RecordingStore
+from backend.recordings.store import (
+    PART_SUFFIX,
+    PRIVATE_MODE,
+    SUFFIX,
+    Gallery,
+    RecordingStore,
+    needing_room,
+)
+from backend.recordings.transcript import Fields
 from backend.serving.access import Doorkeeper
 from backend.wires.errors import ConnectionEnd
 
@@ -129,10 +126,7 @@ class RecordingsApi:
         self._gallery = gallery
         self._recordings = recordings
         self._forks = forks
-        self._sounds = Sounds()
-        self._summaries = summaries()
-        self._stories = stories()
-        self._checked: Kept[Checked] = Kept(lambda _: 1, MAX_CHECKED)
+        self._cache = RecordingCache()
         self._reading = asyncio.Semaphore(NUM_READERS)
 
     def add_to(self, app: FastAPI) -> None:
@@ -169,14 +163,12 @@ class RecordingsApi:
             app.add_exception_handler(error, _tell)
 
     def _add_readers(self, router: APIRouter, prefix: str, find: Callable[[str], Path]) -> None:
-        async def story(source: str) -> Response:
-            made = self._stories
-            content = await self._read_once(lambda: find(source), made.kept, made.of)
+        async def transcript(source: str) -> Response:
+            content = await self._read_once(lambda: find(source), self._cache.transcripts)
             return Response(content, media_type="application/json", headers=_PRIVATE)
 
         async def sound(source: str, request: Request) -> Response:
-            sounds = self._sounds
-            content = await self._read_once(lambda: find(source), sounds.kept, sounds.of)
+            content = await self._read_once(lambda: find(source), self._cache.sounds)
             return _part_of(content, "audio/mpeg", request.headers.get("range"))
 
         async def file(source: str) -> Response:
@@ -195,7 +187,7 @@ class RecordingsApi:
             )
             return _download(content, f"{title}{into.suffix}", _MEDIA_TYPES[into])
 
-        router.add_api_route(f"{prefix}/{{source}}/story", story, methods=["GET"])
+        router.add_api_route(f"{prefix}/{{source}}/story", transcript, methods=["GET"])
         router.add_api_route(f"{prefix}/{{source}}/sound", sound, methods=["GET"])
         router.add_api_route(f"{prefix}/{{source}}/file", file, methods=["GET"])
         router.add_api_route(f"{prefix}/{{source}}/export/{{wanted}}", exported, methods=["GET"])
@@ -253,7 +245,7 @@ class RecordingsApi:
         return summary
 
     async def _summarize(self, find: Find) -> Fields:
-        return await self._read_once(find, self._summaries.kept, self._summaries.of)
+        return await self._read_once(find, self._cache.summaries)
 
     def _is_live(self, path: Path) -> bool:
         recording_id = path.name.partition(".")[0]
@@ -270,12 +262,10 @@ class RecordingsApi:
         is_live = self._required().is_live(source)
         return JSONResponse(fields | {"is_live": is_live, "shares": told}, headers=_PRIVATE)
 
-    async def _read_once(
-        self, find: Find, kept: Kept[Answer], use: Callable[[SessionFile], Answer]
-    ) -> Answer:
-        """What is kept of it, without waiting for those who read; else it is made."""
-        found = await asyncio.to_thread(lambda: kept.find(find()))
-        return await self._read(find, use) if found is None else found
+    async def _read_once(self, find: Find, made: Made[Answer]) -> Answer:
+        """What is kept of it, without waiting for others that are read; else it is made."""
+        found = await asyncio.to_thread(lambda: made.find(find()))
+        return await self._read(find, made.of) if found is None else found
 
     async def _read(self, find: Find, use: Callable[[SessionFile], Answer]) -> Answer:
         def in_room(file: SessionFile) -> Answer:
@@ -283,20 +273,13 @@ class RecordingsApi:
                 return use(file)
 
         async with self._reading:
-            return await asyncio.to_thread(read, find, in_room, self._checked)
+            return await asyncio.to_thread(read, find, in_room, self._cache.checked)
 
     # What changes it
 
     async def _delete(self, source: str) -> None:
-        path = await asyncio.to_thread(self._find_recording, source)
         await self._required().delete(source)
-        for forget in (
-            self._sounds.forget,
-            self._stories.kept.forget,
-            self._summaries.kept.forget,
-            self._checked.forget,
-        ):
-            await asyncio.to_thread(forget, path)
+        await asyncio.to_thread(self._cache.forget, source)
 
     async def _share(self, source: str, request: Request) -> Response:
         wanted = await _body(request, ShareWanted)

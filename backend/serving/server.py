@@ -26,9 +26,8 @@ from backend.engine import Engine
 from backend.errors import SettingsError
 from backend.model.hub_store import Report
 from backend.recordings.forks import Forks
-from backend.recordings.gallery import Gallery
 from backend.recordings.live import Recordings
-from backend.recordings.store import RecordingStore, StoreOptions
+from backend.recordings.store import Gallery, RecordingStore, StoreOptions
 from backend.serving.access import SUBPROTOCOL, Doorkeeper, OwnPagesOnly, SecurityHeaders
 from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed

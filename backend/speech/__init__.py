@@ -1,7 +1,8 @@
 """Spoken replies: what is said of a text, how, and by which voice."""
 
+from backend.config import SPEECH_RATE_HZ
 from backend.speech.speaker import Speaker, SpeechEvent, SpokenPiece, TextLeaves, VoiceFallback
-from backend.speech.voice import SPEECH_RATE_HZ, Voice
+from backend.speech.voice import Voice
 from backend.speech.voices import VoiceInfo, Voices
 
 __all__ = [

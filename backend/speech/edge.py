@@ -11,9 +11,9 @@ import av
 import edge_tts
 from edge_tts.exceptions import EdgeTTSException
 
+from backend.config import SPEECH_RATE_HZ
 from backend.errors import VoiceUnavailableError
 from backend.speech.prosody import Prosody
-from backend.speech.voice import SPEECH_RATE_HZ
 
 CONNECT_TIMEOUT_SECONDS = 3
 SILENCE_TIMEOUT_SECONDS = 5.0

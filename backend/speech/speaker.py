@@ -6,11 +6,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from backend.config import SPEECH_RATE_HZ
 from backend.errors import VoiceUnavailableError
 from backend.protocol import Emotion
 from backend.speech.prosody import prosody_of
 from backend.speech.text import SentenceCutter, speakable
-from backend.speech.voice import SPEECH_RATE_HZ, Voice
+from backend.speech.voice import Voice
 from backend.speech.voices import Voices
 
 BYTES_PER_SAMPLE = 2
@@ -53,7 +54,7 @@ class TextLeaves:
 SpeechEvent = SpokenPiece | VoiceFallback | TextLeaves
 
 
-class _State(Enum):
+class _SpeakerState(Enum):
     TALKING = auto()
     """More text may come."""
     FINISHED = auto()
@@ -86,7 +87,7 @@ class Speaker:
         self._prosody = prosody_of(emotion, speed)
         self._cutter = SentenceCutter()
         self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
-        self._state = _State.TALKING
+        self._state = _SpeakerState.TALKING
         self._step: asyncio.Task[SpeechEvent | None] | None = None
         self._num_bytes = 0
         self._has_fallen_back = False
@@ -99,21 +100,21 @@ class Speaker:
 
     def say(self, delta: str) -> None:
         """More of the reply's text."""
-        if self._state is _State.TALKING:
+        if self._state is _SpeakerState.TALKING:
             for sentence in self._cutter.push(delta):
                 self._sentences.put_nowait(sentence)
 
     def finish(self) -> None:
         """The text is complete: the iteration ends once all of it has been said."""
-        if self._state is _State.TALKING:
-            self._state = _State.FINISHED
+        if self._state is _SpeakerState.TALKING:
+            self._state = _SpeakerState.FINISHED
             for sentence in self._cutter.flush():
                 self._sentences.put_nowait(sentence)
             self._sentences.put_nowait(None)
 
     def cancel(self) -> None:
         """Stop at once: the iteration ends without another piece."""
-        self._state = _State.CANCELLED
+        self._state = _SpeakerState.CANCELLED
         if self._step is not None:
             self._step.cancel()
 
@@ -133,7 +134,7 @@ class Speaker:
                 yield piece
 
     def _is_cancelled(self) -> bool:
-        return self._state is _State.CANCELLED
+        return self._state is _SpeakerState.CANCELLED
 
     async def _speak(self) -> AsyncGenerator[SpeechEvent, None]:
         while (sentence := await self._sentences.get()) is not None:

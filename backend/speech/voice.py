@@ -5,9 +5,6 @@ from typing import Protocol
 
 from backend.speech.prosody import Prosody
 
-SPEECH_RATE_HZ = 24_000
-"""The sample rate of what every voice says: the Realtime API's."""
-
 
 class Voice(Protocol):
     """Something that says sentences. Creating one does no work: it speaks, or fails, when asked."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.audio import Resampler, Samples, pcm16_to_float
-from backend.config import SAMPLE_RATE_HZ
+from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.errors import TextInputError, UnknownVoiceError
 from backend.speech.edge import EdgeVoice
 from backend.speech.espeak import EspeakVoice
 from backend.speech.prosody import Prosody
 from backend.speech.text import cut_sentences, is_chinese, speakable
-from backend.speech.voice import SPEECH_RATE_HZ, Voice
+from backend.speech.voice import Voice
 
 AUTO = "auto"
 OPENAI_VOICES = frozenset(

@@ -15,7 +15,7 @@ from backend.recordings.export.page import page
 from backend.recordings.export.sound import write_wav
 from backend.recordings.export.text import markdown
 from backend.recordings.reader import SessionFile
-from backend.recordings.story import read_story
+from backend.recordings.transcript import read_transcript
 
 
 class ExportFormat(StrEnum):
@@ -60,13 +60,13 @@ def _write(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
         case ExportFormat.WAV:
             write_wav(file, output)
         case ExportFormat.HTML:
-            output.write_text(page(file, read_story(file)), encoding="utf-8")
+            output.write_text(page(file), encoding="utf-8")
         case ExportFormat.VTT:
-            output.write_text(vtt(read_story(file)), encoding="utf-8")
+            output.write_text(vtt(read_transcript(file)), encoding="utf-8")
         case ExportFormat.SRT:
-            output.write_text(srt(read_story(file)), encoding="utf-8")
+            output.write_text(srt(read_transcript(file)), encoding="utf-8")
         case ExportFormat.MARKDOWN:
-            output.write_text(markdown(file, read_story(file)), encoding="utf-8")
+            output.write_text(markdown(file, read_transcript(file)), encoding="utf-8")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backend.events import TurnStatus
-from backend.recordings.story import Reply, Story
+from backend.recordings.transcript import RecordedReply, Transcript
 
 SHORTEST_CUE_SECONDS = 0.2
 
@@ -15,14 +15,14 @@ class Cue:
 
     start_seconds: float
     end_seconds: float
-    reply: Reply
+    reply: RecordedReply
     text: str
     """On one line, with what was cut off marked."""
 
 
-def cues(story: Story) -> Iterator[Cue]:
+def cues(transcript: Transcript) -> Iterator[Cue]:
     """One caption a reply; each ends where the next begins, at the latest."""
-    replies = [reply for reply in story.replies if reply.text.strip()]
+    replies = [reply for reply in transcript.replies if reply.text.strip()]
     for reply, following in zip(replies, [*replies[1:], None], strict=False):
         end = reply.seconds + reply.shown_seconds
         if following is not None:
@@ -35,25 +35,25 @@ def cues(story: Story) -> Iterator[Cue]:
         )
 
 
-def is_whole(reply: Reply) -> bool:
+def is_whole(reply: RecordedReply) -> bool:
     """Whether the model said all that it wanted to."""
     return reply.status is TurnStatus.COMPLETED
 
 
-def vtt(story: Story) -> str:
+def vtt(transcript: Transcript) -> str:
     """WebVTT; a reply's emotion is its voice's class."""
     parts = ["WEBVTT\n"]
-    for number, cue in enumerate(cues(story), start=1):
+    for number, cue in enumerate(cues(transcript), start=1):
         emotion = f".{cue.reply.emotion}" if cue.reply.emotion else ""
         times = f"{_time(cue.start_seconds, '.')} --> {_time(cue.end_seconds, '.')}"
         parts.append(f"{number}\n{times}\n<v{emotion} Assistant>{_escaped(cue.text)}</v>\n")
     return "\n".join(parts)
 
 
-def srt(story: Story) -> str:
+def srt(transcript: Transcript) -> str:
     """SubRip, plain text."""
     parts = []
-    for number, cue in enumerate(cues(story), start=1):
+    for number, cue in enumerate(cues(transcript), start=1):
         times = f"{_time(cue.start_seconds, ',')} --> {_time(cue.end_seconds, ',')}"
         # A tag or an arrow in the text would be taken for the format's own.
         text = cue.text.replace("<", "(").replace(">", ")")

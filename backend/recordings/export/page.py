@@ -1,19 +1,17 @@
 """One page with the sound, the decisions and the text: it opens from disk and needs no network."""
 
 import base64
-import json
 from html import escape
 from pathlib import Path
 
-from backend.recordings.export.fields import Fields, story_fields
 from backend.recordings.export.sound import mp3
 from backend.recordings.reader import SessionFile
-from backend.recordings.story import Story
+from backend.recordings.transcript import transcript_json
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def page(file: SessionFile, story: Story) -> str:
+def page(file: SessionFile) -> str:
     """The page, about 400 kB a minute: nearly all of it MP3, which every browser plays."""
     manifest = file.manifest
     stated = manifest.checkpoint
@@ -27,7 +25,7 @@ def page(file: SessionFile, story: Story) -> str:
         "title": escape(manifest.title or "A conversation"),
         "about": escape(about),
         "strip": escape(strip),
-        "story": _json_for_html(story_fields(file, story)),
+        "story": _for_html(transcript_json(file).decode()),
         "audio": base64.b64encode(mp3(file)).decode("ascii"),
     }
     # One pass: what is filled in may itself look like a place to fill.
@@ -35,7 +33,6 @@ def page(file: SessionFile, story: Story) -> str:
     return "".join(filled[piece] if number % 2 else piece for number, piece in enumerate(pieces))
 
 
-def _json_for_html(fields: Fields) -> str:
+def _for_html(json: str) -> str:
     """JSON that cannot end the script element that it stands in."""
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return json.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

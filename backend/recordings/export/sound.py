@@ -9,11 +9,10 @@ import numpy as np
 import soundfile
 
 from backend.audio import Resampler, Samples
-from backend.config import SAMPLE_RATE_HZ
+from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.errors import SessionFileError
 from backend.recordings.reader import SessionFile
-from backend.recordings.records import REPLY_RATE_HZ
-from backend.recordings.story import read_story
+from backend.recordings.transcript import read_transcript
 
 MP3_COMPRESSION = 0.85
 """About 28 kbit/s for one channel at 16 kHz."""
@@ -24,8 +23,8 @@ MAX_SOUNDING = 8
 
 def write_wav(file: SessionFile, output: Path) -> None:
     """Stereo at 24 kHz: the microphone left, the replies right."""
-    with soundfile.SoundFile(output, "w", REPLY_RATE_HZ, 2, "PCM_16", format="WAV") as sound:
-        for microphone, replies in time_line(file, REPLY_RATE_HZ):
+    with soundfile.SoundFile(output, "w", SPEECH_RATE_HZ, 2, "PCM_16", format="WAV") as sound:
+        for microphone, replies in time_line(file, SPEECH_RATE_HZ):
             sound.write(np.stack([microphone, replies], axis=1))
 
 
@@ -73,7 +72,7 @@ class _Replies:
         spoken = set(file.reply_turns)
         self._waiting = [
             (round(played.starts_at_seconds * rate_hz), reply.turn, played.played_ms)
-            for reply in read_story(file).replies
+            for reply in read_transcript(file).replies
             if (played := reply.playback) is not None
             and reply.turn in spoken
             # One that is said to begin after the recording was heard by nobody.
@@ -139,8 +138,8 @@ def _heard_blocks(
     file: SessionFile, turn: int, played_ms: float | None, rate_hz: int
 ) -> Iterator[Samples]:
     """A spoken reply at `rate_hz`, in blocks `[n]`, as far as it was heard."""
-    num_left = None if played_ms is None else round(played_ms * REPLY_RATE_HZ / 1000)
-    resampler = Resampler(REPLY_RATE_HZ, rate_hz)
+    num_left = None if played_ms is None else round(played_ms * SPEECH_RATE_HZ / 1000)
+    resampler = Resampler(SPEECH_RATE_HZ, rate_hz)
     with closing(file.reply_blocks(turn)) as blocks:
         for block in blocks:
             yield resampler.process(block[:num_left])

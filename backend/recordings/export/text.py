@@ -2,14 +2,13 @@
 
 import re
 
-from backend.events import TurnStatus
 from backend.recordings.reader import SessionFile
-from backend.recordings.story import Reply, Story, chunk_end
+from backend.recordings.transcript import RecordedReply, Transcript, chunk_end
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~])")
 
 
-def markdown(file: SessionFile, story: Story) -> str:
+def markdown(file: SessionFile, transcript: Transcript) -> str:
     """A heading, what it was recorded with, and a line for everything that was said."""
     manifest = file.manifest
     checkpoint = manifest.checkpoint
@@ -25,9 +24,10 @@ def markdown(file: SessionFile, story: Story) -> str:
         f"- told first: {_escaped(_line(manifest.system_prompt)) or 'nothing'}",
         "",
     ]
-    said = [(reply.seconds, _reply(reply)) for reply in story.replies]
+    said = [(reply.seconds, _reply(reply)) for reply in transcript.replies]
     said += [
-        (chunk_end(typed.chunk), f"*typed:* {_escaped(_line(typed.text))}") for typed in story.typed
+        (chunk_end(typed.chunk), f"*typed:* {_escaped(_line(typed.text))}")
+        for typed in transcript.typed
     ]
     lines += [
         f"**{_clock(seconds)}** {text}  "
@@ -35,31 +35,15 @@ def markdown(file: SessionFile, story: Story) -> str:
     ]
     if not said:
         lines.append("Nothing was said.")
-    if story.failure is not None:
-        lines += ["", f"The conversation failed: {_escaped(_line(story.failure))}"]
+    if transcript.failure is not None:
+        lines += ["", f"The conversation failed: {_escaped(_line(transcript.failure))}"]
     return "\n".join(lines) + "\n"
 
 
-def _reply(reply: Reply) -> str:
+def _reply(reply: RecordedReply) -> str:
     emotion = f"*{reply.emotion}:* " if reply.emotion else ""
-    after = f" … *{note(reply)}*" if note(reply) else ""
+    after = f" … *{reply.note}*" if reply.note else ""
     return f"{emotion}{_escaped(_line(reply.text))}{after}"
-
-
-def note(reply: Reply) -> str:
-    """What to say about a reply that is not whole; empty where it is."""
-    if reply.barge_in is not None:
-        # The model may have said it to its end before it was all heard.
-        return "(spoken over)"
-    match reply.status:
-        case TurnStatus.COMPLETED:
-            return ""
-        case TurnStatus.CANCELLED:
-            return "(stopped)"
-        case TurnStatus.INCOMPLETE:
-            return "(at its longest)"
-        case None:
-            return "(cut off)"
 
 
 def _clock(seconds: float) -> str:

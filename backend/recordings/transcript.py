@@ -1,0 +1,331 @@
+"""What was said in a recorded conversation, and when: typed, and as JSON. Needs no model."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from backend.config import CHUNK_SECONDS
+from backend.events import TurnStatus
+from backend.protocol import Emotion
+from backend.recordings.reader import SessionFile
+from backend.recordings.records import (
+    BargeInRecord,
+    DecisionRecord,
+    Drawing,
+    FailedRecord,
+    LatencyRecord,
+    PlaybackRecord,
+    SettingsRecord,
+    TokenRecord,
+    TypedRecord,
+)
+from backend.trace import Cause
+
+READING_CHARACTERS_PER_SECOND = 15
+SHORTEST_SHOWN_SECONDS = 1.5
+PEAKS_PER_CHUNK = 4
+
+Fields = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of a reply, and when it came after the reply's first token."""
+
+    text: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class RecordedReply:
+    """One reply. Times are seconds of the microphone's audio."""
+
+    turn: int
+    chunk: int
+    seconds: float
+    """The end of the chunk that it answers."""
+    is_requested: bool
+    emotion: Emotion | None = None
+    status: TurnStatus | None = None
+    """None where the recording ended before the reply did."""
+    pieces: list[Piece] = field(default_factory=list)
+    barge_in: BargeInRecord | None = None
+    playback: PlaybackRecord | None = None
+    latency: LatencyRecord | None = None
+
+    @property
+    def text(self) -> str:
+        """All that was said."""
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def shown_seconds(self) -> float:
+        """How long it takes to read."""
+        return max(SHORTEST_SHOWN_SECONDS, len(self.text) / READING_CHARACTERS_PER_SECOND)
+
+    @property
+    def note(self) -> str:
+        """What to say about a reply that is not whole; empty where it is."""
+        if self.barge_in is not None:
+            # The model may have said it to its end before it was all heard.
+            return "(spoken over)"
+        match self.status:
+            case TurnStatus.COMPLETED:
+                return ""
+            case TurnStatus.CANCELLED:
+                return "(stopped)"
+            case TurnStatus.INCOMPLETE:
+                return "(at its longest)"
+            case None:
+                return "(cut off)"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChange:
+    """Other settings, and the first chunk that was decided on by them."""
+
+    chunk: int
+    settings: SettingsRecord
+
+
+@dataclass(slots=True)
+class Transcript:
+    """What happened, reply by reply and chunk by chunk."""
+
+    replies: list[RecordedReply] = field(default_factory=list)
+    typed: list[TypedRecord] = field(default_factory=list)
+    decisions: list[DecisionRecord] = field(default_factory=list)
+    """One per chunk."""
+    changes: list[SettingsChange] = field(default_factory=list)
+    failure: str | None = None
+
+    @property
+    def num_online_replies(self) -> int:
+        """Replies whose text left the machine, as an online voice read it."""
+        return sum(r.playback is not None and r.playback.is_online for r in self.replies)
+
+
+def chunk_end(chunk: int) -> float:
+    """Where a chunk ends in the microphone's audio, in seconds."""
+    return round((chunk + 1) * CHUNK_SECONDS, 3)
+
+
+def read_transcript(file: SessionFile) -> Transcript:
+    """The transcript of a session file.
+
+    Raises:
+        SessionFileError: it was changed since it was opened.
+    """
+    transcript = Transcript()
+    decided_at = 0.0
+    for record in file.records():
+        match record:
+            case DecisionRecord():
+                decided_at = record.at
+                transcript.decisions.append(record)
+                if record.speak:
+                    transcript.replies.append(_opened(len(transcript.replies), record))
+            case TokenRecord():
+                reply = transcript.replies[record.turn]
+                reply.emotion = reply.emotion or record.emotion
+                reply.status = record.status
+                if record.text:
+                    reply.pieces.append(Piece(record.text, max(0.0, record.at - decided_at)))
+            case SettingsRecord():
+                transcript.changes.append(SettingsChange(len(transcript.decisions), record))
+            case TypedRecord():
+                transcript.typed.append(record)
+            case BargeInRecord() | PlaybackRecord() | LatencyRecord():
+                _add_to_reply(transcript, record)
+            case FailedRecord():
+                transcript.failure = record.message
+    return transcript
+
+
+def _opened(turn: int, decision: DecisionRecord) -> RecordedReply:
+    return RecordedReply(
+        turn=turn,
+        chunk=decision.chunk,
+        seconds=chunk_end(decision.chunk),
+        is_requested=decision.cause is Cause.REQUESTED,
+    )
+
+
+def _add_to_reply(
+    transcript: Transcript, record: BargeInRecord | PlaybackRecord | LatencyRecord
+) -> None:
+    # A turn that there is not is no reason to refuse the rest.
+    if record.turn >= len(transcript.replies):
+        return
+    reply = transcript.replies[record.turn]
+    match record:
+        case BargeInRecord():
+            reply.barge_in = record
+        case PlaybackRecord():
+            reply.playback = record
+        case LatencyRecord():
+            reply.latency = record
+
+
+# As JSON: what the exported page and the replay page show
+
+
+def summary_fields(file: SessionFile) -> Fields:
+    """What a recording is, in a few words.
+
+    Raises:
+        SessionFileError: the file was changed since it was opened.
+    """
+    manifest, transcript = file.manifest, read_transcript(file)
+    return {
+        "title": manifest.title,
+        "started_at": manifest.started_at.isoformat(timespec="seconds"),
+        "seconds": round(file.seconds, 3),
+        "bytes": file.num_bytes,
+        "is_complete": file.is_complete,
+        "checkpoint": manifest.checkpoint.model_dump(),
+        "num_replies": len(transcript.replies),
+        "left_machine": {"online_voice_replies": transcript.num_online_replies},
+    }
+
+
+def transcript_json(file: SessionFile) -> bytes:
+    """The transcript as JSON in UTF-8.
+
+    Raises:
+        SessionFileError: the file was changed since it was opened.
+    """
+    fields = transcript_fields(file, read_transcript(file))
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def transcript_fields(file: SessionFile, transcript: Transcript) -> Fields:
+    """All of a transcript for JSON; times are seconds of the microphone's sound, but for `at`.
+
+    Raises:
+        SessionFileError: it was changed since it was opened.
+    """
+    manifest = file.manifest
+    said: list[tuple[float, Fields]] = [
+        (reply.seconds, _reply_fields(file, reply)) for reply in transcript.replies
+    ]
+    said += [(chunk_end(typed.chunk), _typed_fields(typed)) for typed in transcript.typed]
+    return {
+        "seconds": round(file.seconds, 3),
+        "chunk_seconds": CHUNK_SECONDS,
+        "peaks_per_chunk": PEAKS_PER_CHUNK,
+        "peaks": list(_peaks(file)),
+        "settings": _settings_fields(manifest.system_prompt, manifest.seed, manifest.drawing),
+        "decisions": [_decision_fields(decision) for decision in transcript.decisions],
+        "said": [fields for _, fields in sorted(said, key=lambda entry: entry[0])],
+        "barge_ins": [
+            _barge_in_fields(reply.barge_in)
+            for reply in transcript.replies
+            if reply.barge_in is not None
+        ],
+        "settings_changes": [_change_fields(change) for change in transcript.changes],
+        "forked_at_chunk": manifest.forked_at_chunk,
+        "failure": transcript.failure,
+    }
+
+
+def _settings_fields(system_prompt: str, seed: int, drawing: Drawing) -> Fields:
+    return {
+        "system_prompt": system_prompt,
+        # As text: JavaScript's numbers do not reach 2^63.
+        "seed": str(seed),
+        **drawing.model_dump(),
+    }
+
+
+def _change_fields(change: SettingsChange) -> Fields:
+    settings = change.settings
+    return {
+        "chunk": change.chunk,
+        **_settings_fields(settings.system_prompt, settings.seed, settings.drawing),
+    }
+
+
+def _decision_fields(decision: DecisionRecord) -> Fields:
+    return {
+        "probability": round(decision.probability, 4),
+        "threshold": round(decision.threshold, 4),
+        "logits": [round(logit, 3) for logit in decision.logits],
+        "milliseconds": round(decision.milliseconds, 1),
+        "positions": decision.positions,
+        "at": round(decision.at, 3),
+    }
+
+
+def _reply_fields(file: SessionFile, reply: RecordedReply) -> Fields:
+    return {
+        "kind": "reply",
+        "turn": reply.turn,
+        "chunk": reply.chunk,
+        "seconds": reply.seconds,
+        "end": round(_end(file, reply), 2),
+        "emotion": reply.emotion,
+        "status": reply.status,
+        "is_requested": reply.is_requested,
+        "pieces": [[round(piece.seconds, 2), piece.text] for piece in reply.pieces],
+        "note": reply.note,
+        "latency": _latency_fields(reply.latency),
+        "cut_at_ms": reply.playback.played_ms if reply.playback else None,
+        "spoken": _spoken_fields(reply.playback),
+    }
+
+
+def _end(file: SessionFile, reply: RecordedReply) -> float:
+    """Where a reply is over: its sound or, where nobody heard any, the time that reading takes."""
+    playback = reply.playback
+    if playback is None or reply.turn not in file.reply_turns:
+        return reply.seconds + reply.shown_seconds
+    if playback.played_ms is not None:
+        return playback.starts_at_seconds + playback.played_ms / 1000
+    return playback.starts_at_seconds + file.reply_seconds(reply.turn)
+
+
+def _typed_fields(typed: TypedRecord) -> Fields:
+    seconds = chunk_end(typed.chunk)
+    return {
+        "kind": "typed",
+        "turn": None,
+        "chunk": typed.chunk,
+        "seconds": seconds,
+        "end": seconds + 1,
+        "emotion": None,
+        "status": None,
+        "is_requested": False,
+        "pieces": [[0, typed.text]],
+        "note": "",
+        "latency": None,
+        "cut_at_ms": None,
+        "spoken": None,
+    }
+
+
+def _latency_fields(latency: LatencyRecord | None) -> Fields | None:
+    return None if latency is None else latency.model_dump(exclude={"type", "at", "turn"})
+
+
+def _spoken_fields(playback: PlaybackRecord | None) -> Fields | None:
+    if playback is None:
+        return None
+    return {
+        "starts_at_seconds": playback.starts_at_seconds,
+        "voice": playback.voice,
+        "is_online": playback.is_online,
+    }
+
+
+def _barge_in_fields(barge_in: BargeInRecord) -> Fields:
+    return barge_in.model_dump(include={"turn", "onset_seconds", "silence_ms"})
+
+
+def _peaks(file: SessionFile) -> Iterator[int]:
+    """The loudness that is drawn, 0 to 100: the root makes quiet sounds visible."""
+    for chunk in file.chunks():
+        for peak in np.abs(chunk.reshape(PEAKS_PER_CHUNK, -1)).max(axis=1):
+            yield round(100 * float(np.sqrt(peak)))
