@@ -4,11 +4,21 @@ listening   AUDIO_BEGIN PAD*10 ASSISTANT -> KEEP_SILENCE | TEXT_BEGIN
 speaking    [EMOTION] <text tokens> TEXT_END
 """
 
+import math
 from dataclasses import dataclass, fields
 from enum import Enum, StrEnum, auto
 
 from backend.config import FEATURES_PER_CHUNK
 from backend.errors import ProtocolError
+
+
+def speak_threshold(decision_bias: float) -> float:
+    """The probability, before the bias is added to its logit, above which speaking is likelier.
+
+    Args:
+        decision_bias: in nats; minus infinity gives 1, which no probability is above.
+    """
+    return 1 / (1 + math.exp(decision_bias))
 
 
 class Emotion(StrEnum):

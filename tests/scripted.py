@@ -29,7 +29,7 @@ from backend.events import (
 )
 from backend.model.checkpoint import Ability
 from backend.model.fingerprint import LoadedFile, files_in
-from backend.protocol import Emotion
+from backend.protocol import Emotion, speak_threshold
 from backend.trace import Cause, Trace, TracedDecision, TracedToken
 
 LOUD = 0.01
@@ -143,7 +143,7 @@ class ScriptedSession:
         while (chunk := await self._chunks.get()) is not None:
             is_loud = float(np.sqrt(np.mean(chunk**2))) > LOUD
             probability = 0.97 if was_loud and not is_loud else 0.2 if is_loud else 0.02
-            threshold = 1 / (1 + math.exp(self.settings.decision_bias))
+            threshold = speak_threshold(self.settings.decision_bias)
             request = self._request
             is_asked_for = request is not None and number == request.at_chunk
             speaks = is_asked_for or probability > threshold

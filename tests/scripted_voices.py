@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
+from backend.config import SPEECH_RATE_HZ
 from backend.errors import VoiceUnavailableError
-from backend.speech import SPEECH_RATE_HZ, Voices
+from backend.speech import Voices
 from backend.speech.prosody import Prosody
 
 

@@ -8,8 +8,8 @@ import pytest
 import soxr
 
 from backend.audio import Samples, float_to_pcm16, read_audio
-from backend.config import SAMPLE_RATE_HZ
-from backend.conversation.echo import REPLY_RATE_HZ, EchoDetector, EchoMatch
+from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
+from backend.conversation.echo import EchoDetector, EchoMatch
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 REPLY_ID = "resp_1"
@@ -73,7 +73,7 @@ class Room:
 
 
 def pcm_of(samples: Samples) -> bytes:
-    return float_to_pcm16(soxr.resample(samples, SAMPLE_RATE_HZ, REPLY_RATE_HZ))
+    return float_to_pcm16(soxr.resample(samples, SAMPLE_RATE_HZ, SPEECH_RATE_HZ))
 
 
 def listening(room: Room, *, until: float = SECONDS, block_seconds: float = 0.05) -> EchoDetector:
@@ -291,7 +291,7 @@ def test_pieces_of_any_length_are_the_whole() -> None:
 def test_an_hour_of_replies_takes_little_memory() -> None:
     detector = EchoDetector()
     second = np.zeros(SAMPLE_RATE_HZ, np.float32)
-    pcm = bytes(2 * REPLY_RATE_HZ)
+    pcm = bytes(2 * SPEECH_RATE_HZ)
 
     def converse(first: int, last: int) -> None:
         for number in range(first, last):
@@ -315,7 +315,7 @@ def test_a_reply_without_end_takes_little_memory() -> None:
     tracemalloc.start()
     try:
         for _ in range(1200):
-            detector.add_reply(REPLY_ID, bytes(2 * REPLY_RATE_HZ))
+            detector.add_reply(REPLY_ID, bytes(2 * SPEECH_RATE_HZ))
         held_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 
+from backend.config import SPEECH_RATE_HZ
 from backend.conversation.playback import Playback
 from backend.conversation.reply import CancelReason, HeardAudio, Reply, TimedDecision
 from backend.events import Decision, TurnDone, TurnStatus
-from backend.speech import SPEECH_RATE_HZ, SpokenPiece
+from backend.speech import SpokenPiece
 from backend.wires.realtime.dialect import Dialect
 
 DECISION = Decision(0, True, 0.9, 0.5, 1.0, 13, 100)

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.audio import Samples, pcm16_to_float
+from backend.config import SPEECH_RATE_HZ
 from backend.errors import (
     SettingsError,
     TextInputError,
@@ -28,7 +29,6 @@ from backend.errors import (
 )
 from backend.protocol import Emotion
 from backend.speech import (
-    SPEECH_RATE_HZ,
     Speaker,
     SpokenPiece,
     TextLeaves,

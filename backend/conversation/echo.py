@@ -14,10 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.audio import Samples, pcm16_to_float
-from backend.config import SAMPLE_RATE_HZ
-
-REPLY_RATE_HZ = 24_000
-"""Of the speech that we send."""
+from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 
 FRAMES_PER_SECOND = 100
 FRAMES_PER_WINDOW = 2
@@ -107,8 +104,8 @@ class _ReplySound:
     def append(self, samples: Samples) -> None:
         """The next piece `[n]`."""
         waiting = np.concatenate([self._rest, samples])
-        energies = _energies(waiting, REPLY_RATE_HZ)
-        self._rest = waiting[len(energies) * REPLY_RATE_HZ // FRAMES_PER_SECOND :].copy()
+        energies = _energies(waiting, SPEECH_RATE_HZ)
+        self._rest = waiting[len(energies) * SPEECH_RATE_HZ // FRAMES_PER_SECOND :].copy()
         self._energies = np.concatenate([self._energies, energies])
 
     def forget_before(self, reply_seconds: float) -> None:

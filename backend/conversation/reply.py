@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from backend.config import SPEECH_RATE_HZ
 from backend.conversation.input_audio import PCM16_BYTES
 from backend.events import Decision, TurnDone, TurnStatus
-from backend.speech import SPEECH_RATE_HZ, SpokenPiece
+from backend.speech import SpokenPiece
 from backend.wires.realtime.client_messages import Modality
 from backend.wires.realtime.dialect import Dialect
 from backend.wires.realtime.server_messages import (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from backend.config import ONLY_WHEN_ASKED, SamplingConfig, SessionSettings
+from backend.config import ONLY_WHEN_ASKED, SPEECH_RATE_HZ, SamplingConfig, SessionSettings
 from backend.wires.errors import WireError
 from backend.wires.realtime.client_messages import (
     AudioFormat,
@@ -16,7 +16,7 @@ from backend.wires.realtime.client_messages import (
     TurnDetection,
 )
 
-GA_RATE_HZ = 24_000
+GA_RATE_HZ = SPEECH_RATE_HZ
 """What `audio/pcm` means in the OpenAI Realtime API, and what spoken replies are sampled at."""
 MIN_RATE_HZ = 8_000
 MAX_RATE_HZ = 192_000

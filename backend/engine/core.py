@@ -33,7 +33,14 @@ from backend.events import (
 )
 from backend.model.checkpoint import Checkpoint
 from backend.model.memory import needing_memory
-from backend.protocol import Effect, advance, kind_of, listening_tokens, online_prefix
+from backend.protocol import (
+    Effect,
+    advance,
+    kind_of,
+    listening_tokens,
+    online_prefix,
+    speak_threshold,
+)
 from backend.trace import Cause, Trace, TracedDecision, TracedToken
 
 if TYPE_CHECKING:
@@ -316,7 +323,7 @@ class EngineCore:
             chunk=chunk,
             speak=effect is Effect.OPEN_TURN,
             speak_probability=choice.speak_probability,
-            threshold=1 / (1 + math.exp(session.settings.decision_bias)),
+            threshold=speak_threshold(session.settings.decision_bias),
             milliseconds=milliseconds,
             positions=session.num_positions,
             max_positions=self.max_positions,

@@ -1,12 +1,10 @@
 """Spoken replies: what is said of a text, how, and by which voice."""
 
-from backend.config import SPEECH_RATE_HZ
 from backend.speech.speaker import Speaker, SpeechEvent, SpokenPiece, TextLeaves, VoiceFallback
 from backend.speech.voice import Voice
 from backend.speech.voices import VoiceInfo, Voices
 
 __all__ = [
-    "SPEECH_RATE_HZ",
     "Speaker",
     "SpeechEvent",
     "SpokenPiece",
