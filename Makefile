@@ -63,7 +63,7 @@ $(PYTHON):
 
 # torch comes first and alone: pip then picks the build that suits the machine.
 $(VENV)/run.stamp: requirements.txt | $(PYTHON)
-	$(PIP) --no-compile torch==2.13.0
+	$(PIP) --no-compile $$(grep '^torch==' requirements.txt)
 	$(PIP) --no-compile -r requirements.txt
 	$(COMPILE)
 	touch $@

@@ -1,7 +1,7 @@
 """Assemble what is pushed to a Hugging Face Space: `make space`, `make space HARDWARE=cpu`.
 
-The folder holds the files that run there, a requirements.txt that brings torch, and a
-.gitattributes, as the Hub takes binary files through git LFS only.
+The folder holds the files that run there, a requirements.txt that may bring torch for the CPU, and
+a .gitattributes, as the Hub takes binary files through git LFS only.
 """
 
 import importlib.metadata
@@ -60,14 +60,9 @@ def tracked_files() -> list[str]:
 
 
 def requirements(*, is_for_cpu: bool) -> str:
-    """requirements.txt with torch, which elsewhere is installed first and alone."""
-    stated = (REPOSITORY / "requirements.txt").read_text("utf-8")
-    first, _, rest = stated.partition("\n")
-    version = re.search(r"torch==(\S+?),", first)
-    if version is None:
-        raise SystemExit("requirements.txt: its first line must name torch's version")
+    """Ours, with where torch's build is found."""
     index = f"--extra-index-url {CPU_WHEELS}\n" if is_for_cpu else ""
-    return f"{index}torch=={version[1]}\n{rest}"
+    return index + (REPOSITORY / "requirements.txt").read_text("utf-8")
 
 
 def front_matter(readme: Path) -> dict[str, Any]:

@@ -37,7 +37,6 @@ REQUIREMENTS = REPOSITORY / "requirements.txt"
 CHECKSUMS = REPOSITORY / "assets" / "checkpoint.sha256"
 """Hashes of the embedded checkpoint's files, as `sha256sum` writes them."""
 PORT = 7860
-TORCH = "2.13.0"
 
 _GIGABYTE = 1e9
 _MEMORY_BYTES = 1.5 * _GIGABYTE
@@ -174,9 +173,7 @@ def _say_what_is_going_on(name: str | None) -> None:
 def _install() -> str:
     if _is_managed_by_the_system():
         return f"make -C {shlex.quote(str(REPOSITORY))} run  # in an environment of its own"
-    python = shlex.quote(sys.executable)
-    pip = f"{python} -m pip install"
-    return f"{pip} torch=={TORCH} && {pip} -r {shlex.quote(str(REQUIREMENTS))}"
+    return f"{shlex.quote(sys.executable)} -m pip install -r {shlex.quote(str(REQUIREMENTS))}"
 
 
 def _is_managed_by_the_system() -> bool:
@@ -207,15 +204,16 @@ def check_python() -> Iterator[Finding]:
 
 def check_packages() -> Iterator[Finding]:
     """What is installed against requirements.txt."""
-    stated = re.findall(r"^([\w.-]+)==(\S+)$", REQUIREMENTS.read_text("utf-8"), re.MULTILINE)
+    stated = _required()
     missing, different = [], []
-    for name, version in stated:
+    for name, version in stated.items():
         try:
             installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
             continue
-        if installed != version:
+        # A build of the same version is named after a plus: 2.13.0+cpu.
+        if installed.partition("+")[0] != version:
             different.append(f"{name} {installed}, not {version}")
     if missing:
         text = f"{len(missing)} of {len(stated)} missing: {', '.join(missing)}"
@@ -227,17 +225,24 @@ def check_packages() -> Iterator[Finding]:
         yield Finding("packages", Verdict.OK, f"all {len(stated)} of requirements.txt")
 
 
+def _required() -> dict[str, str]:
+    """The version of each package in requirements.txt."""
+    stated = REQUIREMENTS.read_text("utf-8")
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", stated, re.MULTILINE))
+
+
 def check_torch() -> Iterator[Finding]:
     """Its version and build, and whether its devices multiply."""
     importlib.metadata.version("torch")
+    tested = _required()["torch"]
     found = _try_devices()
     if isinstance(found, str):
         yield Finding("torch", Verdict.PROBLEM, found, _reinstall_torch())
         return
     build = f"for CUDA {found['cuda']}" if found["cuda"] else "for the CPU"
     text = f"{found['version']} {build}, {found['threads']} threads"
-    if found["version"].partition("+")[0] != TORCH:
-        text += f"; tested with {TORCH}"
+    if found["version"].partition("+")[0] != tested:
+        text += f"; tested with {tested}"
         yield Finding("torch", Verdict.WARNING, text, _reinstall_torch())
     else:
         yield Finding("torch", Verdict.OK, text)
@@ -292,7 +297,8 @@ def _no_gpu_finding(*, has_cuda_build: bool) -> Finding:
 
 
 def _reinstall_torch() -> str:
-    return f"{shlex.quote(sys.executable)} -m pip install --force-reinstall torch=={TORCH}"
+    pip = f"{shlex.quote(sys.executable)} -m pip"
+    return f"{pip} install --force-reinstall torch=={_required()['torch']}"
 
 
 # Memory, disk, folders
@@ -300,28 +306,18 @@ def _reinstall_torch() -> str:
 
 def check_memory() -> Iterator[Finding]:
     """What is free, also within a container's limit."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = _available_memory()
+    import psutil
+
+    memory = psutil.virtual_memory()
+    text = f"{memory.total / _GIGABYTE:.1f} GB, {memory.available / _GIGABYTE:.1f} GB available"
     limit = _container_limit()
-    text = f"{total / _GIGABYTE:.1f} GB"
-    if free is not None:
-        text += f", {free / _GIGABYTE:.1f} GB available"
-    if limit is not None and limit < total:
+    if limit is not None and limit < memory.total:
         text += f", limited to {limit / _GIGABYTE:.1f} GB here"
-    if min(total if free is None else free, limit or total) < _MEMORY_BYTES:
+    if min(memory.available, limit or memory.total) < _MEMORY_BYTES:
         wanted = f"close something: the page wants {_MEMORY_BYTES / _GIGABYTE:.1f} GB"
         yield Finding("memory", Verdict.WARNING, text, wanted)
     else:
         yield Finding("memory", Verdict.OK, text)
-
-
-def _available_memory() -> int | None:
-    """In bytes; None where the system does not say."""
-    stated = Path("/proc/meminfo")
-    if not stated.is_file():
-        return None
-    kibibytes = re.search(r"^MemAvailable:\s+(\d+) kB", stated.read_text(), re.MULTILINE)
-    return int(kibibytes[1]) * 1024 if kibibytes else None
 
 
 def _container_limit() -> int | None:
@@ -489,39 +485,24 @@ def check_port() -> Iterator[Finding]:
 
 
 def _owner_of_port() -> str:
-    """` by` somebody, as far as it can be told."""
+    """` by` a server or a process, as far as it can be told."""
     address = f"http://127.0.0.1:{PORT}/health"
     with suppress(OSError, ValueError, http.client.HTTPException):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(address, timeout=_NETWORK_SECONDS) as answer:
             if "checkpoint" in json.load(answer):
                 return " by a server of ours"
-    inodes = _listening_inodes()
-    for process in Path("/proc").glob("[0-9]*") if inodes else ():
-        # Those of other users cannot be looked into, and some end meanwhile.
-        with suppress(OSError):
-            if any(_link(descriptor) in inodes for descriptor in (process / "fd").iterdir()):
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                return f" by process {process.name}: {command[:80]}"
+    # Without psutil, or where the system keeps processes from looking at each other, it is unknown.
+    with suppress(ModuleNotFoundError):
+        import psutil
+
+        with suppress(psutil.Error):
+            for listening in psutil.net_connections("inet"):
+                is_owner = listening.status == psutil.CONN_LISTEN and listening.laddr[1:] == (PORT,)
+                if is_owner and listening.pid is not None:
+                    command = " ".join(psutil.Process(listening.pid).cmdline())
+                    return f" by process {listening.pid}: {command[:80]}"
     return ""
-
-
-def _link(descriptor: Path) -> str:
-    """What an open file is; nothing where it has been closed."""
-    with suppress(OSError):
-        return os.readlink(descriptor)
-    return ""
-
-
-def _listening_inodes() -> set[str]:
-    """Sockets that listen on the port, as links in /proc name them (Linux)."""
-    inodes = set()
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        for line in table.read_text().splitlines()[1:] if table.is_file() else ():
-            fields = line.split()
-            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == PORT:
-                inodes.add(f"socket:[{fields[9]}]")
-    return inodes
 
 
 def check_online_voices() -> Iterator[Finding]:
