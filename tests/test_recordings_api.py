@@ -1,5 +1,6 @@
 """Recordings over HTTP: what is given, to whom, and what is refused."""
 
+import asyncio
 import json
 import shutil
 import time
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from backend.admission import Admission
 from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.core import EngineCore
-from backend.errors import CheckpointError
+from backend.errors import CheckpointError, SessionFileError
 from backend.model.checkpoint import Checkpoint
 from backend.recordings.cache import Made
 from backend.recordings.forks import Forks
@@ -27,7 +29,7 @@ from backend.recordings.recorder import Recorder, describe
 from backend.recordings.replay import ForkOptions
 from backend.recordings.store import Gallery, RecordingStore, StoreOptions
 from backend.serving.access import Doorkeeper
-from backend.serving.recordings import RecordingsApi
+from backend.serving.recordings import Download, RecordingsApi
 from backend.timing import SystemTime
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
 
@@ -210,6 +212,57 @@ def test_deleting_ends_everything(site: Site) -> None:
     assert site.code("DELETE", site.address) == (404, "recording_not_found")
     assert site.code("GET", f"/v1/shared/{share_id}/sound") == (404, "share_not_found")
     assert list(site.store.options.folder.glob("*.aisession*")) == []
+
+
+def test_a_name_that_is_not_english_has_a_plain_one_beside_it(
+    golden_checkpoint: Checkpoint, site: Site, packed: Path, tmp_path: Path
+) -> None:
+    def call(members: dict[str, bytes]) -> None:
+        manifest = json.loads(members["manifest.json"])
+        members["manifest.json"] = json.dumps(manifest | {"title": 'Ünsere 猫; "x"'}).encode()
+
+    named = rewrite(packed, tmp_path / "named.aisession", call).read_bytes()
+    recording_id = site.client.post("/v1/recordings", content=named).json()["recording_id"]
+    response = site.client.get(f"/v1/recordings/{recording_id}/export/srt")
+    stated = "filename=\"nsere  x.srt\"; filename*=utf-8''%C3%9Cnsere%20%E7%8C%AB%20x.srt"
+    assert response.headers["content-disposition"] == f"attachment; {stated}"
+
+
+@pytest.mark.anyio
+async def test_a_download_that_is_not_read_is_given_up(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.serving.recordings.UNREAD_SECONDS", 0.01)
+    folder = tmp_path / "answer"
+    folder.mkdir()
+    (folder / "exported").write_bytes(b"much")
+
+    async def reads_nothing(message: Message) -> None:
+        await asyncio.Event().wait()
+
+    async def stays() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    download = Download(folder / "exported", "title", ".wav", "audio/wav", folder)
+    await download({"type": "http", "method": "GET", "headers": []}, stays, reads_nothing)
+    assert not folder.exists()
+
+
+def test_temporary_files_go_with_their_answers(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    for wanted in ("wav", "html"):
+        assert site.get(f"/export/{wanted}").status_code == 200
+    monkeypatch.setattr("backend.recordings.export.write_wav", _fail)
+    assert site.get("/export/wav").status_code == 422
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def _fail(*_: object) -> None:
+    raise SessionFileError("it cannot be made")
 
 
 def test_deleting_during_a_download(site: Site, packed: Path) -> None:

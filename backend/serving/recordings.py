@@ -3,9 +3,11 @@
 import asyncio
 import json
 import logging
+import os
+import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote
@@ -14,6 +16,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from backend.errors import (
     AudioInteractionError,
@@ -47,6 +50,8 @@ MAX_BODY_BYTES = 256 * 1024
 NUM_READERS = 2
 """Recordings that are read, checked or exported at once."""
 BLOCK_BYTES = 256 * 1024
+UNREAD_SECONDS = 60.0
+"""A download of which nothing is read for so long is given up."""
 
 Answer = TypeVar("Answer")
 Body = TypeVar("Body", bound=BaseModel)
@@ -76,7 +81,7 @@ _MEDIA_TYPES = {
     ExportFormat.WAV: "audio/wav",
 }
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-# Nobody on the way keeps what was said, and no browser takes it for something else.
+# No cache on the way keeps what was said, and no browser takes it for something else.
 _PRIVATE = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -110,7 +115,7 @@ class RecordingsApi:
 
     Args:
         doorkeeper: who may come in.
-        gallery: what anybody may read.
+        gallery: what every client may read, without a key.
         recordings: what is recorded here; None where nothing is.
         forks: takes recordings another way.
     """
@@ -132,7 +137,7 @@ class RecordingsApi:
     def add_to(self, app: FastAPI) -> None:
         """Add the routes, and how errors are told."""
         owners = APIRouter(prefix="/v1", dependencies=[Depends(self._let_in)])
-        anybodys = APIRouter(prefix="/v1", dependencies=[Depends(self._let_anybody_in)])
+        public = APIRouter(prefix="/v1", dependencies=[Depends(self._let_in_without_key)])
         owners.add_api_route("/recordings", self._upload, methods=["POST"], status_code=201)
         owners.add_api_route("/recordings/{source}", self._summary, methods=["GET"])
         owners.add_api_route(
@@ -148,15 +153,15 @@ class RecordingsApi:
             status_code=204,
         )
         self._add_readers(owners, "/recordings", self._find_recording)
-        # Also of what anybody may read: it takes a processor's time.
+        # Also of what every client may read: it takes a processor's time.
         self._add_forks(owners, "/gallery", self._gallery.find)
         self._add_forks(owners, "/recordings", self._find_recording)
-        anybodys.add_api_route("/gallery", self._list_gallery, methods=["GET"])
+        public.add_api_route("/gallery", self._list_gallery, methods=["GET"])
         for prefix, find in (("/shared", self._find_shared), ("/gallery", self._gallery.find)):
-            anybodys.add_api_route(f"{prefix}/{{source}}", self._summary_of(find), methods=["GET"])
-            self._add_readers(anybodys, prefix, find)
+            public.add_api_route(f"{prefix}/{{source}}", self._summary_of(find), methods=["GET"])
+            self._add_readers(public, prefix, find)
         app.include_router(owners)
-        app.include_router(anybodys)
+        app.include_router(public)
         # The page, which is at every other address, would answer in its own way.
         app.add_api_route("/v1/{rest:path}", _tell_unknown, methods=_METHODS)
         for error in (AudioInteractionError, ConnectionEnd):
@@ -172,8 +177,7 @@ class RecordingsApi:
             return _part_of(content, "audio/mpeg", request.headers.get("range"))
 
         async def file(source: str) -> Response:
-            title, content = await self._read(lambda: find(source), _packed)
-            return _download(content, f"{title}{SUFFIX}", "application/zip")
+            return await self._read(lambda: find(source), _packed)
 
         async def exported(source: str, wanted: str) -> Response:
             if wanted not in list(ExportFormat):
@@ -182,10 +186,7 @@ class RecordingsApi:
                     "invalid_value",
                 )
             into = ExportFormat(wanted)
-            title, content = await self._read(
-                lambda: find(source), lambda recording: _exported(recording, into)
-            )
-            return _download(content, f"{title}{into.suffix}", _MEDIA_TYPES[into])
+            return await self._read(lambda: find(source), lambda file: _exported(file, into))
 
         router.add_api_route(f"{prefix}/{{source}}/story", transcript, methods=["GET"])
         router.add_api_route(f"{prefix}/{{source}}/sound", sound, methods=["GET"])
@@ -211,7 +212,7 @@ class RecordingsApi:
         with self._doorkeeper.let_in(request):
             yield
 
-    async def _let_anybody_in(self, request: Request) -> AsyncGenerator[None, None]:
+    async def _let_in_without_key(self, request: Request) -> AsyncGenerator[None, None]:
         with self._doorkeeper.let_in(request, needs_key=False):
             yield
 
@@ -343,44 +344,89 @@ def _check(path: Path) -> None:
         pass
 
 
-def _packed(file: SessionFile) -> tuple[str, BinaryIO]:
-    """A recording's title and its file, whole also where it goes on or was cut off."""
+class Download(StreamingResponse):
+    """A file to take away, given up where it is not read.
+
+    It is open from here on, as it may be deleted before all of it is sent: Starlette's FileResponse
+    opens a file by its name, and late.
+
+    Args:
+        path: what is sent.
+        name: what the browser calls it, without its suffix.
+        suffix: of its name.
+        media_type: what it is.
+        folder: holds the file for this answer alone, and is removed after it.
+    """
+
+    def __init__(
+        self, path: Path, name: str, suffix: str, media_type: str, folder: Path | None = None
+    ) -> None:
+        self._file = path.open("rb")
+        self._folder = folder
+        plain = name.encode("ascii", "ignore").decode().strip() or "recording"
+        named = f"filename=\"{plain}{suffix}\"; filename*=utf-8''{quote(name + suffix)}"
+        headers = {
+            "Content-Length": str(os.fstat(self._file.fileno()).st_size),
+            "Content-Disposition": f"attachment; {named}",
+        }
+        super().__init__(self._blocks(), headers=headers | _PRIVATE, media_type=media_type)
+
+    async def _blocks(self) -> AsyncGenerator[bytes, None]:
+        while block := await asyncio.to_thread(self._file.read, BLOCK_BYTES):
+            yield block
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(UNREAD_SECONDS):
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        except* TimeoutError:
+            logger.info("a download is given up: nothing of it was read for a while")
+        finally:
+            await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._file.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _packed(file: SessionFile) -> Download:
+    """A recording's file, whole also where it goes on or was cut off."""
+    name, suffix, media_type = _file_name(file), SUFFIX, "application/zip"
     if file.path.is_file():
-        return _title(file), file.path.open("rb")
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "packed"
-        pack_copy(file, output)
-        return _title(file), output.open("rb")
+        return Download(file.path, name, suffix, media_type)
+    with _folder_for_answer() as folder:
+        pack_copy(file, folder / "packed")
+        return Download(folder / "packed", name, suffix, media_type, folder)
 
 
-def _exported(file: SessionFile, wanted: ExportFormat) -> tuple[str, BinaryIO]:
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "exported"
-        export(file, wanted, output)
-        # What is open outlives its name.
-        return _title(file), output.open("rb")
+def _exported(file: SessionFile, wanted: ExportFormat) -> Download:
+    with _folder_for_answer() as folder:
+        export(file, wanted, folder / "exported")
+        media_type = _MEDIA_TYPES[wanted]
+        return Download(folder / "exported", _file_name(file), wanted.suffix, media_type, folder)
 
 
-def _title(file: SessionFile) -> str:
-    """For a file's name."""
+@contextmanager
+def _folder_for_answer() -> Iterator[Path]:
+    """A temporary folder, which is removed here only if no answer comes of it."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _file_name(file: SessionFile) -> str:
+    """The title, as far as a file may be called so."""
     kept = "".join(c if c.isalnum() or c in " -_" else " " for c in file.manifest.title)
     return " ".join(kept.split())[:80] or f"recording {file.manifest.started_at:%Y-%m-%d %H.%M}"
-
-
-def _download(file: BinaryIO, name: str, media_type: str) -> Response:
-    num_bytes = file.seek(0, 2)
-    file.seek(0)
-    headers = {
-        "Content-Length": str(num_bytes),
-        "Content-Disposition": f"attachment; filename*=utf-8''{quote(name)}",
-    }
-    return StreamingResponse(_blocks(file), media_type=media_type, headers=headers | _PRIVATE)
-
-
-async def _blocks(file: BinaryIO) -> AsyncGenerator[bytes, None]:
-    with file:
-        while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
-            yield block
 
 
 def _part_of(content: bytes, media_type: str, asked: str | None) -> Response:
@@ -422,7 +468,7 @@ async def _body(request: Request, model: type[Body]) -> Body:
     async for block in request.stream():
         content += block
         if len(content) > MAX_BODY_BYTES:
-            raise RecordingError("this is more than anybody has to say", "invalid_value")
+            raise RecordingError(f"a request may have {MAX_BODY_BYTES // 1024} kB", "invalid_value")
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
