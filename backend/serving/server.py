@@ -59,8 +59,8 @@ PING_SECONDS = 20.0
 
 _HERE = frozenset(map(ip_address, ("127.0.0.1", "0.0.0.0", "::1", "::")))
 _OLDER_API = "realtime=v1"
-_GOODBYES = (1000, 1001)
-"""Close codes of a page that is done, and of one whose window was closed."""
+_GOODBYES = (1000, 1001, CloseCode.POLICY)
+"""Close codes of a page that is done, of a window that was closed, and of a socket that floods."""
 
 
 @dataclass(frozen=True, slots=True)

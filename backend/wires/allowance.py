@@ -20,9 +20,13 @@ class TokenBucket:
 
     async def take(self, amount: float) -> None:
         """Take `amount`, and wait until what was taken too early has come in."""
-        self._level = self._filled_level() - amount
         # Without a debt too: one who sends without a pause leaves time for the others.
-        await self._time.sleep(max(0.0, -self._level / self._per_second))
+        await self._time.sleep(self.charge(amount))
+
+    def charge(self, amount: float) -> float:
+        """Take `amount`, there or not; the seconds until what was taken too early has come in."""
+        self._level = self._filled_level() - amount
+        return max(0.0, -self._level / self._per_second)
 
     def take_now(self, amount: float) -> bool:
         """Take `amount` if it is there; whether it was."""

@@ -1,0 +1,234 @@
+"""Floods on one socket: whoever sends too much waits or is shown out, and others go on."""
+
+import asyncio
+import base64
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
+
+from backend.config import CHUNK_SAMPLES
+from backend.serving.server import ServingOptions
+from backend.serving.socket_protocol import FRAMES_PER_TURN, IDLE_FRAME_BURST, RealtimeSocket
+from backend.wires.errors import CloseCode
+from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.serving import serving, wait_until_free
+from tests.sockets import WAIT_SECONDS, settle
+
+KEY = "open-sesame"
+NUM_FLOODING = 20_000
+PATH = "/v1/realtime?duplex=1&input_rate=16000"
+CHUNK = json.dumps(
+    {
+        "type": "input_audio_buffer.append",
+        "audio": base64.b64encode(bytes(CHUNK_SAMPLES * 2)).decode(),
+    }
+)
+BEAT = json.dumps({"type": "session.heartbeat"}).encode()
+
+
+def masked(opcode: Opcode, data: bytes = b"", fin: bool = True) -> bytes:
+    """A frame as clients send it."""
+    return Frame(opcode, data, fin).serialize(mask=True)
+
+
+IDLE = {
+    "pings": masked(Opcode.PING),
+    "long pings": masked(Opcode.PING, bytes(125)),
+    "pongs": masked(Opcode.PONG),
+    "empty messages": masked(Opcode.TEXT),
+    "short fragments": masked(Opcode.CONT, b" ", fin=False),
+}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine([ScriptedReply("One moment please.")])
+
+
+class Peer:
+    """A client that sends whatever bytes it is told to."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.partition(":")
+        self._protocol = ClientProtocol(parse_uri(f"ws://{address}{PATH}"))
+        self._socket = socket.create_connection((host, int(port)), WAIT_SECONDS)
+        self._protocol.send_request(self._protocol.connect())
+        self.send(b"".join(self._protocol.data_to_send()))
+        while self._protocol.state is not State.OPEN:
+            self._protocol.receive_data(self._socket.recv(4096))
+            self._protocol.events_received()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def frames(self) -> Iterator[Frame]:
+        """What the server sends, until it ends the connection."""
+        while True:
+            try:
+                data = self._socket.recv(65536)
+            except ConnectionResetError:
+                return
+            if not data:
+                return
+            self._protocol.receive_data(data)
+            for event in self._protocol.events_received():
+                assert isinstance(event, Frame)
+                yield event
+
+    @property
+    def close_code(self) -> tuple[int, str]:
+        """How the server closed the socket."""
+        close = self._protocol.close_rcvd
+        assert close is not None, "the server did not say why"
+        return close.code, close.reason
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Talker:
+    """A client that behaves."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self.until("session.created")
+
+    def until(self, event_type: str) -> dict[str, Any]:
+        while True:
+            event: dict[str, Any] = json.loads(self._socket.recv(WAIT_SECONDS))
+            if event["type"] == event_type:
+                return event
+
+    def is_heard(self) -> None:
+        """Another chunk is decided on."""
+        self._socket.send(CHUNK)
+        self.until("response.listen")
+
+
+@pytest.mark.parametrize("kind", IDLE)
+def test_who_floods_is_shown_out_and_told_why(
+    engine: ScriptedEngine, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = masked(Opcode.TEXT, b" " * 1000, fin=False) if kind == "short fragments" else b""
+    with serving(engine) as address:
+        with connect(f"ws://{address}{PATH}", proxy=None) as socket:
+            talker = Talker(socket)
+            peer = Peer(address)
+            peer.send(first + IDLE[kind] * NUM_FLOODING)
+            frames = list(peer.frames())
+            peer.close()
+            talker.is_heard()
+        told = [json.loads(bytes(frame.data)) for frame in frames if frame.opcode is Opcode.TEXT]
+        assert told[-1]["error"]["code"] == "too_many_frames"
+        assert "a second" in told[-1]["error"]["message"]
+        assert peer.close_code == (CloseCode.POLICY, "too_many_frames")
+        num_pongs = sum(frame.opcode is Opcode.PONG for frame in frames)
+        assert num_pongs <= 2 * IDLE_FRAME_BURST
+        # Nobody is waited for who was shown out.
+        wait_until_free(engine)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("kind", IDLE)
+def test_who_has_no_key_cannot_flood_either(engine: ScriptedEngine, kind: str) -> None:
+    with serving(engine, options=ServingOptions(access_key=KEY)) as address:
+        knows = {"Authorization": f"Bearer {KEY}"}
+        with connect(f"ws://{address}{PATH}", proxy=None, additional_headers=knows) as socket:
+            talker = Talker(socket)
+            peer = Peer(address)
+            peer.send(IDLE[kind] * NUM_FLOODING)
+            num_pongs = sum(frame.opcode is Opcode.PONG for frame in peer.frames())
+            peer.close()
+            talker.is_heard()
+        assert num_pongs <= 2 * IDLE_FRAME_BURST
+
+
+def test_what_comes_too_fast_waits_and_none_of_it_is_lost(engine: ScriptedEngine) -> None:
+    num_beats = 1500
+    with serving(engine) as address:
+        peer = Peer(address)
+        peer.send(masked(Opcode.TEXT, BEAT) * num_beats)
+        peer.send(masked(Opcode.TEXT, json.dumps({"type": "session.close"}).encode()))
+        types = [
+            json.loads(bytes(f.data))["type"] for f in peer.frames() if f.opcode is Opcode.TEXT
+        ]
+        assert types.count("session.heartbeat_ack") == num_beats
+        assert types[-1] == "session.closed"
+        peer.close()
+
+
+class StillTransport(asyncio.Transport):
+    """Keeps what is written, and whether it is read from."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.written = bytearray()
+        self.reads = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def is_reading(self) -> bool:
+        return self.reads
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def close(self) -> None:
+        """It stays."""
+
+    def abort(self) -> None:
+        """It stays."""
+
+
+@pytest.mark.anyio
+async def test_nothing_is_read_while_a_socket_has_had_its_turn() -> None:
+    """Of 100 000 pings in one go only the first are answered before others have their turn."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await asyncio.Event().wait()
+
+    config = uvicorn.Config(app, ws=RealtimeSocket, ws_per_message_deflate=False, lifespan="off")
+    config.load()
+    served = RealtimeSocket(config, ServerState(), {})
+    transport = StillTransport()
+    served.connection_made(transport)
+    protocol = ClientProtocol(parse_uri("ws://localhost/"))
+    protocol.send_request(protocol.connect())
+    served.data_received(b"".join(protocol.data_to_send()))
+    # Before it is accepted, what it sends is kept, and no more is read.
+    served.data_received(masked(Opcode.PING) * 10)
+    assert not transport.is_reading()
+    await settle()
+    assert b"101 Switching Protocols" in transport.written
+    assert transport.is_reading()
+    transport.written.clear()
+    served.data_received(masked(Opcode.PING) * 100_000)
+    num_answered = transport.written.count(b"\x8a\x00")
+    assert FRAMES_PER_TURN <= num_answered <= FRAMES_PER_TURN + 170
+    assert not transport.is_reading()
+    served.connection_lost(None)
+    for task in served.tasks:
+        task.cancel()
