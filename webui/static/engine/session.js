@@ -1,0 +1,212 @@
+// One conversation with the model, a step at a time; see backend/engine/core.py, whose decisions and
+// tokens these are. What happens comes out as the records of a session file, without their times.
+
+import { chunksToKeep, positionsOf } from './context.js';
+import { Effect, Protocol, State } from './protocol.js';
+import { Uniform } from './random.js';
+import { sample } from './sampler.js';
+import { Detokenizer } from './tokenizer.js';
+
+export const BROKEN_NUMBERS =
+  "the model's numbers broke down in this conversation; start a new one";
+
+/** A setting that cannot be. */
+export class SettingsError extends Error {}
+
+function isFinite(values) {
+  return values.every((value) => Number.isFinite(value));
+}
+
+export class Session {
+  /**
+   * `settings` are {systemPrompt, seed, temperature, topK, maxReplyTokens, decisionBias}; `onRecord`
+   * is told of all that happens, `clock` gives milliseconds.
+   */
+  static async open(model, tokenizer, settings, onRecord, clock) {
+    const session = new Session(model, tokenizer, onRecord, clock);
+    session.use(settings);
+    model.forget();
+    await session.fillCache();
+    return session;
+  }
+
+  constructor(model, tokenizer, onRecord, clock) {
+    this.model = model;
+    this.tokenizer = tokenizer;
+    this.onRecord = onRecord;
+    this.clock = clock;
+    this.maxPositions = model.facts.max_positions;
+    this.protocol = new Protocol(model.facts);
+    this.chunkTokens = this.protocol.chunkTokens();
+    this.state = State.LISTENING;
+    this.settings = null;
+    this.numPositions = 0; // the newest token is not among them yet
+    this.context = [];
+    this.pending = [];
+    this.turn = null;
+    this.numHeard = 0;
+    this.numTurns = 0;
+    this.isInterrupted = false;
+    this.isOver = false;
+  }
+
+  get canStep() {
+    return !this.isOver && (this.state !== State.LISTENING || this.pending.length > 0);
+  }
+
+  get lastToken() {
+    return this.context.at(-1)?.tokens.at(-1) ?? this.prefix.at(-1);
+  }
+
+  /** Queue a chunk's samples, a Float32Array. */
+  hear(chunk) {
+    this.pending.push(chunk);
+  }
+
+  /** Let the reply in progress end at its next token. */
+  interrupt() {
+    if (this.turn !== null) this.isInterrupted = true;
+  }
+
+  /** Let what follows be drawn by other settings; another prompt reads all that was heard anew. */
+  async change(settings) {
+    const before = this.prefix;
+    this.use(settings);
+    if (this.prefix.join() !== before.join()) {
+      const positions = positionsOf(this.context, this.chunkTokens.length);
+      if (this.prefix.length + positions > this.maxPositions) this.shorten();
+      await this.fillCache();
+    }
+    this.onRecord({ type: 'settings', settings: this.settings });
+  }
+
+  use(settings) {
+    const promptTokens = this.tokenizer.encode(settings.systemPrompt);
+    const prefix = this.protocol.prefix(promptTokens);
+    const longest = Math.floor(this.maxPositions / 4);
+    if (prefix.length > longest) {
+      const room = longest - (prefix.length - promptTokens.length);
+      throw new SettingsError(
+        `the system prompt is too long: ${promptTokens.length} tokens, at most ${room} fit`,
+      );
+    }
+    if (settings.seed !== this.settings?.seed) this.uniform = new Uniform(settings.seed);
+    // A roll always finds room for the reply in progress.
+    const maxReplyTokens = Math.min(settings.maxReplyTokens, longest);
+    this.prefix = prefix;
+    this.settings = { ...settings, maxReplyTokens };
+  }
+
+  /** Hear the next chunk, or draw the next token of the reply. */
+  async step() {
+    const isSpeaking = this.state !== State.LISTENING;
+    const numNeeded = isSpeaking ? 1 : 1 + this.chunkTokens.length;
+    const began = this.clock();
+    if (this.numPositions + numNeeded > this.maxPositions) await this.roll();
+    if (isSpeaking) await this.speak();
+    else await this.listen(began);
+  }
+
+  /** Compute the context from its first position; the newest token stays out. */
+  async fillCache() {
+    const tokens = [...this.prefix];
+    for (const chunk of this.context) tokens.push(...this.chunkTokens, ...chunk.tokens);
+    const { width, features_per_chunk: rows } = this.model.facts;
+    const features = new Float32Array(this.context.length * rows * width);
+    this.context.forEach((chunk, i) => features.set(chunk.features, i * rows * width));
+    this.model.forgetContext();
+    await this.model.read(tokens.slice(0, -1), 0, features);
+    this.numPositions = tokens.length - 1;
+  }
+
+  /** Let go of the oldest part of the context; the chunk that is being answered stays. */
+  shorten() {
+    const { recent_chunks: recentChunks, lead_chunks: leadChunks } = this.model.facts;
+    const inputPositions = this.chunkTokens.length;
+    const room = Math.floor(this.maxPositions / 2) - this.prefix.length;
+    const newest = positionsOf(this.context.slice(-1), inputPositions);
+    const sizes = { inputPositions, recentChunks, leadChunks };
+    this.context = chunksToKeep(this.context, Math.max(room, newest), sizes);
+  }
+
+  async roll() {
+    const before = this.numPositions;
+    this.shorten();
+    await this.fillCache();
+    this.onRecord({ type: 'rolled', positions_before: before, positions_after: this.numPositions });
+  }
+
+  async listen(began) {
+    const features = await this.model.hear(this.pending[0]);
+    const uniform = this.uniform.next();
+    const tokens = [this.lastToken, ...this.chunkTokens];
+    const all = await this.model.read(tokens, this.numPositions, features);
+    this.pending.shift();
+    const { keep_silence: silence, text_begin: speech } = this.protocol.control;
+    const logits = [all[silence], all[speech]];
+    if (!isFinite(logits)) return this.fail();
+    const biased = [logits[0], Math.fround(logits[1] + this.settings.decisionBias)];
+    const token = [silence, speech][sample(biased, this.settings, uniform)];
+    this.decide(token, features, logits, this.clock() - began);
+  }
+
+  decide(token, features, logits, milliseconds) {
+    const chunk = this.numHeard;
+    this.numHeard += 1;
+    this.numPositions += 1 + this.chunkTokens.length;
+    this.context.push({ features, tokens: [token] });
+    const [state, effect] = this.protocol.advance(this.state, token);
+    this.state = state;
+    const speak = effect === Effect.OPEN_TURN;
+    if (speak) {
+      this.turn = { number: this.numTurns, detokenizer: new Detokenizer(this.tokenizer), length: 0 };
+      this.numTurns += 1;
+    }
+    this.onRecord({
+      type: 'decision',
+      chunk,
+      speak,
+      token,
+      cause: 'drawn',
+      logits,
+      probability: 1 / (1 + Math.exp(logits[0] - logits[1])),
+      threshold: 1 / (1 + Math.exp(this.settings.decisionBias)),
+      milliseconds,
+      positions: this.numPositions,
+    });
+  }
+
+  async speak() {
+    const uniform = this.uniform.next();
+    const logits = await this.model.read([this.lastToken], this.numPositions, new Float32Array());
+    if (logits.some(Number.isNaN)) return this.fail();
+    this.say(sample(logits, this.settings, uniform));
+  }
+
+  say(drawn) {
+    const { turn } = this;
+    let [token, cause, ending] = [drawn, 'drawn', 'completed'];
+    if (this.isInterrupted) [cause, ending] = ['cancelled', 'cancelled'];
+    else if (turn.length >= this.settings.maxReplyTokens) [cause, ending] = ['longest', 'incomplete'];
+    if (cause !== 'drawn') token = this.protocol.control.text_end;
+    this.numPositions += 1;
+    this.context.at(-1).tokens.push(token);
+    turn.length += 1;
+    const [state, effect] = this.protocol.advance(this.state, token);
+    this.state = state;
+    const text = effect === Effect.ADD_TEXT ? turn.detokenizer.add(token) : '';
+    const record = { type: 'token', turn: turn.number, token, cause, text };
+    if (effect === Effect.NAME_EMOTION) record.emotion = this.protocol.emotionOf(token);
+    if (effect === Effect.CLOSE_TURN) {
+      record.status = ending;
+      this.turn = null;
+      this.isInterrupted = false;
+    }
+    this.onRecord(record);
+  }
+
+  fail() {
+    this.isOver = true;
+    this.onRecord({ type: 'failed', message: BROKEN_NUMBERS });
+  }
+}
