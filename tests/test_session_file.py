@@ -1,5 +1,6 @@
 """Recorded conversations: written as they happen, read with suspicion."""
 
+import errno
 import json
 import os
 import resource
@@ -99,6 +100,81 @@ def test_replies_are_not_all_held_open(golden_checkpoint: Checkpoint, tmp_path: 
         first = pcm16_to_float(pieces[0] + b"".join(pieces))
         np.testing.assert_array_equal(file.reply_audio(0), first)
         np.testing.assert_array_equal(file.reply_audio(19), pcm16_to_float(pieces[19]))
+
+
+def open_below(folder: Path) -> list[str]:
+    """The files in a folder that this process has open."""
+    opened = psutil.Process().open_files()
+    return [file.path for file in opened if Path(file.path).is_relative_to(folder.resolve())]
+
+
+@pytest.mark.parametrize("failing", ["the first track", "the thread"])
+def test_a_recording_that_cannot_begin_leaves_nothing_open_or_behind(
+    golden_checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
+) -> None:
+    def fail(*_: object) -> None:
+        if failing == "the thread":
+            raise RuntimeError("can't start new thread")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    owner, name = (
+        (threading.Thread, "start") if failing == "the thread" else (_Writer, "_open_track")
+    )
+    monkeypatch.setattr(owner, name, fail)
+    manifest = describe(golden_checkpoint, DRAWN, 512)
+    with pytest.raises(SessionFileError, match="cannot be written"):
+        Recorder(tmp_path / "none.aisession", manifest, refuse_notices)
+    assert not open_below(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["packed", "could not be written", "could not be packed"])
+def test_a_recording_that_has_ended_holds_nothing_open(
+    golden_checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+) -> None:
+    has_room = ending != "could not be written"
+
+    def take_room(num_bytes: int) -> None:
+        if not has_room and num_bytes == 2:
+            raise OSError(errno.EDQUOT, "Quota exceeded")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if ending == "could not be packed":
+        monkeypatch.setattr("backend.recordings.recorder.pack", fail)
+    notices: list[str] = []
+    path = tmp_path / "ended.aisession"
+    manifest = describe(golden_checkpoint, DRAWN, 512)
+    recorder = Recorder(path, manifest, notices.append, take_room=take_room)
+    recorder.hears(np.zeros(CHUNK_SAMPLES, np.float32))
+    for turn in range(20):
+        recorder.reply_audio(turn, bytes(200))
+    recorder.reply_audio(20, bytes(2))
+    assert (recorder.close() is None) == (ending != "packed")
+    assert len(notices) == (ending != "packed")
+    assert not open_below(tmp_path)
+
+
+def test_more_replies_than_a_reader_takes_end_the_recording(
+    golden_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.recordings.recorder.MAX_REPLY_TRACKS", 3)
+    notices: list[str] = []
+    manifest = describe(golden_checkpoint, DRAWN, 512)
+    recorder = Recorder(tmp_path / "talkative.aisession", manifest, notices.append)
+    for turn in range(4):
+        recorder.reply_audio(turn, bytes(200))
+    assert recorder.close() is None
+    (notice,) = notices
+    assert "more replies were spoken than a recording may hold" in notice
+    assert len(list((recorder.folder / "replies").iterdir())) == 3
 
 
 def test_everything_that_is_recorded_is_read_back(

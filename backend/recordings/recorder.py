@@ -37,6 +37,7 @@ from backend.recordings.reader import (
     MAX_CHUNKS,
     MAX_EVENTS_BYTES,
     MAX_HOURS,
+    MAX_REPLY_TRACKS,
     MICROPHONE,
     reply_name,
 )
@@ -206,7 +207,11 @@ class Recorder:
         except (OSError, ValueError) as error:
             raise SessionFileError(f"{self.path} cannot be written: {_reason(error)}") from error
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._writer.give_back()
+            raise SessionFileError(f"{self.path} cannot be written: {error}") from error
 
     @property
     def is_recording(self) -> bool:
@@ -397,9 +402,18 @@ class _Writer:
             OSError: it cannot be; FileExistsError where there is one.
         """
         self._folder.mkdir(_FOLDER_MODE, parents=True)
-        (self._folder / MANIFEST).write_text(self._manifest.model_dump_json(indent=1))
-        self._events = (self._folder / EVENTS).open("xb")
-        self._open_track(MICROPHONE)
+        try:
+            (self._folder / MANIFEST).write_text(self._manifest.model_dump_json(indent=1))
+            self._events = (self._folder / EVENTS).open("xb")
+            self._open_track(MICROPHONE)
+        except BaseException:
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Nothing is recorded after all: nothing stays open, or behind."""
+        self.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def write(self, fact: _Fact) -> None:
         """Write a fact down; `flush` makes sure of it."""
@@ -457,6 +471,8 @@ class _Writer:
 
     def _open_track(self, name: str) -> BinaryIO:
         """Its file is open while more of it comes; those of earlier replies are not any more."""
+        if name not in self._track_names and len(self._track_names) > MAX_REPLY_TRACKS:
+            raise ValueError("more replies were spoken than a recording may hold")
         path = self._folder / f"{name}.pcm"
         path.parent.mkdir(exist_ok=True)
         self._track_names[name] = None
