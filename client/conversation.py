@@ -1,6 +1,7 @@
-"""What has happened in one conversation, from frames captured and events received.
+"""What has happened in one conversation: sound, decisions, replies and what was typed.
 
-Pure: every time is given to it, in seconds of one clock. The live page counts in the same way.
+Pure: every time is given to it, in seconds of one clock. `webui/static/conversation.js` is the same
+for the page; `tests/vectors/` holds what both must make of what happens.
 """
 
 import math
@@ -17,7 +18,6 @@ from client.audio_format import (
     SAMPLE_RATE_HZ,
 )
 from client.history import History
-from client.wire import WireEvent
 
 CHUNKS_BEHIND = 3
 """More than this waiting for their decision is "catching up"."""
@@ -69,6 +69,8 @@ class Decision:
     """The model's time for hearing it."""
     decision_ms: float
     """From the arrival of its last sample at the server."""
+    positions: int
+    """Of the model's memory in use."""
 
 
 @dataclass(slots=True)
@@ -112,6 +114,8 @@ class Turn:
     text: str = ""
     status: TurnStatus = TurnStatus.IN_PROGRESS
     reason: str | None = None
+    said_text: str | None = None
+    """What has been said so far of a reply that is being spoken."""
     heard_text: str | None = None
     """What had been said of it when it was cut off."""
     cut_after_ms: float | None = None
@@ -120,6 +124,7 @@ class Turn:
     was_held: bool = False
     sentences: list[Sentence] = field(default_factory=list)
     is_spoken: bool = False
+    """Whether sound of it is expected, or has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +156,6 @@ class Conversation:
         self.entries: History[Turn | TypedEntry] = History(200)
         """Replies and what was typed, in order."""
         self.latencies: Latencies | None = None
-        self.typed_at: float | None = None
-        """When something was typed that has no reply yet."""
         self.num_samples = 0
         self.num_turns = 0
         self.positions: int | None = None
@@ -220,38 +223,10 @@ class Conversation:
 
     # What is told
 
-    def receive(self, event: WireEvent, now: float) -> None:
-        """An event of the server's."""
-        match event["type"]:
-            case "response.listen":
-                self._decided(event["response"]["metadata"], speaks=False)
-            case "response.speak":
-                self._decided(event["metadata"], speaks=True)
-                self._start_turn(event, now)
-            case "response.output_text.delta":
-                self._add_text(event, now)
-            case "response.output_audio_transcript.delta":
-                if (turn := self.turn_of(event["response_id"])) is not None:
-                    turn.is_spoken = True
-                self._add_text(event, now)
-            case "response.output_audio.delta":
-                self._add_sound(event)
-            case "response.done":
-                response = event["response"]
-                self._end_text(
-                    response["id"],
-                    TurnStatus(response["status"]),
-                    (response.get("status_details") or {}).get("reason"),
-                )
-
-    def typed(self, text: str, now: float) -> None:
-        """Something was typed, which asks for a reply."""
-        self.typed_at = now if self.typed_at is None else self.typed_at
-        self.entries.push(TypedEntry(text, self.seconds))
-
-    def _decided(self, metadata: dict[str, Any], *, speaks: bool) -> None:
+    def decided(self, metadata: dict[str, Any], *, speaks: bool) -> None:
+        """The model has decided about a chunk."""
         self.positions = metadata["positions"]
-        place = round(metadata["seconds"] / CHUNK_SECONDS) - 1
+        place = _rounded(metadata["seconds"] / CHUNK_SECONDS) - 1
         # Typed text is read to the model between the captured chunks: it has no place of its own.
         if place < len(self.decisions):
             return
@@ -267,15 +242,18 @@ class Conversation:
                 speaks=speaks,
                 milliseconds=metadata["milliseconds"],
                 decision_ms=metadata["decision_ms"],
+                positions=metadata["positions"],
             )
         )
         self._num_undecided = max(0, self._num_undecided - num_untold - 1)
 
-    def _start_turn(self, event: WireEvent, now: float) -> None:
-        metadata = event["metadata"]
+    def start_turn(
+        self, response_id: str, metadata: dict[str, Any], typed_at: float | None, now: float
+    ) -> Turn:
+        """The model has decided to speak; `typed_at`: when Enter was pressed for it."""
         seconds = metadata["seconds"]
         speech_end = metadata.get("speech_end_seconds")
-        asked_at = self.typed_at
+        asked_at = typed_at
         if asked_at is None:
             asked_at = self.time_of(seconds if speech_end is None else speech_end)
         if asked_at is None:
@@ -283,51 +261,61 @@ class Conversation:
         self.num_turns += 1
         turn = Turn(
             number=self.num_turns,
-            response_id=event["response_id"],
+            response_id=response_id,
             seconds=seconds,
             emotion=Emotion(metadata["emotion"]) if "emotion" in metadata else None,
             asked_at=asked_at,
             timing=Timing(max(0.0, (now - asked_at) * 1000)),
-            is_unprompted=speech_end is None and self.typed_at is None,
-            is_typed=self.typed_at is not None,
+            is_unprompted=speech_end is None and typed_at is None,
+            is_typed=typed_at is not None,
         )
-        self.typed_at = None
         self.turns.push(turn)
         self.entries.push(turn)
-        self._turn_by_response[turn.response_id] = turn
+        self._turn_by_response[response_id] = turn
+        return turn
 
-    def _add_text(self, event: WireEvent, now: float) -> None:
-        turn = self.turn_of(event["response_id"])
+    def add_text(self, response_id: str, delta: str, now: float, *, is_spoken: bool) -> None:
+        """More of a reply's text."""
+        turn = self.turn_of(response_id)
         if turn is None:
             return  # it began while the connection was lost
-        turn.text += event["delta"]
+        if is_spoken:
+            turn.is_spoken = True
+            turn.said_text = turn.said_text or ""
+        turn.text += delta
         if turn.timing.first_text_ms is None:
             turn.timing.first_text_ms = (now - turn.asked_at) * 1000
 
-    def _add_sound(self, event: WireEvent) -> None:
-        turn = self.turn_of(event["response_id"])
-        if turn is None:
-            return
-        turn.is_spoken = True
-        if "sentence" in event:
-            turn.sentences.append(Sentence(event["sentence"], event["audio_start_ms"]))
-
-    def _end_text(self, response_id: str, status: TurnStatus, reason: str | None) -> None:
-        """The text is there; what is spoken may go on for a while."""
+    def add_sentence(self, response_id: str, text: str | None, start_ms: float | None) -> None:
+        """More of a reply's sound; where a sentence begins in it, its text is told."""
         turn = self.turn_of(response_id)
         if turn is None:
             return
+        turn.is_spoken = True
+        if text is not None and start_ms is not None:
+            turn.sentences.append(Sentence(text, start_ms))
+
+    def end_text(self, response_id: str, status: TurnStatus, reason: str | None) -> Turn | None:
+        """The text is there; what is spoken may go on for a while. Returns a turn that is known."""
+        turn = self.turn_of(response_id)
+        if turn is None:
+            return None
         turn.status = status
         turn.reason = reason or turn.reason
         if not turn.is_spoken:
             self._end_turn(turn)
         self._forget_if_over(turn)
+        return turn
 
     def events_lost(self) -> None:
         """What was going on will not be told to its end."""
         for turn in list(self._turn_by_response.values()):
             if turn.status is TurnStatus.IN_PROGRESS:
-                self._end_text(turn.response_id, TurnStatus.INCOMPLETE, None)
+                self.end_text(turn.response_id, TurnStatus.INCOMPLETE, None)
+
+    def typed(self, text: str) -> None:
+        """The user typed something."""
+        self.entries.push(TypedEntry(text, self.seconds))
 
     # What is played
 
@@ -335,13 +323,19 @@ class Conversation:
         """The first sound of a reply is heard."""
         turn.timing.first_sound_ms = (at - turn.asked_at) * 1000
 
+    def sound_played(self, turn: Turn, played_ms: float, total_ms: float) -> None:
+        """`played_ms` of the `total_ms` of its sound that have come are heard."""
+        turn.said_text = heard_text(turn, played_ms, total_ms)
+
     def sound_ended(self, turn: Turn) -> None:
         """A spoken reply has been heard to its end."""
+        turn.said_text = None
         self._end_turn(turn)
 
     def sound_cut(self, turn: Turn, played_ms: float, total_ms: float, reason: str) -> None:
         """A reply was cut off after `played_ms` of the `total_ms` of its sound that had come."""
         turn.heard_text = heard_text(turn, played_ms, total_ms)
+        turn.said_text = None
         turn.cut_after_ms = played_ms
         turn.reason = turn.reason or reason
         if turn.status is not TurnStatus.IN_PROGRESS:
@@ -376,7 +370,7 @@ def heard_text(turn: Turn, played_ms: float, total_ms: float) -> str:
         end_ms = total_ms if is_last else turn.sentences[number + 1].start_ms
         share = min(1.0, (played_ms - sentence.start_ms) / max(end_ms - sentence.start_ms, 1.0))
         start_from = start + len(sentence.text)
-        heard_length = start + _whole_words(sentence.text, round(share * len(sentence.text)))
+        heard_length = start + _whole_words(sentence.text, int(share * len(sentence.text)))
     return turn.text[:heard_length]
 
 
@@ -385,6 +379,11 @@ def _whole_words(text: str, length: int) -> int:
     if length >= len(text) or " " not in text:
         return length  # Chinese has no spaces
     return max(0, text.rfind(" ", 0, length + 1))
+
+
+def _rounded(value: float) -> int:
+    """To the nearest whole number, halves up, as every client of ours counts."""
+    return math.floor(value + 0.5)
 
 
 def _percentile(ascending: list[float], share: float) -> float:

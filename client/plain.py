@@ -37,7 +37,7 @@ class PlainFrontEnd:
         self._ends_with_input = ends_with_input
         self._is_input_over = False
         self._news = News(live)
-        self._told: set[str] = set()
+        self._told: set[object] = set()
 
     async def show(self) -> None:
         """Show and read until the user ends the conversation."""
@@ -59,7 +59,7 @@ class PlainFrontEnd:
                 self._print(self._welcome())
             was_open = is_open
             self._tell_news()
-            if self._is_input_over and self._ends_with_input and self._live.is_quiet:
+            if self._is_input_over and self._ends_with_input and self._live.session.is_quiet:
                 self._live.stop()
                 self._is_input_over = False
             await asyncio.sleep(LOOK_SECONDS)
@@ -88,9 +88,9 @@ class PlainFrontEnd:
         self._is_input_over = True
 
     def _tell_news(self) -> None:
-        news = list(self._news_lines())
-        for line in news:
-            if line not in self._told:
+        news = dict(self._news_lines())
+        for thing, line in news.items():
+            if thing not in self._told:
                 self._print(line)
         self._told = set(news)
         for entry in self._news.entries():
@@ -100,13 +100,15 @@ class PlainFrontEnd:
                 else turn_line(entry, self._words)
             )
 
-    def _news_lines(self) -> Iterator[str]:
+    def _news_lines(self) -> Iterator[tuple[object, str]]:
+        """Each with what it is told for, once: the seconds that are left are not counted aloud."""
         live, words = self._live, self._words
         if live.notice is not None:
-            yield words.of(live.notice)
-        yield from map(words.of, live.problems)
-        if live.queue_place is not None:
-            yield words.queue(live.queue_place)
+            yield live.session.ends_at or live.notice, words.of(live.notice)
+        for problem in live.problems:
+            yield problem, words.of(problem)
+        if (place := live.session.queue_place) is not None:
+            yield place, words.queue(place)
 
     def _print(self, line: str) -> None:
         print(line, file=self._output, flush=True)

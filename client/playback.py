@@ -49,39 +49,45 @@ class PlaybackReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Add:
+class AddSound:
+    """More of a reply's sound, at the loudspeaker's rate."""
+
     response_id: str
     samples: Samples
     is_last: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Hold:
-    pass
+class Hold:
+    """Fall silent, keeping the place."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Resume:
-    pass
+class Resume:
+    """Go on where it was held."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Flush:
+class Flush:
+    """Stop these replies for good."""
+
     response_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class _AddClip:
+class AddClip:
+    """More of a clip that is played into the conversation."""
+
     samples: Samples
     is_last: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _DropClip:
-    pass
+class DropClip:
+    """The clip was stopped."""
 
 
-_Command = _Add | _Hold | _Resume | _Flush | _AddClip | _DropClip
+Command = AddSound | Hold | Resume | Flush | AddClip | DropClip
 
 
 class Playback:
@@ -138,27 +144,29 @@ class Playback:
 
     def _pass_on(self, response_id: str, samples: Samples, *, is_last: bool) -> None:
         ready = self._resamplers[response_id].resample_chunk(samples, last=is_last)
-        self.player.commands.put(_Add(response_id, ready, is_last))
+        self.player.commands.put(AddSound(response_id, ready, is_last))
 
     def hold(self) -> None:
         """Fall silent at once, keeping the place."""
         self.is_held = True
-        self.player.commands.put(_Hold())
+        self.player.commands.put(Hold())
 
     def resume(self) -> None:
         """Go on where it was held."""
         if self.is_held:
             self.is_held = False
-            self.player.commands.put(_Resume())
+            self.player.commands.put(Resume())
 
     def flush(self, response_ids: Iterable[str]) -> None:
         """Stop these replies for good; what still comes of them is dropped."""
         stopped = frozenset(response_ids)
-        self.is_held = False
-        self.player.commands.put(_Flush(stopped))
+        stops_first = next(iter(self._total_samples), None) in stopped
+        self.player.commands.put(Flush(stopped))
         for response_id in stopped:
             self._total_samples.pop(response_id, None)
             self._resamplers.pop(response_id, None)
+        if stops_first:
+            self.resume()  # what was held is over
 
     def ended(self, response_id: str) -> None:
         """It was reported to be."""
@@ -171,14 +179,14 @@ class Playback:
                 SAMPLE_RATE_HZ, self._rate_hz, num_channels=1, dtype="float32"
             )
         ready = self._clip_resampler.resample_chunk(samples, last=is_last)
-        self.player.commands.put(_AddClip(ready, is_last))
+        self.player.commands.put(AddClip(ready, is_last))
         if is_last:
             self._clip_resampler = None
 
     def drop_clip(self) -> None:
         """It was stopped."""
         self._clip_resampler = None
-        self.player.commands.put(_DropClip())
+        self.player.commands.put(DropClip())
 
 
 @dataclass(slots=True, eq=False)
@@ -224,7 +232,7 @@ class Player:
     """
 
     def __init__(self, rate_hz: int, on_report: Callable[[PlaybackReport], None]) -> None:
-        self.commands: SimpleQueue[_Command] = SimpleQueue()
+        self.commands: SimpleQueue[Command] = SimpleQueue()
         self._rate_hz = rate_hz
         self._on_report = on_report
         self._replies: deque[_Reply] = deque()
@@ -264,23 +272,23 @@ class Player:
                 return
             self._obey(command, time)
 
-    def _obey(self, command: _Command, time: float) -> None:
+    def _obey(self, command: Command, time: float) -> None:
         match command:
-            case _Add(response_id, samples, is_last):
+            case AddSound(response_id, samples, is_last):
                 self._reply(response_id).push(samples, is_last=is_last)
-            case _Hold():
+            case Hold():
                 self._is_held = True
                 if not self._is_sounding:
                     self._silenced(time)
-            case _Resume():
+            case Resume():
                 self._is_held = False
-            case _Flush(response_ids):
+            case Flush(response_ids):
                 self._flush(response_ids, time)
-            case _AddClip(samples, is_last):
+            case AddClip(samples, is_last):
                 if self._clip.is_complete:
                     self._clip = _Queue()
                 self._clip.push(samples, is_last=is_last)
-            case _DropClip():
+            case DropClip():
                 self._clip = _Queue()
 
     @property

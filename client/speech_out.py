@@ -1,15 +1,13 @@
 """Spoken replies: their sound goes to the playback, what was heard of them to the server.
 
-Speech over them holds, resumes or stops them, as the server decides.
+Speech over them holds, resumes or stops them, as the server decides. For the page,
+`webui/static/speech-out.js` is the same.
 """
 
-import asyncio
-import base64
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from client.audio_format import Samples
 from client.conversation import Conversation, Turn
 from client.playback import Playback, PlaybackEvent, PlaybackReport
 from client.wire import WireEvent
@@ -50,7 +48,7 @@ class SpeechOut:
         self._conversation = conversation
         self._send = send
         self._replies: dict[str, _SpokenReply] = {}
-        self._hold_timer: asyncio.TimerHandle | None = None
+        self._held_until: float | None = None
         self.num_underruns = 0
 
     @property
@@ -63,54 +61,18 @@ class SpeechOut:
         """Whether it is silent until the server knows what it hears."""
         return self._playback.is_held
 
-    def receive(self, event: WireEvent) -> None:
-        """An event of the server's, which the conversation has had before."""
-        match event["type"]:
-            case "response.speak":
-                self._begin(event)
-            case "response.output_audio.delta":
-                self._playback.add(event["response_id"], base64.b64decode(event["delta"]))
-            case "response.output_audio.done":
-                self._complete(event["response_id"])
-            case "response.done":
-                response = event["response"]
-                if response["status"] == "cancelled":
-                    self._cut([response["id"]])
-                else:
-                    self._complete(response["id"])
-            case "overlap.decision":
-                self._overlap(event["action"], event["metadata"])
+    # What the server tells of replies
 
-    def stop(self) -> None:
-        """The user ends everything that is being spoken: there is no onset of a voice."""
-        for reply in self._replies.values():
-            reply.onset = None
-        self._cut(self._replies)
+    def begin(self, turn: Turn, item_id: str) -> None:
+        """A reply that may be spoken."""
+        self._replies[turn.response_id] = _SpokenReply(turn, item_id)
+        self._playback.begin(turn.response_id)
 
-    def close(self) -> None:
-        """Nothing more is played, and what is being said ends here."""
-        self._cancel_timer()
-        for response_id, reply in list(self._replies.items()):
-            reply.total_ms = max(reply.total_ms, self._playback.total_ms(response_id))
-            self._conversation.sound_cut(reply.turn, reply.played_ms, reply.total_ms, reply.reason)
-        self._replies.clear()
+    def add(self, response_id: str, pcm: bytes) -> None:
+        """More of its sound, 16 bits at 24 kHz."""
+        self._playback.add(response_id, pcm)
 
-    def add_clip(self, samples: Samples, *, is_last: bool) -> None:
-        """What is played into the conversation is heard by the user, too."""
-        self._playback.add_clip(samples, is_last=is_last)
-
-    def drop_clip(self) -> None:
-        """It was stopped."""
-        self._playback.drop_clip()
-
-    def _begin(self, event: WireEvent) -> None:
-        response_id = event["response_id"]
-        turn = self._conversation.turn_of(response_id)
-        assert turn is not None, "the conversation hears of a reply first"
-        self._replies[response_id] = _SpokenReply(turn, event["item_id"])
-        self._playback.begin(response_id)
-
-    def _complete(self, response_id: str) -> None:
+    def complete(self, response_id: str) -> None:
         """No more sound will come of it; without any it is over."""
         self._playback.complete(response_id)
         reply = self._replies.get(response_id)
@@ -120,26 +82,56 @@ class SpeechOut:
         if reply.turn.is_spoken:
             self._conversation.sound_ended(reply.turn)
 
-    def _overlap(self, action: str, metadata: dict[str, Any]) -> None:
-        """What the server makes of a voice over a reply."""
+    def cancelled(self, response_id: str) -> None:
+        """The server has cut it off."""
+        self._cut([response_id])
+
+    def events_lost(self) -> None:
+        """What has come is all that comes of what is being said."""
+        for response_id in list(self._replies):
+            self.complete(response_id)
+
+    def overlap(self, action: str, onset_seconds: float | None, now: float) -> None:
+        """What the server makes of a voice over a reply, which began at `onset_seconds`."""
         match action:
             case "listen":
-                self._hold(metadata.get("onset_seconds"))
+                self._hold(onset_seconds, now)
             case "drop":
                 self._resume()
             case "barge_in":
-                self._note_onset(metadata.get("onset_seconds"))
+                self._note_onset(onset_seconds)
                 self._cut(self._replies)
 
-    def _hold(self, onset_seconds: float | None) -> None:
+    # What the user does, and time
+
+    def tick(self, now: float) -> None:
+        """Time goes by: a reply is not held for ever."""
+        if self._held_until is not None and now >= self._held_until:
+            self._resume()
+
+    def stop(self) -> None:
+        """The user ends everything that is being spoken: there is no onset of a voice."""
+        for reply in self._replies.values():
+            reply.onset = None
+        self._cut(self._replies)
+
+    def close(self) -> None:
+        """Nothing more is played, and what is being said ends here."""
+        self._held_until = None
+        for response_id, reply in self._replies.items():
+            if reply.turn.is_spoken:
+                total_ms = max(reply.total_ms, self._playback.total_ms(response_id))
+                self._conversation.sound_cut(reply.turn, reply.played_ms, total_ms, reply.reason)
+        self._replies.clear()
+
+    def _hold(self, onset_seconds: float | None, now: float) -> None:
         if not self.is_active or self._playback.is_held:
             return
         self._note_onset(onset_seconds)
         for reply in self._replies.values():
             reply.turn.was_held = True
         self._playback.hold()
-        loop = asyncio.get_running_loop()
-        self._hold_timer = loop.call_later(LONGEST_HOLD_SECONDS, self._resume)
+        self._held_until = now + LONGEST_HOLD_SECONDS
 
     def _note_onset(self, onset_seconds: float | None) -> None:
         """The first onset that is told is when the voice began; a key's stop had none."""
@@ -150,18 +142,14 @@ class SpeechOut:
                 reply.onset = self._conversation.time_of(onset_seconds)
 
     def _resume(self) -> None:
-        self._cancel_timer()
+        self._held_until = None
         for reply in self._replies.values():
             reply.onset = reply.silent_at = None
         self._playback.resume()
 
-    def _cancel_timer(self) -> None:
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
-
     def _cut(self, response_ids: Iterable[str]) -> None:
         """What still comes of these replies is never heard."""
-        self._cancel_timer()
+        self._held_until = None
         going = {
             response_id: self._replies[response_id]
             for response_id in response_ids
@@ -172,7 +160,8 @@ class SpeechOut:
             reply.is_stopping = reply.total_ms > 0  # and a report will say when it has
             if not reply.is_stopping:
                 self._cut_silent(response_id, reply)
-        self._playback.flush(going)
+        if going:
+            self._playback.flush(going)
 
     def _cut_silent(self, response_id: str, reply: _SpokenReply) -> None:
         """Nothing of its sound had come yet."""
@@ -192,6 +181,7 @@ class SpeechOut:
         reply = self._replies[report.response_id]
         reply.played_ms = report.played_ms
         reply.total_ms = max(reply.total_ms, self._playback.total_ms(report.response_id))
+        self._conversation.sound_played(reply.turn, reply.played_ms, reply.total_ms)
         match report.event:
             case PlaybackEvent.STARTED:
                 self._conversation.sound_started(reply.turn, report.at)
@@ -221,7 +211,7 @@ class SpeechOut:
                 "type": "playback.ack",
                 "response_id": response_id,
                 "item_id": reply.item_id,
-                "played_ms": round(reply.played_ms),
+                "played_ms": math.floor(reply.played_ms + 0.5),
                 "audio_seconds": round(max(0.0, self._conversation.seconds_at(at)), 3),
             }
         )

@@ -9,10 +9,11 @@ from typing import Protocol
 from rich.console import Console
 
 from client.address import ServerAddress
-from client.live import Live, LiveOptions, Recording
+from client.live import Live, LiveOptions
 from client.messages import message
 from client.own_server import own_server
 from client.plain import PlainFrontEnd
+from client.session import Recording
 from client.sound_card import SoundCard
 from client.words import Words, clock_time
 
@@ -70,15 +71,15 @@ def talk(
         try:
             asyncio.run(_talk(live, words))
         finally:
-            if live.recording is not None:
-                print(_recorded(live.recording, words))
+            if live.session.recording is not None:
+                print(_recorded(live, live.session.recording, words))
 
 
-def _recorded(recording: Recording, words: Words) -> str:
+def _recorded(live: Live, recording: Recording, words: Words) -> str:
     if recording.failure is not None:
         return words.recorded(recording)
     time = clock_time(recording.seconds or 0.0)
-    return words("record.ended_at", time=time, address=recording.address)
+    return words("record.ended_at", time=time, address=live.recording_address)
 
 
 async def _talk(live: Live, words: Words) -> None:

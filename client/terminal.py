@@ -88,8 +88,8 @@ class TerminalFrontEnd:
         if live.notice is not None:
             lines.append(Text(words.of(live.notice), _style("soft")))
         lines += [Text(words.of(problem), _style("urgent")) for problem in live.problems]
-        if live.queue_place is not None:
-            lines.append(Text(words.queue(live.queue_place), _style("soft")))
+        if live.session.queue_place is not None:
+            lines.append(Text(words.queue(live.session.queue_place), _style("soft")))
         lines.append(Text.assemble(("> ", _style("soft")), self._keyboard.typed, ("_", "blink")))
         lines.append(
             Text(words("hint.terminal"), Style(dim=True), no_wrap=True, overflow="ellipsis")
@@ -98,18 +98,18 @@ class TerminalFrontEnd:
 
     def _state_line(self) -> Text:
         live, words = self._live, self._words
-        state, emotion = live.state, live.emotion
+        state, emotion = live.state, live.session.emotion
         line = Text(words.state(state), _style(_STATE_COLOURS.get(state, "soft"), bold=True))
         if emotion is not None:
             line.append(f"  {FACES[emotion]} {words.emotion(emotion)}", _style(emotion))
-        if live.is_recording:
+        if live.session.is_recording:
             time = clock_time(live.conversation.seconds)
             line.append(f"  {words('record.light', time=time)}", _style("urgent"))
         beside = []
-        if live.is_held:
+        if live.session.speech.is_held:
             beside.append(words("held"))
-        if live.conversation.seconds_behind:
-            beside.append(words.behind(live.conversation))
+        if live.session.seconds_behind:
+            beside.append(words.behind(live.session.seconds_behind))
         if live.conversation.latencies is not None:
             p95 = milliseconds(live.conversation.latencies.p95)
             beside.append(f"{words('latency.p95')} {p95}")

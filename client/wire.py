@@ -69,7 +69,7 @@ KNOWN_REFUSALS = {
 
 
 class Listener(Protocol):
-    """Whoever has the conversation; called on the event loop."""
+    """What has the conversation; called on the event loop."""
 
     def receive(self, event: WireEvent) -> None:
         """An event of the server's; each comes once."""
@@ -85,7 +85,7 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Session:
+class _ResumeToken:
     """What it takes to resume."""
 
     id: str
@@ -113,7 +113,7 @@ class RealtimeSocket:
         self._listener = listener
         self._recording_title = recording_title
         self._clock = clock
-        self._session: _Session | None = None
+        self._session: _ResumeToken | None = None
         self._is_attached = False
         self._connection: ClientConnection | None = None
         self._unsent: asyncio.Queue[WireEvent] = asyncio.Queue()
@@ -240,7 +240,7 @@ class RealtimeSocket:
             self._acknowledge()
         match event["type"]:
             case "session.created":
-                self._session = _Session(event["session"]["id"], event["resume_token"])
+                self._session = _ResumeToken(event["session"]["id"], event["resume_token"])
                 self._attach()
             case "session.resumed":
                 self._is_attached = True

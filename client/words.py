@@ -1,8 +1,9 @@
 """What front ends say of a conversation, in one language."""
 
-from client.conversation import Conversation, Emotion, Turn, TurnStatus
-from client.live import Live, QueuePlace, Recording, State
+from client.conversation import Emotion, Turn, TurnStatus
+from client.live import Live, State
 from client.messages import Language, Message, message
+from client.session import QueuePlace, Recording
 
 FACES = {
     Emotion.HAPPY: "(^_^)",
@@ -61,9 +62,9 @@ class Words:
             return position
         return f"{position} {self('queue.wait', time=self._rough(place.wait_seconds))}"
 
-    def behind(self, conversation: Conversation) -> str:
+    def behind(self, seconds: float) -> str:
         """How far the model is behind."""
-        return self("behind", time=self.seconds(conversation.seconds_behind))
+        return self("behind", time=self.seconds(seconds))
 
     def seconds(self, seconds: float) -> str:
         """To a tenth."""

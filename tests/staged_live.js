@@ -145,6 +145,12 @@ export class Live {
     this.asked.push([name, ...values.filter((value) => typeof value !== 'function')]);
   }
 
+  async sendText(text) {
+    this.note('sendText', [text]);
+    window.stage.panel.showTyped({ text, seconds: 0 });
+    return true;
+  }
+
   async listDevices() {
     return { inputs: [{ id: 'one', label: 'Desk microphone' }], outputs: [] };
   }

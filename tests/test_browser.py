@@ -380,11 +380,10 @@ def test_long_conversation_takes_no_more_room(visit: Visit) -> None:
             const seconds = end / 1000;
             const metadata = { chunk, speak_probability: 0.9, milliseconds: 3, seconds };
             const response_id = `resp_${chunk}`;
-            const response = { id: response_id, status: 'completed' };
-            conversation.receive({ type: 'response.speak', response_id, metadata }, end + 1);
-            conversation.receive(
-              { type: 'response.output_text.delta', response_id, delta: 'yes' }, end + 2);
-            conversation.receive({ type: 'response.done', response }, end + 3);
+            conversation.decided(metadata, true);
+            conversation.startTurn(response_id, metadata, null, end + 1);
+            conversation.addText(response_id, 'yes', end + 2, false);
+            conversation.endText(response_id, 'completed', null);
           }
           const { turns, decisions, peaks, frames } = conversation;
           return {

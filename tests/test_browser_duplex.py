@@ -65,7 +65,7 @@ HOLD = """async () => {
   const seconds = live.conversation.seconds;
   const metadata = { response_id: 'resp', onset_seconds: seconds - 0.15, seconds };
   live.receive({ type: 'overlap.decision', action: 'listen', metadata });
-  clearTimeout(live.speech.holdTimer);
+  live.session.speech.heldUntil = null;
   return metadata.onset_seconds;
 }"""
 
@@ -80,7 +80,7 @@ def held_reply(page: DuplexPage, pcm: npt.NDArray[np.int16]) -> float:
     page.server.sound(pcm[half:], sentence="Four five six.", audio_start_ms=middle_ms)
     page.server.send("response.output_audio.done", response_id="resp")
     onset = float(page.page.evaluate(HOLD))
-    page.wait("() => [...live.speech.replies.values()].every((reply) => reply.silentAt !== null)")
+    page.wait("() => [...live.session.speech.replies.values()].every((reply) => reply.silentAt !== null)")
     page.wait_until(lambda: page.server.of_type("playback.ack")[-1]["played_ms"] > 0)
     page.play_on(0.3)
     return onset
@@ -257,7 +257,7 @@ def test_server_that_is_restarted_is_waited_for_and_a_new_conversation_begins(
     assert all(problem == [None] for problem in page.shown("showProblem"))
     assert page.shown("showLatencies")[-1] == [None]
     page.wait_until(lambda: server.num_heard_chunks > 1)
-    assert page.page.evaluate("() => live.conversation !== before && !live.speech.isActive")
+    assert page.page.evaluate("() => live.conversation !== before && !live.session.speech.isActive")
 
 
 @pytest.mark.parametrize("is_recorded", [False, True])
@@ -266,7 +266,7 @@ def test_conversation_that_the_server_forgot_begins_anew_but_not_unrecorded(
 ) -> None:
     if is_recorded:
         page.server.send("recording.started", recording_id="mine")
-        page.wait("() => live.recordingId !== null")
+        page.wait("() => live.session.isRecording")
     page.server.remembers = False
     page.server.cut()
     page.wait_until(lambda: len(page.server.connections) >= 2)
@@ -325,7 +325,7 @@ def test_settings_reach_the_server(page: DuplexPage) -> None:
 def test_idle_conversation_is_kept_by_a_touch(page: DuplexPage) -> None:
     page.server.send("session.go_away", reason="idle", time_left_ms=60_000)
     page.wait("() => window.shown.showNotice?.at(-1)[0]?.includes('about to end')")
-    page.wait("() => window.shown.showTimeLeft[0][0] === 60")
+    page.wait("() => window.shown.showTimeLeft.some(([seconds]) => seconds === 60)")
     page.wait("() => window.shown.showTimeLeft.at(-1)[0] < 60")
     page.page.mouse.click(10, 10)
     page.wait_until(lambda: any(e.get("active") for e in page.server.of_type("session.heartbeat")))
@@ -360,7 +360,7 @@ def test_text_typed_as_the_connection_breaks_arrives_once(
     if has_arrived:
         server.send("conversation.item.added", item=created["item"])
     page.page.evaluate("() => live.sendText('Still there?')")
-    page.wait("() => live.typed.waiting.size > 0 && !live.typed.isAsking")
+    page.wait("() => live.session.typed.waiting.size > 0 && !live.session.typed.isAsking")
     page.wait("() => live.state === 'listening'")
     page.hear_on(0.5)
     items = [event["item"] for event in server.of_type("conversation.item.create")]
@@ -376,14 +376,14 @@ def test_answer_is_asked_for_again_where_the_request_was_lost(page: DuplexPage) 
     page.wait_until(lambda: len(server.of_type("response.create")) == 1)
     (created,) = server.of_type("conversation.item.create")
     server.send("conversation.item.added", item=created["item"])
-    page.wait("() => live.typed.waiting.size === 0")
+    page.wait("() => live.session.typed.waiting.size === 0")
     server.cut()
     page.wait_until(lambda: len(server.of_type("response.create")) == 2)
     server.cut()
     page.wait("() => live.state === 'reconnecting'")
     server.send("response.created", response={"id": "resp"})  # as the page is told on its return
     page.wait_until(lambda: len(server.connections) == 3)
-    page.wait("() => live.state === 'listening' && !live.typed.isAsking")
+    page.wait("() => live.state === 'listening' && !live.session.typed.isAsking")
     page.hear_on(0.3)
     # By its id the server knows the second for the first, which may have arrived after all.
     first, second = server.of_type("response.create")

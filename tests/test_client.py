@@ -59,7 +59,7 @@ async def test_voice_is_answered(address: str, monkeypatch: pytest.MonkeyPatch) 
         assert (turn.text, turn.emotion) == (FIRST_REPLY.text, Emotion.NORMAL)
         assert turn.timing.first_text_ms is not None
         assert turn.timing.decided_ms <= turn.timing.first_text_ms
-        assert talk.live.emotion is Emotion.NORMAL
+        assert talk.live.session.emotion is Emotion.NORMAL
         await talk.until(lambda: talk.live.state is State.LISTENING, "listening again")
         assert any(decision and decision.speaks for decision in conversation.decisions.since(0))
         assert talk.told("error") == []
@@ -203,8 +203,8 @@ async def test_full_server_shows_the_place_in_line(monkeypatch: pytest.MonkeyPat
             waiting = Live(ServerAddress.parse(address), TEXT_ONLY)
             going_on = asyncio.create_task(waiting.run())
             await talk.until(lambda: waiting.state is State.QUEUED, "the line")
-            assert waiting.queue_place is not None
-            assert waiting.queue_place.position == 1
+            assert waiting.session.queue_place is not None
+            assert waiting.session.queue_place.position == 1
             waiting.stop()
             await going_on
 
@@ -345,8 +345,7 @@ def test_untold_decisions_leave_a_gap() -> None:
             "decision_ms": 5.0,
             "positions": 13,
         }
-        event = {"type": "response.listen", "response": {"metadata": metadata}}
-        conversation.receive(event, now=0.0)
+        conversation.decided(metadata, speaks=False)
     told = [decision and decision.chunk for decision in conversation.decisions.since(0)]
     assert told == [0, None, 2]
 
@@ -369,6 +368,7 @@ def test_terminal_shows_what_goes_on(encoding: str, full: str) -> None:
     event = {
         "type": "response.speak",
         "response_id": "resp",
+        "item_id": "item",
         "metadata": {
             "chunk": 0,
             "seconds": 0.4,
@@ -380,9 +380,9 @@ def test_terminal_shows_what_goes_on(encoding: str, full: str) -> None:
             "positions": 13,
         },
     }
-    live.conversation.receive(event, now=1.0)
+    live.session.receive(event, now=1.0)
     delta = {"type": "response.output_text.delta", "response_id": "resp", "delta": "Coming up"}
-    live.conversation.receive(delta, now=1.1)
+    live.session.receive(delta, now=1.1)
     output = BytesIO()
     file = TextIOWrapper(output, encoding=encoding)
     console = Console(file=file, width=80, color_system=None)

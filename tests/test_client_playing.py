@@ -196,7 +196,7 @@ async def test_reply_ends_with_its_loudspeaker(
 
 async def test_voices_are_the_server_s(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with talking_live(address, monkeypatch, TEXT_ONLY) as talk:
-        assert any(voice.id == "espeak:en-us" for voice in talk.live.voices)
+        assert any(voice.id == "espeak:en-us" for voice in talk.live.session.voices)
 
 
 # Recording
@@ -209,16 +209,16 @@ async def test_server_records_and_says_where(
     titled = replace(TEXT_ONLY, recording_title="Nine & ten")
     with serving(engine, options=options) as address:
         async with talking_live(address, monkeypatch, titled) as talk:
-            await talk.until(lambda: talk.live.is_recording, "the recording")
+            await talk.until(lambda: talk.live.session.is_recording, "the recording")
             talk.live.send_text("What is seven?")
             await talk.until_told("response.done")
             talk.live.stop_recording()
-            await talk.until(lambda: not talk.live.is_recording, "its end")
-            recording = talk.live.recording
+            await talk.until(lambda: not talk.live.session.is_recording, "its end")
+            recording = talk.live.session.recording
             assert recording is not None
             recording_id = talk.told("recording.started")[0]["recording_id"]
             page = f"http://{address}/live/replay.html#recording={recording_id}"
-            assert recording.address == page
+            assert talk.live.recording_address == page
             assert recording.failure is None
             assert talk.told("recording.started")[0]["title"] == "Nine & ten"
         wait_until_free(engine)

@@ -10,12 +10,11 @@ import pytest
 
 from client.audio_format import FRAME_SAMPLES, REPLY_RATE_HZ, float_to_pcm16, pcm16_to_float
 from client.capture import Capture, CaptureClock
-from client.conversation import Conversation
 from client.errors import SoundError
 from client.playback import Playback, PlaybackEvent, PlaybackReport
 from client.portaudio import System, distributions_in, install_portaudio, missing
+from client.session import Session
 from client.sound_card import SoundCard
-from client.speech_out import SpeechOut
 from client.wire import WireEvent
 from tests.virtual_sound import running
 
@@ -256,24 +255,37 @@ def test_talk_without_portaudio_says_how_to_get_it(tmp_path: Path) -> None:
     assert install_portaudio(System.this()) in line
 
 
+class Line:
+    """Keeps what is sent."""
+
+    is_attached = True
+
+    def __init__(self) -> None:
+        self.sent: list[WireEvent] = []
+
+    def send(self, event: WireEvent) -> None:
+        self.sent.append(event)
+
+    def send_audio(self, pcm: bytes) -> None:
+        raise AssertionError("nothing was captured")
+
+
 def test_reply_is_cut_off_although_its_end_comes_before_the_silence() -> None:
-    speaker, conversation = Speaker(), Conversation()
-    sent: list[WireEvent] = []
-    speech = SpeechOut(speaker.playback, conversation, sent.append)
+    speaker = Speaker()
+    session = Session(Line(), speaker.playback, lambda _: None)
     pcm = base64.b64encode(float_to_pcm16(TONE)).decode()
     sounds = {"type": "response.output_audio.delta", "response_id": "r", "delta": pcm}
     for event in (SPEAKS, sounds):
-        conversation.receive(event, 0.0)
-        speech.receive(event)
+        session.receive(event, 0.0)
     speaker.play(0.3)
     for report in speaker.reports:
-        speech.report(report)
+        session.report(report)
     speaker.reports.clear()
-    speech.stop()
-    speech.receive({"type": "response.output_audio.done", "response_id": "r"})
+    session.stop_reply()
+    session.receive({"type": "response.output_audio.done", "response_id": "r"}, 0.4)
     speaker.play(0.1)
     for report in speaker.reports:
-        speech.report(report)
-    turn = conversation.turns.last
+        session.report(report)
+    turn = session.conversation.turns.last
     assert turn is not None
     assert turn.cut_after_ms == pytest.approx(300, abs=20)

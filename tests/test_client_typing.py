@@ -5,7 +5,6 @@ import io
 import os
 import threading
 from dataclasses import replace
-from typing import cast
 
 import pytest
 
@@ -32,6 +31,9 @@ class FakeSocket:
     def send(self, event: WireEvent) -> None:
         self.sent.append(event)
 
+    def send_audio(self, pcm: bytes) -> None:
+        raise AssertionError("typed text is no sound")
+
     def taken(self) -> list[WireEvent]:
         """What was sent since the last look."""
         sent, self.sent = self.sent, []
@@ -43,23 +45,22 @@ class Typist:
 
     def __init__(self) -> None:
         self.socket = FakeSocket()
-        self.typed = TypedText(cast(RealtimeSocket, self.socket))
+        self.typed = TypedText(self.socket)
 
     def types(self, text: str) -> list[WireEvent]:
-        self.typed.send(text)
+        self.typed.send(text, 0.0)
         return self.socket.taken()
 
     def arrives(self, item_event: WireEvent) -> None:
-        item = {"id": item_event["item"]["id"]}
-        self.typed.receive({"type": "conversation.item.added", "item": item})
+        self.typed.arrived(item_event["item"]["id"])
 
-    def resumes(self, *missed: WireEvent) -> list[WireEvent]:
+    def resumes(self, *missed_response_ids: str) -> list[WireEvent]:
         """What is sent when the connection is back, and the server has told what it had."""
         self.typed.resumed()
         assert [event["type"] for event in self.socket.taken()] == ["session.heartbeat"]
-        for event in missed:
-            self.typed.receive(event)
-        self.typed.receive({"type": "session.heartbeat_ack"})
+        for response_id in missed_response_ids:
+            self.typed.response_began(response_id)
+        self.typed.heartbeat_answered()
         return self.socket.taken()
 
 
@@ -72,7 +73,7 @@ def test_lost_request_for_a_response_is_asked_again() -> None:
     assert again == request  # by its id the server knows that it is no second one
     refusal = {"code": "invalid_value", "event_id": request["event_id"]}
     assert not typist.typed.is_harmless(refusal)
-    typist.typed.receive({"type": "error", "error": refusal})
+    typist.typed.refused(refusal["event_id"])
     assert not typist.typed.is_waiting
     assert typist.resumes() == []
 
@@ -81,7 +82,7 @@ def test_created_response_is_not_asked_for_again() -> None:
     typist = Typist()
     item, _ = typist.types("What is seven?")
     typist.arrives(item)
-    assert typist.resumes({"type": "response.created"}) == []
+    assert typist.resumes("resp") == []
 
 
 def test_texts_are_answered_one_after_the_other() -> None:
@@ -93,7 +94,7 @@ def test_texts_are_answered_one_after_the_other() -> None:
     for item in (first, second, third):
         typist.arrives(item)
     assert request["event_id"] == f"request_{first['item']['id']}"
-    typist.typed.receive({"type": "response.created"})
+    typist.typed.response_began("resp")
     (following,) = typist.socket.taken()
     assert following == request | {"event_id": f"request_{third['item']['id']}"}
     assert typist.typed.is_waiting
@@ -103,7 +104,7 @@ def test_texts_are_answered_one_after_the_other() -> None:
         "event_id": following["event_id"],
     }
     assert typist.typed.is_harmless(refusal)
-    typist.typed.receive({"type": "error", "error": refusal})
+    typist.typed.refused(refusal["event_id"])
     assert typist.socket.taken() == []
     assert not typist.typed.is_waiting
 
@@ -115,7 +116,7 @@ def test_texts_are_answered_one_after_the_other_over_a_lost_connection() -> None
     typist.arrives(first)
     assert typist.resumes() == [request, second]
     typist.arrives(second)
-    typist.typed.receive({"type": "response.created"})
+    typist.typed.response_began("resp")
     (following,) = typist.socket.taken()
     assert following["event_id"] == f"request_{second['item']['id']}"
 
@@ -125,7 +126,7 @@ def test_unsent_text_goes_with_its_connection() -> None:
     socket = RealtimeSocket(ServerAddress.parse("localhost"), Live(ADDRESS, TEXT_ONLY))
     socket._attach()
     typed = TypedText(socket)
-    typed.send("What is seven?")
+    typed.send("What is seven?", 0.0)
     socket.send({"type": "session.update"})
     socket._detach()
     assert [event["type"] for event in socket._outbox] == ["session.update"]

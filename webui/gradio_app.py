@@ -47,7 +47,8 @@ class LivePanel(gr.HTML):
 
 def build_page() -> gr.Blocks:
     """The page as Gradio blocks."""
-    with gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True) as page:
+    page: gr.Blocks = gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True)
+    with page:
         LivePanel()
     return page
 
@@ -61,7 +62,7 @@ def gradio_app() -> FastAPI:
     app = FastAPI()
     # With one of the application's own, which allows nobody, Gradio's lets no other origin in.
     app.add_middleware(CORSMiddleware)
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         build_page(),
         path="/",
@@ -71,6 +72,7 @@ def gradio_app() -> FastAPI:
         footer_links=[],
         run_history=False,
     )
+    return mounted
 
 
 def _theme() -> gr.themes.Base:

@@ -15,8 +15,9 @@ from client.address import DEFAULT_SERVER, ServerAddress
 from client.background import BackgroundConversation
 from client.clips import FILE_KINDS, Clip, Sample, credit_lines, load_samples
 from client.errors import ClientError
-from client.live import Live, LiveOptions, Recording, Voice
+from client.live import Live, LiveOptions
 from client.messages import LANGUAGE_NAMES, Language, Message, message
+from client.session import Recording, Voice
 from client.sound_card import Device, SoundCard
 from client.words import Words
 from webui.local_drawing import SHOW, STYLE, conversation_html, now_html
@@ -85,7 +86,11 @@ class Desk:
             return Shape()
         return conversation.look(
             lambda live: Shape(
-                True, live.has_microphone, live.is_recording, live.playing, len(live.voices)
+                True,
+                live.has_microphone,
+                live.session.is_recording,
+                live.playing,
+                len(live.session.voices),
             )
         )
 
@@ -277,7 +282,7 @@ def choose_device(kind: str, label: str, found: list[Device], words: Words) -> s
 def choose_voice(words: Words) -> str:
     """The server tells its voices when a conversation begins."""
     if (conversation := desk().conversation) is not None:
-        desk().voices = conversation.look(lambda live: tuple(live.voices)) or desk().voices
+        desk().voices = conversation.look(lambda live: tuple(live.session.voices)) or desk().voices
     names = {AUTOMATIC_VOICE: words("voice.auto")}
     names |= {voice.id: voice.label for voice in desk().voices}
     chosen: str = st.selectbox(
@@ -438,23 +443,29 @@ def now(words: Words) -> None:
         return
     if conversation.ended_because is not None:
         st.error(words.of(conversation.ended_because))
-    shown, problems, notice, recording = conversation.look(
-        lambda live: (now_html(live, words), live.problems, live.notice, live.recording)
+    shown, problems, notice, recording, address = conversation.look(
+        lambda live: (
+            now_html(live, words),
+            live.problems,
+            live.notice,
+            live.session.recording,
+            live.recording_address,
+        )
     )
     for told in problems:
         st.error(words.of(told))
     if notice is not None:
         st.info(words.of(notice))
     if recording is not None and recording.seconds is not None:
-        recorded(words, recording)
+        recorded(words, recording, address)
     show(shown, "now")
     if desk().shape != st.session_state["shape"]:
         st.rerun()  # the buttons, too
 
 
-def recorded(words: Words, recording: Recording) -> None:
+def recorded(words: Words, recording: Recording, address: str | None) -> None:
     """Where a recording is, and how it ended."""
-    link = f"[{words('record.open')}]({recording.address})"
+    link = f"[{words('record.open')}]({address})"
     if recording.failure is not None:
         st.error(f"{words.recorded(recording)} {link}")
     else:

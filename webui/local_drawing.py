@@ -159,7 +159,7 @@ def conversation_html(live: Live, words: Words) -> str:
 
 
 def _stage(live: Live, words: Words) -> str:
-    state, emotion = live.state, live.emotion
+    state, emotion = live.state, live.session.emotion
     eyes, lines = FACES[emotion or state]
     tone = f" data-emotion='{emotion}'" if emotion else ""
     return (
@@ -185,7 +185,7 @@ def _ring(live: Live, state: State) -> float:
 
 
 def _recording_light(live: Live, words: Words) -> str:
-    if not live.is_recording:
+    if not live.session.is_recording:
         return ""
     time = clock_time(live.conversation.seconds)
     return f"<span class='recording'>{words('record.light', time=time)}</span>"
@@ -193,8 +193,8 @@ def _recording_light(live: Live, words: Words) -> str:
 
 def _reply(live: Live, state: State, words: Words) -> str:
     turn = live.conversation.turns.last
-    if live.queue_place is not None:
-        return _hint(words.queue(live.queue_place))
+    if live.session.queue_place is not None:
+        return _hint(words.queue(live.session.queue_place))
     if turn is None:
         return _hint(words("hint.start" if state is State.IDLE else "hint.speak"))
     kind = "long" if len(turn.text) > LONG_REPLY else "reply"
@@ -221,13 +221,14 @@ def _text(turn: Turn, words: Words) -> str:
 def _counts(live: Live, words: Words) -> str:
     conversation = live.conversation
     parts = []
-    if conversation.seconds_behind:
-        parts.append(f"<span class='late'>{words.behind(conversation)}</span>")
-    if conversation.positions is not None and live.max_positions:
-        used, all_positions = f"{conversation.positions:,}", f"{live.max_positions:,}"
+    if live.session.seconds_behind:
+        behind = words.behind(live.session.seconds_behind)
+        parts.append(f"<span class='late'>{behind}</span>")
+    if conversation.positions is not None and live.session.max_positions:
+        used, all_positions = f"{conversation.positions:,}", f"{live.session.max_positions:,}"
         memory = words("memory.used", used=used, all=all_positions)
         parts.append(f"<span>{words('memory.title')} <b>{memory}</b></span>")
-    if live.is_held:
+    if live.session.speech.is_held:
         parts.append(f"<span>{words('held')}</span>")
     parts += [f"<span class='late'>{count}</span>" for count in words.counts(live)]
     return f"<p class='small'>{''.join(parts)}</p>"

@@ -1,5 +1,5 @@
-// What has happened in one conversation, from frames captured and events received. No page; every
-// time is given to it, in milliseconds of one clock.
+// What has happened in one conversation: sound, decisions, replies and what was typed. No page; every
+// time is given to it, in milliseconds of one clock. client/conversation.py is the same in Python.
 
 import {
   CHUNK_SAMPLES,
@@ -14,6 +14,7 @@ const CHUNKS_BEHIND = 3; // more than this waiting for their decision is "catchi
 const REMEMBERED_SECONDS = 120; // more than the strip shows on any screen
 const REMEMBERED_CHUNKS = REMEMBERED_SECONDS / CHUNK_SECONDS;
 const REMEMBERED_FRAMES = REMEMBERED_SECONDS / FRAME_SECONDS;
+const REMEMBERED_ENTRIES = 200;
 const TURNS_IN_LATENCIES = 1000;
 
 /** The smallest of the values that this share of them does not exceed. */
@@ -22,20 +23,24 @@ function percentile(sorted, share) {
 }
 
 export class Conversation {
-  constructor() {
+  /** `onTurn` gets every turn that has changed, `onTyped` what was typed: {text, seconds}. */
+  constructor({ onTurn = () => {}, onTyped = () => {} } = {}) {
+    this.onTurn = onTurn;
+    this.onTyped = onTyped;
     this.peaks = new History(REMEMBERED_FRAMES); // one for each frame captured
     this.frames = new History(REMEMBERED_FRAMES); // {pcm, capturedAt}, of its last sample
     // By the place in the captured sound: {chunk, probability, threshold, speaks, milliseconds,
     // decisionMs, positions}; null where none was told. `chunk` is the model's own count.
     this.decisions = new History(REMEMBERED_CHUNKS);
     this.turns = new History(REMEMBERED_CHUNKS); // a chunk has one turn at most
+    this.entries = new History(REMEMBERED_ENTRIES); // turns and what was typed, in order
+    this.positions = null; // of the model's memory in use
     this.numTurns = 0;
     this.numSamples = 0;
     this.numUndecided = 0; // chunks captured that have no decision yet
     this.turnByResponse = new Map(); // those whose text or sound is not over
     this.latencyTimes = new History(TURNS_IN_LATENCIES);
     this.latencies = null; // {p50, p95}: to the first sound, or text where nothing is spoken
-    this.hasAsked = false; // the visitor asked for a reply other than by voice
   }
 
   get seconds() {
@@ -59,8 +64,9 @@ export class Conversation {
     if (this.numSamples % CHUNK_SAMPLES === 0) this.numUndecided += 1;
   }
 
-  /** When the sound at this place was captured. */
+  /** When the sound at this place was captured; null before any was. */
   timeOf(seconds) {
+    if (this.frames.length === 0) return null;
     const number = Math.ceil(seconds / FRAME_SECONDS) - 1;
     const known = Math.max(this.frames.first, Math.min(number, this.frames.length - 1));
     const end = (known + 1) * FRAME_SECONDS;
@@ -71,6 +77,11 @@ export class Conversation {
   secondsAt(time) {
     const { last } = this.frames;
     return last === undefined ? 0 : this.seconds + (time - last.capturedAt) / 1000;
+  }
+
+  /** All of the sound from a place on. */
+  soundSince(seconds) {
+    return this.soundBetween(Math.round(seconds * SAMPLE_RATE), Infinity);
   }
 
   /** The sound from a sample to another, in pieces, as far as it is remembered. */
@@ -84,29 +95,9 @@ export class Conversation {
     }
   }
 
-  /** Returns the turn that has changed, if one has. */
-  receive(event, now) {
-    switch (event.type) {
-      case 'response.listen':
-        this.decided(event.response.metadata, false);
-        return null;
-      case 'response.speak':
-        this.decided(event.metadata, true);
-        return this.startTurn(event, now);
-      case 'response.output_text.delta':
-        return this.addText(this.turnByResponse.get(event.response_id), event.delta, now);
-      case 'response.output_audio_transcript.delta':
-        return this.addSpokenText(this.turnByResponse.get(event.response_id), event.delta, now);
-      case 'response.output_audio.delta':
-        return this.addSound(this.turnByResponse.get(event.response_id), event);
-      case 'response.done':
-        return this.endText(event.response);
-      default:
-        return null;
-    }
-  }
-
+  /** The model has decided about a chunk. */
   decided(metadata, speaks) {
+    this.positions = metadata.positions;
     const place = Math.round(metadata.seconds / CHUNK_SECONDS) - 1;
     // Typed text is read to the model between the captured chunks: it has no place of its own.
     if (place < this.decisions.length) return;
@@ -125,10 +116,11 @@ export class Conversation {
     this.numUndecided = Math.max(0, this.numUndecided - numUntold - 1);
   }
 
-  startTurn({ response_id: responseId, metadata }, now) {
-    const { seconds, speech_end_seconds: speechEnd } = metadata;
-    // What was typed may be answered before any sound was captured.
-    const askedAt = this.numSamples === 0 ? now : this.timeOf(speechEnd ?? seconds);
+  /** The model has decided to speak; `typedAt` is when Enter was pressed for it, or null. */
+  startTurn(responseId, metadata, typedAt, now) {
+    const { seconds, speech_end_seconds: speechEnd = null } = metadata;
+    // It may begin to speak before any sound was captured.
+    const askedAt = typedAt ?? this.timeOf(speechEnd ?? seconds) ?? now;
     this.numTurns += 1;
     const turn = {
       number: this.numTurns,
@@ -140,65 +132,75 @@ export class Conversation {
       text: '',
       status: 'in_progress',
       reason: null,
-      isUnprompted: speechEnd === undefined && !this.hasAsked,
-      isTyped: this.hasAsked, // it answers what was typed
+      isUnprompted: speechEnd === null && typedAt === null,
+      isTyped: typedAt !== null, // it answers what was typed
       saidText: null, // what has been heard of a reply that is being spoken
       heardText: null, // and of one that was cut off
       cutAfterMs: null,
       silentInMs: null,
       wasHeld: false,
       askedAt,
-      timing: {
-        speechEndMs: 0,
-        decidedMs: Math.max(0, now - askedAt),
-        firstTextMs: null,
-        firstSoundMs: null,
-      },
+      timing: { decidedMs: Math.max(0, now - askedAt), firstTextMs: null, firstSoundMs: null },
       sentences: [], // {text, startMs} of those whose sound has come
-      isSpoken: false,
+      isSpoken: false, // whether sound of it is expected, or has come
     };
-    this.hasAsked = false;
     this.turns.push(turn);
+    this.entries.push(turn);
     this.turnByResponse.set(responseId, turn);
+    this.onTurn(turn);
     return turn;
   }
 
-  addText(turn, delta, now) {
-    if (turn === undefined) return null; // it began while the connection was lost
-    turn.text += delta;
-    turn.timing.firstTextMs ??= now - turn.askedAt;
-    return turn;
-  }
-
-  addSpokenText(turn, delta, now) {
-    if (turn !== undefined) {
+  /** More of a reply's text. */
+  addText(responseId, delta, now, isSpoken) {
+    const turn = this.turnByResponse.get(responseId);
+    if (turn === undefined) return; // it began while the connection was lost
+    if (isSpoken) {
       turn.isSpoken = true;
       turn.saidText ??= '';
     }
-    return this.addText(turn, delta, now);
+    turn.text += delta;
+    turn.timing.firstTextMs ??= now - turn.askedAt;
+    this.onTurn(turn);
   }
 
-  addSound(turn, { sentence, audio_start_ms: startMs }) {
-    if (turn === undefined) return null;
+  /** More of a reply's sound; where a sentence begins in it, its text is told. */
+  addSentence(responseId, text, startMs) {
+    const turn = this.turnByResponse.get(responseId);
+    if (turn === undefined) return;
     turn.isSpoken = true;
-    if (sentence !== undefined) turn.sentences.push({ text: sentence, startMs });
-    return null;
+    if (text !== null && startMs !== null) turn.sentences.push({ text, startMs });
   }
 
-  /** The text is there; what is spoken may go on for a while. */
-  endText({ id, status, status_details: details }) {
-    const turn = this.turnByResponse.get(id);
+  /** The text is there; what is spoken may go on for a while. Returns a turn that is known. */
+  endText(responseId, status, reason) {
+    const turn = this.turnByResponse.get(responseId);
     if (turn === undefined) return null;
     turn.status = status;
-    turn.reason = details?.reason ?? turn.reason;
+    turn.reason = reason ?? turn.reason;
     if (!turn.isSpoken) this.endTurn(turn);
     this.forgetIfOver(turn);
+    this.onTurn(turn);
     return turn;
+  }
+
+  /** Events were lost: what was going on will not be told to its end. */
+  eventsLost() {
+    const turns = [...this.turnByResponse.values()].filter(({ status }) => status === 'in_progress');
+    for (const { responseId } of turns) this.endText(responseId, 'incomplete', null);
+  }
+
+  /** The visitor typed something. */
+  typed(text) {
+    const entry = { text, seconds: this.seconds };
+    this.entries.push(entry);
+    this.onTyped(entry);
   }
 
   /** The first sound of a reply is heard. */
   soundStarted(turn, at) {
     turn.timing.firstSoundMs = at - turn.askedAt;
+    this.onTurn(turn);
   }
 
   /** `playedMs` of the `totalMs` of its sound that have come are heard. */
@@ -215,17 +217,11 @@ export class Conversation {
   /** A reply was cut off after `playedMs` of the `totalMs` of its sound that had come. */
   soundCut(turn, playedMs, totalMs, reason) {
     turn.heardText = heardText(turn, playedMs, totalMs);
+    turn.saidText = null;
     turn.cutAfterMs = playedMs;
     turn.reason ??= reason;
     if (turn.status !== 'in_progress') turn.status = 'cancelled';
     this.endTurn(turn);
-  }
-
-  /** Events were lost: what was going on will not be told to its end. Returns the turns. */
-  eventsLost() {
-    const turns = [...this.turnByResponse.values()].filter(({ status }) => status === 'in_progress');
-    for (const turn of turns) this.endText({ id: turn.responseId, status: 'incomplete' });
-    return turns;
   }
 
   endTurn(turn) {
@@ -233,7 +229,11 @@ export class Conversation {
     turn.endSeconds = this.seconds;
     this.forgetIfOver(turn);
     const latency = turn.timing.firstSoundMs ?? turn.timing.firstTextMs;
-    if (latency === null) return;
+    if (latency !== null) this.measured(latency);
+    this.onTurn(turn);
+  }
+
+  measured(latency) {
     this.latencyTimes.push(latency);
     const times = [...this.latencyTimes.from(0)].sort((a, b) => a - b);
     this.latencies = { p50: percentile(times, 0.5), p95: percentile(times, 0.95) };
@@ -250,20 +250,22 @@ export function heardText({ text, sentences }, playedMs, totalMs) {
   let heardLength = 0;
   let from = 0;
   for (const [i, sentence] of sentences.entries()) {
-    if (sentence.startMs >= playedMs) break;
     const start = text.indexOf(sentence.text, from);
-    if (start < 0) break;
+    if (sentence.startMs >= playedMs || start < 0) break;
     const endMs = sentences[i + 1]?.startMs ?? totalMs;
-    const share = Math.min(1, (playedMs - sentence.startMs) / (endMs - sentence.startMs));
+    const share = Math.min(1, (playedMs - sentence.startMs) / Math.max(endMs - sentence.startMs, 1));
     from = start + sentence.text.length;
-    heardLength = start + wholeWords(sentence.text, Math.round(share * sentence.text.length));
+    heardLength = start + wholeWords(sentence.text, share).length;
   }
   return text.slice(0, heardLength);
 }
 
-/** The length of `text` up to `length`, without a word that is only begun. */
-function wholeWords(text, length) {
-  if (length >= text.length) return text.length;
-  const lastSpace = text.lastIndexOf(' ', length);
-  return text.includes(' ') ? Math.max(0, lastSpace) : length; // Chinese has no spaces
+/** The beginning of `text` up to a share of its characters, without a word that is only begun. */
+function wholeWords(text, share) {
+  const characters = [...text]; // no half of one that takes two places
+  const length = Math.floor(share * characters.length);
+  if (length >= characters.length) return text;
+  const begun = characters.slice(0, length + 1).join('');
+  if (!text.includes(' ')) return characters.slice(0, length).join(''); // Chinese has no spaces
+  return begun.slice(0, Math.max(0, begun.lastIndexOf(' ')));
 }

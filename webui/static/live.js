@@ -1,31 +1,20 @@
 // One visitor's conversation: from the buttons to the socket and back to the panel.
 
 import { CHUNK_SECONDS, SAMPLE_RATE } from './audio-format.js';
-import { Conversation } from './conversation.js';
 import { checkEcho } from './echo-check.js';
 import { clockTime } from './figures.js';
 import { keptRecordings } from './kept-recordings.js';
-import { message } from './messages.js';
+import { message, words } from './messages.js';
 import { explainClose, explainError, requireSecureAddress } from './problems.js';
 import { fetchSample } from './samples.js';
+import { Phase, Session } from './session.js';
 import { SESSION_SETTINGS, sessionOf } from './session-settings.js';
 import { settings } from './settings.js';
 import { FORGOTTEN, RealtimeSocket } from './socket.js';
 import { SoundCard, listDevices } from './sound-card.js';
-import { SpeechOut } from './speech-out.js';
-import { TypedText } from './typed-text.js';
 
-/** Where a conversation stands; while it is open, what goes on in it is shown instead. */
-const Phase = Object.freeze({
-  IDLE: 'idle',
-  CONNECTING: 'connecting',
-  QUEUED: 'queued',
-  OPEN: 'open',
-  RECONNECTING: 'reconnecting',
-});
-
-// A short reply is written faster than anyone could see that it was being said.
-const SHORTEST_SPEAKING_MS = 900;
+const IDLE_NOTICE = words('notice.idle');
+const SHOWN_AGAIN_MS = 1000; // also where no sound comes, with which everything is shown
 const DECISIONS_PER_PACE = 20;
 const MICROPHONE_SETTINGS = [
   'inputDevice',
@@ -37,38 +26,48 @@ const MICROPHONE_SETTINGS = [
 export class Live {
   constructor(panel) {
     this.panel = panel;
-    this.phase = Phase.IDLE;
+    this.told = new Map(); // what the panel was told last, by the name of its method
+    this.problem = null; // of this page's, as words
     this.sound = null;
     this.socket = null;
-    this.conversation = null;
-    this.speech = null;
-    this.typed = null;
+    this.session = null; // the conversation that goes on, or the last one
     this.pressed = new Map(); // what stops a recording or sound that plays, by its button
     this.file = null; // the last that was played
     this.replayCard = null; // promise of one, while sound of an ended conversation is played again
     this.numReplays = 0;
     this.defaults = null; // the session as the server made it
     this.attempt = 0; // counts starts and stops, so that late answers of the browser are ignored
+    this.isStarting = false; // before there is a session
     this.starting = null; // resolves when the last start has succeeded or failed
     this.onSettled = () => {};
-    this.speakingUntil = 0;
+    this.showing = null; // the interval at which it is shown
     this.wakeLock = null;
-    this.lastError = null; // {code, message} of the server
-    this.recordingId = null; // while the server records
     this.isCheckingEcho = false;
-    this.stopWatchingActivity = () => {};
     settings.onChange((values, changed) => this.applySettings(values, changed));
     // A browser lets the screen sleep again once the page was out of sight.
     document.addEventListener('visibilitychange', () => {
       if (document.visibilityState === 'visible' && this.wakeLock?.released) this.keepAwake();
     });
+    // Any touch of the page keeps a conversation that is about to end.
+    for (const kind of ['pointerdown', 'keydown']) {
+      document.addEventListener(kind, () => this.session?.keepAlive());
+    }
     this.show();
-    panel.showRunning(false);
     panel.showHint();
+  }
+
+  get phase() {
+    if (this.session !== null) return this.session.phase;
+    return this.isStarting ? Phase.CONNECTING : Phase.IDLE;
   }
 
   get isRunning() {
     return this.phase !== Phase.IDLE;
+  }
+
+  /** What has happened in the conversation that goes on, or in the last one. */
+  get conversation() {
+    return this.session?.conversation ?? null;
   }
 
   // What the visitor does.
@@ -87,7 +86,7 @@ export class Live {
 
   /** The conversation goes on. */
   stopRecording() {
-    this.socket?.send({ type: 'recording.stop' });
+    this.session?.stopRecording();
   }
 
   leaveQueue() {
@@ -99,7 +98,7 @@ export class Live {
     const { input } = this.sound;
     if (input.hasMicrophone) input.setMuted(!input.isMuted);
     else await this.openMicrophone();
-    this.showMicrophone();
+    this.show();
   }
 
   /** Push-to-talk: while held, the microphone is heard. */
@@ -112,10 +111,7 @@ export class Live {
 
   /** By button or Escape. */
   stopReply() {
-    if (this.speech === null) return;
-    if (!this.speech.isActive && this.conversation.currentTurn === null) return;
-    this.speech.stop();
-    this.socket.send({ type: 'barge_in' });
+    if (this.isRunning) this.session?.stopReply();
   }
 
   async playSample(sample, button) {
@@ -156,22 +152,24 @@ export class Live {
     const { sound } = this;
     try {
       if (sound !== null) {
-        this.panel.showProblem(null);
+        this.showProblem(null);
         await player(sound.input, stopping.signal);
       }
     } catch (error) {
-      if (sound === this.sound) this.panel.showProblem(() => explainError(error));
+      if (sound === this.sound) this.showProblem(() => explainError(error));
     } finally {
       button?.removeAttribute('aria-pressed');
       this.pressed.delete(button);
     }
   }
 
+  /** Resolves to whether it is on its way. */
   async sendText(text) {
+    const enteredAt = performance.now();
     await this.beOpen();
-    if (this.typed === null) return;
-    this.conversation.hasAsked = true;
-    this.typed.send(text);
+    if (!this.isRunning) return false;
+    this.session.sendText(text, enteredAt);
+    return true;
   }
 
   /** Play a chunk of the strip to the visitor, with as much before and after it. */
@@ -194,7 +192,7 @@ export class Live {
       const card = await this.replayCard;
       if (number === this.numReplays) await card.input.playAgain(pcm);
     } catch (error) {
-      this.panel.showProblem(() => explainError(error));
+      this.showProblem(() => explainError(error));
     }
     if (number === this.numReplays) await this.closeReplay();
   }
@@ -238,9 +236,10 @@ export class Live {
     this.attempt += 1;
     const { attempt } = this;
     this.closeReplay();
-    this.panel.showProblem(null);
+    this.session = null;
+    this.isStarting = true;
     this.panel.showKept(null);
-    this.enter(Phase.CONNECTING);
+    this.showProblem(null);
     try {
       requireSecureAddress();
       const sound = await this.openSound();
@@ -261,21 +260,22 @@ export class Live {
     const sound = await SoundCard.open({
       onFrame: (frame) => this.receiveFrame(frame),
       onMicrophoneLost: () => this.microphoneLost(),
-      onReport: (report) => this.speech?.report(report),
+      onReport: (report) => {
+        this.session?.report(report);
+        this.show();
+      },
     });
     try {
       await sound.setOutputDevice(settings.get().outputDevice);
     } catch (error) {
-      this.panel.showProblem(() => explainError(error)); // and the system's choice plays
+      this.showProblem(() => explainError(error)); // and the system's choice plays
     }
     return sound;
   }
 
   /** Resolves when the conversation is open, or has failed to. */
   connect(recording) {
-    this.lastError = null;
     this.defaults = null;
-    this.conversation = new Conversation();
     this.socket = new RealtimeSocket({
       accessKey: settings.get().accessKey,
       recording,
@@ -284,19 +284,22 @@ export class Live {
       onResumed: (inputSeconds) => this.connectionResumed(inputSeconds),
       onClosed: (code) => this.connectionClosed(code),
     });
-    this.typed = new TypedText(this.socket);
-    this.speech = new SpeechOut({
-      playback: this.sound.playback,
-      conversation: this.conversation,
-      send: (event) => this.socket?.send(event),
+    this.session = new Session(this.socket, this.sound.playback, {
       onTurn: (turn) => this.showTurn(turn),
-      onProgress: (fraction, turn) => this.panel.showPlayback(fraction, turn),
+      onTyped: (entry) => this.panel.showTyped(entry),
+      onPlayed: (turn, fraction) => this.panel.showPlayback(fraction, turn),
+      onBegun: (session) => this.begun(session),
+      onDone: (turn, metadata) => this.replyDone(turn, metadata),
+      onRecording: () => this.recordingChanged(),
     });
-    this.showMicrophone();
+    this.session.phase = Phase.CONNECTING;
+    clearInterval(this.showing);
+    this.showing = setInterval(() => this.show(), SHOWN_AGAIN_MS);
     this.panel.turns.clear();
     this.panel.showLatencies(null);
     this.panel.strip.show(this.conversation);
     this.panel.showHint();
+    this.show();
     return new Promise((onSettled) => {
       this.onSettled = onSettled;
     });
@@ -317,59 +320,47 @@ export class Live {
   /** `problem` gives its words, in the language of the moment. */
   stop(problem = null) {
     this.attempt += 1;
-    this.stopWatchingActivity();
-    this.recordingEnded({ reason: 'session_ended' });
+    this.isStarting = false;
+    clearInterval(this.showing);
+    this.session?.ended();
     this.socket?.close();
     this.sound?.close();
     this.wakeLock?.release();
     this.wakeLock = null;
     this.socket = null;
     this.sound = null;
-    this.speech = null;
-    this.typed = null;
-    this.enter(Phase.IDLE);
     this.onSettled();
-    this.panel.showBehind(0);
-    this.panel.showQueue(null);
-    this.panel.showNotice(null);
-    this.panel.showProblem(problem);
+    this.showProblem(problem);
     if (problem === null) this.panel.announce(message('announce.stopped'));
   }
 
   connectionLost(isRestarting) {
-    const words = isRestarting ? 'notice.restarting' : 'notice.reconnecting';
-    this.panel.showNotice(() => message(words));
-    this.panel.showQueue(null);
-    const wasOpen = this.phase === Phase.OPEN || this.phase === Phase.RECONNECTING;
-    this.enter(wasOpen ? Phase.RECONNECTING : Phase.CONNECTING);
+    this.session.connectionLost(isRestarting ? 'notice.restarting' : 'notice.reconnecting');
+    this.show();
   }
 
   connectionClosed(code) {
     // What was to be recorded is not gone on with unrecorded.
-    if (code === FORGOTTEN && this.recordingId === null) return this.beginAnew();
-    const { lastError } = this;
+    if (code === FORGOTTEN && !this.session.isRecording) return this.beginAnew();
+    const { lastError } = this.session;
     this.stop(() => explainClose(code, lastError));
   }
 
   /** The server has forgotten the conversation, as after a restart: another one, with the sound as it is. */
   async beginAnew() {
     const { attempt } = this;
-    this.stopWatchingActivity();
-    this.speech.stop();
-    this.panel.showProblem(null);
-    this.enter(Phase.CONNECTING);
+    this.session.speech.stop();
+    this.problem = null;
     this.starting = this.connect(null);
     await this.starting;
-    if (attempt === this.attempt) this.panel.showNotice(() => message('notice.begun_anew'));
+    if (attempt !== this.attempt) return;
+    this.session.notice = words('notice.begun_anew');
+    this.show();
   }
 
-  /** Send what was captured and had not arrived. */
   connectionResumed(inputSeconds) {
-    const start = Math.round(inputSeconds * SAMPLE_RATE);
-    for (const pcm of this.conversation.soundBetween(start, Infinity)) this.socket.sendAudio(pcm);
-    this.typed.resumed();
-    this.panel.showNotice(null);
-    this.enter(Phase.OPEN);
+    this.session.connectionResumed(inputSeconds);
+    this.show();
     this.panel.announce(message('announce.listening'));
   }
 
@@ -379,21 +370,14 @@ export class Live {
     const { sound } = this;
     try {
       await sound.input.openMicrophone(settings.get());
-      if (sound === this.sound) this.panel.showProblem(null);
+      if (sound === this.sound) this.showProblem(null);
     } catch (error) {
-      if (sound === this.sound) this.panel.showProblem(() => explainError(error));
+      if (sound === this.sound) this.showProblem(() => explainError(error));
     }
-    if (sound === this.sound) this.showMicrophone();
   }
 
   microphoneLost() {
-    this.panel.showProblem(() => message('problem.microphone_lost'));
-    this.showMicrophone();
-  }
-
-  showMicrophone() {
-    const { input } = this.sound;
-    this.panel.showMicrophone(input.hasMicrophone, input.isMuted);
+    this.showProblem(words('problem.microphone_lost'));
   }
 
   async applySettings(values, changed) {
@@ -401,164 +385,67 @@ export class Live {
     if (sound === null) return;
     const concerns = (names) => names.some((name) => changed.includes(name));
     sound.input.setPushToTalk(values.pushToTalk);
-    if (!values.speakReplies) this.speech?.stop();
+    if (!values.speakReplies) this.session?.speech.stop();
     if (this.defaults !== null && concerns(SESSION_SETTINGS)) {
-      this.updateSession(sessionOf(values, this.defaults));
+      this.session.update(sessionOf(values, this.defaults));
     }
     try {
       if (concerns(['outputDevice'])) await sound.setOutputDevice(values.outputDevice);
       if (concerns(MICROPHONE_SETTINGS)) await sound.input.reopenMicrophone(values);
     } catch (error) {
-      if (sound === this.sound) this.panel.showProblem(() => explainError(error));
+      if (sound === this.sound) this.showProblem(() => explainError(error));
     }
-    if (sound === this.sound) this.showMicrophone();
-  }
-
-  updateSession(session) {
-    this.socket.send({ type: 'session.update', session });
+    this.show();
   }
 
   // What happens.
 
   receiveFrame(frame) {
-    if (this.phase !== Phase.OPEN && this.phase !== Phase.RECONNECTING) return;
+    if (!this.session?.isOpen) return;
     if (this.isCheckingEcho) frame.pcm.fill(0);
-    this.conversation.frameCaptured(frame, this.sound.clock.pageTime(frame.time));
-    if (this.socket.isAttached) this.socket.sendAudio(frame.pcm);
+    const capturedAt = this.sound.clock.pageTime(frame.time);
+    this.session.frameCaptured(frame, capturedAt, performance.now());
     this.show();
     if (this.state === 'listening') this.panel.showLevel(frame.level);
-    const { secondsBehind } = this.conversation;
-    this.panel.showBehind(this.phase === Phase.OPEN ? secondsBehind : 0); // else nobody is behind
-    if (this.recordingId !== null) this.panel.showRecording(this.conversation.seconds);
     this.panel.strip.draw();
   }
 
   receive(event) {
-    const now = performance.now();
-    const turn = this.conversation.receive(event, now);
-    this.speech.receive(event);
-    this.typed.receive(event);
-    switch (event.type) {
-      case 'error':
-        this.refused(event.error);
-        break;
-      case 'session.queued':
-      case 'session.queue_update':
-        this.enter(Phase.QUEUED);
-        this.panel.showNotice(null);
-        this.panel.showQueue({
-          position: event.position,
-          waitSeconds: event.estimated_wait_s,
-        });
-        break;
-      case 'session.created':
-        this.sessionCreated(event.session);
-        break;
-      case 'session.resync_required':
-        this.conversation.eventsLost().forEach((lost) => this.showTurn(lost));
-        break;
-      case 'session.go_away':
-        this.warnOfEnd(event);
-        break;
-      case 'recording.started':
-        this.recordingStarted(event);
-        break;
-      case 'recording.stopped':
-        this.recordingEnded(event);
-        break;
-      case 'input_audio_buffer.speech_started':
-        this.stopWatchingActivity();
-        break;
-      case 'turn.event':
-        if (event.event === 'activity_resumed') this.stopWatchingActivity();
-        break;
-      case 'notice':
-        this.panel.showNotice(() => noticeText(event));
-        break;
-      case 'response.listen':
-        this.showDecision(event.response.metadata);
-        break;
-      case 'response.speak':
-        this.stopWatchingActivity();
-        this.speakingUntil = now + SHORTEST_SPEAKING_MS;
-        this.showDecision(event.metadata);
-        break;
-      case 'response.done':
-        if (turn !== null) this.announceReply(turn);
-        if (event.response.metadata?.online_voice !== undefined) keptRecordings.countOnlineReply();
-        break;
-    }
-    if (turn !== null) this.showTurn(turn);
-    if (this.isRunning) this.show();
+    this.session.receive(event, performance.now());
+    this.show();
   }
 
-  recordingStarted({ recording_id: id }) {
-    this.recordingId = id;
-    keptRecordings.add(id);
-    this.panel.showRecording(0);
-    this.panel.announce(message('record.announce'));
-  }
-
-  /** By the visitor, with the conversation, or because the server cannot go on with it. */
-  recordingEnded({ reason, message: sentence, seconds = this.conversation?.seconds }) {
-    if (this.recordingId === null) return;
-    const { recordingId: id } = this;
-    this.recordingId = null;
-    this.panel.showRecording(null);
-    this.panel.announce(message('record.announceEnd'));
-    if (reason === 'deleted') return this.panel.showKept(null);
-    const words = () =>
-      reason === 'failed'
-        ? message('record.failed', { reason: sentence })
-        : message('record.ended', { time: clockTime(seconds) });
-    this.panel.showKept({ words, id });
-  }
-
-  refused(error) {
-    if (this.typed.isHarmless(error)) return;
-    const { code, message: sentence } = error;
-    this.lastError = { code, message: sentence };
-    // A refused resumption closes the connection, which says what comes of it.
-    if (this.phase !== Phase.RECONNECTING) this.panel.showProblem(() => sentence);
-  }
-
-  sessionCreated(session) {
+  begun(session) {
     this.defaults = session;
-    this.updateSession(sessionOf(settings.get(), session));
-    const { voices, max_positions: maxPositions } = session.capabilities;
+    this.session.update(sessionOf(settings.get(), session));
+    const { voices, maxPositions } = this.session;
     this.panel.showCapabilities({ voices, maxPositions });
-    this.panel.showQueue(null);
-    this.panel.showNotice(null);
-    this.enter(Phase.OPEN);
     this.onSettled();
     this.panel.announce(message('announce.listening'));
   }
 
-  /** The conversation will end for want of activity; any touch of the page is some. */
-  warnOfEnd({ time_left_ms: timeLeftMs }) {
-    this.stopWatchingActivity();
-    this.panel.showNotice(() => message('notice.idle'));
-    const endsAt = performance.now() + timeLeftMs;
-    const count = () => {
-      this.panel.showTimeLeft(Math.max(0, Math.round((endsAt - performance.now()) / 1000)));
-    };
-    count();
-    const counting = setInterval(count, 1000);
-    const watch = new AbortController();
-    const isActive = () => {
-      this.socket.send({ type: 'session.heartbeat', active: true });
-      this.stopWatchingActivity();
-    };
-    for (const kind of ['pointerdown', 'keydown']) {
-      document.addEventListener(kind, isActive, { signal: watch.signal });
-    }
-    this.stopWatchingActivity = () => {
-      watch.abort();
-      clearInterval(counting);
-      this.panel.showTimeLeft(null);
-      this.panel.showNotice(null);
-      this.stopWatchingActivity = () => {};
-    };
+  replyDone(turn, { online_voice: onlineVoice }) {
+    if (onlineVoice !== undefined) keptRecordings.countOnlineReply();
+    if (turn === null) return;
+    const { emotion, text } = turn;
+    this.panel.announce(
+      emotion === null ? text : message('announce.reply', { emotion: message(`emotion.${emotion}`), text }),
+    );
+  }
+
+  /** It has begun or ended: by the visitor, with the conversation, or because the server cannot go on. */
+  recordingChanged() {
+    const { isRecording, recording } = this.session;
+    if (isRecording) keptRecordings.add(recording.id);
+    this.panel.announce(message(isRecording ? 'record.announce' : 'record.announceEnd'));
+  }
+
+  // What the page says of it.
+
+  /** Words, as far as they are this page's; the server's problems are the session's. */
+  showProblem(problem) {
+    this.problem = problem;
+    this.show();
   }
 
   showTurn(turn) {
@@ -567,54 +454,83 @@ export class Live {
     if (turn === this.conversation.turns.last) this.panel.showReply(turn);
   }
 
-  announceReply({ emotion, text }) {
-    this.panel.announce(
-      emotion === null ? text : message('announce.reply', { emotion: message(`emotion.${emotion}`), text }),
-    );
-  }
-
-  showDecision({ positions, max_positions: maxPositions }) {
-    this.panel.showContext({ positions, maxPositions });
-    const { decisions } = this.conversation;
-    const recent = [...decisions.from(decisions.length - DECISIONS_PER_PACE)].filter(Boolean);
-    const total = recent.reduce((sum, decision) => sum + decision.milliseconds, 0);
-    this.panel.showPace(total / recent.length);
-  }
-
-  // What the page says of it.
-
-  enter(phase) {
-    this.phase = phase;
-    this.show();
-    this.panel.showRunning(this.isRunning);
-  }
-
   /** The word for what goes on. */
   currentState() {
     if (this.phase !== Phase.OPEN) return this.phase;
-    const isSpeaking =
-      this.speech.isActive ||
-      this.conversation.currentTurn !== null ||
-      performance.now() < this.speakingUntil;
-    if (isSpeaking) return 'speaking';
-    if (this.conversation.secondsBehind > 0) return 'catching_up';
+    const activity = this.session.activity(performance.now());
     const { input } = this.sound;
-    if (input.isPlaying) return 'listening';
+    if (activity !== 'listening' || input.isPlaying) return activity;
     if (!input.hasMicrophone) return 'no_microphone';
     return input.isMicrophoneWanted ? 'listening' : 'muted';
   }
 
+  /** Tell the panel, if it was not told so already: `key` tells one value from another. */
+  tell(method, key, ...values) {
+    if (this.told.get(method) === key) return;
+    this.told.set(method, key);
+    this.panel[method](...values);
+  }
+
+  /** Everything that has changed. */
   show() {
+    const { session, sound, isRunning } = this;
     const state = this.currentState();
-    const isOpen = this.phase === Phase.OPEN || this.phase === Phase.RECONNECTING;
-    const emotion = (isOpen && this.conversation.turns.last?.emotion) || null;
-    if (state === this.state && emotion === this.emotion) return;
-    this.state = state;
+    const emotion = session?.isOpen ? session.emotion : null;
     this.emotion = emotion;
-    this.panel.showState(state, emotion);
+    this.state = state;
+    this.tell('showState', `${state} ${emotion}`, state, emotion);
+    this.tell('showRunning', isRunning, isRunning);
+    if (sound !== null) {
+      const { hasMicrophone, isMuted } = sound.input;
+      const key = `${isRunning} ${hasMicrophone} ${isMuted}`;
+      this.tell('showMicrophone', key, hasMicrophone, isMuted);
+    }
+    const problem = this.problem ?? session?.settingsProblem ?? session?.refusal ?? null;
+    this.tell('showProblem', problem, problem);
+    const queuePlace = session?.queuePlace ?? null;
+    this.tell('showQueue', queuePlace, queuePlace);
+    this.showNotice();
+    if (session === null) return;
+    const behind = session.secondsBehind;
+    this.tell('showBehind', behind, behind);
+    this.showRecording();
+    this.showDecisions();
+  }
+
+  showNotice() {
+    const endsAt = this.session?.endsAt ?? null;
+    const notice = endsAt === null ? (this.session?.notice ?? null) : IDLE_NOTICE;
+    this.tell('showNotice', notice, notice);
+    const seconds =
+      endsAt === null ? null : Math.max(0, Math.round((endsAt - performance.now()) / 1000));
+    this.tell('showTimeLeft', seconds, seconds);
+  }
+
+  showRecording() {
+    const { recording, isRecording, conversation } = this.session;
+    const seconds = isRecording ? Math.floor(conversation.seconds) : null;
+    this.tell('showRecording', seconds, seconds);
+    const isKept = recording !== null && !isRecording;
+    this.tell('showKept', isKept ? recording : null, isKept ? kept(recording) : null);
+  }
+
+  showDecisions() {
+    const { decisions, positions } = this.session.conversation;
+    if (positions === null) return;
+    const { maxPositions } = this.session;
+    this.tell('showContext', `${positions} ${maxPositions}`, { positions, maxPositions });
+    const recent = [...decisions.from(decisions.length - DECISIONS_PER_PACE)].filter(Boolean);
+    if (recent.length === 0) return;
+    const total = recent.reduce((sum, decision) => sum + decision.milliseconds, 0);
+    this.tell('showPace', decisions.length, total / recent.length);
   }
 }
 
-function noticeText({ code, message: text }) {
-  return code === 'voice_fallback' ? message('notice.voice_fallback') : text;
+/** A recording that has ended: {words, id}. */
+function kept({ id, seconds, failure }) {
+  const how =
+    failure === null
+      ? words('record.ended', { time: clockTime(seconds) })
+      : words('record.failed', { reason: failure });
+  return { words: how, id };
 }

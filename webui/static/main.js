@@ -22,9 +22,8 @@ async function say(panel, live) {
   const text = typed.value.trim();
   if (text === '') return;
   typed.value = '';
-  await live.sendText(text);
-  if (panel.isRunning) panel.showTyped(text);
-  else if (typed.value === '') typed.value = text; // nobody has it: it is not lost
+  const isOnItsWay = await live.sendText(text);
+  if (!isOnItsWay && typed.value === '') typed.value = text; // it is not lost
 }
 
 /** A session file is opened by the replay page, in this tab where no conversation would end. */

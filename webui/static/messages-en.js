@@ -333,6 +333,7 @@ export const ENGLISH = {
   'announce.reply': '{emotion}: {text}',
 
   // Notices
+  'server.says': '{words}',
   'notice.reconnecting':
     'The connection was lost. Trying to take up the conversation where it was; you can go on speaking.',
   'notice.restarting':

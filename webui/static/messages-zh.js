@@ -321,6 +321,7 @@ export const CHINESE = {
   'announce.reply': '{emotion}：{text}',
 
   // 通知
+  'server.says': '{words}',
   'notice.reconnecting': '连接已断开，正在从断开处恢复对话。你可以继续说话。',
   'notice.restarting': '服务器正在重启。准备好后会自动开始新的对话。',
   'notice.begun_anew': '无法恢复之前的对话。这是新的对话，之前的对话已被遗忘。',

@@ -35,6 +35,11 @@ export function hasMessage(key) {
   return key in MESSAGES[current];
 }
 
+/** Gives a message, in the language of the moment in which it is called; says which it is. */
+export function words(key, values = {}) {
+  return Object.assign(() => message(key, values), { key, values });
+}
+
 /** The text under `key`; `{name}` in it becomes `values.name`. */
 export function message(key, values = {}) {
   const text = MESSAGES[current][key];

@@ -182,8 +182,9 @@ export class Panel {
     this.turns.show(turn);
   }
 
-  showTyped(text) {
-    this.turns.showTyped({ text, seconds: this.strip.conversation?.seconds ?? 0 });
+  /** What the visitor typed: {text, seconds}. */
+  showTyped(entry) {
+    this.turns.showTyped(entry);
   }
 
   /** {p50, p95} of the replies so far; null where there is none. */

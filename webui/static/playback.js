@@ -15,9 +15,9 @@ function decode(base64) {
 
 export class Playback {
   /**
-   * `onReport` gets what happened: {kind, id, playedMs, totalMs, at}. `kind` is 'started',
-   * 'progress', 'underrun', 'held', 'flushed' or 'ended'; `totalMs` is what has come of the reply;
-   * `at` is when it could be heard, on the clock of performance.now(). 'held' may have no `id`.
+   * `onReport` gets what happened: {kind, id, playedMs, at}. `kind` is 'started', 'progress',
+   * 'underrun', 'held', 'flushed' or 'ended'; `at` is when it could be heard, on the clock of
+   * performance.now(). 'held' may have no `id`.
    */
   static async open(clock, onReport) {
     const module = new URL('./playback-worklet.js', import.meta.url);
@@ -69,6 +69,11 @@ export class Playback {
     else if (this.replies.has(id)) this.node.port.postMessage({ command: 'complete', id });
   }
 
+  /** It was reported to be. */
+  ended(id) {
+    this.replies.delete(id);
+  }
+
   /** Fall silent at once, keeping the place. */
   hold() {
     this.isHeld = true;
@@ -81,19 +86,17 @@ export class Playback {
     this.node.port.postMessage({ command: 'resume' });
   }
 
-  /** Stop these replies for good, all of them unless named; what still comes of them is dropped. */
-  flush(ids = [...this.replies.keys()]) {
-    this.isHeld = false;
+  /** Stop these replies for good; what still comes of them is dropped. */
+  flush(ids) {
+    const [first] = this.replies.keys();
     this.node.port.postMessage({ command: 'flush', ids });
     for (const id of ids) this.replies.delete(id);
+    if (ids.includes(first)) this.resume(); // what was held is over
   }
 
   receive({ kind, id, played, time }) {
-    const totalMs = milliseconds(this.replies.get(id) ?? played);
-    if (kind === 'ended') this.replies.delete(id);
     if (kind === 'underrun') this.numUnderruns += 1;
-    const at = this.clock.heardAt(time);
-    this.onReport({ kind, id, playedMs: milliseconds(played), totalMs, at });
+    this.onReport({ kind, id, playedMs: milliseconds(played), at: this.clock.heardAt(time) });
   }
 
   close() {
