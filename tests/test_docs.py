@@ -407,9 +407,12 @@ def test_the_architecture_names_every_package() -> None:
 
 
 def test_every_problem_of_the_page_is_in_troubleshooting() -> None:
-    words = (REPOSITORY / "webui" / "static" / "messages-en.js").read_text(encoding="utf-8")
-    problems = re.findall(r"'problem\.(\w+)':\s+'([^']*)'", words)
-    assert len(problems) > 10
+    static = REPOSITORY / "webui" / "static"
+    words = json.loads((static / "messages-en.json").read_text(encoding="utf-8"))
+    code = "".join(path.read_text(encoding="utf-8") for path in static.glob("*.js"))
+    named = re.findall(r"'problem\.(\w+)'", code)
+    assert len(named) > 10
+    problems = [(name, words[f"problem.{name}"]) for name in named]
     advice = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     for name, sentence in problems:
         start = re.split(r"[.:(,{]", sentence)[0].strip()

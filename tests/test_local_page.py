@@ -12,13 +12,14 @@ from streamlit.testing.v1 import AppTest
 
 from backend.audio import float_to_pcm16, read_audio
 from client.audio_format import FRAME_SAMPLES
-from client.messages import CHINESE, ENGLISH, Language
+from client.messages import Language, words_of
 from client.portaudio import System, install_portaudio
 from tests.client_talking import FakeSoundCard
 from tests.conftest import SAMPLES
 from tests.scripted import ScriptedEngine
 from tests.serving import wait_until_free
 
+ENGLISH, CHINESE = words_of(Language.ENGLISH), words_of(Language.CHINESE)
 PAGE = Path(__file__).parents[1] / "webui" / "local_app.py"
 WAIT_SECONDS = 60.0
 VOICE = np.concatenate([read_audio(SAMPLES / "digit_seven.ogg"), np.zeros(16_000, np.float32)])

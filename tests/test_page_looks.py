@@ -90,13 +90,6 @@ def asked(page: Page) -> list[list[Any]]:
     return calls
 
 
-def messages(name: str) -> dict[str, str]:
-    """The words of one language, by key."""
-    code = (STATIC_FOLDER / f"messages-{name}.js").read_text("utf-8")
-    pairs = re.findall(r"^  '([\w.?& -]+)':\s+(['\"])((?:\\.|(?!\2).)*)\2,$", code, re.MULTILINE)
-    return {key: words for key, _, words in pairs}
-
-
 # Layout
 
 
@@ -218,30 +211,6 @@ def test_emotions_are_readable_and_have_a_word_and_a_face(visit: Visit, theme: s
 
 
 # Languages
-
-
-def test_languages_have_the_same_messages() -> None:
-    english, chinese = messages("en"), messages("zh")
-    assert len(english) > 150
-    assert english.keys() == chinese.keys()
-    for key, words in english.items():
-        assert sorted(re.findall(r"\{\w+\}", words)) == sorted(
-            re.findall(r"\{\w+\}", chinese[key])
-        ), key
-        assert words.strip(), key
-    for name in ("en", "zh"):
-        lines = (STATIC_FOLDER / f"messages-{name}.js").read_text("utf-8")
-        assert len(re.findall(r"^  ['\"][\w.?& -]+['\"]:", lines, re.MULTILINE)) == len(english)
-
-
-def test_every_message_that_is_shown_exists() -> None:
-    known = messages("en")
-    named = re.compile(
-        r"""message\(\s*'([^']+)'|data-(?:text|label|title|placeholder)="([^"]+)\""""
-    )
-    for file in (*STATIC_FOLDER.glob("*.js"), *STATIC_FOLDER.glob("*.html")):
-        for code, markup in named.findall(file.read_text("utf-8")):
-            assert (code or markup) in known, (file.name, code or markup)
 
 
 class _Words(HTMLParser):

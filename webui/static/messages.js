@@ -1,9 +1,10 @@
-// The words that visitors read, in the language of the page.
+// The words that visitors read, in the language of the page. Those of the local clients are in the same
+// files: client/messages.py.
 
-import { ENGLISH } from './messages-en.js';
-import { CHINESE } from './messages-zh.js';
+import english from './messages-en.json' with { type: 'json' };
+import chinese from './messages-zh.json' with { type: 'json' };
 
-const MESSAGES = { en: ENGLISH, zh: CHINESE };
+const MESSAGES = { en: english, zh: chinese };
 const callbacks = new Set();
 let current = preferredLanguage();
 
