@@ -538,9 +538,9 @@ def test_words_on_the_stage_follow_the_voice(visit: Visit) -> None:
     said_until = page.evaluate(
         """(said) => {
           const { panel } = window.stage;
-          panel.showPlayback(0.5, Object.assign(panel.shownTurn, { saidText: said }));
+          panel.showPlayback(0.5, Object.assign(panel.stage.shownTurn, { saidText: said }));
           const [place] = document.querySelector('[data-part=reply] s').getClientRects();
-          const box = panel.replyLine.getBoundingClientRect();
+          const box = panel.stage.replyLine.getBoundingClientRect();
           return (place.top - box.top) / box.height;
         }""",
         "words " * 250,

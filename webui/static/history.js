@@ -6,6 +6,14 @@ export class History {
     this.length = 0; // of all that ever was
   }
 
+  /** Of entries of which the first has a number. */
+  static of(entries, first = 0) {
+    const history = new History(Math.max(1, entries.length));
+    history.length = first;
+    for (const entry of entries) history.push(entry);
+    return history;
+  }
+
   /** The number of the oldest entry that is still there. */
   get first() {
     return Math.max(0, this.length - this.entries.length);

@@ -2,59 +2,36 @@
 
 import { AbilityList, hint, summary } from './abilities.js';
 import { Eagerness } from './eagerness.js';
-import { element, partsOf } from './element.js';
-import { Face } from './face.js';
-import { clockTime, count, milliseconds, percent, seconds } from './figures.js';
+import { partsOf } from './element.js';
+import { clockTime, milliseconds, seconds } from './figures.js';
 import { Gallery } from './gallery.js';
 import { LanguageButton } from './language-button.js';
+import { Memory } from './memory.js';
 import { message } from './messages.js';
 import { settings } from './settings.js';
+import { Shown, write } from './shown.js';
 import { replayAddress } from './source.js';
 import { Soundboard } from './soundboard.js';
+import { Stage, queueWords } from './stage.js';
 import { Strip } from './strip.js';
 import { translate } from './translate.js';
 import { Turns } from './turns.js';
-import { since, steps } from './waterfall.js';
-
-const RESTING = ['idle', 'connecting', 'queued', 'reconnecting', 'muted', 'no_microphone'];
-const LONG_REPLY = 90; // characters; beyond them the letters are smaller
-const NEARLY_FULL = 0.9;
-
-function levelToRing(level) {
-  const decibels = 20 * Math.log10(Math.max(level, 1e-4));
-  return Math.max(0, Math.min(1, (decibels + 60) / 50));
-}
-
-/** Screen readers and the layout are left alone by what has not changed. */
-function write(target, text) {
-  if (target.textContent !== text) target.textContent = text;
-}
-
-function figure(label, value) {
-  const span = element('span', `${label} `);
-  span.append(element('b', value));
-  return span;
-}
 
 export class Panel {
   constructor(root) {
     const parts = partsOf(root);
     Object.assign(this, { root, parts });
     this.onChunk = () => {}; // gets the number of a chunk of the strip that was chosen
+    this.shown = new Shown(); // to be written again in another language
     new LanguageButton(parts.language);
-    this.face = new Face(parts.face);
+    this.stage = new Stage(parts, this.shown);
+    this.memory = new Memory(parts, this.shown);
     this.strip = new Strip(parts, (chunk) => this.onChunk(chunk));
     this.turns = new Turns(parts.turns, parts.empty);
     this.abilities = new AbilityList(parts);
     this.gallery = new Gallery(parts.gallery);
     this.soundboard = new Soundboard(parts);
     this.eagerness = new Eagerness(parts, (threshold) => this.strip.showThreshold(threshold));
-    this.stateLine = parts.state.parentElement;
-    this.replyLine = parts.reply.parentElement;
-    this.state = 'idle';
-    this.shownTurn = null; // whose words are on the stage
-    this.shown = new Map(); // what each part shows, to be written again in another language
-    this.latencies = null;
     this.voices = null;
     this.onVoices = () => {};
     settings.onChange((_, changed) => {
@@ -67,12 +44,6 @@ export class Panel {
     this.showRecording(null);
   }
 
-  /** Write a part now, and again whenever the language changes. */
-  show(part, write) {
-    this.shown.set(part, write);
-    write();
-  }
-
   /** Everything once more, in the page's language. */
   showAgain() {
     translate(this.root);
@@ -82,98 +53,47 @@ export class Panel {
     this.soundboard.showAgain();
     this.turns.showAgain();
     this.strip.closeCard();
-    for (const write of this.shown.values()) write();
+    this.shown.showAgain();
   }
 
   // The stage
 
   showState(state, emotion) {
-    this.show('state', () => {
-      this.stateLine.dataset.state = state;
-      write(this.parts.state, message(`state.${state}`));
-      this.showEmotion(emotion);
-    });
-    this.parts.caret.hidden = state !== 'speaking';
+    this.stage.showState(state, emotion);
     this.parts.stopReply.disabled = state !== 'speaking';
-    this.face.show(state, emotion);
-    if (state !== this.state && state === 'speaking') this.face.fillRing(1);
-    if (RESTING.includes(state)) this.face.fillRing(0);
-    this.state = state;
-  }
-
-  showEmotion(emotion) {
-    write(this.parts.emotion, emotion ? message(`emotion.${emotion}`) : '');
-    if (emotion) this.parts.emotion.dataset.emotion = emotion;
-    else delete this.parts.emotion.dataset.emotion;
   }
 
   showLevel(level) {
-    this.face.fillRing(levelToRing(level));
+    this.stage.showLevel(level);
   }
 
   /** How much of a reply has been heard, 0 to 1. */
   showPlayback(fraction, turn) {
-    this.face.fillRing(fraction);
-    if (turn === this.shownTurn) this.showWords(turn);
+    this.stage.showPlayback(fraction, turn);
   }
 
   showHint() {
-    this.shownTurn = null;
-    this.show('reply', () => {
-      this.replyLine.dataset.kind = 'hint';
-      write(this.parts.reply, hint(this.abilities.abilities));
-      this.parts.latency.replaceChildren();
-    });
+    this.stage.showHint(() => hint(this.abilities.abilities));
   }
 
   showReply(turn) {
-    this.shownTurn = turn;
-    this.show('reply', () => {
-      const { latency } = this.parts;
-      this.showWords(turn);
-      const figures = steps(turn.timing).map(([name, time]) =>
-        figure(message(`latency.${name}`), milliseconds(time)),
-      );
-      if (this.latencies) figures.push(figure(message('latency.p95'), milliseconds(this.latencies.p95)));
-      latency.replaceChildren(element('span', since(turn)), ...figures);
-    });
-  }
-
-  /** What is not said yet, or not any more, is paler; where it begins is in view. */
-  showWords(turn) {
-    const { parts, replyLine } = this;
-    const said = turn.heardText ?? turn.saidText ?? turn.text;
-    const unsaid = element('s', turn.text.slice(said.length));
-    replyLine.dataset.kind = turn.text.length > LONG_REPLY ? 'long' : 'reply';
-    parts.reply.replaceChildren(said, unsaid);
-    const { top, height } = replyLine.getBoundingClientRect();
-    replyLine.scrollTop += unsaid.getBoundingClientRect().top - top - height / 2;
+    this.stage.showReply(turn);
   }
 
   /** {position, waitSeconds} while the visitor waits for a place. */
   showQueue(place) {
-    const { queue, latency, reply } = this.parts;
+    const { queue, reply } = this.parts;
     const wasQueued = !queue.hidden;
     queue.hidden = place === null;
     if (place === null) {
       if (wasQueued) this.showHint();
       return;
     }
-    this.shownTurn = null;
-    this.show('reply', () => {
-      this.replyLine.dataset.kind = 'hint';
-      const { position, waitSeconds } = place;
-      const wait = waitSeconds === null ? '' : message('queue.wait', { time: this.inMinutes(waitSeconds) });
-      const words = `${message('queue.position', { position })} ${wait}`.trim();
+    this.stage.showHint(() => {
+      const words = queueWords(place);
       if (reply.textContent !== words) this.announce(words);
-      write(reply, words);
-      latency.replaceChildren();
+      return words;
     });
-  }
-
-  inMinutes(time) {
-    if (time < 90) return message('time.seconds', { number: Math.max(5, 5 * Math.ceil(time / 5)) });
-    return message('time.minutes', { number: Math.ceil(time / 60) });
   }
 
   // The conversation
@@ -189,7 +109,7 @@ export class Panel {
 
   /** {p50, p95} of the replies so far; null where there is none. */
   showLatencies(latencies) {
-    this.latencies = latencies;
+    this.stage.latencies = latencies;
     const figures =
       latencies === null
         ? ''
@@ -197,18 +117,8 @@ export class Panel {
     write(this.parts.latencies, figures);
   }
 
-  showContext({ positions, maxPositions }) {
-    this.show('context', () => {
-      const values = { used: count(positions), all: count(maxPositions) };
-      const { meter } = this.parts;
-      write(this.parts.positions, message('memory.used', values));
-      const fraction = Math.min(1, positions / maxPositions);
-      meter.setAttribute('aria-valuemax', maxPositions);
-      meter.setAttribute('aria-valuenow', positions);
-      meter.setAttribute('aria-valuetext', `${message('memory.used', values)}, ${percent(fraction)}`);
-      meter.style.setProperty('--fraction', fraction);
-      meter.toggleAttribute('data-full', fraction > NEARLY_FULL);
-    });
+  showContext(used) {
+    this.memory.show(used);
   }
 
   // Around it
@@ -222,7 +132,7 @@ export class Panel {
   showModel({ checkpoint, device, abilities }) {
     this.abilities.show(abilities);
     this.parts.model.hidden = false;
-    this.show('model', () => {
+    this.shown.show('model', () => {
       const values = { name: checkpoint, device: device.toUpperCase() };
       write(this.parts.model, message('model', values));
       write(this.parts.ability, summary(abilities));
@@ -232,12 +142,12 @@ export class Panel {
 
   showPace(time) {
     this.parts.pace.hidden = false;
-    this.show('pace', () => write(this.parts.pace, message('pace', { time: time.toFixed(0) })));
+    this.shown.show('pace', () => write(this.parts.pace, message('pace', { time: time.toFixed(0) })));
   }
 
   showBehind(time) {
     this.parts.behind.hidden = time === 0;
-    this.show('behind', () => write(this.parts.behind, message('behind', { time: seconds(time) })));
+    this.shown.show('behind', () => write(this.parts.behind, message('behind', { time: seconds(time) })));
   }
 
   get isRunning() {
@@ -251,12 +161,12 @@ export class Panel {
     hold.disabled = !isRunning;
     microphone.disabled = !isRunning;
     this.gallery.openInTab(isRunning);
-    this.show('running', () => write(start, message(isRunning ? 'stop' : 'start')));
+    this.shown.show('running', () => write(start, message(isRunning ? 'stop' : 'start')));
   }
 
   showMicrophone(hasMicrophone, isMuted) {
     const { microphone } = this.parts;
-    this.show('microphone', () => {
+    this.shown.show('microphone', () => {
       const isOff = this.isRunning && !hasMicrophone;
       write(microphone, message(isOff ? 'microphone' : 'mute'));
       if (isOff) microphone.setAttribute('aria-label', message('microphone.use'));
@@ -277,7 +187,7 @@ export class Panel {
     this.root.toggleAttribute('data-recording', isRecording);
     record.setAttribute('aria-pressed', isRecording);
     recordingLight.hidden = !isRecording;
-    this.show('recording', () => {
+    this.shown.show('recording', () => {
       const clock = isRecording ? clockTime(time) : null;
       write(recordWords, isRecording ? clock : message('record'));
       record.title = isRecording ? message('record.stop') : message('record.title');
@@ -292,7 +202,7 @@ export class Panel {
   showKept(kept) {
     this.parts.kept.hidden = kept === null;
     if (kept !== null) this.parts.openKept.href = replayAddress('recording', kept.id);
-    this.show('keptWords', () => write(this.parts.keptWords, kept?.words() ?? ''));
+    this.shown.show('keptWords', () => write(this.parts.keptWords, kept?.words() ?? ''));
   }
 
   /** Whether a voice is an online one; `auto` may be. */
@@ -305,7 +215,7 @@ export class Panel {
   showSpeaking() {
     const { speakReplies, voice } = settings.get();
     this.parts.speakReplies.setAttribute('aria-checked', speakReplies);
-    this.show('speaking', () => {
+    this.shown.show('speaking', () => {
       const chosen = this.voices?.find(({ id }) => id === voice);
       const isOnline = this.isOnline(voice);
       const who = voice === 'auto' ? 'auto' : isOnline ? 'online' : 'offline';
@@ -342,7 +252,7 @@ export class Panel {
 
   showMessage(part, words) {
     this.parts[part].hidden = words === null;
-    this.show(part, () => write(this.parts[part], words?.() ?? ''));
+    this.shown.show(part, () => write(this.parts[part], words?.() ?? ''));
   }
 
   announce(text) {

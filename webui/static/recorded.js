@@ -6,12 +6,6 @@ import { History } from './history.js';
 
 const FRAMES_PER_CHUNK = Math.round(CHUNK_SECONDS / FRAME_SECONDS);
 
-function historyOf(entries) {
-  const history = new History(Math.max(1, entries.length));
-  for (const entry of entries) history.push(entry);
-  return history;
-}
-
 /** Amplitudes for each frame; the story has the root of them in percent, and fewer a chunk. */
 function* amplitudes({ peaks, peaks_per_chunk: peaksPerChunk }) {
   const framesPerPeak = FRAMES_PER_CHUNK / peaksPerChunk;
@@ -73,14 +67,14 @@ export class Recorded {
     this.settings = story.settings; // when it began
     this.settingsChanges = story.settings_changes;
     this.forkedAtChunk = story.forked_at_chunk;
-    this.peaks = historyOf([...amplitudes(story)]);
+    this.peaks = History.of([...amplitudes(story)]);
     const of = (wanted) => story.said.filter(({ kind }) => kind === wanted);
     const replies = of('reply');
     const answered = new Set(replies.map(({ chunk }) => chunk));
-    this.decisions = historyOf(
+    this.decisions = History.of(
       story.decisions.map((decision, chunk) => decisionOf(decision, chunk, answered.has(chunk))),
     );
-    this.turns = historyOf(replies.map((said) => turnOf(said, story.barge_ins)));
+    this.turns = History.of(replies.map((said) => turnOf(said, story.barge_ins)));
     this.typed = of('typed').map(typedOf);
   }
 
