@@ -75,7 +75,11 @@ class Capture:
     def stop_clip(self) -> None:
         """Hear the microphone again, once the room is quiet."""
         self.clip = None
-        self._num_silent = round(ROOM_SECONDS * SAMPLE_RATE_HZ)
+        self.hear_nothing(0)
+
+    def hear_nothing(self, num_samples: int) -> None:
+        """For as long as something plays, and until the room is quiet."""
+        self._num_silent = num_samples + round(ROOM_SECONDS * SAMPLE_RATE_HZ)
 
 
 def _frame(samples: Samples) -> Frame:

@@ -11,11 +11,13 @@ from typing import Any
 
 from client.address import ServerAddress
 from client.audio_format import (
+    CHUNK_SAMPLES,
     FRAME_SAMPLES,
     FRAME_SECONDS,
     REPLY_RATE_HZ,
     SAMPLE_RATE_HZ,
     Samples,
+    pcm16_to_float,
 )
 from client.capture import Capture, CaptureClock
 from client.clips import Clip
@@ -201,6 +203,16 @@ class Live:
         if self._capture.clip is not None:
             self._capture.stop_clip()
             self._playback.drop_clip()
+
+    def hear_again(self, chunk: int) -> None:
+        """Play a chunk to the user alone, and as much around it; nothing is heard meanwhile."""
+        if not self.session.is_open or self._loudspeaker is None:
+            return
+        start, end = ((chunk + step) * CHUNK_SAMPLES for step in (-1, 2))
+        pcm = b"".join(self.conversation.sound_since(max(0, start) / SAMPLE_RATE_HZ))
+        samples = pcm16_to_float(pcm)[: end - max(0, start)]
+        self._capture.hear_nothing(len(samples))
+        self._playback.add_clip(samples, is_last=True)
 
     def stop_recording(self) -> None:
         """The conversation goes on."""

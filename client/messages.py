@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-WORDS_FOLDER = Path(__file__).parents[1] / "webui" / "static"
+PAGE_FOLDER = Path(__file__).parents[1] / "webui" / "static"
 """Where `messages-en.json` and `messages-zh.json` lie, which the page loads as they are."""
 
 
@@ -62,6 +62,6 @@ def message(key: str, **values: object) -> Message:
 @cache
 def words_of(language: Language) -> Mapping[str, str]:
     """Every message of a language, by its key."""
-    path = WORDS_FOLDER / f"messages-{language}.json"
+    path = PAGE_FOLDER / f"messages-{language}.json"
     words: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     return words

@@ -61,6 +61,14 @@ class SpeechOut:
         """Whether it is silent until the server knows what it hears."""
         return self._playback.is_held
 
+    @property
+    def fraction(self) -> float | None:
+        """How much of the reply that is being said has been heard, 0 to 1; None where none is."""
+        reply = next(iter(self._replies.values()), None)
+        if reply is None or not reply.total_ms:
+            return None
+        return min(1.0, reply.played_ms / reply.total_ms)
+
     # What the server tells of replies
 
     def begin(self, turn: Turn, item_id: str) -> None:

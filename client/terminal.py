@@ -1,7 +1,9 @@
 """The terminal client's display: state, reply and strip at the bottom, what was said above."""
 
 import asyncio
+import re
 import sys
+from functools import cache
 
 from rich.cells import cell_len
 from rich.console import Console, Group
@@ -10,10 +12,10 @@ from rich.style import Style
 from rich.text import Text
 
 from client.audio_format import CHUNK_SECONDS, FRAME_SECONDS
-from client.colours import DARK
 from client.conversation import Conversation, Decision, Turn, TypedEntry
 from client.keyboard import END, ESCAPE, TAB, Keyboard
 from client.live import Live, State
+from client.messages import PAGE_FOLDER
 from client.news import News
 from client.words import FACES, Words, clock_time, milliseconds
 
@@ -167,7 +169,15 @@ def _label(words: str) -> str:
 
 def _style(name: str, *, bold: bool = False) -> Style:
     """One of the page's colours; the ink is the terminal's own."""
-    return Style(color=None if name == "ink" else DARK[name], bold=bold)
+    return Style(color=None if name == "ink" else _colours()[name], bold=bold)
+
+
+@cache
+def _colours() -> dict[str, str]:
+    """The page's on a dark ground, by their names in its style sheet."""
+    style = (PAGE_FOLDER / "page.css").read_text(encoding="utf-8")
+    _, _, dark = style.partition(".page:is(.dark *) {")
+    return dict(re.findall(r"--([\w-]+): (#\w{6});", dark.partition("}")[0]))
 
 
 def _block(blocks: str, share: float) -> str:

@@ -1,7 +1,6 @@
 """The local clients' conversation: over the real wire, with tests as microphone and ears."""
 
 import asyncio
-import re
 import socket
 from contextlib import suppress
 from io import BytesIO, StringIO, TextIOWrapper
@@ -14,7 +13,6 @@ from rich.console import Console
 from backend import protocol
 from backend.audio import read_audio
 from backend.serving.server import ServingOptions
-from client import colours
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.conversation import Conversation, Emotion, Frame, Sentence, Timing, Turn, heard_text
 from client.errors import AddressError, ConversationOverError, ServerUnreachableError
@@ -30,9 +28,7 @@ from tests.conftest import SAMPLES
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
 from tests.virtual_sound import running
-from webui.local_drawing import FACES
 
-STATIC = Path(__file__).parents[1] / "webui" / "static"
 VOICE = read_audio(SAMPLES / "digit_seven.ogg")
 LONG_VOICE = read_audio(SAMPLES / "order_small_latte_double_shot.ogg")
 QUIET = np.zeros(16_000, np.float32)
@@ -309,18 +305,6 @@ def _free_port() -> int:
 
 
 # What is shown
-
-
-def test_colours_and_faces_are_the_page_s() -> None:
-    style = (STATIC / "page.css").read_text(encoding="utf-8")
-    light, dark = re.findall(r"--background: .*?\n\}", style, re.DOTALL)[:2]
-    for palette, rule in ((colours.LIGHT, light), (colours.DARK, dark)):
-        for name, colour in palette.items():
-            assert f"--{name}: {colour};" in rule, name
-    faces = (STATIC / "face.js").read_text(encoding="utf-8")
-    assert set(FACES) == {*State, *Emotion}
-    for name, (_, lines) in FACES.items():
-        assert re.search(rf"{name}: \{{[^}}]*'{re.escape(lines)}'", faces), name
 
 
 def test_heard_text_ends_with_a_whole_word() -> None:

@@ -20,7 +20,7 @@ from client.messages import LANGUAGE_NAMES, Language, Message, message
 from client.session import Recording, Voice
 from client.sound_card import Device, SoundCard
 from client.words import Words
-from webui.local_drawing import SHOW, STYLE, conversation_html, now_html
+from webui import local_panel
 
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 LOOK_SECONDS = 0.25
@@ -36,6 +36,13 @@ STEADY = (
     "<style>[data-stale] { opacity: 1 !important; transition: none !important; } "
     "[data-testid=InputInstructions] { display: none; }</style>"
 )
+# Streamlit serves `webui/static/` at `app/static/`, as .streamlit/config.toml says.
+PANEL = """
+export default function ({ parentElement, data, setTriggerValue }) {
+  import(new URL('app/static/local-panel.js', document.baseURI)).then(({ show }) =>
+    show(parentElement, data, (chunk) => setTriggerValue('chunk', chunk)));
+}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,8 @@ class Desk:
     """What one browser has here."""
 
     conversation: BackgroundConversation | None = None
+    num_conversations: int = 0
+    """How many there were."""
     options: LiveOptions | None = None
     """Those that the conversation has been told."""
     has_microphone: bool = True
@@ -106,6 +115,7 @@ class Desk:
             return
         self.options = replace(self.wanted(chosen.options), recording_title=title)
         self.conversation = BackgroundConversation(address, self.options)
+        self.num_conversations += 1
 
     def stop(self) -> None:
         """End it, if one goes on."""
@@ -439,26 +449,26 @@ def now(words: Words) -> None:
     if (problem := desk().problem) is not None:
         st.error(words.of(problem))
     if conversation is None:
-        show(now_html(not_started(), words), "now")
+        show(local_panel.now(not_started(), words), words, "now")
         return
     if conversation.ended_because is not None:
         st.error(words.of(conversation.ended_because))
-    shown, problems, notice, recording, address = conversation.look(
+    told, problems, notice, recording, address = conversation.look(
         lambda live: (
-            now_html(live, words),
+            local_panel.now(live, words),
             live.problems,
             live.notice,
             live.session.recording,
             live.recording_address,
         )
     )
-    for told in problems:
-        st.error(words.of(told))
+    for problem in problems:
+        st.error(words.of(problem))
     if notice is not None:
         st.info(words.of(notice))
     if recording is not None and recording.seconds is not None:
         recorded(words, recording, address)
-    show(shown, "now")
+    show(told, words, "now")
     if desk().shape != st.session_state["shape"]:
         st.rerun()  # the buttons, too
 
@@ -474,11 +484,11 @@ def recorded(words: Words, recording: Recording, address: str | None) -> None:
 
 def said(words: Words) -> None:
     """What was said and typed."""
-    conversation = desk().conversation
+    conversation, number = desk().conversation, desk().num_conversations
     if conversation is None:
-        show(conversation_html(not_started(), words), "said")
+        show(local_panel.said(not_started(), number), words, "said")
     else:
-        show(conversation.look(lambda live: conversation_html(live, words)), "said")
+        show(conversation.look(lambda live: local_panel.said(live, number)), words, "said")
 
 
 def not_started() -> Live:
@@ -486,9 +496,17 @@ def not_started() -> Live:
     return Live(ServerAddress.parse(DEFAULT_SERVER), LiveOptions())
 
 
-def show(picture: str, key: str) -> None:
-    """A picture in its place, without the flicker of a new one."""
-    st.components.v2.component("picture", css=STYLE, js=SHOW)(data=picture, key=key)
+def show(told: local_panel.Told, words: Words, key: str) -> None:
+    """What a part of the panel is told, in its place."""
+    told = told | {"language": words.language, "theme": st.context.theme.type or "light"}
+    st.components.v2.component("panel", js=PANEL)(data=told, key=key, on_chunk_change=hear_chunk)
+
+
+def hear_chunk() -> None:
+    """A chunk of the strip was chosen to be heard."""
+    chunk = st.session_state["now"]["chunk"]
+    if chunk is not None:
+        desk().do(lambda live: live.hear_again(chunk))
 
 
 if __name__ == "__main__":
