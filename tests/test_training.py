@@ -334,7 +334,9 @@ def test_only_one_thread_at_a_time_unpacks_a_voice(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("make", [alarm, music])
-def test_synthetic_sounds_are_audible_and_differ(make: Callable) -> None:
+def test_synthetic_sounds_are_audible_and_differ(
+    make: Callable[[random.Random], np.ndarray],
+) -> None:
     made = [make(random.Random(seed)) for seed in range(40)]
     assert len({audio.tobytes() for audio in made}) == 40
     for audio in made:

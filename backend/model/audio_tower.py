@@ -66,4 +66,5 @@ class AudioTower(nn.Module):
 @torch.no_grad()
 def encode_clip(tower: AudioTower, log_mel: Tensor) -> Tensor:
     """Encode a whole clip's log-mel `[128, 40 n]` to `[n, 10, width]`, each chunk on its own."""
-    return tower(log_mel.unflatten(1, (-1, MEL_FRAMES_PER_CHUNK)).transpose(0, 1))
+    features: Tensor = tower(log_mel.unflatten(1, (-1, MEL_FRAMES_PER_CHUNK)).transpose(0, 1))
+    return features

@@ -89,12 +89,14 @@ class Checkpoint:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.language_model.device
+        device: torch.device = self.language_model.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' number format."""
-        return self.language_model.dtype
+        dtype: torch.dtype = self.language_model.dtype
+        return dtype
 
 
 def load_checkpoint(

@@ -142,7 +142,7 @@ class _Mp3Decoder:
         yield from self._decode_packet(None)
         yield from self._pcm_of(None)
 
-    def _decode_packet(self, packet: av.Packet | None) -> Iterator[bytes]:
+    def _decode_packet(self, packet: "av.Packet[av.AudioStream] | None") -> Iterator[bytes]:
         try:
             frames = self._codec.decode(packet)
         except av.InvalidDataError:

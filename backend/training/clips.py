@@ -4,6 +4,7 @@ import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -141,7 +142,7 @@ def _write(value: object, path: Path) -> None:
     partial.replace(path)
 
 
-def _read(path: Path) -> list:
+def _read(path: Path) -> list[Any]:
     return pickle.loads(path.read_bytes())
 
 

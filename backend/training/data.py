@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -106,7 +107,7 @@ def is_held_out(recording: Recording) -> bool:
             return fraction < HELD_OUT_SHARE
 
 
-def _entries(manifest: Path) -> Iterator[dict]:
+def _entries(manifest: Path) -> Iterator[dict[str, Any]]:
     with manifest.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
