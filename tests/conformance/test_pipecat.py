@@ -171,10 +171,10 @@ async def test_speaking_over_a_reply_interrupts_it(wire: Wire) -> None:
         await bot.until(TTSAudioRawFrame)
         await bot.say()
         await bot.until(InterruptionFrame)
-        # One for the interruption, one for the end of the reply that was stopped.
-        for _ in range(2):
-            await bot.until(LLMFullResponseEndFrame)
-        assert text_of(await bot.until(LLMFullResponseEndFrame)) == SECOND_REPLY.text
+        # The interruption may end the first reply, and so may the server's word of its end.
+        frames: list[Frame] = []
+        while not text_of(frames).endswith(SECOND_REPLY.text):
+            frames += await bot.until(LLMFullResponseEndFrame)
     wire.require_pure_ga()
     statuses = [event["response"]["status"] for event in wire.told("response.done")]
     assert statuses == ["cancelled", "completed"]

@@ -29,7 +29,8 @@ WAIT_SECONDS = 60.0
 
 FIRST_REPLY = ScriptedReply("Coming up: large latte.", Emotion.HAPPY)
 SECOND_REPLY = ScriptedReply("You said seven.", Emotion.NORMAL)
-LONG_REPLY = ScriptedReply("This goes on and on and on and on, until somebody stops it. " * 8)
+LONG_REPLY = ScriptedReply("This goes on and on and on and on, until it is stopped. " * 1000)
+"""Takes longer than any machine needs to stop it."""
 
 VOICE = "espeak:en-us"
 """Works offline, so that no word of a test leaves the machine."""
