@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from backend.audio import Samples, read_audio
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, GREEDY, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.engine.cost import run_steps
-from backend.engine.model_runner import Choice, ModelRunner, StepRow
+from backend.engine.model_runner import ModelRunner, Step, StepOutcome, StepRow
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
 from backend.recordings.replay import TIE_LOGITS, Witness
 from bench.samples import SAMPLES_FOLDER
@@ -61,24 +62,19 @@ class RoundingFigures:
 class _Observer(ModelRunner):
     """Notes every session's tokens and what they are drawn from, by its slot."""
 
-    def __init__(self, checkpoint: Checkpoint, num_slots: int) -> None:
-        super().__init__(checkpoint, num_slots, checkpoint.max_positions)
+    def __init__(self, checkpoint: Checkpoint, num_slots: int, max_positions: int) -> None:
+        super().__init__(checkpoint, num_slots, max_positions)
         self.tokens: dict[int, list[int | None]] = defaultdict(list)
         self.logits: dict[int, list[Tensor]] = defaultdict(list)
 
-    def decide(self, rows: Sequence[StepRow], features: Tensor) -> list[Choice]:
+    def run(self, step: Step) -> StepOutcome:
         """As any runner."""
-        choices = super().decide(rows, features)
-        for row, choice in zip(rows, choices, strict=True):
+        outcome = super().run(step)
+        for row, choice in zip(step.listening, outcome.choices, strict=True):
             self.tokens[row.slot].append(choice.token)
-        return choices
-
-    def speak(self, rows: Sequence[StepRow]) -> list[int | None]:
-        """As any runner."""
-        tokens = super().speak(rows)
-        for row, token in zip(rows, tokens, strict=True):
+        for row, token in zip(step.speaking, outcome.tokens, strict=True):
             self.tokens[row.slot].append(token)
-        return tokens
+        return outcome
 
     def _draw(self, rows: Sequence[StepRow], logits: Tensor) -> Tensor:
         for row, drawn_from in zip(rows, logits.float(), strict=True):
@@ -117,15 +113,20 @@ def measure_rounding(checkpoint: Checkpoint, heard: Sequence[Samples]) -> Roundi
 
 
 def _hear_together(checkpoint: Checkpoint, heard: Sequence[Samples]) -> _Observer:
-    observer = _Observer(checkpoint, len(heard))
-    core = EngineCore(checkpoint, EngineConfig(len(heard)), runner=lambda *_: observer)
+    observers: list[_Observer] = []
+
+    def observe(*given: Any) -> _Observer:
+        observers.append(_Observer(*given))
+        return observers[0]
+
+    core = EngineCore(checkpoint, EngineConfig(len(heard)), runner=observe)
     sessions = [core.open(ANSWERS_MORE) for _ in heard]
     for chunks in zip(*heard, strict=True):
         for session, chunk in zip(sessions, chunks, strict=True):
             core.hear(session, chunk)
         for _ in run_steps(core):
             pass
-    return observer
+    return observers[0]
 
 
 def _compare_alone(
@@ -134,9 +135,17 @@ def _compare_alone(
     drawn: Iterator[tuple[int | None, Tensor]],
     figures: RoundingFigures,
 ) -> None:
-    witness = Witness(checkpoint, 1, checkpoint.max_positions)
-    core = EngineCore(checkpoint, EngineConfig(num_slots=1), runner=lambda *_: witness)
+    witnesses: list[Witness] = []
+
+    def witness_all(*given: Any) -> Witness:
+        witnesses.append(Witness(*given))
+        return witnesses[0]
+
+    core = EngineCore(checkpoint, EngineConfig(num_slots=1), runner=witness_all)
+    (witness,) = witnesses
     session = core.open(ANSWERS_MORE)
+    for _ in run_steps(core):
+        pass
     for chunk in clip:
         core.hear(session, chunk)
         while core.has_work():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,7 @@ from backend.config import (
     SessionSettings,
 )
 from backend.engine.core import EngineCore
-from backend.engine.model_runner import Choice, ModelRunner
-from backend.engine.scheduler import Batch
+from backend.engine.model_runner import Choice, ModelRunner, Step, StepOutcome, StepRow
 from backend.engine.session import Session
 from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
@@ -58,6 +57,13 @@ def run(core: EngineCore) -> dict[int, list[Event]]:
         for session, event in core.step():
             events.setdefault(session.session_id, []).append(event)
     return events
+
+
+def opened(core: EngineCore, settings: SessionSettings) -> Session:
+    """A session whose prompt has been taken in."""
+    session = core.open(settings)
+    run(core)
+    return session
 
 
 def hear_all(core: EngineCore, session: Session, chunks: Sequence[np.ndarray]) -> None:
@@ -145,12 +151,13 @@ def whole_pass(checkpoint: Checkpoint, session: Session) -> torch.Tensor:
     ids = torch.tensor(tokens[:-1])
     embeddings = model.model.embed_tokens(ids)
     embeddings[ids == control.pad] = torch.cat([chunk.features for chunk in session.context])
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        hidden = model.model(inputs_embeds=embeddings[None], use_cache=False).last_hidden_state[0]
-    finally:
-        model.set_attn_implementation(implementation)
+    return logits_of(checkpoint, embeddings)
+
+
+def logits_of(checkpoint: Checkpoint, embeddings: torch.Tensor) -> torch.Tensor:
+    """Logits `[positions, vocabulary]` of the library's own forward pass."""
+    model = checkpoint.language_model
+    hidden = model.model(inputs_embeds=embeddings[None], use_cache=False).last_hidden_state[0]
     return model.lm_head(hidden)
 
 
@@ -230,7 +237,7 @@ def test_a_full_context_rolls_and_the_session_lives_on(golden_checkpoint: Checkp
                 rolls += isinstance(event, ContextRolled)
                 last = event
         assert session.num_positions <= 512
-        assert isinstance(last, Decision | TurnDone)
+        assert isinstance(last, Decision | TurnDone | ContextRolled)
     assert rolls >= 3
     assert session.num_chunks_heard == 150
     assert len(session.context) <= 512 // 13
@@ -242,6 +249,62 @@ def test_a_full_context_rolls_and_the_session_lives_on(golden_checkpoint: Checkp
     logits = whole_pass(golden_checkpoint, session)
     pair = logits[decision_positions(session)[-1], [control.keep_silence, control.text_begin]]
     assert decision.speak_probability == pytest.approx(pair.softmax(-1)[1].item(), abs=1e-5)
+
+
+def test_contexts_that_fill_together_hold_nobody_up(
+    golden_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays of each is computed while they converse on: no step is long, and none waits."""
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=8, max_positions=384))
+    run_step = core._runner.run
+    num_positions: list[int] = []
+
+    def count(step: Step) -> StepOutcome:
+        pieces = sum(len(piece.tokens) for piece in step.pieces)
+        num_positions.append(LISTENING_POSITIONS * len(step.listening) + pieces)
+        return run_step(step)
+
+    monkeypatch.setattr(core._runner, "run", count)
+    quiet = dataclasses.replace(CALM, decision_bias=ONLY_WHEN_ASKED)
+    sessions = [opened(core, quiet) for _ in range(8)]
+    left_at_roll: list[int] = []
+    for chunk in noise_chunks(32, seed=5):
+        for session in sessions:
+            core.hear(session, chunk)
+        while core.has_work():
+            for session, event in core.step():
+                if isinstance(event, ContextRolled):
+                    assert session.refill is not None
+                    left_at_roll.append(session.refill.num_positions_left)
+    assert len(left_at_roll) == 8
+    # The newest chunk, and what was too short for a piece of its own.
+    assert max(left_at_roll) < 2 * LISTENING_POSITIONS
+    assert max(num_positions) <= (8 + 4) * LISTENING_POSITIONS
+
+
+def test_a_session_that_rolls_in_company_equals_itself_alone(
+    golden_checkpoint: Checkpoint,
+) -> None:
+    config = EngineConfig(num_slots=3, max_positions=384)
+    chunks = noise_chunks(60, seed=9)
+    outcomes = []
+    for company in (0, 2):
+        core = EngineCore(golden_checkpoint, config)
+        sessions = [core.open(DRAWN), *(core.open(CALM) for _ in range(company))]
+        told: list[ContextRolled | Decision] = []
+        for number, chunk in enumerate(chunks):
+            for place, session in enumerate(sessions):
+                core.hear(session, chunk if not place else chunks[(number + 7 * place) % 60])
+            events = run(core)[sessions[0].session_id]
+            told += [event for event in events if isinstance(event, ContextRolled | Decision)]
+        outcomes.append((outcome(sessions[0]), told))
+    (alone_tokens, alone_told), (tokens, told) = outcomes
+    assert tokens == alone_tokens
+    assert sum(isinstance(event, ContextRolled) for event in told) >= 2
+    assert [event for event in told if isinstance(event, ContextRolled)] == [
+        event for event in alone_told if isinstance(event, ContextRolled)
+    ]
+    assert probabilities(told) == pytest.approx(probabilities(alone_told), abs=1e-5)
 
 
 def test_a_context_may_roll_in_the_middle_of_a_reply(golden_checkpoint: Checkpoint) -> None:
@@ -292,7 +355,7 @@ def test_a_bias_moves_the_decision_and_not_the_probability(
     spoken: dict[float, list[bool]] = {}
     for bias in (-8.0, 0.0, 8.0):
         core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1))
-        session = core.open(dataclasses.replace(CALM, decision_bias=bias))
+        session = opened(core, dataclasses.replace(CALM, decision_bias=bias))
         hear_all(core, session, chunks[:1])
         (first,) = decisions([event for _, event in core.step()])
         assert first.threshold == pytest.approx(1 / (1 + math.exp(bias)))
@@ -378,7 +441,7 @@ def test_another_seed_begins_its_draws_anew(core: EngineCore) -> None:
 
 
 def test_a_decision_says_how_full_the_context_is(core: EngineCore) -> None:
-    session = core.open(CALM)
+    session = opened(core, CALM)
     before = session.num_positions
     hear_all(core, session, noise_chunks(2, seed=3))
     first, second = decisions(run(core)[session.session_id])
@@ -404,7 +467,11 @@ def test_a_request_is_satisfied_by_a_reply_that_the_model_starts(
     decided, expected = SPEAKS_ITSELF[name]
     control = core.checkpoint.control_tokens
     tokens = iter([control.text_begin if speaks else control.keep_silence for speaks in decided])
-    monkeypatch.setattr(core._runner, "decide", lambda rows, _: [Choice(next(tokens), 0.5, (0, 0))])
+
+    def decide(rows: Sequence[StepRow], _: torch.Tensor) -> list[Choice]:
+        return [Choice(next(tokens), 0.5, (0, 0)) for _ in rows]
+
+    monkeypatch.setattr(core._runner, "_decide", decide)
     session = core.open(CALM)
     hear_all(core, session, noise_chunks(3, seed=3))
     heard = decisions(run(core)[session.session_id]) if is_heard_first else []
@@ -414,26 +481,40 @@ def test_a_request_is_satisfied_by_a_reply_that_the_model_starts(
     assert [d.speak for d in heard] == expected
 
 
+@torch.inference_mode()
 def test_a_reply_may_hold_the_token_that_stands_for_audio(
-    core: EngineCore, monkeypatch: pytest.MonkeyPatch
+    core: EngineCore, golden_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     control = core.checkpoint.control_tokens
     session, _ = reply(core, CALM)
     spoken = iter([control.pad, control.audio_begin, control.assistant, control.text_end])
-    monkeypatch.setattr(core._runner, "speak", lambda rows: [next(spoken)])
+
+    def speak(rows: Sequence[StepRow], _: torch.Tensor) -> list[int]:
+        return [next(spoken) for _ in rows]
+
+    monkeypatch.setattr(core._runner, "_speak", speak)
     run(core)
-    session.num_positions = core.max_positions  # as if the context were full
+    # All of it is computed anew.
+    core.change_settings(session, dataclasses.replace(CALM, system_prompt="hear"))
     core.hear(session, noise_chunks(1, seed=3)[0])
-    events = [event for _, event in core.step()]
-    assert [type(event) for event in events] == [ContextRolled, Decision]
+    (decision, *_) = decisions(run(core)[session.session_id])
+    features = iter([chunk.features for chunk in session.context])
+    embeddings = golden_checkpoint.language_model.model.embed_tokens
+    sequence = [embeddings(torch.tensor(session.prefix))]
+    for chunk in session.context:
+        heard = embeddings(torch.tensor(listening_tokens(control, 0)[1:]))
+        heard[1:-1] = next(features)
+        sequence += [heard, embeddings(torch.tensor(chunk.tokens))]
+    logits = logits_of(golden_checkpoint, torch.cat(sequence[:-1]))[-1]
+    pair = logits[[control.keep_silence, control.text_begin]].softmax(dim=-1)
+    assert decision.speak_probability == pytest.approx(pair[1].item(), abs=1e-5)
 
 
 def test_numbers_that_break_down_in_a_reply_end_it_and_leave_nothing(
     core: EngineCore, golden_checkpoint: Checkpoint
 ) -> None:
     session, _ = reply(core, DRAWN)
-    for values in core._runner._cache.values:
-        values[session.slot, :, 0] = torch.nan
+    core._runner._decoder.cache.view(session.slot, 0, 1).fill_(torch.nan)
     events = run(core)[session.session_id]
     assert [type(event) for event in events] == [SessionFailed]
     core.close(session)
@@ -450,25 +531,17 @@ def test_a_context_that_is_too_small_is_refused(golden_checkpoint: Checkpoint) -
             EngineCore(golden_checkpoint, EngineConfig(max_positions=max_positions))
 
 
-def test_the_cost_of_a_chunk_includes_making_room(
-    golden_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cost_of_a_chunk_is_its_step_s(golden_checkpoint: Checkpoint) -> None:
     ticks = iter(range(1000))
     core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1), lambda: next(ticks))
-    session = core.open(CALM)
-
-    def make_room(_: Batch) -> Iterator[tuple[Session, Event]]:
-        next(ticks)
-        return iter(())
-
-    monkeypatch.setattr(core, "_make_room", make_room)
+    session = opened(core, CALM)
     core.hear(session, noise_chunks(1, seed=1)[0])
     costs = [event.milliseconds for _, event in core.step() if isinstance(event, Decision)]
-    assert costs == [2000.0]
+    assert costs == [1000.0]
 
 
 def reply(core: EngineCore, settings: SessionSettings) -> tuple[Session, list[Event]]:
-    session = core.open(settings)
+    session = opened(core, settings)
     core.request_reply(session)
     core.hear(session, noise_chunks(1, seed=4)[0])
     return session, [event for _, event in core.step()]
@@ -577,21 +650,15 @@ def test_the_first_steps_are_taken_before_anybody_waits(
     core: EngineCore, golden_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: set[str] = set()
+    run_step = core._runner.run
 
-    def note(step: str) -> Callable[..., object]:
-        real = getattr(core._runner, step)
+    def note(step: Step) -> StepOutcome:
+        taken.update(field.name for field in dataclasses.fields(step) if getattr(step, field.name))
+        return run_step(step)
 
-        def take(*arguments: object) -> object:
-            taken.add(step)
-            return real(*arguments)
-
-        return take
-
-    steps = {"prefill", "encode", "decide", "speak"}
-    for step in steps:
-        monkeypatch.setattr(core._runner, step, note(step))
+    monkeypatch.setattr(core._runner, "run", note)
     core.warm_up()
-    assert taken == steps
+    assert taken == {"listening", "chunks", "speaking", "pieces"}
     assert core.sessions == []
     # And leave nothing behind.
     session = core.open(DRAWN)
@@ -609,7 +676,7 @@ def test_a_device_without_memory_says_what_helps(
 
     with pytest.raises(SettingsError, match=r"no room for 900 conversations .*--sessions"):
         EngineCore(golden_checkpoint, EngineConfig(num_slots=900), runner=full)
-    monkeypatch.setattr(core._runner, "speak", full)
+    monkeypatch.setattr(core._runner, "_speak", full)
     with pytest.raises(SettingsError, match="no room for 4 conversations"):
         core.warm_up()
     assert core.sessions == []

@@ -236,11 +236,10 @@ def test_a_device_that_fails_keeps_no_slot(engine: Engine, monkeypatch: pytest.M
         raise RuntimeError("CUDA error")
 
     async def scenario() -> None:
-        session = await engine.open_session()
         with monkeypatch.context() as patch:
-            patch.setattr(engine.core._runner, "wipe", broken)
+            patch.setattr(engine.core._runner, "forget", broken)
             with pytest.raises(RuntimeError, match="CUDA error"):
-                await session.close()
+                await engine.open_session()
         assert engine.core.sessions == []
 
     asyncio.run(scenario())

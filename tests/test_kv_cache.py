@@ -1,69 +1,104 @@
-"""Attention over the slot cache: what a query sees, and that packing changes nothing."""
+"""Attention over the slot cache: what a query sees, and that slots and packing change nothing."""
 
 import pytest
 import torch
-from torch import nn
-from transformers import Qwen2Config
-from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
+from torch.nn import functional as F
 
-from backend.model.kv_cache import SlotCache, packed_gqa_attention, packed_mask
+from backend.model.kv_cache import CacheRow, CacheShape, RowAttention, SlotCache
 
-
-@pytest.mark.parametrize(
-    ("window", "seen"),
-    [(None, [[0, 1, 2], [0, 1, 2, 3]]), (2, [[1, 2], [2, 3]]), (1, [[2], [3]])],
-)
-def test_a_query_sees_the_past_within_its_window(window: int | None, seen: list[list[int]]) -> None:
-    mask = packed_mask(torch.tensor([[2, 3]]), slice(0, 6), window, 1, torch.float32)
-    assert mask.shape == (1, 1, 2, 6)
-    assert [row.nonzero()[:, 0].tolist() for row in mask[0, 0] == 0] == seen
+LAYERS, HEADS, KV_HEADS, HEAD_SIZE, POSITIONS = 2, 6, 2, 8, 60
 
 
-@pytest.mark.parametrize("steps", [1, 13])
-def test_packed_attention_equals_repeated_keys(steps: int) -> None:
+def cache_of(num_slots: int, window: int | None = None) -> SlotCache:
+    """Filled with what no query must see."""
+    shape = CacheShape(LAYERS, HEADS, KV_HEADS, HEAD_SIZE, POSITIONS, window)
+    cache = SlotCache(shape, num_slots, torch.float32, torch.device("cpu"))
+    for slot in range(num_slots):
+        cache.view(slot, 0, POSITIONS).fill_(torch.nan)
+    return cache
+
+
+def seen(cache: SlotCache, steps: int, num_keys: int) -> list[list[int]]:
+    """Which keys each query of a row sees, counted from the first that is read."""
+    mask = cache.mask(steps, num_keys)
+    if mask is None:
+        return [list(range(num_keys))]
+    return [row.isfinite().nonzero()[:, 0].tolist() for row in mask[:steps]]
+
+
+def test_a_query_sees_the_past_within_its_window() -> None:
+    assert seen(cache_of(1), 2, 4) == [[0, 1, 2], [0, 1, 2, 3]]
+    assert seen(cache_of(1, window=2), 2, 3) == [[0, 1], [1, 2]]
+    assert seen(cache_of(1, window=1), 2, 2) == [[0], [1]]
+    assert seen(cache_of(1), 1, 4) == [[0, 1, 2, 3]]
+
+
+def plain_attention(
+    queries: torch.Tensor, keys_values: torch.Tensor, start: int, window: int | None
+) -> torch.Tensor:
+    """The same with repeated keys and a mask: `[steps, heads, size]` over all positions so far."""
+    position = torch.arange(start, start + len(queries))[:, None]
+    key = torch.arange(keys_values.shape[0])
+    is_seen = key <= position
+    if window is not None:
+        is_seen &= key > position - window
+    keys, values = keys_values.repeat_interleave(HEADS // KV_HEADS, dim=2).unbind(1)
+    mixed = F.scaled_dot_product_attention(
+        queries.transpose(0, 1), keys.transpose(0, 1), values.transpose(0, 1), attn_mask=is_seen
+    )
+    return mixed.transpose(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("slots", [(0, 1, 2), (7, 0, 3)])
+def test_packed_rows_equal_each_alone(window: int | None, slots: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    rows, heads, kv_heads, head_size, keys = 3, 8, 2, 16, 40
-    query = torch.randn(rows, heads, steps, head_size)
-    key, value = torch.randn(2, rows, kv_heads, keys, head_size)
-    positions = torch.tensor([5, 20, 26])[:, None] + torch.arange(steps)
-    groups = heads // kv_heads
-    module = nn.Module()
-    module.num_key_value_groups = groups  # type: ignore[assignment]
-    packed, _ = packed_gqa_attention(
-        module,
-        query,
-        key,
-        value,
-        packed_mask(positions, slice(0, keys), None, groups, query.dtype),
-        0.25,
-    )
-    plain, _ = eager_attention_forward(
-        module,
-        query,
-        key,
-        value,
-        packed_mask(positions, slice(0, keys), None, 1, query.dtype),
-        0.25,
-    )
-    assert packed.shape == (rows, steps, heads, head_size)
-    assert torch.allclose(packed, plain, atol=1e-6)
+    lengths, steps = (47, 1, 31), (13, 1, 5)
+    cache = cache_of(8, window)
+    given = [torch.randn(length, 2, KV_HEADS, HEAD_SIZE) for length in lengths]
+    rows = []
+    for slot, keys_values, num_steps in zip(slots, given, steps, strict=True):
+        start = len(keys_values) - num_steps
+        for first in range(0, start, 13):
+            row = CacheRow(slot, first, min(13, start - first))
+            before = RowAttention(cache, [row])
+            for layer in range(LAYERS):
+                before.store(layer, (1 + layer) * keys_values[row.start : row.end])
+        rows.append(CacheRow(slot, start, num_steps))
+    queries = torch.randn(sum(steps), HEADS, HEAD_SIZE)
+    newest = torch.cat([kv[row.start :] for kv, row in zip(given, rows, strict=True)])
+    attention = RowAttention(cache, rows)
+    for layer in range(LAYERS):
+        attention.store(layer, (1 + layer) * newest)
+        mixed = attention.attend(layer, queries)
+        last = attention.attend_last(layer, queries[[12, 13]])
+        expected = torch.cat(
+            [
+                plain_attention(query, (1 + layer) * keys_values, row.start, window)
+                for query, keys_values, row in zip(queries.split(steps), given, rows, strict=True)
+            ]
+        )
+        torch.testing.assert_close(mixed, expected)
+        torch.testing.assert_close(last, expected[[12, 13]])
 
 
-@pytest.mark.parametrize(
-    ("first", "last", "window", "keys"),
-    [
-        (0, 12, None, slice(0, 64)),
-        (60, 72, None, slice(0, 128)),
-        (190, 199, None, slice(0, 200)),
-        (190, 199, 100, slice(64, 200)),
-        (10, 22, 100, slice(0, 64)),
-    ],
-)
-def test_only_what_a_query_can_see_is_read(
-    first: int, last: int, window: int | None, keys: slice
-) -> None:
-    config = Qwen2Config(
-        hidden_size=8, head_dim=4, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1
+def test_rows_of_one_slot_follow_each_other_in_a_pass() -> None:
+    torch.manual_seed(0)
+    keys_values = torch.randn(30, 2, KV_HEADS, HEAD_SIZE)
+    queries = torch.randn(30, HEADS, HEAD_SIZE)
+    attention = RowAttention(
+        cache_of(2), [CacheRow(1, 0, 13), CacheRow(1, 13, 13), CacheRow(1, 26, 4)]
     )
-    cache = SlotCache(config, 1, 200, 13, torch.float32, torch.device("cpu"))
-    assert cache.keys_for(first, last, window) == keys
+    attention.store(0, keys_values)
+    torch.testing.assert_close(
+        attention.attend(0, queries), plain_attention(queries, keys_values, 0, None)
+    )
+
+
+def test_slots_that_are_exchanged_hold_what_the_other_held() -> None:
+    cache = cache_of(3)
+    cache.view(0, 0, 1).fill_(1.0)
+    cache.view(2, 0, 1).fill_(2.0)
+    cache.exchange(0, 2)
+    assert cache.view(0, 0, 1).unique().tolist() == [2.0]
+    assert cache.view(2, 0, 1).unique().tolist() == [1.0]

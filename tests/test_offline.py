@@ -111,7 +111,7 @@ def test_numbers_that_break_down_are_named(
     golden_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answerer = OfflineAnswerer(golden_checkpoint)
-    monkeypatch.setattr(answerer._runner, "speak", lambda rows: [None])
+    monkeypatch.setattr(answerer._runner, "_speak", lambda rows, _: [None for _ in rows])
     with pytest.raises(ModelFailedError):
         answered(answerer, np.concatenate(noise_chunks(2)))
 

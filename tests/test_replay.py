@@ -17,8 +17,9 @@ import app
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.engine import Engine, EngineSession
 from backend.engine.core import EngineCore
+from backend.engine.model_runner import Step, StepOutcome
 from backend.errors import SessionFileError, SettingsError
-from backend.events import TurnDone
+from backend.events import SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
@@ -226,15 +227,16 @@ def test_a_tie_is_named_and_verification_goes_on(
     with SessionFile(packed) as file:
         verifier = Verifier(golden_checkpoint, file)
         witness = verifier._engine.witness
-        speak = type(witness).speak
+        run_step = witness.run
 
-        def speak_otherwise(rows: object) -> list[int | None]:
-            tokens = speak(witness, rows)  # type: ignore[arg-type]
-            likeliest = witness.draw.logits.topk(2).indices.tolist()
-            witness.drawn = next(token for token in likeliest if [token] != tokens)
-            return tokens
+        def run_otherwise(step: Step) -> StepOutcome:
+            outcome = run_step(step)
+            if outcome.tokens:
+                likeliest = witness.draw.logits.topk(2).indices.tolist()
+                witness.drawn = next(token for token in likeliest if [token] != outcome.tokens)
+            return outcome
 
-        monkeypatch.setattr(witness, "speak", speak_otherwise)
+        monkeypatch.setattr(witness, "run", run_otherwise)
         num_chunks = sum(1 for _ in verifier.verify())
         assert num_chunks == file.num_chunks
     assert verifier.outcome.is_equal
@@ -363,14 +365,20 @@ def test_listening_is_recorded(
 
 
 def test_a_session_that_breaks_says_so_in_its_recording(
-    golden_checkpoint: Checkpoint, tmp_path: Path
+    golden_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def broken(*_: object) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
     path = tmp_path / "broken.aisession"
     core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1))
     recorder = Recorder(path, describe(golden_checkpoint, DRAWN, 512), refuse_notices)
     session = core.open(DRAWN, recorder)
+    monkeypatch.setattr(core._runner, "encode", broken)
     core.hear(session, noise_chunks(1)[0])
-    list(core.fail_active())
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(core)
+    assert [type(event) for _, event in core.fail_active()] == [SessionFailed]
     run(core)
     core.close(session)
     recorder.close()

@@ -1,10 +1,13 @@
-"""What a session remembers, and what it lets go of when its context is full. Pure: no torch."""
+"""What a session remembers, what of it stays when its context is full, and how that is computed.
+
+Pure: no torch.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.config import FEATURES_PER_CHUNK
+from backend.config import FEATURES_PER_CHUNK, LISTENING_POSITIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,3 +71,103 @@ def _by_importance(chunks: Sequence[HeardChunk]) -> Iterator[int]:
                 break
             yield before
     yield from newest_first
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Positions of a context that one step computes, at most as many as a chunk is heard with."""
+
+    slot: int
+    position: int
+    """Where the first goes."""
+    tokens: Sequence[int]
+    """With PAD where features go."""
+    features: "Tensor | None" = None
+    """`[10, width]`, where a chunk's features are among them."""
+    first_feature: int = 0
+    """Where among the tokens the first of the features goes."""
+
+
+@dataclass(slots=True)
+class Refill:
+    """A context that is computed anew, piece by piece, while others converse.
+
+    Its session may converse on meanwhile, in another slot: what is heard and said is added here,
+    and comes in its turn. When it is complete but for the newest token, which is always yet to be
+    fed, it takes the place of the context before.
+    """
+
+    prefix: Sequence[int]
+    chunks: list[HeardChunk]
+    """Those that stay, and those that were heard since."""
+    chunk_tokens: Sequence[int]
+    """Of a chunk's input: AUDIO_BEGIN, PADs, ASSISTANT."""
+    is_awaited: bool = False
+    """Its session cannot go on before it is complete: its prompt is another, or it is full."""
+    num_positions: int = 0
+    """Those that are computed."""
+    num_positions_left: int = field(init=False)
+    """Those that are not; the newest token's is not among them."""
+    _chunk: int = -1
+    """What the next piece begins in; -1 for the prefix."""
+    _offset: int = 0
+    """Of the next piece in there."""
+
+    def __post_init__(self) -> None:
+        num_heard = sum(chunk.num_positions for chunk in self.chunks)
+        self.num_positions_left = len(self.prefix) + num_heard - 1
+
+    def hear(self, chunk: HeardChunk) -> None:
+        """Its session has heard another chunk, and decided."""
+        self.chunks.append(chunk)
+        self.num_positions_left += chunk.num_positions
+
+    def say(self) -> None:
+        """Its session has said another token, which is in the newest chunk already."""
+        self.num_positions_left += 1
+
+    @property
+    def has_piece(self) -> bool:
+        """Whether there is enough for a piece; a short one waits for more, unless awaited."""
+        return self.num_positions_left >= (1 if self.is_awaited else LISTENING_POSITIONS)
+
+    def take_piece(self, slot: int) -> Piece:
+        """The next piece, for `slot`; from now on it counts as computed.
+
+        A chunk's features stay together, and with no other chunk's: so a piece has at most the
+        shape of a chunk that is heard.
+        """
+        position = self.num_positions
+        longest = min(self.num_positions_left, LISTENING_POSITIONS)
+        tokens: list[int] = []
+        features, first_feature = None, 0
+        while (room := longest - len(tokens)) > 0:
+            if self._begins_chunk():
+                if features is not None or room < CHUNK_INPUT_POSITIONS:
+                    break
+                features, first_feature = self.chunks[self._chunk].features, len(tokens) + 1
+                tokens += self.chunk_tokens
+                self._offset = CHUNK_INPUT_POSITIONS
+            else:
+                tokens += self._take_said(room)
+        self.num_positions += len(tokens)
+        self.num_positions_left -= len(tokens)
+        return Piece(slot, position, tokens, features, first_feature)
+
+    def _begins_chunk(self) -> bool:
+        """Whether a chunk's input comes next; goes on to the next chunk where one is through."""
+        is_prefix = self._chunk < 0
+        end = len(self.prefix) if is_prefix else self.chunks[self._chunk].num_positions
+        if self._offset == end:
+            self._chunk, self._offset = self._chunk + 1, 0
+        return self._chunk >= 0 and self._offset == 0
+
+    def _take_said(self, room: int) -> Sequence[int]:
+        """The next tokens of the prefix, or of what followed a chunk."""
+        if self._chunk < 0:
+            said = self.prefix[self._offset : self._offset + room]
+        else:
+            begin = self._offset - CHUNK_INPUT_POSITIONS
+            said = self.chunks[self._chunk].tokens[begin : begin + room]
+        self._offset += len(said)
+        return said

@@ -1,7 +1,6 @@
 """The engine's core: synchronous, one step at a time, no threads.
 
-A step is: form the batch, make room in full contexts, hear the chunks that wait, say the next
-token of every reply.
+A step is: choose who is in it, run the model once for all of them, and tell what came of it.
 """
 
 import itertools
@@ -14,11 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from backend.config import CHUNK_SAMPLES, EngineConfig, SamplingConfig, SessionSettings
-from backend.engine.context import HeardChunk, chunks_to_keep
-from backend.engine.model_runner import Choice, ModelRunner, StepRow
-from backend.engine.scheduler import Batch, Scheduler
-from backend.engine.session import Detokenizer, ReplyRequest, Session, Turn
+from backend.config import (
+    CHUNK_SAMPLES,
+    CHUNK_SECONDS,
+    LISTENING_POSITIONS,
+    EngineConfig,
+    SamplingConfig,
+    SessionSettings,
+)
+from backend.engine.context import HeardChunk, Refill, chunks_to_keep
+from backend.engine.model_runner import Choice, ModelRunner, Step, StepOutcome, StepRow
+from backend.engine.scheduler import Batch, Scheduler, StepLimits
+from backend.engine.session import Detokenizer, PendingChunk, ReplyRequest, Session, Turn
 from backend.errors import SettingsError
 from backend.events import (
     ContextRolled,
@@ -50,7 +56,17 @@ SessionEvent = tuple[Session, Event]
 
 MIN_POSITIONS = 256
 """The smallest context in which a conversation makes sense, and in which a roll finds room."""
-_WARMING_STEPS = 3
+ROLL_SHARE = 16
+"""When this part of a context is left, what will stay of it begins to be computed anew."""
+LEAST_ROLL_MARGIN = 4 * LISTENING_POSITIONS
+PACE = 0.9 * CHUNK_SECONDS
+"""A session may send its chunks as fast as that and have each heard as soon as the others'.
+
+A little faster than they are spoken, so that a client whose clock is fast is not left behind.
+"""
+CPU_LIMITS = StepLimits(listening=8, pieces=4, spares=8)
+GPU_PIECES = 16
+_WARMING_POSITIONS = LISTENING_POSITIONS + 2
 """To hear a chunk, and to say two tokens."""
 BROKEN_NUMBERS = "the model's numbers broke down in this conversation; start a new one"
 
@@ -92,8 +108,12 @@ class EngineCore:
             "--max-positions)"
         )
         with needing_memory(self._no_room):
-            self._runner = runner(checkpoint, config.num_slots, self.max_positions)
-        self._scheduler = Scheduler(config.num_slots, self.max_positions)
+            limits = _limits(config.num_slots, checkpoint.device.type == "cpu")
+            num_slots = config.num_slots + limits.spares
+            self._runner = runner(checkpoint, num_slots, self.max_positions)
+        self._scheduler = Scheduler(config.num_slots, limits)
+        self._batch: Batch | None = None
+        """Of the step that is being taken, or was taken last."""
         self._clock = clock
         self._session_ids = itertools.count()
 
@@ -116,9 +136,10 @@ class EngineCore:
         with needing_memory(self._no_room):
             session = self.open(SessionSettings())
             try:
+                prompt_end = session.num_positions
                 self.request_reply(session)
                 self.hear(session, np.zeros(CHUNK_SAMPLES, np.float32))
-                for _ in range(_WARMING_STEPS):
+                while session.num_positions < prompt_end + _WARMING_POSITIONS and self.has_work():
                     list(self.step())
             finally:
                 self.close(session)
@@ -146,15 +167,16 @@ class EngineCore:
             generator=_generator(settings.seed),
             trace=trace,
         )
-        self._fill_cache(session)
+        self._runner.forget(slot)
+        self._refill(session)
         self._scheduler.add(session)
         return session
 
     def change_settings(self, session: Session, settings: SessionSettings) -> None:
         """Let what follows be sampled by `settings`; another seed begins its draws anew.
 
-        With another prompt, all that was heard and said is taken in again under it, which costs as
-        much as a full context's roll.
+        With another prompt, all that was heard and said is taken in again under it, and the session
+        goes on when that is done.
 
         Raises:
             SettingsError: the system prompt takes up more than a quarter of the context.
@@ -168,24 +190,23 @@ class EngineCore:
         if prefix != session.prefix:
             session.prefix = prefix
             context_positions = sum(chunk.num_positions for chunk in session.context)
-            if len(prefix) + context_positions > self.max_positions:
-                self._shorten(session)
-            self._fill_cache(session)
+            if len(prefix) + context_positions + self._roll_margin > self.max_positions:
+                session.context = self._shortened(session)
+            self._refill(session)
         if session.trace is not None:
             stated = replace(settings, system_prompt=self._prompt(settings))
             session.trace.settings_changed(stated, session.sampling, session.max_reply_tokens)
 
     def close(self, session: Session) -> None:
         """End a conversation and free its slot."""
-        # First of all: a device that fails keeps no slot from being free.
         self._scheduler.remove(session)
-        # A mask hides what a slot holds, but not a NaN: 0 times it is still one.
-        self._runner.wipe(session.slot)
 
     def hear(self, session: Session, chunk: npt.NDArray[np.float32]) -> None:
         """Queue a chunk `[6400]` of the session's audio."""
         heard = chunk if session.trace is None else session.trace.hears(chunk)
-        session.pending_chunks.append(heard)
+        due_at = max(self._clock(), session.next_due_at)
+        session.next_due_at = due_at + PACE
+        session.pending_chunks.append(PendingChunk(heard, due_at))
 
     def finish(self, session: Session) -> None:
         """Note that no more chunks come; the session ends when all is heard and said."""
@@ -216,19 +237,24 @@ class EngineCore:
             session.request = ReplyRequest(since_chunk, at_chunk)
 
     def step(self) -> Iterator[SessionEvent]:
-        """Let every session that can take a step take it; yields what happens, in order."""
+        """Let the sessions that can take a step take it; yields what happens, in order."""
         began = self._clock()
-        batch = self._scheduler.schedule()
-        yield from self._make_room(batch)
-        yield from self._listen(batch, began)
-        yield from self._speak(batch)
+        batch = self._batch = self._scheduler.schedule()
+        outcome = self._runner.run(_step_of(batch))
+        milliseconds = (self._clock() - began) * 1000
+        self._go_on_refilled(batch)
+        yield from self._listened(batch, outcome, milliseconds)
+        yield from self._spoken(batch, outcome)
         yield from self._end(batch)
 
     def fail_active(self) -> Iterator[SessionEvent]:
         """After a step that broke: end every conversation that was in it."""
-        batch = self._scheduler.schedule()
-        for session in batch.listening + batch.speaking:
-            yield session, _fail(session, "the model failed on this conversation; start a new one")
+        if self._batch is None:
+            return
+        for session in self._batch.members:
+            if not session.is_ended:
+                message = "the model failed on this conversation; start a new one"
+                yield session, _fail(session, message)
 
     def _sampling(self, settings: SessionSettings) -> SamplingConfig:
         return settings.sampling or self.checkpoint.sampling
@@ -252,53 +278,74 @@ class EngineCore:
             )
         return prefix
 
-    def _fill_cache(self, session: Session) -> None:
-        """Compute the session's context from its first position; the last token stays out."""
-        control = self.checkpoint.control_tokens
-        tokens = list(session.prefix)
-        feature_starts = []
-        for chunk in session.context:
-            # The chunk's input without the token before it, which is there already.
-            feature_starts.append(len(tokens) + 1)
-            tokens += listening_tokens(control, tokens[-1])[1:]
-            tokens += chunk.tokens
-        features = [chunk.features for chunk in session.context]
-        self._runner.prefill(session.slot, tokens[:-1], feature_starts, features)
-        session.num_positions = len(tokens) - 1
+    def _refill(self, session: Session) -> None:
+        """Have the session's context computed from its first position before it goes on."""
+        self._scheduler.take_spare(session)
+        refill = self._refill_of(session, list(session.context))
+        refill.is_awaited = True
+        session.refill = refill
+        session.num_positions = refill.num_positions_left
 
-    def _shorten(self, session: Session) -> None:
-        """Let go of the oldest part of the context; the chunk that is being answered stays."""
-        room = self.max_positions // 2 - len(session.prefix)
+    def _refill_of(self, session: Session, chunks: list[HeardChunk]) -> Refill:
+        tokens = listening_tokens(self.checkpoint.control_tokens, session.last_token)
+        # But for the token before it, which is there already.
+        return Refill(session.prefix, chunks, chunk_tokens=tokens[1:])
+
+    @property
+    def _roll_margin(self) -> int:
+        return max(self.max_positions // ROLL_SHARE, LEAST_ROLL_MARGIN)
+
+    def _shortened(self, session: Session) -> list[HeardChunk]:
+        """The context without its oldest part; the chunk that is being answered stays."""
+        room = self.max_positions // 2 - self._roll_margin - len(session.prefix)
         kept = chunks_to_keep(session.context, max(room, session.context[-1].num_positions))
-        session.context = [session.context[index] for index in kept]
+        return [session.context[index] for index in kept]
 
-    def _make_room(self, batch: Batch) -> Iterator[SessionEvent]:
-        for session in batch.rolling:
-            before = session.num_positions
-            self._shorten(session)
-            self._fill_cache(session)
-            rolled = ContextRolled(before, session.num_positions)
-            if session.trace is not None:
-                session.trace.rolled(rolled)
-            yield session, rolled
+    def _make_room(self, session: Session) -> Iterator[Event]:
+        """Roll a context that is full.
 
-    def _listen(self, batch: Batch, began: float) -> Iterator[SessionEvent]:
-        sessions = batch.listening
-        if not sessions:
+        What stays is chosen a little earlier, so that most of it has been computed by then. When
+        that is depends on nothing but what was heard and said: so a recording rolls as it did.
+        """
+        left = self.max_positions - session.num_positions
+        if session.refill is None and left < self._roll_margin:
+            session.refill = self._refill_of(session, self._shortened(session))
+        refill = session.refill
+        if refill is None or left >= (1 if session.is_speaking else LISTENING_POSITIONS):
             return
-        features = self._runner.encode(
-            [session.slot for session in sessions],
-            [session.pending_chunks[0] for session in sessions],
+        rolled = ContextRolled(
+            session.num_positions, refill.num_positions + refill.num_positions_left
         )
-        choices = self._runner.decide([_row(session) for session in sessions], features)
-        milliseconds = (self._clock() - began) * 1000
-        for row, (session, choice) in enumerate(zip(sessions, choices, strict=True)):
+        refill.is_awaited = True
+        session.context = refill.chunks
+        session.num_positions = rolled.positions_after
+        if session.trace is not None:
+            session.trace.rolled(rolled)
+        yield rolled
+
+    def _go_on_refilled(self, batch: Batch) -> None:
+        """Let contexts that have been computed anew take the place of those before."""
+        for session in batch.refilling:
+            refill = session.refill
+            if refill is not None and refill.is_awaited and not refill.num_positions_left:
+                spare = self._scheduler.take_spare(session)
+                if spare is not None:
+                    self._runner.exchange(session.slot, spare)
+                session.refill = None
+
+    def _listened(
+        self, batch: Batch, outcome: StepOutcome, milliseconds: float
+    ) -> Iterator[SessionEvent]:
+        for row, (session, choice) in enumerate(zip(batch.listening, outcome.choices, strict=True)):
             session.pending_chunks.popleft()
             if math.isnan(choice.speak_probability):
                 yield session, _fail(session, BROKEN_NUMBERS)
                 continue
             # A copy, so that the context does not hold on to the whole batch.
-            yield session, self._decide(session, choice, features[row].clone(), milliseconds)
+            features = outcome.features[row].clone()
+            yield session, self._decide(session, choice, features, milliseconds)
+            for event in self._make_room(session):
+                yield session, event
 
     def _decide(
         self, session: Session, choice: Choice, features: "Tensor", milliseconds: float
@@ -310,7 +357,10 @@ class EngineCore:
         token = control.text_begin if is_asked_for else choice.token
         session.num_chunks_heard += 1
         session.num_positions += len(listening_tokens(control, session.last_token))
-        session.context.append(HeardChunk(features, [token]))
+        heard = HeardChunk(features, [token])
+        session.context.append(heard)
+        if session.refill is not None:
+            session.refill.hear(heard)
         session.state, effect = advance(session.state, kind_of(token, control))
         if effect is Effect.OPEN_TURN:
             detokenizer = Detokenizer(self.checkpoint.tokenizer)
@@ -333,16 +383,14 @@ class EngineCore:
             session.trace.decided(TracedDecision(decision, token, choice.logits, cause))
         return decision
 
-    def _speak(self, batch: Batch) -> Iterator[SessionEvent]:
-        sessions = batch.speaking
-        if not sessions:
-            return
-        tokens = self._runner.speak([_row(session) for session in sessions])
-        for session, token in zip(sessions, tokens, strict=True):
+    def _spoken(self, batch: Batch, outcome: StepOutcome) -> Iterator[SessionEvent]:
+        for session, token in zip(batch.speaking, outcome.tokens, strict=True):
             if token is None:
                 yield session, _fail(session, BROKEN_NUMBERS)
                 continue
             for event in self._say(session, token):
+                yield session, event
+            for event in self._make_room(session):
                 yield session, event
 
     def _say(self, session: Session, sampled: int) -> Iterator[Event]:
@@ -357,6 +405,8 @@ class EngineCore:
             token, status, cause = control.text_end, TurnStatus.INCOMPLETE, Cause.LONGEST
         session.num_positions += 1
         session.context[-1].tokens.append(token)
+        if session.refill is not None:
+            session.refill.say()
         turn.num_tokens += 1
         session.state, effect = advance(session.state, kind_of(token, control))
         emotion = control.emotion_of(token) if effect is Effect.NAME_EMOTION else None
@@ -379,6 +429,26 @@ class EngineCore:
         for session in batch.ending:
             session.is_ended = True
             yield session, SessionEnded()
+
+
+def _limits(num_slots: int, is_cpu: bool) -> StepLimits:
+    """On a CPU a step takes as long as its rows, so it has few.
+
+    There memory is taken only as it is used, too.
+    """
+    if is_cpu:
+        spares = max(min(num_slots, CPU_LIMITS.spares), num_slots // CPU_LIMITS.spares)
+        return replace(CPU_LIMITS, spares=spares)
+    return StepLimits(num_slots, GPU_PIECES, 1 + num_slots // CPU_LIMITS.spares)
+
+
+def _step_of(batch: Batch) -> Step:
+    return Step(
+        listening=[_row(session) for session in batch.listening],
+        chunks=[session.pending_chunks[0].samples for session in batch.listening],
+        speaking=[_row(session) for session in batch.speaking],
+        pieces=batch.pieces,
+    )
 
 
 def _generator(seed: int) -> np.random.Generator:

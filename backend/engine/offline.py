@@ -9,7 +9,8 @@ from torch import Tensor
 
 from backend.audio import Samples, stream_audio
 from backend.config import FEATURES_PER_CHUNK, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
-from backend.engine.model_runner import ModelRunner, StepRow
+from backend.engine.context import Piece
+from backend.engine.model_runner import ModelRunner, Step, StepRow
 from backend.engine.session import Detokenizer
 from backend.errors import AudioInputError, ModelFailedError, SettingsError
 from backend.events import TextDelta, TurnDone, TurnStarted, TurnStatus
@@ -69,10 +70,8 @@ class OfflineAnswerer:
         """
         tokens, features = self._sequence(clip, settings, text)
         first_feature = tokens.index(self._checkpoint.control_tokens.audio_pad)
-        starts = [first_feature + chunk * FEATURES_PER_CHUNK for chunk in range(len(features))]
-        self._runner.wipe(0)
         # The last token stays out: the first step feeds it.
-        self._runner.prefill(0, tokens[:-1], starts, list(features))
+        self._runner.run(Step(pieces=list(_pieces(tokens[:-1], first_feature, features))))
         yield from self._generate(tokens, settings)
 
     def _sequence(
@@ -135,7 +134,20 @@ class OfflineAnswerer:
 
     def _draw(self, position: int, token: int, sampling: SamplingConfig, uniform: float) -> int:
         row = StepRow(0, position, token, sampling, decision_bias=0.0, uniform=uniform)
-        (drawn,) = self._runner.speak([row])
+        (drawn,) = self._runner.run(Step(speaking=[row])).tokens
         if drawn is None:
             raise ModelFailedError("the model's numbers broke down on this clip")
         return drawn
+
+
+def _pieces(tokens: list[int], first_feature: int, features: Tensor) -> Iterator[Piece]:
+    """The sequence in pieces: what comes before the clip, its chunks, what comes after it."""
+    last_feature = first_feature + len(features) * FEATURES_PER_CHUNK
+    for start in range(0, first_feature, FEATURES_PER_CHUNK):
+        yield Piece(0, start, tokens[start : min(start + FEATURES_PER_CHUNK, first_feature)])
+    for start, chunk in zip(
+        range(first_feature, last_feature, FEATURES_PER_CHUNK), features, strict=True
+    ):
+        yield Piece(0, start, tokens[start : start + FEATURES_PER_CHUNK], chunk)
+    for start in range(last_feature, len(tokens), FEATURES_PER_CHUNK):
+        yield Piece(0, start, tokens[start : start + FEATURES_PER_CHUNK])

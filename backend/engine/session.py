@@ -1,5 +1,6 @@
 """One conversation: where it stands, what it has heard, what it is about to say. No torch."""
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from backend.config import SamplingConfig, SessionSettings
-from backend.engine.context import HeardChunk
+from backend.engine.context import HeardChunk, Refill
 from backend.protocol import Emotion, TurnState
 from backend.trace import Trace
 
@@ -45,6 +46,16 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingChunk:
+    """A chunk that is to be heard."""
+
+    samples: npt.NDArray[np.float32]
+    """`[6400]`."""
+    due_at: float
+    """When it would have come if its audio came as it is spoken: who is ahead of that waits."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyRequest:
     """A reply that somebody asked for; chunks count from 0."""
 
@@ -54,7 +65,7 @@ class ReplyRequest:
     """Without one, this chunk is answered."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Session:
     """State of one conversation in the engine."""
 
@@ -71,7 +82,11 @@ class Session:
     num_positions: int = 0
     """Positions in the cache; the last token of the sequence is not among them yet."""
     context: list[HeardChunk] = field(default_factory=list)
-    pending_chunks: deque[npt.NDArray[np.float32]] = field(default_factory=deque)
+    refill: Refill | None = None
+    """The context that is about to take the place of this one."""
+    pending_chunks: deque[PendingChunk] = field(default_factory=deque)
+    next_due_at: float = -math.inf
+    """Of the chunk that is queued next; it may come later."""
     turn: Turn | None = None
     num_chunks_heard: int = 0
     num_turns: int = 0
@@ -93,15 +108,25 @@ class Session:
         return self.context[-1].tokens[-1] if self.context else self.prefix[-1]
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether its context has to be computed anew before it can go on."""
+        return self.refill is not None and self.refill.is_awaited
+
+    @property
     def is_speaking(self) -> bool:
-        """Whether the next step draws a token of a reply."""
+        """Whether it is in a reply."""
         return self.state is not TurnState.LISTENING and not self.is_ended
 
     @property
+    def can_speak(self) -> bool:
+        """Whether the next step draws a token of a reply."""
+        return self.is_speaking and not self.is_waiting
+
+    @property
     def can_listen(self) -> bool:
-        """Whether the next step hears a chunk."""
+        """Whether the next step may hear a chunk."""
         is_listening = self.state is TurnState.LISTENING and not self.is_ended
-        return is_listening and bool(self.pending_chunks)
+        return is_listening and bool(self.pending_chunks) and not self.is_waiting
 
     @property
     def can_end(self) -> bool:

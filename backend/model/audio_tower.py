@@ -1,5 +1,6 @@
 """The chunk-wise audio tower: 40 mel frames in, ten vectors of the language model's width out."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 )
 
 from backend.config import MEL_FRAMES_PER_CHUNK, NUM_MEL_BINS
+from backend.model.weights import joined_rows
+
+_POOLED_FRAMES = MEL_FRAMES_PER_CHUNK // 2
+"""Frames that the second convolution leaves of a chunk."""
 
 
 class AudioTower(nn.Module):
@@ -61,6 +66,106 @@ class AudioTower(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value)
         output: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
         return output
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Weights of one layer, `[in, out]`, and biases."""
+
+    attention_norm: tuple[Tensor, Tensor]
+    qkv: Tensor
+    qkv_bias: Tensor
+    output: Tensor
+    output_bias: Tensor
+    mlp_norm: tuple[Tensor, Tensor]
+    up: Tensor
+    up_bias: Tensor
+    down: Tensor
+    down_bias: Tensor
+
+
+class ChunkEncoder:
+    """The tower's forward pass as a step runs it: the same weights, without its modules."""
+
+    def __init__(self, tower: AudioTower) -> None:
+        encoder = tower.encoder
+        self._num_heads = tower.num_heads
+        self._first, self._second = _convolution(encoder.conv1), _convolution(encoder.conv2)
+        table = encoder.positional_embedding.positional_embedding[:_POOLED_FRAMES]
+        self._positions = table.to(encoder.conv1.weight.dtype)
+        self._layers = [_layer(layer) for layer in encoder.layers]
+        self._last_norm = _norm(encoder.ln_post)
+        self._projection = encoder.proj.weight.detach().T
+        self._projection_bias = encoder.proj.bias.detach()
+
+    def encode(self, log_mel: Tensor) -> Tensor:
+        """`[chunks, 128, 40]` to `[chunks, 10, width]`, as `AudioTower` does."""
+        num_chunks = log_mel.shape[0]
+        frames = log_mel.transpose(1, 2).to(self._positions.dtype)
+        hidden = F.gelu(_convolved(frames, self._first, stride=1))
+        hidden = F.gelu(_convolved(hidden, self._second, stride=2))
+        hidden = (hidden + self._positions).flatten(0, 1)
+        for layer in self._layers:
+            qkv = torch.addmm(layer.qkv_bias, _normed(hidden, layer.attention_norm), layer.qkv)
+            heads = qkv.unflatten(1, (3, self._num_heads, -1)).unflatten(0, (num_chunks, -1))
+            query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
+            mixed = F.scaled_dot_product_attention(query, key, value)
+            mixed = mixed.transpose(1, 2).flatten(2).flatten(0, 1)
+            hidden.addmm_(mixed, layer.output).add_(layer.output_bias)
+            up = torch.addmm(layer.up_bias, _normed(hidden, layer.mlp_norm), layer.up)
+            hidden.addmm_(F.gelu(up), layer.down).add_(layer.down_bias)
+        pooled = _normed(hidden.unflatten(0, (-1, 2)).mean(dim=1), self._last_norm)
+        features = torch.addmm(self._projection_bias, pooled, self._projection)
+        return features.unflatten(0, (num_chunks, -1))
+
+
+def _layer(layer: Any) -> _Layer:
+    attention = layer.self_attn
+    query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+    # Keys have no bias.
+    biases = [query.bias.detach(), torch.zeros_like(query.bias), value.bias.detach()]
+    return _Layer(
+        attention_norm=_norm(layer.self_attn_layer_norm),
+        qkv=joined_rows([query.weight, key.weight, value.weight]).T,
+        qkv_bias=torch.cat(biases),
+        output=attention.out_proj.weight.detach().T,
+        output_bias=attention.out_proj.bias.detach(),
+        mlp_norm=_norm(layer.final_layer_norm),
+        up=layer.fc1.weight.detach().T,
+        up_bias=layer.fc1.bias.detach(),
+        down=layer.fc2.weight.detach().T,
+        down_bias=layer.fc2.bias.detach(),
+    )
+
+
+def _convolution(convolution: nn.Conv1d) -> tuple[Tensor, Tensor]:
+    """Weights `[frames * in, out]`, as `_convolved` takes them, and biases."""
+    assert convolution.bias is not None, "the tower's convolutions have biases"
+    return convolution.weight.detach().permute(2, 1, 0).flatten(0, 1), convolution.bias.detach()
+
+
+def _convolved(frames: Tensor, convolution: tuple[Tensor, Tensor], stride: int) -> Tensor:
+    """`[chunks, frames, in]` to `[chunks, frames / stride, out]`, as one product.
+
+    For so few frames the library's convolutions take several times as long.
+    """
+    weight, bias = convolution
+    chunks, num_frames, width = frames.shape
+    padded = F.pad(frames, (0, 0, 1, 1))
+    # Frames that are heard together lie behind one another in memory.
+    windows = padded.as_strided(
+        (chunks, num_frames // stride, len(weight)), (padded.stride(0), stride * width, 1)
+    )
+    return torch.addmm(bias, windows.flatten(0, 1), weight).unflatten(0, (chunks, -1))
+
+
+def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return norm.weight.detach(), norm.bias.detach()
+
+
+def _normed(hidden: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
+    weight, bias = norm
+    return F.layer_norm(hidden, weight.shape, weight, bias)
 
 
 @torch.no_grad()

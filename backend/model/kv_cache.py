@@ -1,157 +1,171 @@
-"""One key/value cache for all sessions: a row (slot) each, and attention that reads it in place.
+"""One key/value cache for all sessions: a slot each, and attention that reads every slot in place.
 
-Positions of a session are written in order from 0, and a query at position `p` sees the indices up
-to `p` only. So whatever a slot held before, and whatever lies behind its present length, is
-invisible without any bookkeeping: a freed slot can be reused as it is.
+Positions of a slot are written in order from 0, and a query reads what lies before it and no more.
+So whatever a slot held before, and whatever lies behind its present length, is invisible without
+any bookkeeping: a freed slot can be used again as it is, and a row costs what its own length costs,
+wherever in the cache it lies.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import AttentionInterface, Cache, Qwen2Config
-
-ATTENTION_NAME = "packed_gqa"
-KEY_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
-class StepShape:
-    """Which part of the cache one forward pass reads and writes."""
+class CacheShape:
+    """What one slot holds, and how a query sees it."""
 
-    slots: slice
-    """The rows of the pass: contiguous, so that the cache is read without a copy."""
-    positions: Tensor
-    """`[rows, steps]`, where each row's new keys and values go."""
-    keys: slice
-    """The indices that are read."""
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    max_positions: int
+    sliding_window: int | None
+    """How many positions back a query sees, itself included; None for all."""
+
+    @property
+    def num_groups(self) -> int:
+        """Query heads per key/value head."""
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def span(self) -> int:
+        """The most positions that one query sees."""
+        return min(self.sliding_window or self.max_positions, self.max_positions)
 
 
-class SlotCache(Cache):
-    """Keys and values `[slots, kv_heads, positions, head_size]` per layer.
+@dataclass(frozen=True, slots=True)
+class CacheRow:
+    """Consecutive positions of one slot that a forward pass computes."""
 
-    Rows of a pass that have nothing to say write to scratch positions behind `max_positions`,
-    which no query ever sees.
-    """
+    slot: int
+    start: int
+    steps: int
+
+    @property
+    def end(self) -> int:
+        """The position after the last."""
+        return self.start + self.steps
+
+
+class SlotCache:
+    """Keys and values `[slots, layers, 2, kv_heads, positions, head_size]`."""
 
     def __init__(
-        self,
-        config: Qwen2Config,
-        num_slots: int,
-        max_positions: int,
-        scratch_positions: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, shape: CacheShape, num_slots: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        super().__init__(layers=[])
-        shape = (
-            num_slots,
-            config.num_key_value_heads,
-            max_positions + scratch_positions,
-            config.head_dim,
-        )
-        # Zeros, not empty: a masked key of weight 0 times a NaN of fresh memory would be a NaN.
-        self.keys = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
+        self.shape = shape
+        sizes = (shape.num_layers, 2, shape.num_kv_heads, shape.max_positions, shape.head_size)
+        # Not zeroed: nothing is read before it is written, and memory is taken as it is used.
+        self._slots = list(torch.empty(num_slots, *sizes, dtype=dtype, device=device).unbind(0))
+        self._masks: dict[int, Tensor] = {}
+
+    def view(self, slot: int, start: int, end: int) -> Tensor:
+        """Positions of a slot, `[layers, 2, kv_heads, end - start, head_size]`, without a copy."""
+        assert 0 <= start < end <= self.shape.max_positions, f"there are no {start} to {end}"
+        return self._slots[slot].narrow(3, start, end - start)
+
+    def exchange(self, slot: int, other: int) -> None:
+        """Let each of two slots hold what the other one held; nothing is copied."""
+        slots = self._slots
+        slots[slot], slots[other] = slots[other], slots[slot]
+
+    def mask(self, steps: int, num_keys: int) -> Tensor | None:
+        """What the queries of a row see of the keys that end with its last position.
+
+        Which keys a query sees depends on their distance alone, so one mask for each number of
+        steps serves rows of all lengths: they take its right end.
+
+        Args:
+            steps: of the row.
+            num_keys: those that are read for it.
+
+        Returns:
+            an additive mask `[groups * steps, num_keys]`; None where a query sees all of them.
+        """
+        if steps == 1:
+            return None
+        mask = self._masks.get(steps)
+        if mask is None:
+            mask = self._masks[steps] = self._widest_mask(steps)
+        return mask[:, mask.shape[1] - num_keys :]
+
+    def _widest_mask(self, steps: int) -> Tensor:
+        shape = self.shape
+        num_keys = min(shape.span - 1 + steps, shape.max_positions)
+        distance = torch.arange(num_keys - steps, num_keys)[:, None] - torch.arange(num_keys)
+        is_seen = (distance >= 0) & (distance < shape.span)
+        mask = torch.zeros(steps, num_keys).masked_fill_(~is_seen, -torch.inf)
+        return mask.repeat(shape.num_groups, 1).to(self._slots[0])
+
+
+class RowAttention:
+    """Attention of the rows of one pass, each over its own slot.
+
+    All rows are stored before any is read, so rows of one slot may follow each other in a pass.
+    """
+
+    def __init__(self, cache: SlotCache, rows: Sequence[CacheRow]) -> None:
+        self._num_groups = cache.shape.num_groups
+        self._span = cache.shape.span
+        self._rows = rows
+        self._pieces = _pieces(rows)
+        self._stored = [cache.view(row.slot, row.start, row.end).unbind(0) for row in rows]
+        first_seen = [max(0, row.start - self._span + 1) for row in rows]
+        self._seen = [
+            cache.view(row.slot, first, row.end).unbind(0)
+            for row, first in zip(rows, first_seen, strict=True)
         ]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
-        self.max_positions = max_positions
-        self._row_ids = torch.arange(num_slots, device=device)[:, None]
-        self._step: StepShape | None = None
+        self._masks = [
+            cache.mask(row.steps, row.end - first)
+            for row, first in zip(rows, first_seen, strict=True)
+        ]
 
-    def begin_step(self, step: StepShape) -> None:
-        """Say where the next forward pass reads and writes."""
-        self._step = step
+    def store(self, layer: int, keys_values: Tensor) -> None:
+        """Write the rows' keys and values `[positions, 2, kv_heads, head_size]`."""
+        keys_values = keys_values.permute(1, 2, 0, 3)
+        for stored, piece in zip(self._stored, self._pieces, strict=True):
+            stored[layer].copy_(keys_values[:, :, piece])
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Store `[rows, kv_heads, steps, head_size]`; return the rows' keys and values so far."""
-        assert self._step is not None, "begin_step comes before a forward pass"
-        step = self._step
-        keys, values = self.keys[layer_idx][step.slots], self.values[layer_idx][step.slots]
-        row_ids = self._row_ids[: keys.shape[0]]
-        keys.transpose(1, 2)[row_ids, step.positions] = key_states.transpose(1, 2)
-        values.transpose(1, 2)[row_ids, step.positions] = value_states.transpose(1, 2)
-        return keys[:, :, step.keys], values[:, :, step.keys]
+    def attend(self, layer: int, queries: Tensor) -> Tensor:
+        """Queries `[positions, heads, head_size]` to `[positions, heads * head_size]`."""
+        return _joined(
+            [
+                self._mix(queries[piece], seen[layer], mask)
+                for piece, seen, mask in zip(self._pieces, self._seen, self._masks, strict=True)
+            ]
+        )
 
-    def wipe(self, slot: int) -> None:
-        """Zero a slot."""
-        for stored in (*self.keys, *self.values):
-            stored[slot].zero_()
+    def attend_last(self, layer: int, queries: Tensor) -> Tensor:
+        """The same for the last position of each of the first rows, `[rows, heads, head_size]`."""
+        mixed = []
+        for query, row, seen in zip(queries.split(1), self._rows, self._seen, strict=False):
+            # Of what the whole row sees, the last position may be too far from the first.
+            keys_values = seen[layer][:, :, -min(row.end, self._span) :]
+            mixed.append(self._mix(query, keys_values, None))
+        return _joined(mixed)
 
-    def keys_for(
-        self, first_position: int, last_position: int, sliding_window: int | None
-    ) -> slice:
-        """Which indices queries from `first_position` to `last_position` see: a few fixed edges."""
-        start = 0 if sliding_window is None else max(0, first_position - sliding_window + 1)
-        stop = (last_position // KEY_STEP + 1) * KEY_STEP
-        return slice(start // KEY_STEP * KEY_STEP, min(stop, self.max_positions))
-
-
-def packed_mask(
-    positions: Tensor,
-    keys: slice,
-    sliding_window: int | None,
-    num_groups: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Additive mask for `packed_gqa_attention`.
-
-    Args:
-        positions: `[rows, steps]` positions of the queries.
-        keys: the indices that are read.
-        sliding_window: how many positions back a query sees, itself included; None for all.
-        num_groups: query heads per key/value head.
-        dtype: of the queries.
-
-    Returns:
-        `[rows, 1, groups * steps, keys]`, 0 where a query sees a key.
-    """
-    query = positions[:, :, None]
-    key = torch.arange(keys.start, keys.stop, device=positions.device)
-    visible = key <= query
-    if sliding_window is not None:
-        visible &= key > query - sliding_window
-    mask = torch.zeros(visible.shape, dtype=dtype, device=positions.device)
-    mask.masked_fill_(~visible, torch.finfo(dtype).min)
-    return mask.repeat(1, num_groups, 1)[:, None]
+    def _mix(self, query: Tensor, keys_values: Tensor, mask: Tensor | None) -> Tensor:
+        # Query heads that share a key/value head are laid behind one another as further queries
+        # of that head: so keys and values are never repeated.
+        steps = query.shape[0]
+        packed = query.unflatten(1, (-1, self._num_groups)).permute(1, 2, 0, 3).flatten(1, 2)
+        keys, values = keys_values.unsqueeze(1).unbind(0)
+        mixed = F.scaled_dot_product_attention(packed[None], keys, values, attn_mask=mask)[0]
+        return mixed.unflatten(1, (-1, steps)).permute(2, 0, 1, 3).flatten(1)
 
 
-def packed_gqa_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Grouped-query attention that never repeats keys or values.
-
-    The query heads that share a key/value head are laid behind one another as further queries of
-    that head: the library's own path copies keys and values once per query head instead.
-
-    Args:
-        module: the attention layer.
-        query: `[rows, heads, steps, head_size]`.
-        key: `[rows, kv_heads, keys, head_size]`, likewise `value`.
-        attention_mask: from `packed_mask`.
-        scaling: of the scores.
-
-    Returns:
-        `[rows, steps, heads, head_size]` and no weights.
-    """
-    num_kv_heads, steps = key.shape[1], query.shape[2]
-    packed = query.unflatten(1, (num_kv_heads, -1)).flatten(2, 3)
-    mixed = F.scaled_dot_product_attention(
-        packed, key, value, attn_mask=attention_mask, scale=scaling
-    )
-    return mixed.unflatten(2, (-1, steps)).flatten(1, 2).transpose(1, 2), None
+def _pieces(rows: Sequence[CacheRow]) -> list[slice]:
+    """Where each row lies among the positions of all."""
+    pieces, end = [], 0
+    for row in rows:
+        pieces.append(slice(end, end + row.steps))
+        end += row.steps
+    return pieces
 
 
-def register_packed_attention() -> None:
-    """Make `packed_gqa` known to the library; calling it again changes nothing."""
-    AttentionInterface.register(ATTENTION_NAME, packed_gqa_attention)
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

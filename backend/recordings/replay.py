@@ -19,7 +19,7 @@ from torch import Tensor
 
 from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.core import EngineCore
-from backend.engine.model_runner import Choice, ModelRunner, StepRow
+from backend.engine.model_runner import ModelRunner, Step, StepOutcome, StepRow
 from backend.errors import SessionFileError, SettingsError
 from backend.events import ContextRolled, Event
 from backend.model.checkpoint import Checkpoint
@@ -119,20 +119,24 @@ class Witness(ModelRunner):
     @property
     def vocabulary_size(self) -> int:
         """Tokens that there are."""
-        return int(self._language_model.lm_head.weight.shape[0])
+        return self._decoder.vocabulary_size
 
-    def decide(self, rows: Sequence[StepRow], features: Tensor) -> list[Choice]:
-        """Choose as told."""
-        (choice,) = super().decide(rows, features)
-        self.drawn = choice.token
-        return [choice if self.expected is None else replace(choice, token=self.expected)]
-
-    def speak(self, rows: Sequence[StepRow]) -> list[int | None]:
-        """Draw as told."""
-        (token,) = super().speak(rows)
-        if token is not None:
+    def run(self, step: Step) -> StepOutcome:
+        """Go on as told."""
+        outcome = super().run(step)
+        for choice in outcome.choices:
+            self.drawn = choice.token
+        for token in outcome.tokens:
+            if token is None:
+                return outcome
             self.drawn = token
-        return [token if token is None or self.expected is None else self.expected]
+        if self.expected is None:
+            return outcome
+        return replace(
+            outcome,
+            choices=[replace(choice, token=self.expected) for choice in outcome.choices],
+            tokens=[self.expected for _ in outcome.tokens],
+        )
 
     def _draw(self, rows: Sequence[StepRow], logits: Tensor) -> Tensor:
         self.draw = Draw(logits[0].float(), rows[0].sampling, rows[0].uniform)
@@ -150,9 +154,13 @@ class _Notes:
         self.rolls: list[ContextRolled] = []
         self.failure: str | None = None
 
+    @property
+    def has_any(self) -> bool:
+        """Whether there is something new."""
+        return any(new is not None for new in (self.decision, self.token, self.failure))
+
     def clear(self) -> None:
         self.decision = self.token = None
-        self.rolls.clear()
 
     def hears(self, chunk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return chunk if self._trace is None else self._trace.hears(chunk)
@@ -211,10 +219,14 @@ class _Repetition:
 
     def step(self, expected: int | None) -> list[Event]:
         """One token; `expected` is the one to go on with."""
-        self._before_step()
         self.notes.clear()
         self.witness.expected = expected
-        return [event for _, event in self.core.step()]
+        events: list[Event] = []
+        # A context that is full, or has another prompt, is computed anew first.
+        while not self.notes.has_any and self.core.has_work():
+            self._before_step()
+            events += [event for _, event in self.core.step()]
+        return events
 
 
 class Verifier:
@@ -247,6 +259,10 @@ class Verifier:
         """Run; yields the number of each chunk that was verified, and leaves all in `outcome`."""
         chunks = self._file.chunks()
         for record in self._file.records():
+            if isinstance(record, SettingsRecord | DecisionRecord | TokenRecord):
+                self._check_rolls()
+                if self.outcome.difference is not None:
+                    return
             match record:
                 case SettingsRecord():
                     self._engine.core.change_settings(self._engine.session, record.settings())
@@ -259,6 +275,7 @@ class Verifier:
                     self._say(record)
             if self.outcome.difference is not None:
                 return
+        self._check_rolls()
 
     def _decide(self, record: DecisionRecord, chunk: npt.NDArray[np.float32]) -> None:
         engine, control = self._engine, self._checkpoint.control_tokens
@@ -280,7 +297,6 @@ class Verifier:
         self.outcome.largest_deviation = max(self.outcome.largest_deviation, deviation)
         if is_compared and engine.witness.drawn != record.token:
             self._compare(record.token, pair)
-        self._check_rolls()
 
     def _say(self, record: TokenRecord) -> None:
         engine = self._engine
@@ -314,7 +330,6 @@ class Verifier:
                 DifferenceKind.TEXT,
                 f"token {record.token} is recorded as {record.text!r} and reads {traced.text!r}",
             )
-        self._check_rolls()
 
     def _compare(self, recorded: int, pair: tuple[int, int] | None) -> None:
         """Name a difference in what was drawn, of a decision's `pair` or of all tokens."""
@@ -356,7 +371,8 @@ class Verifier:
         recorded = [(roll.positions_before, roll.positions_after) for roll in self._rolls]
         found = [(r.positions_before, r.positions_after) for r in self._engine.notes.rolls]
         self._rolls.clear()
-        if recorded != found and self.outcome.difference is None:
+        self._engine.notes.rolls.clear()
+        if recorded != found:
             self._differ(DifferenceKind.CONTEXT, f"the context rolled {recorded}, and now {found}")
 
     def _fail(self) -> None:

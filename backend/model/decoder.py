@@ -1,0 +1,160 @@
+"""The language model's forward pass over packed rows of any lengths.
+
+It computes what `Qwen2ForCausalLM` computes, from the same weights, without its modules:
+projections that read the same input are one product, and the positions of all rows lie behind one
+another, so that a pass costs what its rows cost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Qwen2ForCausalLM
+
+from backend.model.kv_cache import CacheRow, CacheShape, RowAttention, SlotCache
+from backend.model.weights import joined_rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Weights of one layer, `[in, out]`, and biases."""
+
+    input_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor
+    output: Tensor
+    mlp_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class Decoder:
+    """Runs a language model over the slots of a cache. Not thread-safe.
+
+    Args:
+        model: whose weights are used. Those that are read together are laid together, and the
+            model goes on with views of them: nothing is held twice.
+        sliding_window: how many positions back a query sees; None for all.
+        num_slots: of the cache.
+        max_positions: of each slot.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2ForCausalLM,
+        sliding_window: int | None,
+        num_slots: int,
+        max_positions: int,
+    ) -> None:
+        config = model.config
+        self.cache = SlotCache(
+            CacheShape(
+                num_layers=config.num_hidden_layers,
+                num_heads=config.num_attention_heads,
+                num_kv_heads=config.num_key_value_heads,
+                head_size=config.head_dim,
+                max_positions=max_positions,
+                sliding_window=sliding_window,
+            ),
+            num_slots,
+            model.dtype,
+            model.device,
+        )
+        self._epsilon: float = config.rms_norm_eps
+        self._embedding: Tensor = model.model.embed_tokens.weight.detach()
+        self._norm: Tensor = model.model.norm.weight.detach()
+        self._head: Tensor = model.lm_head.weight.detach()
+        self._layers = [_layer(layer) for layer in model.model.layers]
+        self._cos, self._sin = _rotations(model, max_positions)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens that there are."""
+        return self._head.shape[0]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids `[positions]` to `[positions, width]`."""
+        return F.embedding(ids, self._embedding)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[rows, width]` to `[rows, tokens]`."""
+        return hidden @ self._head.T
+
+    def head_rows(self, tokens: Sequence[int]) -> Tensor:
+        """The head's weights for some tokens, `[tokens, width]`."""
+        return self._head[list(tokens)]
+
+    def forward(
+        self, embeddings: Tensor, rows: Sequence[CacheRow], positions: Tensor, last: Tensor
+    ) -> Tensor:
+        """Compute rows, and store their keys and values.
+
+        Args:
+            embeddings: `[positions, width]` of all rows, one behind the other; overwritten.
+            rows: where they go. Rows of one slot come in the order of their positions.
+            positions: `[positions]` int64, where each goes in its slot.
+            last: `[wanted]` int64, for each of the first rows where its last position is among
+                `embeddings`. Of the others nothing but keys and values is wanted.
+
+        Returns:
+            the last hidden states `[wanted, width]`.
+        """
+        shape = self.cache.shape
+        num_rotated = shape.num_heads + shape.num_kv_heads
+        attention = RowAttention(self.cache, rows)
+        cos, sin = self._cos[positions], self._sin[positions]
+        hidden = embeddings
+        for index, layer in enumerate(self._layers):
+            normed = self._rms_norm(hidden, layer.input_norm)
+            qkv = torch.addmm(layer.qkv_bias, normed, layer.qkv).unflatten(1, (-1, shape.head_size))
+            _rotate(qkv[:, :num_rotated], cos, sin)
+            queries, keys_values = qkv.tensor_split((shape.num_heads,), dim=1)
+            attention.store(index, keys_values.unflatten(1, (2, -1)))
+            if index + 1 < len(self._layers):
+                mixed = attention.attend(index, queries)
+            elif len(last):
+                # Above the last layer's keys and values nothing else is read.
+                hidden = hidden[last]
+                mixed = attention.attend_last(index, queries[last])
+            else:
+                return hidden[last]
+            hidden.addmm_(mixed, layer.output)
+            gate, up = self._rms_norm(hidden, layer.mlp_norm).mm(layer.gate_up).chunk(2, dim=1)
+            hidden.addmm_(F.silu(gate).mul_(up), layer.down)
+        return self._rms_norm(hidden, self._norm)
+
+    def _rms_norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(hidden, weight.shape, weight, self._epsilon)
+
+
+def _layer(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return _Layer(
+        input_norm=layer.input_layernorm.weight.detach(),
+        qkv=joined_rows([projection.weight for projection in projections]).T,
+        qkv_bias=joined_rows([projection.bias for projection in projections]),
+        output=attention.o_proj.weight.detach().T,
+        mlp_norm=layer.post_attention_layernorm.weight.detach(),
+        gate_up=joined_rows([mlp.gate_proj.weight, mlp.up_proj.weight]).T,
+        down=mlp.down_proj.weight.detach().T,
+    )
+
+
+def _rotations(model: Qwen2ForCausalLM, max_positions: int) -> tuple[Tensor, Tensor]:
+    """Cosines, and sines that are negative for the first half: `[positions, 1, head_size]` each."""
+    positions = torch.arange(max_positions, device=model.device)
+    like = torch.empty(0, dtype=model.dtype, device=model.device)
+    cos, sin = model.model.rotary_emb(like, positions[None])
+    half = sin.shape[-1] // 2
+    sin[..., :half].neg_()
+    return cos[0, :, None], sin[0, :, None]
+
+
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotary position embedding of `[positions, heads, head_size]`, in place."""
+    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
+    heads.mul_(cos).addcmul_(swapped, sin)
