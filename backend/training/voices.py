@@ -122,7 +122,8 @@ class Synthesis:
     pitch: float
 
 
-def _random_sentence(lists: WordLists, rng: random.Random) -> str:
+def random_sentence(lists: WordLists, rng: random.Random) -> str:
+    """Words in a row, or one of the sentence patterns, filled in."""
     if rng.random() < 0.15:
         return " ".join(
             rng.choice(lists.nouns + lists.verbs + lists.adjectives)
@@ -207,7 +208,7 @@ def _lines(amounts: Amounts, lists: WordLists, rng: random.Random) -> Iterator[S
     for _ in range(amounts.orders):
         yield _random_order(rng)
     for _ in range(amounts.sentences):
-        yield SpokenText("other", _random_sentence(lists, rng))
+        yield SpokenText("other", random_sentence(lists, rng))
     for kind, words, times in (
         ("digit", DIGIT_WORDS, amounts.each_digit),
         ("wake word", WAKE_WORDS, amounts.each_wake_word),

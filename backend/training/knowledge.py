@@ -1,0 +1,115 @@
+"""Everyday questions and their answers: the table beside this module, with its rows filled in."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from backend.training.domain import Reply
+from backend.training.sentences import Split, split_of, spoken_words
+
+NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    *("nineteen", "twenty"),
+)
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
+    *("October", "November", "December"),
+)
+OUTSIDE = "outside"
+"""The group of what is asked and not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing to be asked, in several wordings, and its answer."""
+
+    group: str
+    reply: Reply
+    wordings: tuple[str, ...]
+    """Words in lower case; the last one is held out where there are several."""
+
+    def wordings_of(self, split: Split) -> tuple[str, ...]:
+        """How it is asked in training, in development, and where it is reported.
+
+        What is not known has one wording each: those are divided by a hash of their words.
+        """
+        if len(self.wordings) == 1:
+            return self.wordings if split_of(self.wordings[0], 0.2) is split else ()
+        match split:
+            case Split.HELD_OUT:
+                return self.wordings[-1:]
+            case Split.DEVELOPMENT:
+                return self.wordings[-2:-1]
+            case Split.TRAINING:
+                return self.wordings[:-2]
+
+
+def _following(names: Sequence[str]) -> list[tuple[str, str]]:
+    return list(zip(names, [*names[1:], names[0]], strict=True))
+
+
+def _made_rows(name: str) -> list[tuple[str, ...]]:
+    """Rows that would be tedious to write down."""
+    match name:
+        case "sums":
+            return [
+                (NUMBERS[a], NUMBERS[b], NUMBERS[a + b])
+                for a in range(len(NUMBERS))
+                for b in range(len(NUMBERS) - a)
+            ]
+        case "differences":
+            return [
+                (NUMBERS[a], NUMBERS[b], NUMBERS[a - b])
+                for a in range(len(NUMBERS))
+                for b in range(a + 1)
+            ]
+        case "numbers":
+            return list(itertools.pairwise(NUMBERS))
+        case "days":
+            return _following(DAYS)
+        case "months":
+            return _following(MONTHS)
+        case _:
+            raise ValueError(f"there are no rows called {name!r}")
+
+
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _questions(group: str, entry: dict[str, Any]) -> Iterator[Question]:
+    columns = entry.get("columns", ())
+    rows = entry.get("rows", [()])
+    for row in _made_rows(rows) if isinstance(rows, str) else rows:
+        filled = dict(zip(columns, row, strict=True))
+        yield Question(
+            group,
+            Reply(entry.get("emotion", "normal"), _capitalised(entry["answer"].format(**filled))),
+            tuple(spoken_words(wording.format(**filled)) for wording in entry["asked"]),
+        )
+
+
+@cache
+def questions() -> tuple[Question, ...]:
+    """All of the table."""
+    text = resources.files("backend.training").joinpath("knowledge.yaml").read_text("utf-8")
+    table = yaml.safe_load(text)
+    outside = table.pop(OUTSIDE)
+    known = [
+        question
+        for group, entries in table.items()
+        for entry in entries
+        for question in _questions(group, entry)
+    ]
+    unknown = [
+        Question(OUTSIDE, Reply("normal", outside["answer"]), (spoken_words(asked),))
+        for asked in outside["asked"]
+    ]
+    return (*known, *unknown)

