@@ -1,4 +1,4 @@
-"""`python -m backend.training train | describe | export | evaluate`."""
+"""`python -m backend.training speak | distil | train | describe | export | evaluate`."""
 
 import argparse
 import asyncio
@@ -11,10 +11,12 @@ import torch
 
 from backend.errors import AudioInteractionError, SettingsError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint, locate
+from backend.training.broad_speech import SpeechStore, keep_training_speech
 from backend.training.clips import CLIPS
 from backend.training.confusion import draw_confusions
 from backend.training.conversations import described, write_conversations
 from backend.training.data import PROMPTS, is_held_out, read_manifests
+from backend.training.distil import SPEECH, DistilConfig, distil
 from backend.training.evaluate import chunk_milliseconds, evaluate, table
 from backend.training.export import export
 from backend.training.model import ModelShape
@@ -46,6 +48,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--hours", type=_hours, default=defaults.hours, help="training time")
     run.add_argument("--workers", type=int, default=defaults.workers, help="processes for data")
     run.add_argument("--threads", type=int, default=torch.get_num_threads())
+
+    speak = commands.add_parser("speak", help="synthetic voices read broad English, for distil")
+    speak.add_argument("--data", type=Path, required=True, help="folder of texts and voices")
+    speak.add_argument("--work", type=Path, default=DEFAULT_WORK)
+    speak.add_argument("--pieces", type=int, default=60, help="of about four minutes each")
+
+    learn = commands.add_parser("distil", help="learn to hear from Whisper, for train")
+    learn.add_argument("--data", type=Path, required=True, help="folder of recordings and texts")
+    learn.add_argument("--work", type=Path, default=DEFAULT_WORK)
+    learn.add_argument(
+        "--hours", type=_hours, default=DistilConfig().hours, help="of one core, in all"
+    )
 
     describe = commands.add_parser("describe", help="the recordings as conversations")
     describe.add_argument("--data", type=Path, required=True, help="folder of recordings")
@@ -92,6 +106,18 @@ def _train(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     config = TrainingConfig(hours=arguments.hours, workers=arguments.workers)
     _write(train(sources, work, run, config, ModelShape()), output or EMBEDDED_FOLDER)
+
+
+def _speak(arguments: argparse.Namespace) -> None:
+    store = SpeechStore(arguments.work.expanduser() / SPEECH)
+    keep_training_speech(store, arguments.data, arguments.pieces, DistilConfig().seed)
+
+
+def _distil(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    config = DistilConfig(hours=arguments.hours)
+    distiller = distil(arguments.data, arguments.work.expanduser(), config)
+    print(f"Wrote {distiller.state_path} after {distiller.seconds / 3600:.2f} hours of a core.")
 
 
 def _say_what_is_missing(data: Path) -> None:
@@ -146,6 +172,10 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         match arguments.command:
+            case "speak":
+                _speak(arguments)
+            case "distil":
+                _distil(arguments)
             case "train":
                 _train(arguments)
             case "describe":

@@ -37,7 +37,8 @@ PROMPT_PIECE_SECONDS = 6
 SHORTEST_PIECE_SECONDS = 1
 
 CLIPS = "clips.pkl"
-"""In the working folder: all clips, once they are made."""
+PEOPLE = "people.pkl"
+"""In the working folder: all clips, and those of people alone, once they are made."""
 
 
 def _frames(audio: np.ndarray) -> int:
@@ -146,14 +147,22 @@ def _read(path: Path) -> list[Any]:
     return pickle.loads(path.read_bytes())
 
 
+def people_clips(data: Path, work: Path, workers: int) -> list[Clip]:
+    """Every recorded clip that could be aligned; the first call takes minutes."""
+    cache = work / PEOPLE
+    if not cache.exists():
+        utterances = human_utterances(data, read_manifests(data))
+        _write(list(align_all(utterances, workers)), cache)
+    return _read(cache)
+
+
 def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[Clip]:
     """Every clip that could be aligned; the first call takes minutes, later ones read a file."""
     work.mkdir(parents=True, exist_ok=True)
     cache = work / CLIPS
     if not cache.exists():
-        utterances = human_utterances(data, read_manifests(data))
-        utterances += synthetic_utterances(work, seed, workers)
-        _write(list(align_all(utterances, workers)), cache)
+        synthetic = align_all(synthetic_utterances(work, seed, workers), workers)
+        _write([*people_clips(data, work, workers), *synthetic], cache)
     return _read(cache)
 
 

@@ -124,6 +124,28 @@ class TrainingModel(nn.Module):
         logits: Tensor = self.tower_phone_head(_normalised(self.encode(log_mel)))
         return logits
 
+    def hear(self, log_mel: Tensor, ids: Tensor, audio_positions: Tensor) -> Tensor:
+        """What the word head sees of whole streams that no reply interrupts.
+
+        Args:
+            log_mel: `[B, C, 128, 40]`.
+            ids: `[L]`, the same for every stream; `L` does not exceed the decoder's window.
+            audio_positions: `[10 C]`, where in `ids` the features stand.
+
+        Returns:
+            `[B, 10 C, width]`, of an RMS of 1.
+        """
+        assert len(ids) <= self.shape.window, f"{len(ids)} positions exceed {self.shape.window}"
+        decoder = self.decoder.model
+        embedded = decoder.embed_tokens(ids).expand(log_mel.shape[0], -1, -1)
+        features = self.encode(log_mel)
+        hidden = embedded.index_copy(1, audio_positions, features)
+        positions = torch.arange(len(ids))[None]
+        rotation = decoder.rotary_emb(hidden, positions)
+        for layer in decoder.layers[: self.shape.word_layer]:
+            hidden = layer(hidden, position_ids=positions, position_embeddings=rotation)
+        return _normalised(hidden[:, audio_positions])
+
     def forward(self, log_mel: Tensor, ids: Tensor, audio_positions: Tensor) -> Outputs:
         """One pass over whole streams; see `Batch` for the shapes."""
         features = self.encode(log_mel)

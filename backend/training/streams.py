@@ -317,10 +317,8 @@ class StreamMaker:
 
     def _background(self, num_samples: int) -> np.ndarray:
         """Noise at an RMS of about 1, [num_samples]."""
-        rng = self.rng
-        noise = rng.choice(rng.choices(self.backgrounds, self.background_shares)[0])
-        start = rng.randrange(noise.size)
-        return np.resize(np.roll(noise, -start)[: min(noise.size, num_samples)], num_samples)
+        group = self.rng.choices(self.backgrounds, self.background_shares)[0]
+        return excerpt(self.rng.choice(group), num_samples, self.rng)
 
     def _prompt(self) -> str:
         """The system prompt of a batch."""
@@ -360,7 +358,7 @@ class StreamMaker:
             ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
             labels[row, : len(sequence.labels)] = torch.tensor(sequence.labels)
         return Batch(
-            log_mel=self._perturbed(log_mel),
+            log_mel=warped_and_masked(log_mel, self.rng),
             ids=ids,
             labels=labels,
             audio_positions=torch.tensor([sequence.audio_positions for sequence in sequences]),
@@ -373,28 +371,37 @@ class StreamMaker:
             ],
         )
 
-    def _perturbed(self, log_mel: Tensor) -> Tensor:
-        """Warped along frequency as by another vocal tract, and masked, stream by stream."""
-        rng = self.rng
-        for stream in log_mel:
-            if rng.random() < 0.6:
-                warped = torch.arange(NUM_MEL_BINS) * rng.uniform(0.89, 1.12)
-                warped = warped.clamp(0, NUM_MEL_BINS - 1)
-                below = warped.floor().long()
-                above = (below + 1).clamp_max(NUM_MEL_BINS - 1)
-                share = (warped - below)[:, None]
-                stream.copy_(stream[:, below] * (1 - share) + stream[:, above] * share)
-            if rng.random() < 0.4:
-                for _ in range(2):
-                    width = rng.randint(0, 12)
-                    first = rng.randint(0, NUM_MEL_BINS - width)
-                    stream[:, first : first + width] = stream.mean()
-            if rng.random() < 0.3:
-                for _ in range(max(1, len(stream) // 8)):
-                    chunk, width = rng.randrange(len(stream)), rng.randint(0, 8)
-                    first = rng.randint(0, MEL_FRAMES_PER_CHUNK - width)
-                    stream[chunk, :, first : first + width] = stream.amin()
-        return log_mel
+
+def warped_and_masked(log_mel: Tensor, rng: random.Random) -> Tensor:
+    """`log_mel` [B, C, 128, 40] warped along frequency as by another vocal tract, and masked.
+
+    It is changed in place, stream by stream.
+    """
+    for stream in log_mel:
+        if rng.random() < 0.6:
+            warped = torch.arange(NUM_MEL_BINS) * rng.uniform(0.89, 1.12)
+            warped = warped.clamp(0, NUM_MEL_BINS - 1)
+            below = warped.floor().long()
+            above = (below + 1).clamp_max(NUM_MEL_BINS - 1)
+            share = (warped - below)[:, None]
+            stream.copy_(stream[:, below] * (1 - share) + stream[:, above] * share)
+        if rng.random() < 0.4:
+            for _ in range(2):
+                width = rng.randint(0, 12)
+                first = rng.randint(0, NUM_MEL_BINS - width)
+                stream[:, first : first + width] = stream.mean()
+        if rng.random() < 0.3:
+            for _ in range(max(1, len(stream) // 8)):
+                chunk, width = rng.randrange(len(stream)), rng.randint(0, 8)
+                first = rng.randint(0, MEL_FRAMES_PER_CHUNK - width)
+                stream[chunk, :, first : first + width] = stream.amin()
+    return log_mel
+
+
+def excerpt(noise: np.ndarray, num_samples: int, rng: random.Random) -> np.ndarray:
+    """A random part of `noise` [samples], repeated where it is too short: [num_samples]."""
+    start = rng.randrange(noise.size)
+    return np.resize(np.roll(noise, -start)[: min(noise.size, num_samples)], num_samples)
 
 
 @dataclass(frozen=True, slots=True)

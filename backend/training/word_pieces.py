@@ -1,0 +1,59 @@
+"""Words as pieces: what the open word head writes, with connectionist temporal classification."""
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+NUM_PIECES = 256
+_BOUNDARY = "▁"
+"""Marks the beginning of a word."""
+LETTERS = "abcdefghijklmnopqrstuvwxyz'"
+
+
+class WordPieces:
+    """Byte-pair pieces of English words in lower case; id 0 is the blank."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.size = tokenizer.get_vocab_size() + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of words separated by spaces."""
+        return [token + 1 for token in self.tokenizer.encode(text, add_special_tokens=False).ids]
+
+    def text_of(self, ids: Iterable[int]) -> str:
+        """Words for ids without blanks."""
+        return self.tokenizer.decode([token - 1 for token in ids]).strip()
+
+
+def train_word_pieces(texts: Iterable[str]) -> WordPieces:
+    """Pieces that are frequent in `texts`, among them every letter."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_BOUNDARY, prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(_BOUNDARY, prepend_scheme="always")
+    trainer = trainers.BpeTrainer(
+        vocab_size=NUM_PIECES,
+        initial_alphabet=[_BOUNDARY, *LETTERS],
+        limit_alphabet=len(LETTERS) + 1,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return WordPieces(tokenizer)
+
+
+def load_word_pieces(path: Path, texts: Iterable[str]) -> WordPieces:
+    """The pieces kept at `path`; the first call trains them on `texts`."""
+    if path.exists():
+        return WordPieces(Tokenizer.from_file(str(path)))
+    pieces = train_word_pieces(texts)
+    pieces.tokenizer.save(str(path))
+    return pieces
+
+
+def best_path(logits: Tensor) -> list[int]:
+    """The likeliest ids of `[features, pieces]`, without repeats and blanks."""
+    chosen = itertools.groupby(logits.argmax(-1).tolist())
+    return [piece for piece, _ in chosen if piece]
