@@ -44,6 +44,7 @@ from backend.model.layout import SHARD_INDEX as SHARD_INDEX
 from backend.model.layout import SINGLE_SHARD as SINGLE_SHARD
 from backend.model.layout import TOKENIZER as TOKENIZER
 from backend.model.memory import needing_memory
+from backend.model.word_head import WordHead, load_word_head
 from backend.protocol import ControlTokens, Emotion
 
 EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "checkpoint"
@@ -81,6 +82,8 @@ class Checkpoint:
     sliding_window: int | None
     abilities: tuple[Ability, ...] = ()
     """Empty where it does not say what it answers."""
+    word_head: WordHead | None = None
+    """None where it does not write down what it hears."""
     folder: Path | None = None
     """Where its files are; None where it was made here."""
     files: tuple[LoadedFile, ...] = ()
@@ -139,6 +142,7 @@ def load_checkpoint(
         # The tower comes first: its file is read whole, while there is most room.
         tower = _audio_tower(folder, config.n_embd, placed_on, number_format)
         language_model = _language_model(folder, config, placed_on, number_format)
+        word_head = load_word_head(folder, config.n_embd, config.n_layer, placed_on, number_format)
     return Checkpoint(
         name=name,
         language_model=language_model,
@@ -150,6 +154,7 @@ def load_checkpoint(
         max_positions=config.block_size,
         sliding_window=config.sliding_window_size,
         abilities=_abilities(stated),
+        word_head=word_head,
         folder=folder,
         files=files,
     )

@@ -13,6 +13,8 @@ AUDIO_TOWERS = (
     "audiointeraction_ChunkwisedEncoder.pth",
     "MiniOmni3_ChunkwisedEncoder.pth",
 )
+WORD_HEAD = "word_head.safetensors"
+"""Optional, and our own addition: what writes down the words that are heard."""
 EMBEDDED = "embedded"
 """What the checkpoint is called that this repository holds."""
 RELEASED_MODEL = "zhifeixie/AudioInteraction"
@@ -27,5 +29,6 @@ HUB_FILES = (
     GENERATION_CONFIG,
     AUDIO_TOWER_CONFIG,
     *AUDIO_TOWERS,
+    WORD_HEAD,
 )
 """Patterns of what is fetched: all that is ever read."""

@@ -23,9 +23,11 @@ from backend.model.checkpoint import (
     TOKENIZER,
 )
 from backend.model.language_model import litgpt_state_dict
+from backend.model.word_head import write_word_head
 from backend.training.domain import SYSTEM_PROMPT, StatedAbility, abilities
 from backend.training.model import ModelShape, TrainingModel
 from backend.training.tokens import Vocabulary
+from backend.training.word_pieces import WordPieces
 
 MODEL_NAME = "AudioInteraction-Embedded"
 _UNUSED_TOWER_TENSOR = "audio_bos_eos_token.weight"
@@ -65,6 +67,7 @@ def export(
     folder: Path,
     system_prompt: str = SYSTEM_PROMPT,
     answered: Sequence[StatedAbility] | None = None,
+    pieces: WordPieces | None = None,
 ) -> None:
     """Write `model` without its training heads, in bfloat16.
 
@@ -74,6 +77,7 @@ def export(
         folder: the checkpoint's folder; files of the same names are replaced.
         system_prompt: what the model was trained with.
         answered: what it answers; None: what the embedded model does.
+        pieces: what its word head writes; None: the head is closed in vocabulary, and stays behind.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shape = model.shape
@@ -124,6 +128,9 @@ def export(
     tower = dict(model.tower.encoder.named_parameters())
     tower.pop(_UNUSED_TOWER_TENSOR, None)
     torch.save(_in_bfloat16(dict(tower)), folder / AUDIO_TOWERS[0])
+    if pieces is not None:
+        head = _in_bfloat16({"weight": model.word_head.weight, "bias": model.word_head.bias})
+        write_word_head(folder, shape.word_layer, head["weight"], head["bias"], pieces.written())
 
 
 def _untied(model: TrainingModel, vocabulary: Vocabulary) -> Qwen2ForCausalLM:

@@ -7,9 +7,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from backend.model.word_head import BLANK, WORD_BOUNDARY
+
 NUM_PIECES = 256
-_BOUNDARY = "▁"
-"""Marks the beginning of a word."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 
 
@@ -19,6 +19,10 @@ class WordPieces:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.size = tokenizer.get_vocab_size() + 1
+
+    def written(self) -> list[str]:
+        """The pieces in the order of their ids, without the blank."""
+        return [self.tokenizer.id_to_token(token) for token in range(self.size - 1)]
 
     def encode(self, text: str) -> list[int]:
         """Ids of words separated by spaces."""
@@ -32,11 +36,11 @@ class WordPieces:
 def train_word_pieces(texts: Iterable[str]) -> WordPieces:
     """Pieces that are frequent in `texts`, among them every letter."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_BOUNDARY, prepend_scheme="always")
-    tokenizer.decoder = decoders.Metaspace(_BOUNDARY, prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(WORD_BOUNDARY, prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(WORD_BOUNDARY, prepend_scheme="always")
     trainer = trainers.BpeTrainer(
         vocab_size=NUM_PIECES,
-        initial_alphabet=[_BOUNDARY, *LETTERS],
+        initial_alphabet=[WORD_BOUNDARY, *LETTERS],
         limit_alphabet=len(LETTERS) + 1,
         show_progress=False,
     )
@@ -56,4 +60,4 @@ def load_word_pieces(path: Path, texts: Iterable[str]) -> WordPieces:
 def best_path(logits: Tensor) -> list[int]:
     """The likeliest ids of `[features, pieces]`, without repeats and blanks."""
     chosen = itertools.groupby(logits.argmax(-1).tolist())
-    return [piece for piece, _ in chosen if piece]
+    return [piece for piece, _ in chosen if piece != BLANK]

@@ -1,0 +1,117 @@
+"""The words that a model hears, read off one of its decoder's layers: optional in a checkpoint.
+
+Connectionist temporal classification (Graves et al., 2006) over pieces of words: at each feature
+of 40 ms the head names a piece or the blank, and what is heard is the pieces without repeats and
+blanks. It is open in vocabulary, and what it has said it never takes back.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backend.errors import CheckpointError
+from backend.model.layout import WORD_HEAD
+
+BLANK = 0
+WORD_BOUNDARY = "▁"
+"""Begins a piece that begins a word."""
+
+
+class WordHead(nn.Module):
+    """Names the piece of a word, if any, that each feature completes."""
+
+    def __init__(self, layer: int, weight: Tensor, bias: Tensor, pieces: Sequence[str]) -> None:
+        """Use weights that are there.
+
+        Args:
+            layer: how many of the decoder's layers are below the head.
+            weight: `[pieces + 1, width]`; the first row is the blank's.
+            bias: `[pieces + 1]`.
+            pieces: as they are written, in the order of the rows after the first.
+        """
+        super().__init__()
+        self.layer = layer
+        self.pieces = ("", *(piece.replace(WORD_BOUNDARY, " ") for piece in pieces))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    @torch.no_grad()
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The likeliest ids: `[..., width]`, what `layer` layers make of features, to `[...]`."""
+        normalised = F.rms_norm(hidden, hidden.shape[-1:])
+        return F.linear(normalised, self.weight, self.bias).argmax(-1)
+
+
+class HeardWords:
+    """What one session has heard so far."""
+
+    def __init__(self, head: WordHead) -> None:
+        self._pieces = head.pieces
+        self._newest = BLANK
+        self._has_begun = False
+
+    def hear(self, ids: Sequence[int]) -> str:
+        """The text that the ids of the next features add; begins with a space after a word."""
+        added = []
+        for piece in ids:
+            if piece not in (BLANK, self._newest):
+                added.append(self._pieces[piece])
+            self._newest = piece
+        text = "".join(added)
+        if not self._has_begun:
+            text = text.lstrip()
+            self._has_begun = bool(text)
+        return text
+
+
+def write_word_head(
+    folder: Path, layer: int, weight: Tensor, bias: Tensor, pieces: Sequence[str]
+) -> None:
+    """Put a word head into a checkpoint's folder; see `WordHead` for what it consists of."""
+    save_file(
+        {"weight": weight.contiguous(), "bias": bias.contiguous()},
+        folder / WORD_HEAD,
+        metadata={"layer": str(layer), "pieces": json.dumps(list(pieces))},
+    )
+
+
+def load_word_head(
+    folder: Path, width: int, num_layers: int, device: torch.device, dtype: torch.dtype
+) -> WordHead | None:
+    """The word head of a checkpoint; None where it has none, as the released model.
+
+    Args:
+        folder: the checkpoint's.
+        width: the decoder's.
+        num_layers: the decoder's.
+        device: where it is to be.
+        dtype: its number format.
+
+    Raises:
+        CheckpointError: it is corrupt, or belongs to another model.
+    """
+    path = folder / WORD_HEAD
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            stated = file.metadata() or {}
+            weight, bias = (file.get_tensor(name).to(device, dtype) for name in ("weight", "bias"))
+        layer, pieces = int(stated["layer"]), json.loads(stated["pieces"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or corrupt; fetch it again") from error
+    expected = [len(pieces) + 1, width]
+    if list(weight.shape) != expected or list(bias.shape) != expected[:1]:
+        raise CheckpointError(
+            f"{path}: weight and bias have shapes {list(weight.shape)} and {list(bias.shape)}, "
+            f"expected {expected} and {expected[:1]}"
+        )
+    if not 0 < layer <= num_layers:
+        raise CheckpointError(f"{path} is for layer {layer}, and there are {num_layers}")
+    return WordHead(layer, weight, bias, pieces)
