@@ -429,8 +429,8 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, pieces: WordPiec
         distiller.learn(batch, None)
     for kept, resumed in zip(first.student.parameters(), second.student.parameters(), strict=True):
         torch.testing.assert_close(kept, resumed)
-    for kept, resumed in zip(first.average, second.average, strict=True):
-        torch.testing.assert_close(kept, resumed)
+    for mean, resumed_mean in zip(first.average, second.average, strict=True):
+        torch.testing.assert_close(mean, resumed_mean)
 
 
 def test_a_run_without_a_state_begins(tmp_path: Path, pieces: WordPieces) -> None:

@@ -341,7 +341,7 @@ class Distiller:
     def scores(self, trials: Sequence[DevelopmentSpeech]) -> dict[str, float]:
         """Word error of the mean of the weights on each trial."""
         kept = self._weights()
-        parameters = list(self.student.parameters())
+        parameters: list[Tensor] = list(self.student.parameters())
         torch._foreach_copy_(parameters, self.average)
         scores = {}
         for trial in trials:

@@ -55,7 +55,7 @@ def _following(names: Sequence[str]) -> list[tuple[str, str]]:
     return list(zip(names, [*names[1:], names[0]], strict=True))
 
 
-def _made_rows(name: str) -> list[tuple[str, ...]]:
+def _made_rows(name: str) -> Sequence[tuple[str, ...]]:
     """Rows that would be tedious to write down."""
     match name:
         case "sums":

@@ -22,7 +22,8 @@ class WordPieces:
 
     def written(self) -> list[str]:
         """The pieces in the order of their ids, without the blank."""
-        return [self.tokenizer.id_to_token(token) for token in range(self.size - 1)]
+        ids = self.tokenizer.get_vocab()
+        return sorted(ids, key=ids.__getitem__)
 
     def encode(self, text: str) -> list[int]:
         """Ids of words separated by spaces."""
