@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.audio import Samples, read_audio
+from backend.audio import Samples, float_to_pcm16, read_audio
 from backend.config import (
     CHUNK_SAMPLES,
     CHUNK_SECONDS,
@@ -27,8 +27,9 @@ from backend.config import (
     EngineConfig,
     SessionSettings,
 )
+from backend.conversation.events import OverlapAction, OverlapDecision
 from backend.conversation.hearing import Hearing
-from backend.conversation.overlap import OverlapAction, OverlapDecision
+from backend.conversation.timeline import Timeline
 from backend.engine.core import EngineCore
 from backend.errors import SessionFileError
 from backend.events import TextDelta, TurnDone
@@ -135,7 +136,8 @@ class Performance:
         self._recorder = recorder
         self._clock = clock
         self._voices = Voices()
-        self._hearing = Hearing()
+        self._hearing = Hearing(Timeline(), SAMPLE_RATE_HZ, clock)
+        self._asked_at: float | None = None
         self._playing: list[_Playing] = []
 
     def perform(self, plot: Plot) -> None:
@@ -179,7 +181,10 @@ class Performance:
             while self._playing and self._playing[0].end <= seconds:
                 self._note_playback(self._playing.pop(0), None)
             is_playing = bool(self._playing) and self._playing[0].start <= seconds
-            for outcome in self._hearing.hear(frame, is_playing):
+            heard = self._hearing.append(float_to_pcm16(frame), is_playing)
+            for ended in heard.chunks:
+                self._asked_at = ended.speech_end_seconds
+            for outcome in heard.outcomes:
                 if isinstance(outcome, OverlapDecision):
                     self._obey(outcome, seconds)
 
@@ -209,8 +214,7 @@ class Performance:
 
     def _answer(self, seconds: float) -> None:
         """Let the engine hear the chunk that ends at `seconds`, and say the reply if one comes."""
-        asked_at = self._hearing.speech_end_before(seconds)
-        asked_at = seconds if asked_at is None else asked_at
+        asked_at = seconds if self._asked_at is None else self._asked_at
         decided_at = text_at = None
         while self._core.has_work():
             for _, event in self._core.step():

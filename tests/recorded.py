@@ -5,20 +5,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-from backend.config import SAMPLE_RATE_HZ
-from backend.conversation.conversation import ConversationOptions
-from backend.conversation.settings import ConversationSettings
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
 from backend.recordings.live import Recordings
 from backend.recordings.reader import SessionFile
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.speech import Voices
-from backend.wires.connection import Request, Start
 from backend.wires.conversations import Conversations
 from backend.wires.realtime.dialect import Dialect
+from backend.wires.wire import Start
 from tests.scripted import ScriptedEngine
-from tests.sockets import House, Visitor
+from tests.sockets import House, Visitor, request_of
 
 
 class RecordedHouse(House):
@@ -42,18 +39,10 @@ class RecordedHouse(House):
         self, title: str | None, dialect: Dialect = Dialect.DUPLEX, start: Start = Start.AT_ONCE
     ) -> Visitor:
         """Somebody comes; a title has the conversation recorded."""
-        checkpoint = self.engine.checkpoint
-        options = ConversationOptions(
-            checkpoint.name,
-            dialect,
-            SAMPLE_RATE_HZ,
-            voices=self._voices,
-            recording_title=title,
+        request = request_of(
+            self.engine, dialect, start, voices=self._voices, recording_title=title
         )
-        defaults = ConversationSettings(
-            checkpoint.system_prompt, checkpoint.sampling, SAMPLE_RATE_HZ
-        )
-        visitor = Visitor(self.conversations, Request(options, defaults, start))
+        visitor = Visitor(self.conversations, request)
         self._visitors.append(visitor)
         return visitor
 

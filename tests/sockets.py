@@ -11,14 +11,16 @@ import numpy as np
 
 from backend.admission import Admission
 from backend.audio import Samples, float_to_pcm16
-from backend.config import SAMPLE_RATE_HZ, SamplingConfig
+from backend.config import SAMPLE_RATE_HZ
 from backend.conversation.conversation import ConversationOptions
 from backend.conversation.settings import ConversationSettings
 from backend.speech import Voices
-from backend.wires.connection import Connection, Request, SocketLimits, Start
+from backend.wires.connection import Connection, SocketLimits
 from backend.wires.conversations import Conversations
 from backend.wires.errors import ConnectionEnd, first_end
 from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.wire import RealtimeWire
+from backend.wires.wire import Offer, Request, Start
 from tests.scripted import ScriptedEngine
 
 WireEvent = dict[str, Any]
@@ -185,6 +187,32 @@ class Visitor:
             self._news.set()
 
 
+def request_of(
+    engine: ScriptedEngine,
+    dialect: Dialect = Dialect.DUPLEX,
+    start: Start = Start.AT_ONCE,
+    voices: Voices | None = None,
+    idle_seconds: float = 0.0,
+    recording_title: str | None = None,
+) -> Request:
+    """What a client asks for that sends 16 kHz."""
+    checkpoint = engine.checkpoint
+    offer = Offer(
+        checkpoint.name,
+        checkpoint.system_prompt,
+        checkpoint.sampling,
+        engine.max_positions,
+        voices or Voices(),
+        idle_seconds,
+        may_record=True,
+    )
+    options = ConversationOptions(
+        offer.voices, dialect is Dialect.DUPLEX, idle_seconds, recording_title
+    )
+    defaults = ConversationSettings(offer.system_prompt, offer.sampling, SAMPLE_RATE_HZ)
+    return Request(RealtimeWire(dialect, offer), options, defaults, start)
+
+
 class House:
     """A server's conversations, and the visitors that talk there."""
 
@@ -203,15 +231,10 @@ class House:
         start: Start = Start.AT_ONCE,
         limits: SocketLimits | None = None,
     ) -> Visitor:
-        options = ConversationOptions(
-            "scripted",
-            dialect,
-            SAMPLE_RATE_HZ,
-            voices=self._voices,
-            idle_seconds=self._idle_seconds,
+        request = request_of(
+            self.engine, dialect, start, voices=self._voices, idle_seconds=self._idle_seconds
         )
-        defaults = ConversationSettings("Answer.", SamplingConfig(), SAMPLE_RATE_HZ)
-        visitor = Visitor(self.conversations, Request(options, defaults, start), limits)
+        visitor = Visitor(self.conversations, request, limits)
         self._visitors.append(visitor)
         return visitor
 

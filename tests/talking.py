@@ -11,13 +11,14 @@ import numpy as np
 
 from backend.audio import Samples, float_to_pcm16
 from backend.config import SAMPLE_RATE_HZ
-from backend.conversation.conversation import Conversation, ConversationOptions
-from backend.conversation.settings import ConversationSettings
+from backend.conversation.conversation import Conversation
+from backend.errors import AudioInteractionError
 from backend.speech import Voices
-from backend.wires.realtime.client_messages import parse_client_event
+from backend.wires.conversations import Attachment, Line
+from backend.wires.errors import as_wire_error
 from backend.wires.realtime.dialect import Dialect
 from tests.scripted import ScriptedEngine
-from tests.sockets import settle
+from tests.sockets import request_of, settle
 
 WireEvent = dict[str, Any]
 
@@ -29,14 +30,24 @@ BLOCK_SAMPLES = SAMPLE_RATE_HZ // 20
 class Talk:
     """One client's side of a conversation."""
 
-    def __init__(self, conversation: Conversation) -> None:
-        self.conversation = conversation
+    def __init__(self, attachment: Attachment) -> None:
+        self.conversation = attachment.conversation
         self.told: list[WireEvent] = []
-        self._events = conversation.outbox.after(0)
+        self._attachment = attachment
+        self._outbox = attachment.line.outbox
+        self._events = self._outbox.after(0)
 
     async def send(self, event_type: str, **fields: Any) -> None:
-        """Have an event obeyed."""
-        await self.conversation.obey(parse_client_event(json.dumps({"type": event_type, **fields})))
+        """Have an event obeyed.
+
+        Raises:
+            WireError: it cannot be.
+        """
+        message = self._attachment.line.wire.read(json.dumps({"type": event_type, **fields}))
+        try:
+            await self._attachment.obey(message)
+        except AudioInteractionError as error:
+            raise as_wire_error(error) from error
 
     async def set(self, **session: Any) -> WireEvent:
         """Change the configuration; returns what is in force then."""
@@ -64,7 +75,7 @@ class Talk:
     async def rest(self) -> list[WireEvent]:
         """What else is told, once nothing more comes."""
         events: list[WireEvent] = []
-        outbox = self.conversation.outbox
+        outbox = self._outbox
         num_quiet = 0
         while num_quiet < QUIET_TURNS:
             await settle()
@@ -82,15 +93,12 @@ async def talking(
     engine: ScriptedEngine, voices: Voices | None = None, dialect: Dialect = Dialect.DUPLEX
 ) -> AsyncIterator[Talk]:
     """A conversation that goes on while the block runs."""
-    options = ConversationOptions("scripted", dialect, SAMPLE_RATE_HZ, voices=voices or Voices())
-    defaults = ConversationSettings(
-        engine.checkpoint.system_prompt, engine.checkpoint.sampling, SAMPLE_RATE_HZ
-    )
-    conversation = Conversation(engine, options, defaults)
-    await conversation.open()
+    request = request_of(engine, dialect, voices=voices)
+    line = Line(request.wire)
+    conversation = await Conversation.open(engine, request.defaults, request.options, line.tell)
     going_on = asyncio.create_task(conversation.run())
     try:
-        talk = Talk(conversation)
+        talk = Talk(Attachment(conversation, line))
         await talk.until("session.created")
         yield talk
         assert not going_on.done() or going_on.exception() is None

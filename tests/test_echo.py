@@ -12,7 +12,7 @@ from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.conversation.echo import EchoDetector, EchoMatch
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
-REPLY_ID = "resp_1"
+REPLY_TURN = 0
 REPLY_STARTS = 1.0
 """When the client begins to play it, in seconds of its audio."""
 SECONDS = 6.0
@@ -79,13 +79,13 @@ def pcm_of(samples: Samples) -> bytes:
 def listening(room: Room, *, until: float = SECONDS, block_seconds: float = 0.05) -> EchoDetector:
     """A detector that has heard a room, where the client played our reply and told how far."""
     detector = EchoDetector()
-    detector.add_reply(REPLY_ID, pcm_of(REPLY))
+    detector.add_reply(REPLY_TURN, pcm_of(REPLY))
     block = round(block_seconds * SAMPLE_RATE_HZ)
     told_at = REPLY_STARTS
     for start in range(0, round(until * SAMPLE_RATE_HZ), block):
         detector.hear(room.samples[start : start + block])
         if (start + block) / SAMPLE_RATE_HZ >= told_at:
-            detector.played(REPLY_ID, told_at - REPLY_STARTS, told_at)
+            detector.played(REPLY_TURN, told_at - REPLY_STARTS, told_at)
             told_at += POSITION_SECONDS
     return detector
 
@@ -191,11 +191,11 @@ def test_where_nothing_was_played_there_is_no_echo() -> None:
     silent.hear(room.samples)
     assert silent.match(SECONDS - 1, SECONDS) is None
     unplayed = EchoDetector()
-    unplayed.add_reply(REPLY_ID, pcm_of(REPLY))
+    unplayed.add_reply(REPLY_TURN, pcm_of(REPLY))
     unplayed.hear(room.samples)
     assert unplayed.match(SECONDS - 1, SECONDS) is None
     unknown = EchoDetector()
-    unknown.played("resp_unknown", 0.0, SECONDS - 2)
+    unknown.played(7, 0.0, SECONDS - 2)
     unknown.hear(room.samples)
     assert unknown.match(SECONDS - 1, SECONDS) is None
 
@@ -204,8 +204,8 @@ def test_long_after_a_reply_there_is_no_echo() -> None:
     room = Room()
     room.add(OTHER_VOICES[0], 4.5)
     detector = EchoDetector()
-    detector.add_reply(REPLY_ID, pcm_of(REPLY[: 2 * SAMPLE_RATE_HZ]))
-    detector.played(REPLY_ID, 0.0, REPLY_STARTS)
+    detector.add_reply(REPLY_TURN, pcm_of(REPLY[: 2 * SAMPLE_RATE_HZ]))
+    detector.played(REPLY_TURN, 0.0, REPLY_STARTS)
     detector.hear(room.samples)
     assert detector.match(5.0, 5.5) is None
 
@@ -222,8 +222,8 @@ def test_one_position_is_enough_while_it_plays_on() -> None:
     room = Room()
     room.add_echo(0.3)
     detector = EchoDetector()
-    detector.add_reply(REPLY_ID, pcm_of(REPLY))
-    detector.played(REPLY_ID, 0.0, REPLY_STARTS)
+    detector.add_reply(REPLY_TURN, pcm_of(REPLY))
+    detector.played(REPLY_TURN, 0.0, REPLY_STARTS)
     detector.hear(room.samples[: 3 * SAMPLE_RATE_HZ])
     assert match(detector, 2.5, 3.0).delay_seconds == pytest.approx(0.3, abs=0.03)
 
@@ -235,9 +235,9 @@ def test_a_held_reply_is_found_where_it_goes_on() -> None:
     room.add(echo[:held], 1.1, gain_db=-15)
     room.add(echo[held:], 2.6, gain_db=-15)
     detector = EchoDetector()
-    detector.add_reply(REPLY_ID, pcm_of(REPLY))
+    detector.add_reply(REPLY_TURN, pcm_of(REPLY))
     for reply_seconds, input_seconds in [(0.0, 1.0), (0.8, 1.8), (1.05, 2.75), (1.3, 3.0)]:
-        detector.played(REPLY_ID, reply_seconds, input_seconds)
+        detector.played(REPLY_TURN, reply_seconds, input_seconds)
     detector.hear(room.samples[: round(3.2 * SAMPLE_RATE_HZ)])
     assert match(detector, 1.4, 1.9).delay_seconds == pytest.approx(0.1, abs=0.03)
     found = match(detector, 2.7, 3.2)
@@ -251,12 +251,12 @@ def test_the_next_reply_is_recognised_too() -> None:
     room.add(through_room(first_reply, room.rng), 1.1, gain_db=-15)
     room.add(through_room(next_reply, room.rng), 3.1, gain_db=-15)
     detector = EchoDetector()
-    detector.add_reply(REPLY_ID, pcm_of(first_reply))
-    detector.add_reply("resp_2", pcm_of(next_reply))
-    detector.played(REPLY_ID, 0.0, 1.0)
-    detector.played(REPLY_ID, 1.75, 2.75)
+    detector.add_reply(REPLY_TURN, pcm_of(first_reply))
+    detector.add_reply(1, pcm_of(next_reply))
+    detector.played(REPLY_TURN, 0.0, 1.0)
+    detector.played(REPLY_TURN, 1.75, 2.75)
     # It says so late, after half a second of it.
-    detector.played("resp_2", 0.5, 3.5)
+    detector.played(1, 0.5, 3.5)
     detector.hear(room.samples[: round(3.8 * SAMPLE_RATE_HZ)])
     assert match(detector, 3.3, 3.8).delay_seconds == pytest.approx(0.1, abs=0.03)
     assert detector.is_echo(3.3, 3.8)
@@ -267,7 +267,7 @@ def test_a_position_that_goes_back_in_time_is_left_out() -> None:
     room.add_echo()
     detector = listening(room, until=3.0)
     expected = detector.match(2.5, 3.0)
-    detector.played(REPLY_ID, 0.0, 0.5)
+    detector.played(REPLY_TURN, 0.0, 0.5)
     assert detector.match(2.5, 3.0) == expected
 
 
@@ -278,8 +278,8 @@ def test_pieces_of_any_length_are_the_whole() -> None:
     pieces = EchoDetector()
     pcm = np.frombuffer(pcm_of(REPLY), "<i2")
     for piece in np.array_split(pcm, 97):
-        pieces.add_reply(REPLY_ID, piece.tobytes())
-    pieces.played(REPLY_ID, 0.0, REPLY_STARTS)
+        pieces.add_reply(REPLY_TURN, piece.tobytes())
+    pieces.played(REPLY_TURN, 0.0, REPLY_STARTS)
     for block in np.array_split(room.samples[: 3 * SAMPLE_RATE_HZ], 41):
         pieces.hear(block)
     found = match(pieces, 2.4, 2.9)
@@ -295,9 +295,9 @@ def test_an_hour_of_replies_takes_little_memory() -> None:
 
     def converse(first: int, last: int) -> None:
         for number in range(first, last):
-            response_id = f"resp_{number // 60}"
-            detector.add_reply(response_id, pcm)
-            detector.played(response_id, number % 60, number)
+            turn = number // 60
+            detector.add_reply(turn, pcm)
+            detector.played(turn, number % 60, number)
             detector.hear(second)
 
     converse(0, 60)
@@ -315,7 +315,7 @@ def test_a_reply_without_end_takes_little_memory() -> None:
     tracemalloc.start()
     try:
         for _ in range(1200):
-            detector.add_reply(REPLY_ID, bytes(2 * SPEECH_RATE_HZ))
+            detector.add_reply(REPLY_TURN, bytes(2 * SPEECH_RATE_HZ))
         held_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

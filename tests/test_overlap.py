@@ -4,22 +4,20 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from backend.conversation.overlap import (
+from backend.conversation.events import (
     OverlapAction,
     OverlapDecision,
+    OverlapReason,
+    SpeechStarted,
+    SpeechStopped,
+)
+from backend.conversation.overlap import (
     OverlapOutcome,
     OverlapPolicy,
-    OverlapReason,
     OverlapSettings,
     OverlapState,
 )
-from backend.conversation.voice_activity import (
-    SpeechStarted,
-    SpeechStopped,
-    VoiceEnded,
-    VoiceEvent,
-    VoiceHeard,
-)
+from backend.conversation.voice_activity import VoiceEnded, VoiceEvent, VoiceHeard
 
 IDLE, PLAYING, HELD = OverlapState.IDLE, OverlapState.PLAYING, OverlapState.HELD
 SETTINGS = OverlapSettings(hold_voice_seconds=0.125, barge_in_voice_seconds=0.5)

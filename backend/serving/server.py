@@ -1,12 +1,11 @@
 """The HTTP and WebSocket application: the wire, the page's files, samples and health."""
 
 import asyncio
-import json
 import logging
 import mimetypes
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
@@ -16,12 +15,9 @@ from typing import Any, Self
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp
 
 from backend.admission import Admission
-from backend.conversation.conversation import ConversationOptions
-from backend.conversation.settings import GA_RATE_HZ, ConversationSettings
 from backend.engine import Engine
 from backend.errors import SettingsError
 from backend.model.hub_store import Report
@@ -36,11 +32,11 @@ from backend.serving.socket_protocol import RealtimeSocket
 from backend.serving.starting import StartingApp
 from backend.speech import Voices
 from backend.timing import SystemTime
-from backend.wires.connection import Connection, Request, Start
+from backend.wires.connection import Connection
 from backend.wires.conversations import Conversations
 from backend.wires.errors import CloseCode, ConnectionEnd, WireError, first_end
-from backend.wires.realtime.dialect import Dialect
-from backend.wires.realtime.server_messages import error_event
+from backend.wires.registry import WIRES
+from backend.wires.wire import Address, Offer, WireKind
 from webui.gradio_app import STATIC_FOLDER, gradio_app
 
 logger = logging.getLogger(__name__)
@@ -58,7 +54,6 @@ PING_SECONDS = 20.0
 """Between pings, and for the answer: a peer that is gone without a word is found out."""
 
 _HERE = frozenset(map(ip_address, ("127.0.0.1", "0.0.0.0", "::1", "::")))
-_OLDER_API = "realtime=v1"
 _GOODBYES = (1000, 1001, CloseCode.POLICY)
 """Close codes of a page that is done, of a window that was closed, and of a socket that floods."""
 
@@ -81,8 +76,8 @@ class ServingOptions:
     """Origins, as in `https://example.org`, whose pages may show ours in a frame."""
 
 
-class RealtimeService:
-    """Serves the sockets of `/v1/realtime`."""
+class SocketService:
+    """Serves the sockets of all wires: they share the engine's conversations."""
 
     def __init__(self, engine: Engine, options: ServingOptions) -> None:
         self.doorkeeper = Doorkeeper(options.access_key, own_hosts=options.own_hosts)
@@ -95,61 +90,42 @@ class RealtimeService:
         self._conversations = Conversations(
             engine, self.admission, time, recordings=self.recordings
         )
-        self._checkpoint = engine.checkpoint
-        self._voices = Voices()
-        self._idle_seconds = options.idle_minutes * 60
+        self._offer = Offer(
+            model=engine.checkpoint.name,
+            system_prompt=engine.checkpoint.system_prompt,
+            sampling=engine.checkpoint.sampling,
+            max_positions=engine.max_positions,
+            voices=Voices(),
+            idle_seconds=options.idle_minutes * 60,
+            may_record=self.recordings is not None,
+        )
 
-    async def serve(self, websocket: WebSocket) -> None:
+    async def serve(self, websocket: WebSocket, kind: WireKind) -> None:
         """Serve one socket until it closes."""
         # Also for a page that is refused: browsers do not tell why a handshake failed.
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         try:
             with self.doorkeeper.let_in(websocket):
-                await self._connection(websocket).run()
+                await self._connection(websocket, kind).run()
         except* ConnectionEnd as ends:
-            await _end(websocket, first_end(ends))
+            await _end(websocket, kind, first_end(ends))
         except* (WebSocketDisconnect, TimeoutError):
             logger.info("a client went away")
 
-    def _connection(self, websocket: WebSocket) -> Connection:
+    def _connection(self, websocket: WebSocket, kind: WireKind) -> Connection:
         async def send(text: str) -> None:
             # Whoever reads the client's messages learns that it has gone, and whether on purpose.
             with suppress(WebSocketDisconnect):
                 async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                     await websocket.send_text(text)
 
-        request = self._request(websocket.query_params, websocket.headers)
-        return Connection(self._conversations, request, Messages(websocket), send)
-
-    def _request(self, query: QueryParams, headers: Headers) -> Request:
-        """What the address and the headers ask for.
-
-        Raises:
-            ConnectionEnd: it cannot be.
-        """
-        options = ConversationOptions(
-            model=self._checkpoint.name,
-            dialect=Dialect.DUPLEX if query.get("duplex") == "1" else Dialect.REALTIME,
-            input_rate_hz=_input_rate_hz(query),
-            voices=self._voices,
-            has_older_names=_OLDER_API in headers.get("openai-beta", ""),
-            idle_seconds=self._idle_seconds,
-            recording_title=query.get("title", "") if query.get("record") == "1" else None,
-        )
-        if options.recording_title is not None and self.recordings is None:
-            error = WireError("this server records nothing", "recording_off")
-            raise ConnectionEnd(error, CloseCode.POLICY)
         try:
-            defaults = ConversationSettings(
-                instructions=self._checkpoint.system_prompt,
-                sampling=self._checkpoint.sampling,
-                input_rate_hz=options.input_rate_hz,
-            )
+            address = Address(websocket.query_params, websocket.headers)
+            request = kind.request(address, self._offer)
         except WireError as error:
             raise ConnectionEnd(error, CloseCode.POLICY) from error
-        waits = options.dialect is Dialect.DUPLEX and query.get("autostart") == "0"
-        return Request(options, defaults, Start.FIRST_MESSAGE if waits else Start.AT_ONCE)
+        return Connection(self._conversations, request, Messages(websocket), send)
 
 
 class Messages:
@@ -178,7 +154,7 @@ class Messages:
 def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI:
     """The application over a running engine."""
     options = options or ServingOptions()
-    service = RealtimeService(engine, options)
+    service = SocketService(engine, options)
     recordings = service.recordings
     gradio = gradio_app()
 
@@ -210,9 +186,8 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
             "recordings": _recording_fields(options.recordings),
         }
 
-    @app.websocket("/v1/realtime")
-    async def realtime(websocket: WebSocket) -> None:
-        await service.serve(websocket)
+    for kind in WIRES:
+        app.add_api_websocket_route(kind.path, _serving(service, kind))
 
     forks = Forks(
         engine.checkpoint, lambda: service.admission.num_taken, Admission(1, SystemTime())
@@ -222,6 +197,13 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
     app.mount("/samples", samples, name="samples")
     app.router.routes.extend(page_routes(gradio, service.doorkeeper))
     return app
+
+
+def _serving(service: SocketService, kind: WireKind) -> Callable[[WebSocket], Awaitable[None]]:
+    async def serve_socket(websocket: WebSocket) -> None:
+        await service.serve(websocket, kind)
+
+    return serve_socket
 
 
 def server_config(
@@ -322,21 +304,10 @@ def _recording_fields(options: StoreOptions | None) -> dict[str, Any]:
     return {"is_on": True, "may_share": options.may_share, "max_mb": options.max_mb}
 
 
-def _input_rate_hz(query: QueryParams) -> int:
-    given = query.get("input_rate", str(GA_RATE_HZ))
-    # Python reads no number of thousands of digits.
-    if not (given.isascii() and given.isdigit() and len(given) < 10):
-        error = WireError(
-            f"input_rate must be a number of Hz, not {given[:32]!r}", "invalid_value", "input_rate"
-        )
-        raise ConnectionEnd(error, CloseCode.POLICY)
-    return int(given)
-
-
-async def _end(websocket: WebSocket, end: ConnectionEnd) -> None:
+async def _end(websocket: WebSocket, kind: WireKind, end: ConnectionEnd) -> None:
     """Say why, then close; the client may have gone already."""
     with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
             if end.error is not None:
-                await websocket.send_text(json.dumps(error_event(end.error)))
+                await websocket.send_text(kind.refusal(end.error))
             await websocket.close(end.close_code, end.reason)

@@ -1,6 +1,5 @@
 """The WebSocket protocol of the server: uvicorn's, but no peer keeps the loop or a socket busy."""
 
-import json
 from asyncio import AbstractEventLoop, TimerHandle
 from typing import Any
 
@@ -14,7 +13,7 @@ from websockets.protocol import State
 from backend.timing import SystemTime
 from backend.wires.allowance import TokenBucket
 from backend.wires.errors import CloseCode, WireError
-from backend.wires.realtime.server_messages import error_event
+from backend.wires.registry import wire_at
 
 CLOSING_SECONDS = 5.0
 """For what was still to be sent, and for the closing handshake."""
@@ -151,7 +150,7 @@ class RealtimeSocket(WebSocketsSansIOProtocol):
             f"fragments shorter than {SHORT_FRAGMENT_BYTES} bytes a second",
             "too_many_frames",
         )
-        self.conn.send_text(json.dumps(error_event(error)).encode())
+        self.conn.send_text(wire_at(self.scope["path"]).refusal(error).encode())
         self.conn.send_close(CloseCode.POLICY, error.code)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = self.disconnected = True

@@ -1,9 +1,8 @@
 """What visitors meet while the model is fetched and loaded: a page that says so, and 503."""
 
 import asyncio
-import json
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from starlette.websockets import WebSocket
 
 from backend.model.hub_store import Progress, Report
 from backend.wires.errors import CloseCode, WireError
-from backend.wires.realtime.server_messages import error_event
+from backend.wires.registry import WIRES
+from backend.wires.wire import WireKind
 
 RETRY_SECONDS = 5
 LOADING = "loading"
@@ -57,7 +57,7 @@ class StartingApp:
                 Route("/", self._show_page),
                 Route("/health", self._health),
                 Mount("/live", StaticFiles(directory=static_folder)),
-                WebSocketRoute("/v1/realtime", self._refuse_socket),
+                *(WebSocketRoute(wire.path, _refuse_socket(wire)) for wire in WIRES),
                 Route("/{rest:path}", self._refuse),
             ]
         )
@@ -115,8 +115,12 @@ class StartingApp:
         headers = {"Retry-After": str(RETRY_SECONDS)}
         return PlainTextResponse("the model is still being loaded\n", 503, headers)
 
-    async def _refuse_socket(self, websocket: WebSocket) -> None:
+
+def _refuse_socket(wire: WireKind) -> Callable[[WebSocket], Awaitable[None]]:
+    async def refuse(websocket: WebSocket) -> None:
         await websocket.accept()
         error = WireError("the model is still being loaded; try again in a moment", "starting")
-        await websocket.send_text(json.dumps(error_event(error)))
+        await websocket.send_text(wire.refusal(error))
         await websocket.close(CloseCode.FULL, "starting")
+
+    return refuse

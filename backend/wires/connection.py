@@ -1,15 +1,13 @@
-"""One client's socket: what arrives is obeyed by a conversation, what that tells is sent."""
+"""One client's socket: what arrives is followed by a conversation, what that tells is sent."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 from typing import Protocol
 
-from backend.admission import Place, Standing, Waiter
-from backend.conversation.conversation import ConversationOptions
+from backend.admission import Place, Waiter
+from backend.conversation.events import ConversationEnded, EndReason
 from backend.conversation.settings import ConversationSettings
 from backend.errors import AudioInteractionError, SessionLimitError
 from backend.wires.allowance import TokenBucket
@@ -19,25 +17,33 @@ from backend.wires.errors import (
     ConnectionEnd,
     WireError,
     as_wire_error,
-    session_failure,
+    session_failed,
 )
-from backend.wires.outbox import EventsLostError
-from backend.wires.realtime.client_messages import (
-    AckEvent,
-    AnyClientEvent,
-    CloseSession,
-    Heartbeat,
-    ResumeSession,
-    SessionUpdate,
-    parse_client_event,
+from backend.wires.outbox import MessagesLostError
+from backend.wires.wire import (
+    Acknowledge,
+    AnyWire,
+    Beat,
+    Beaten,
+    ClientMessage,
+    Close,
+    Message,
+    MessagesLost,
+    Queued,
+    QueueDone,
+    Refused,
+    Replaced,
+    Request,
+    Resume,
+    Resumed,
+    SocketCommand,
+    SocketEvent,
+    Start,
 )
-from backend.wires.realtime.dialect import Dialect
-from backend.wires.realtime.server_messages import WireEvent, error_event, wire_event
 
 logger = logging.getLogger(__name__)
 
 Send = Callable[[str], Awaitable[None]]
-Message = str | bytes
 
 FIRST_MESSAGE_SECONDS = 10.0
 """A socket whose first message says what it is for must say so by then."""
@@ -58,15 +64,6 @@ class Messages(Protocol):
     async def __anext__(self) -> Message: ...
 
 
-class Start(Enum):
-    """When a socket has its conversation."""
-
-    AT_ONCE = auto()
-    """A new one, as soon as there is room."""
-    FIRST_MESSAGE = auto()
-    """`session.resume` takes up one whose socket was lost; anything else begins a new one."""
-
-
 @dataclass(frozen=True, slots=True)
 class SocketLimits:
     """How much one socket may send; a whole clip in one go is well within."""
@@ -79,16 +76,6 @@ class SocketLimits:
     errors_per_second: float = 10.0
     error_burst: float = 200.0
     """Messages that cannot be honoured; a client that sends more of them is let go."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a client's address asks for."""
-
-    options: ConversationOptions
-    defaults: ConversationSettings
-    """Before the client changes it."""
-    start: Start = Start.AT_ONCE
 
 
 class Connection:
@@ -112,6 +99,8 @@ class Connection:
     ) -> None:
         self._conversations = conversations
         self._request = request
+        self._wire: AnyWire = request.wire
+        """Of the conversation, once there is one."""
         self._messages = messages
         self._deliver = send
         limits, time = limits or SocketLimits(), conversations.time
@@ -120,10 +109,10 @@ class Connection:
             limits.characters_per_second, limits.character_burst, time
         )
         self._errors_allowed = TokenBucket(limits.errors_per_second, limits.error_burst, time)
-        self._held: list[AnyClientEvent] = []
+        self._held: list[ClientMessage | SocketCommand] = []
         self._num_held_characters = 0
         self._num_sent = 0
-        """Number of the newest event that the client has or is about to have."""
+        """Number of the newest message that the client has or is about to have."""
 
     async def run(self) -> None:
         """Serve until the client goes.
@@ -143,7 +132,7 @@ class Connection:
                 try:
                     await self._receive(attachment)
                 except ConnectionEnd:
-                    # Not a lost socket: nobody is to take this conversation up.
+                    # Not a lost socket: this conversation is not to be taken up.
                     self._conversations.end(attachment)
                     raise
                 if self._messages.has_left:
@@ -163,47 +152,52 @@ class Connection:
 
     async def _begin(self) -> Attachment | None:
         """What the first message asks for; None if the client went meanwhile."""
-        message = await self._first_message()
-        if message is None:
+        text = await self._first_message()
+        if text is None:
             return None
-        config = self._request.defaults
-        match event := _parse_first(message):
-            case ResumeSession():
-                return await self._resume(event)
-            case SessionUpdate():
-                # `session.created` then tells of the conversation that was asked for.
-                config = self._configured(event)
-        self._held.append(event)
-        return await self._open(config)
+        try:
+            message = self._wire.read(text)
+        except WireError as error:
+            raise ConnectionEnd(error, CloseCode.POLICY) from error
+        match message:
+            case Resume():
+                return await self._resume(message)
+            case Acknowledge() | Beat() | Close():
+                settings = self._request.defaults
+            case _:
+                # What is told when it begins then tells of the conversation that was asked for.
+                settings = self._configured(message)
+        self._held.append(message)
+        return await self._open(settings)
 
-    async def _open(self, config: ConversationSettings) -> Attachment | None:
+    async def _open(self, settings: ConversationSettings) -> Attachment | None:
         """A new conversation; None if the client went meanwhile."""
         place = await self._place()
         if place is None:
             return None
-        return await self._conversations.open(place, self._request.options, config)
+        return await self._conversations.open(place, self._request, settings)
 
-    def _configured(self, update: SessionUpdate) -> ConversationSettings:
-        """The settings of a conversation that begins with `update`.
+    def _configured(self, message: ClientMessage) -> ConversationSettings:
+        """The settings of a conversation that begins with `message`.
 
         Raises:
             ConnectionEnd: they cannot be.
         """
         try:
-            config = self._request.defaults.merged(update.session)
-            voice = self._request.options.voices.find_voice(config.voice)
+            settings = self._wire.settings(message, self._request.defaults)
+            voice = self._request.options.voices.find_voice(settings.voice)
         except AudioInteractionError as error:
             named = as_wire_error(error)
-            named.event_id = update.event_id
+            named.event_id = message.event_id
             raise ConnectionEnd(named, CloseCode.POLICY) from error
-        return replace(config, voice=voice)
+        return replace(settings, voice=voice)
 
     async def _place(self) -> Place | None:
         """The right to a conversation, after a wait if need be; None if the client went."""
         admission = self._conversations.admission
         if (place := admission.enter()) is not None:
             return place
-        if self._is_duplex and (waiter := admission.queue_up()) is not None:
+        if self._wire.is_resumable and (waiter := admission.queue_up()) is not None:
             return await self._wait_in_line(waiter)
         full = SessionLimitError("every conversation is taken; try again later")
         raise ConnectionEnd(as_wire_error(full), CloseCode.FULL)
@@ -218,7 +212,7 @@ class Connection:
                 waiting.cancel()
                 reading.cancel()
             if not has_gone:
-                await self._say(wire_event("session.queue_done", ticket_id=waiter.ticket_id))
+                await self._say(QueueDone(waiter.ticket_id))
         except BaseException:
             self._conversations.admission.step_out(waiter)
             raise
@@ -228,10 +222,10 @@ class Connection:
         return waiter.place
 
     async def _tell_standings(self, waiter: Waiter) -> None:
-        event_type = "session.queued"
+        is_first = True
         async for standing in self._conversations.admission.standings(waiter):
-            await self._say(_standing_event(event_type, waiter, standing))
-            event_type = "session.queue_update"
+            await self._say(Queued(waiter.ticket_id, standing, is_first))
+            is_first = False
 
     async def _hold_messages(self) -> None:
         """Keep what comes before there is a conversation; returns when the client has gone."""
@@ -240,32 +234,33 @@ class Connection:
                 await self._hold(message)
             except WireError as error:
                 self._count_error()
-                await self._say(error_event(error))
+                await self._say(Refused(error))
             await self._allow(message)
 
-    async def _hold(self, message: Message) -> None:
-        event = _parse(message)
-        match event:
-            case Heartbeat():
-                await self._say(wire_event("session.heartbeat_ack"))
-            case CloseSession():
-                await self._say(wire_event("session.closed", reason="client_request"))
-                raise ConnectionEnd(None, CloseCode.NORMAL, "client_request")
+    async def _hold(self, text: Message) -> None:
+        message = self._wire.read(text)
+        match message:
+            case Beat():
+                await self._say(Beaten())
+            case Close():
+                await self._say(ConversationEnded(EndReason.CLIENT))
+                ending = self._wire.ending(EndReason.CLIENT)
+                raise ConnectionEnd(None, ending.close_code, ending.reason)
             case _:
-                num_characters = self._num_held_characters + len(message)
+                num_characters = self._num_held_characters + len(text)
                 if num_characters > MAX_HELD_CHARACTERS or len(self._held) >= MAX_HELD_MESSAGES:
                     raise WireError(
                         "this client waits in line; send audio once session.created has come",
                         "session_queued",
-                        event_id=event.event_id,
+                        event_id=message.event_id,
                     )
                 self._num_held_characters = num_characters
-                self._held.append(event)
+                self._held.append(message)
 
-    async def _resume(self, event: ResumeSession) -> Attachment:
-        attachment = self._conversations.resume(event.session_id, event.resume_token)
+    async def _resume(self, command: Resume) -> Attachment:
+        attachment = self._conversations.resume(command.key)
         try:
-            await self._catch_up(attachment, event.last_received_server_event_seq)
+            await self._catch_up(attachment, command.num_received)
         except BaseException:
             self._conversations.let_go(attachment)
             raise
@@ -273,7 +268,7 @@ class Connection:
 
     async def _catch_up(self, attachment: Attachment, num_received: int) -> None:
         """Say where both sides stand; what the client has missed is sent next."""
-        conversation, outbox = attachment.conversation, attachment.conversation.outbox
+        self._wire, outbox = attachment.line.wire, attachment.line.outbox
         if num_received > outbox.last_number:
             error = WireError(
                 f"there are {outbox.last_number} events, not {num_received}",
@@ -284,24 +279,10 @@ class Connection:
         self._num_sent = max(num_received, outbox.oldest_number - 1)
         outbox.forget(num_received)
         async with attachment.obeying:
-            input_seconds = conversation.input_seconds
-        await self._say(
-            wire_event(
-                "session.resumed",
-                session_id=conversation.session_id,
-                attachment_generation=attachment.generation,
-                input_seconds=input_seconds,
-            )
-        )
+            arrived_seconds = attachment.conversation.arrived_seconds
+        await self._say(Resumed(attachment.generation, arrived_seconds))
         if self._num_sent > num_received:
-            await self._say(
-                wire_event(
-                    "session.resync_required",
-                    reason="events_lost",
-                    session_id=conversation.session_id,
-                    num_events_lost=self._num_sent - num_received,
-                )
-            )
+            await self._say(MessagesLost(self._num_sent - num_received))
 
     async def _first_message(self) -> Message | None:
         try:
@@ -316,61 +297,63 @@ class Connection:
             raise ConnectionEnd(error, CloseCode.POLICY) from timeout
 
     async def _receive(self, attachment: Attachment) -> None:
-        for event in self._held:
-            await self._answer(event, attachment)
+        for held in self._held:
+            await self._answer(held, attachment)
         self._held.clear()
-        async for message in self._messages:
+        async for text in self._messages:
             # What comes over a socket that was replaced is sent again over the new one.
             if not attachment.is_lost.is_set():
-                await self._answer(message, attachment)
-            await self._allow(message)
+                await self._answer(text, attachment)
+            await self._allow(text)
 
-    async def _answer(self, message: Message | AnyClientEvent, attachment: Attachment) -> None:
+    async def _answer(
+        self, message: Message | ClientMessage | SocketCommand, attachment: Attachment
+    ) -> None:
         event_id = None
         try:
-            event = _parse(message) if isinstance(message, str | bytes) else message
-            event_id = event.event_id
-            await self._obey(event, attachment)
+            if isinstance(message, str | bytes):
+                message = self._wire.read(message)
+            event_id = message.event_id
+            if isinstance(message, SocketCommand):
+                await self._obey(message, attachment)
+            else:
+                # What was begun is done to its end, also if the socket breaks meanwhile.
+                await asyncio.shield(attachment.obey(message))
         except AudioInteractionError as error:
             named = as_wire_error(error)
             named.event_id = named.event_id or event_id
-            attachment.conversation.report(named)
+            attachment.line.tell(Refused(named))
             self._count_error()
         except ConnectionEnd:
             raise
         except Exception as error:
-            # What it has left half done, nobody can go on with.
+            # What it has left half done cannot be gone on with.
             logger.exception("a message could not be obeyed")
-            raise ConnectionEnd(session_failure(), CloseCode.SESSION_FAILED) from error
+            raise ConnectionEnd(session_failed(), CloseCode.SESSION_FAILED) from error
 
-    async def _obey(self, event: AnyClientEvent, attachment: Attachment) -> None:
-        conversation = attachment.conversation
-        match event:
-            case ResumeSession():
-                raise _resume_unexpected()
-            case AckEvent():
-                conversation.outbox.forget(min(event.server_event_seq, self._num_sent))
-            case Heartbeat():
-                if event.active:
-                    conversation.activity()
-                conversation.outbox.put([wire_event("session.heartbeat_ack")])
-            case CloseSession():
-                closed = wire_event("session.closed", reason="client_request")
-                conversation.end(CloseCode.NORMAL, "client_request", closed)
+    async def _obey(self, command: SocketCommand, attachment: Attachment) -> None:
+        match command:
+            case Resume():
+                raise _resume_unexpected(command)
+            case Acknowledge():
+                attachment.line.outbox.forget(min(command.number, self._num_sent))
+            case Beat():
+                if command.is_active:
+                    attachment.conversation.activity()
+                attachment.line.tell(Beaten())
+            case Close():
+                attachment.conversation.end(EndReason.CLIENT)
                 self._conversations.end(attachment)
-            case _:
-                # What was begun is done to its end, also if the socket breaks meanwhile.
-                await asyncio.shield(_obey_whole(event, attachment))
 
     async def _send(self, attachment: Attachment) -> None:
-        outbox = attachment.conversation.outbox
+        outbox, is_resumable = attachment.line.outbox, self._wire.is_resumable
         try:
-            async for event in outbox.after(self._num_sent):
-                self._num_sent = event.number
-                await self._deliver(event.text)
-                if not self._is_duplex:
-                    outbox.forget(event.number)
-        except EventsLostError as error:
+            async for message in outbox.after(self._num_sent):
+                self._num_sent = message.number
+                await self._deliver(message.text)
+                if not is_resumable:
+                    outbox.forget(message.number)
+        except MessagesLostError as error:
             slow = WireError("events come faster than this client reads them", "client_too_slow")
             raise ConnectionEnd(slow, CloseCode.POLICY) from error
         assert outbox.ending is not None, "an outbox without an end goes on"
@@ -378,8 +361,7 @@ class Connection:
 
     async def _give_way(self, attachment: Attachment) -> None:
         await attachment.is_lost.wait()
-        session_id = attachment.conversation.session_id
-        await self._say(wire_event("session.replaced", session_id=session_id))
+        await self._say(Replaced())
         raise ConnectionEnd(None, CloseCode.REPLACED, "session_replaced")
 
     async def _allow(self, message: Message) -> None:
@@ -394,50 +376,15 @@ class Connection:
             )
             raise ConnectionEnd(error, CloseCode.POLICY)
 
-    async def _say(self, event: WireEvent) -> None:
+    async def _say(self, event: SocketEvent | ConversationEnded) -> None:
         """Tell of this socket alone: it is not numbered, and not told again after a resume."""
-        await self._deliver(json.dumps(event, ensure_ascii=False))
-
-    @property
-    def _is_duplex(self) -> bool:
-        return self._request.options.dialect is Dialect.DUPLEX
+        for message in self._wire.write(event):
+            await self._deliver(self._wire.encode(message, None))
 
 
-async def _obey_whole(event: AnyClientEvent, attachment: Attachment) -> None:
-    async with attachment.obeying:
-        await attachment.conversation.obey(event)
-
-
-def _parse(message: Message) -> AnyClientEvent:
-    if isinstance(message, bytes):
-        raise WireError("events are JSON in text messages, not binary", "binary_message")
-    return parse_client_event(message)
-
-
-def _parse_first(message: Message) -> AnyClientEvent:
-    """The message that says what a socket is for.
-
-    Raises:
-        ConnectionEnd: it says nothing.
-    """
-    try:
-        return _parse(message)
-    except WireError as error:
-        raise ConnectionEnd(error, CloseCode.POLICY) from error
-
-
-def _resume_unexpected() -> WireError:
+def _resume_unexpected(command: Resume) -> WireError:
     return WireError(
         "this socket has a conversation already; connect with autostart=0 to take up another",
         "session_already_attached",
-    )
-
-
-def _standing_event(event_type: str, waiter: Waiter, standing: Standing) -> WireEvent:
-    return wire_event(
-        event_type,
-        ticket_id=waiter.ticket_id,
-        position=standing.position,
-        queue_length=standing.queue_length,
-        estimated_wait_s=round(standing.estimated_wait_seconds, 1),
+        event_id=command.event_id,
     )

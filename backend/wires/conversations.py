@@ -3,15 +3,28 @@
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from backend.admission import Admission, Place
-from backend.conversation.conversation import Conversation, ConversationOptions, SessionOpener
+from backend.conversation.conversation import Conversation
+from backend.conversation.engine_session import SessionOpener
+from backend.conversation.events import ConversationEnded, ConversationEvent
 from backend.conversation.settings import ConversationSettings
+from backend.errors import AudioInteractionError, SessionLimitError
 from backend.recordings.live import Recordings
 from backend.timing import Time
-from backend.wires.errors import CloseCode, ConnectionEnd, WireError, session_failure
-from backend.wires.realtime.dialect import Dialect
+from backend.wires.errors import (
+    SESSION_FAILURE,
+    CloseCode,
+    ConnectionEnd,
+    WireError,
+    as_wire_error,
+    session_failed,
+)
+from backend.wires.outbox import Outbox
+from backend.wires.wire import AnyWire, ClientMessage, Request, SessionKey, SocketEvent
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +32,46 @@ KEPT_SECONDS = 60.0
 """A conversation whose socket dropped waits this long for another."""
 
 
+class Line:
+    """A conversation's line to its client: its wire, and what the client is told over it."""
+
+    def __init__(self, wire: AnyWire) -> None:
+        self.wire = wire
+        self.outbox: Outbox[Any] = Outbox(wire.encode)
+
+    def tell(self, event: ConversationEvent | SocketEvent) -> None:
+        """Put what happens into the client's messages."""
+        self.answer(self.wire.write(event))
+        if isinstance(event, ConversationEnded):
+            self.outbox.end(self.wire.ending(event.reason))
+
+    def answer(self, messages: Sequence[Any]) -> None:
+        """Put messages of the wire's own."""
+        if messages:
+            self.outbox.put(messages)
+
+
 @dataclass(eq=False, slots=True)
 class Attachment:
     """One socket's hold on a conversation, until it lets go or another socket takes over."""
 
     conversation: Conversation
+    line: Line
     obeying: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a message is obeyed, by every socket of the conversation in its turn."""
     generation: int = 1
+    """How many sockets the conversation has had."""
     is_lost: asyncio.Event = field(default_factory=asyncio.Event)
     """Another socket has taken over."""
+
+    async def obey(self, message: ClientMessage) -> None:
+        """Have the conversation do what a message asks, after those before it.
+
+        Raises:
+            AudioInteractionError: it cannot be done; the conversation goes on.
+        """
+        async with self.obeying:
+            self.line.answer(await self.line.wire.obey(message, self.conversation))
 
 
 @dataclass(eq=False, slots=True)
@@ -49,7 +92,7 @@ class Conversations:
     Args:
         engine: opens their sessions.
         admission: says who may have one.
-        kept_seconds: for those of the duplex dialect; others end with their socket.
+        kept_seconds: for those whose wire is resumable; others end with their socket.
         recordings: where those are recorded that ask for it; None where nothing is.
     """
 
@@ -69,31 +112,36 @@ class Conversations:
         self._kept: dict[str, KeptConversation] = {}
 
     async def open(
-        self, place: Place, options: ConversationOptions, defaults: ConversationSettings
+        self, place: Place, request: Request, settings: ConversationSettings
     ) -> Attachment:
         """Start a conversation in `place`, which is given back when it is over.
+
+        Args:
+            place: the right to it.
+            request: what its client's address asks for.
+            settings: with which it begins.
 
         Raises:
             ConnectionEnd: the engine cannot open it; the place is given back.
         """
-        conversation = Conversation(self._engine, options, defaults, self.time, self._recordings)
+        line = Line(request.wire)
         try:
-            await conversation.open()
+            conversation = await self._open(request, settings, line)
         except BaseException:
             self.admission.leave(place)
             raise
-        kept = KeptConversation(place, Attachment(conversation))
-        self._kept[conversation.session_id] = kept
+        kept = KeptConversation(place, Attachment(conversation, line))
+        self._kept[line.wire.key.session_id] = kept
         kept.keeping = asyncio.create_task(self._keep(kept))
         return kept.holder
 
-    def resume(self, session_id: str, resume_token: str) -> Attachment:
+    def resume(self, key: SessionKey) -> Attachment:
         """Take a conversation over from a socket that was lost, or is about to be.
 
         Raises:
             ConnectionEnd: there is none of this id, or the token is not its own.
         """
-        kept = self._kept.get(session_id)
+        kept = self._kept.get(key.session_id)
         if kept is None or kept.is_over.is_set():
             error = WireError(
                 f"there is no such conversation to resume; a dropped one waits for "
@@ -101,7 +149,7 @@ class Conversations:
                 "session_resume_expired",
             )
             raise ConnectionEnd(error, CloseCode.NOT_FOUND)
-        if not _is_same(kept, resume_token):
+        if not _has_token(kept, key.resume_token):
             error = WireError(
                 "this is not the resume_token of that conversation's session.created",
                 "invalid_resume_token",
@@ -111,22 +159,22 @@ class Conversations:
             kept.abandoning.cancel()
         kept.holder.is_lost.set()
         before = kept.holder
-        kept.holder = Attachment(before.conversation, before.obeying, before.generation + 1)
+        kept.holder = replace(before, generation=before.generation + 1, is_lost=asyncio.Event())
         return kept.holder
 
     def let_go(self, attachment: Attachment) -> None:
         """The socket is gone: the conversation ends, at once or if no other socket comes."""
-        kept = self._kept.get(attachment.conversation.session_id)
+        kept = self._kept.get(attachment.line.wire.key.session_id)
         if kept is None or kept.holder is not attachment:
             return
-        if attachment.conversation.options.dialect is Dialect.DUPLEX:
+        if attachment.line.wire.is_resumable:
             kept.abandoning = asyncio.create_task(self._abandon(kept))
         else:
             kept.is_over.set()
 
     def end(self, attachment: Attachment) -> None:
         """End the conversation at once, unless another socket has taken it over."""
-        kept = self._kept.get(attachment.conversation.session_id)
+        kept = self._kept.get(attachment.line.wire.key.session_id)
         if kept is not None and kept.holder is attachment:
             kept.is_over.set()
 
@@ -140,13 +188,11 @@ class Conversations:
                 await kept.is_over.wait()
                 running.cancel()
         except* Exception:
-            # Whatever breaks one conversation ends it and no other.
+            # What breaks one conversation ends it and no other.
             logger.exception("a conversation failed")
-            failure = session_failure()
-            conversation.report(failure)
-            conversation.end(CloseCode.SESSION_FAILED, failure.code)
+            conversation.fail(SESSION_FAILURE)
         finally:
-            del self._kept[conversation.session_id]
+            del self._kept[kept.holder.line.wire.key.session_id]
             if kept.abandoning is not None:
                 kept.abandoning.cancel()
             try:
@@ -154,11 +200,27 @@ class Conversations:
             finally:
                 self.admission.leave(kept.place)
 
+    async def _open(
+        self, request: Request, settings: ConversationSettings, line: Line
+    ) -> Conversation:
+        try:
+            return await Conversation.open(
+                self._engine, settings, request.options, line.tell, self.time, self._recordings
+            )
+        except SessionLimitError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
+        except AudioInteractionError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
+        except Exception as error:
+            # A device that has no memory left, say: others converse on.
+            logger.exception("a conversation could not be opened")
+            raise ConnectionEnd(session_failed(), CloseCode.SESSION_FAILED) from error
+
     async def _abandon(self, kept: KeptConversation) -> None:
         await self.time.sleep(self._kept_seconds)
         kept.is_over.set()
 
 
-def _is_same(kept: KeptConversation, resume_token: str) -> bool:
-    expected = kept.holder.conversation.resume_token
+def _has_token(kept: KeptConversation, resume_token: str) -> bool:
+    expected = kept.holder.line.wire.key.resume_token
     return secrets.compare_digest(expected.encode(), resume_token.encode())

@@ -2,12 +2,15 @@
 
 from enum import IntEnum, StrEnum
 
+from backend.conversation.errors import CommandError, Problem, SettingRangeError
 from backend.errors import (
     AudioInputError,
     AudioInteractionError,
     RecordingError,
     SessionLimitError,
     SettingsError,
+    TextInputError,
+    VoiceUnavailableError,
 )
 
 
@@ -31,7 +34,7 @@ class CloseCode(IntEnum):
     UNAUTHORIZED = 3000
     """The access key is missing or wrong."""
     EXPIRED = 4000
-    """Nobody was there any more."""
+    """It had gone quiet."""
     REPLACED = 4001
     """Another socket has taken up the conversation."""
     NOT_FOUND = 4004
@@ -79,13 +82,13 @@ class ConnectionEnd(Exception):
         self.reason = error.code if error else reason
 
 
-def session_failure() -> WireError:
-    """What is told where something broke that nobody foresaw; the log says what."""
-    return WireError(
-        "the server failed on this conversation; start a new one",
-        "session_failed",
-        error_type=ErrorType.SERVER,
-    )
+SESSION_FAILURE = "the server failed on this conversation; start a new one"
+"""What is told where something broke that was not foreseen; the log says what."""
+
+
+def session_failed(message: str = SESSION_FAILURE) -> WireError:
+    """A conversation cannot go on."""
+    return WireError(message, "session_failed", error_type=ErrorType.SERVER)
 
 
 def first_end(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:
@@ -94,18 +97,47 @@ def first_end(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:
     return first_end(end) if isinstance(end, BaseExceptionGroup) else end
 
 
+_PROBLEMS = {
+    Problem.TOO_MUCH_AUDIO: ("input_audio_buffer_full", None),
+    Problem.NO_AUDIO: ("input_audio_buffer_commit_empty", None),
+    Problem.ALREADY_REPLYING: ("conversation_already_has_active_response", None),
+    Problem.NO_REPLY: ("response_cancel_not_active", None),
+    Problem.UNKNOWN_REPLY: ("response_not_found", "response_id"),
+    Problem.NOT_SPOKEN: ("invalid_value", "item_id"),
+    Problem.NOT_RECORDED: ("recording_not_active", None),
+}
+"""Code and field of what cannot be done."""
+_FIELDS = {
+    "input_rate_hz": "session.audio.input.format.rate",
+    "speed": "session.audio.output.speed",
+}
+
+
 def as_wire_error(error: AudioInteractionError) -> WireError:
-    """The wire's name for an error of the engine or its input."""
+    """The wire's name for an error of the conversation, the engine or its input."""
     match error:
         case WireError():
             return error
+        case CommandError():
+            code, param = _PROBLEMS[error.problem]
+            return WireError(str(error), code, param)
         case RecordingError():
             return WireError(error.message, error.code, error_type=ErrorType.SERVER)
         case AudioInputError():
             return WireError(str(error), "invalid_audio", "audio")
+        case SettingRangeError():
+            return WireError(str(error), "invalid_value", _FIELDS[error.name])
         case SettingsError():
             return WireError(str(error), "invalid_value", "session")
+        case TextInputError():
+            return WireError(str(error), "invalid_value", "item.content")
+        case VoiceUnavailableError():
+            return WireError(
+                f"typed text is read to the model, and there is no voice for it: {error}",
+                "voice_unavailable",
+                error_type=ErrorType.SERVER,
+            )
         case SessionLimitError():
             return WireError(str(error), "session_limit_reached", error_type=ErrorType.SERVER)
         case _:
-            return WireError(str(error), "session_failed", error_type=ErrorType.SERVER)
+            return session_failed(str(error))

@@ -33,7 +33,7 @@ from pipecat.services.openai.realtime.events import (
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from pipecat.workers.runner import WorkerRunner
 
-from backend.conversation.settings import GA_RATE_HZ
+from backend.config import SPEECH_RATE_HZ
 from tests.conformance.wire import (
     FIRST_REPLY,
     LONG_REPLY,
@@ -47,7 +47,7 @@ from tests.conformance.wire import (
     spoken,
 )
 
-FRAME_BYTES = GA_RATE_HZ * 2 // 50
+FRAME_BYTES = SPEECH_RATE_HZ * 2 // 50
 """20 ms, as a microphone's frames are."""
 
 
@@ -91,7 +91,7 @@ class Bot(BaseObserver):
         pcm = spoken()
         for start in range(0, len(pcm), FRAME_BYTES):
             audio = pcm[start : start + FRAME_BYTES]
-            await self.worker.queue_frame(InputAudioRawFrame(audio, GA_RATE_HZ, 1))
+            await self.worker.queue_frame(InputAudioRawFrame(audio, SPEECH_RATE_HZ, 1))
 
     async def write(self) -> None:
         typed: LLMContextMessage = {"role": "user", "content": TYPED}

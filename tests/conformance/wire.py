@@ -14,8 +14,7 @@ from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.audio import float_to_pcm16, read_audio
-from backend.config import SAMPLE_RATE_HZ
-from backend.conversation.settings import GA_RATE_HZ
+from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.protocol import Emotion
 from tests.conftest import SAMPLES
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -117,10 +116,10 @@ def overheard_server() -> Iterator[Wire]:
 
 def seconds_of(pcm: bytes) -> float:
     """How long spoken PCM16 sounds."""
-    return len(pcm) / 2 / GA_RATE_HZ
+    return len(pcm) / 2 / SPEECH_RATE_HZ
 
 
-def spoken(rate_hz: int = GA_RATE_HZ) -> bytes:
+def spoken(rate_hz: int = SPEECH_RATE_HZ) -> bytes:
     """A recorded order of 2.8 s and 1.2 s of silence, as PCM16."""
     heard = read_audio(SAMPLES / "order_large_dark_roast_americano.ogg")
     words = heard[round(0.8 * SAMPLE_RATE_HZ) : round(3.6 * SAMPLE_RATE_HZ)]

@@ -1,17 +1,17 @@
-"""Client events: what may arrive, validated once."""
+"""What clients may send, validated once: the client events of the OpenAI Realtime API."""
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
+from backend.conversation.settings import Modality
 from backend.wires.errors import WireError
 
 MAX_MESSAGE_CHARACTERS = 4 * 1024 * 1024
 """Of one message; in base64 PCM16 this is more than a minute of audio at 24 kHz."""
 
 
-Modality = Literal["text", "audio"]
 Eagerness = Literal["low", "medium", "high", "auto"]
 ItemId = Annotated[str, Field(min_length=1, max_length=128)]
 MetadataName = Annotated[str, Field(max_length=64)]
@@ -107,7 +107,7 @@ class ResponseOptions(BaseModel):
 
 
 class ClientEvent(BaseModel):
-    """Base of all client events."""
+    """Base of all client messages."""
 
     model_config = ConfigDict(frozen=True)
     TYPE: ClassVar[str]
@@ -257,7 +257,7 @@ class AckEvent(ClientEvent):
 
 
 class Heartbeat(ClientEvent):
-    """The client is there; `active` says that somebody is."""
+    """The client is there; `active` says that its user is."""
 
     TYPE = "session.heartbeat"
     active: bool = False
@@ -269,7 +269,7 @@ class CloseSession(ClientEvent):
     TYPE = "session.close"
 
 
-AnyClientEvent = (
+ConversationMessage = (
     SessionUpdate
     | AppendAudio
     | CommitAudio
@@ -285,16 +285,16 @@ AnyClientEvent = (
     | PlaybackAck
     | BargeIn
     | TurnSignal
-    | ResumeSession
-    | AckEvent
-    | Heartbeat
-    | CloseSession
 )
+SocketMessage = ResumeSession | AckEvent | Heartbeat | CloseSession
+AnyClientMessage = ConversationMessage | SocketMessage
 
-_MODELS: dict[str, type[AnyClientEvent]] = {model.TYPE: model for model in get_args(AnyClientEvent)}
+_MODELS: dict[str, type[AnyClientMessage]] = {
+    model.TYPE: model for model in get_args(AnyClientMessage)
+}
 
 
-def parse_client_event(message: str) -> AnyClientEvent:
+def parse_client_message(message: str) -> AnyClientMessage:
     """The event that a message holds.
 
     Raises:
@@ -314,7 +314,7 @@ def parse_client_event(message: str) -> AnyClientEvent:
     return _validate(fields)
 
 
-def _validate(fields: dict[str, Any]) -> AnyClientEvent:
+def _validate(fields: dict[str, Any]) -> AnyClientMessage:
     given_id = fields.get("event_id")
     event_id = given_id if isinstance(given_id, str) else None
     model = _MODELS.get(fields["type"])

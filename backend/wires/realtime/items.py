@@ -2,8 +2,9 @@
 
 from collections import OrderedDict
 
+from backend.conversation.settings import Modality
 from backend.wires.errors import WireError
-from backend.wires.realtime.server_messages import Item
+from backend.wires.realtime.server_messages import Content, Item, ItemStatus
 
 MAX_ITEMS = 200
 """The newest are kept: a conversation may go on for days."""
@@ -54,3 +55,41 @@ class Items:
             raise WireError(
                 f"there is an item {item_id!r} already", "item_id_already_taken", "item.id"
             )
+
+
+def message_item(item_id: str, status: ItemStatus, role: str, content: list[Content]) -> Item:
+    """What the user or the model said."""
+    return {
+        "id": item_id,
+        "object": "realtime.item",
+        "type": "message",
+        "status": status,
+        "role": role,
+        "content": content,
+    }
+
+
+def user_audio_item(item_id: str) -> Item:
+    """A user's utterance; there is no transcript of it."""
+    heard: Content = {"type": "input_audio", "transcript": None}
+    return message_item(item_id, "completed", "user", [heard])
+
+
+def reply_item(item_id: str, status: ItemStatus, modality: Modality, text: str | None) -> Item:
+    """A reply; without content while it is in progress."""
+    content = [] if text is None else [_reply_content(modality, text)]
+    return message_item(item_id, status, "assistant", content)
+
+
+def reply_part(modality: Modality, text: str) -> Content:
+    """The only content part of a reply, as the messages about content parts hold it."""
+    if modality == "audio":
+        return {"type": "audio", "transcript": text}
+    return {"type": "text", "text": text}
+
+
+def _reply_content(modality: Modality, text: str) -> Content:
+    """The same part as an item holds it."""
+    if modality == "audio":
+        return {"type": "output_audio", "transcript": text}
+    return {"type": "output_text", "text": text}

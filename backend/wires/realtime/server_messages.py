@@ -1,205 +1,506 @@
-"""Server events as JSON objects, in the shapes of the OpenAI Realtime API."""
+"""What the server tells clients: the server events of the OpenAI Realtime API as JSON objects.
 
-import base64
-import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+Each is a type of its own, and all have an `event_id` besides, which they get as they are sent.
+"""
 
-from backend.config import CHUNK_SECONDS
-from backend.conversation.settings import GA_RATE_HZ, NO_TURN_TAKING, ConversationSettings
-from backend.recordings.live import LiveRecording, Stopped, StopReason
-from backend.wires.errors import WireError
-from backend.wires.realtime.client_messages import Modality
+from typing import Any, Literal, NotRequired, TypedDict
 
-WireEvent = dict[str, Any]
-Item = dict[str, Any]
+from backend.conversation.settings import Modality
+
+ResponseStatus = Literal["in_progress", "completed", "cancelled", "incomplete"]
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
 Metadata = dict[str, Any]
-
-MAX_METADATA_KEYS = 16
-"""Of a response, in the API."""
+"""Numbers and words that clients may show."""
 
 
-def new_id(prefix: str) -> str:
-    """An id that nobody can guess, such as `resp_0f3c...`."""
-    return f"{prefix}_{secrets.token_hex(10)}"
+# What the messages hold.
 
 
-def wire_event(event_type: str, **fields: Any) -> WireEvent:
-    """An event with an id of its own."""
-    return {"type": event_type, "event_id": new_id("event"), **fields}
+class Error(TypedDict):
+    """What a client did that cannot be."""
+
+    type: str
+    code: str
+    message: str
+    param: str | None
+    event_id: str | None
 
 
-def error_event(error: WireError) -> WireEvent:
-    """`error`: never a warning, many clients end on it."""
-    return wire_event(
-        "error",
-        error={
-            "type": error.error_type.value,
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "event_id": error.event_id,
-        },
-    )
+class AudioFormatShown(TypedDict):
+    """How audio is encoded."""
+
+    type: str
+    rate: int
 
 
-def session_object(config: ConversationSettings, session_id: str, model: str) -> dict[str, Any]:
-    """The whole configuration that is in force."""
-    return {
-        "type": "realtime",
-        "object": "realtime.session",
-        "id": session_id,
-        "model": model,
-        "output_modalities": [config.modality],
-        "instructions": config.instructions,
-        "max_output_tokens": config.max_output_tokens,
-        "temperature": config.sampling.temperature,
-        "top_k": config.sampling.top_k,
-        "seed": config.seed,
-        "decision_bias": config.decision_bias,
-        "tools": [],
-        "tool_choice": "auto",
-        "audio": {
-            "input": {
-                "format": {"type": "audio/pcm", "rate": config.input_rate_hz},
-                "transcription": None,
-                "noise_reduction": None,
-                "turn_detection": _turn_detection(config),
-            },
-            "output": {
-                "format": {"type": "audio/pcm", "rate": GA_RATE_HZ},
-                "voice": config.voice,
-                "speed": config.speed,
-            },
-        },
-    }
+class TurnDetectionShown(TypedDict):
+    """How turns begin."""
+
+    type: str
+    create_response: bool
+    interrupt_response: bool
+    eagerness: NotRequired[str]
 
 
-def _turn_detection(config: ConversationSettings) -> dict[str, Any] | None:
-    taking = config.turn_taking
-    if taking == NO_TURN_TAKING:
-        return None
-    detection = {
-        "type": taking.type,
-        "create_response": taking.create_response,
-        "interrupt_response": taking.interrupt_response,
-    }
-    # The API knows eagerness for this type alone.
-    return detection | ({"eagerness": config.eagerness} if taking.type == "semantic_vad" else {})
+class AudioInputShown(TypedDict):
+    """The client's audio."""
+
+    format: AudioFormatShown
+    transcription: None
+    noise_reduction: None
+    turn_detection: TurnDetectionShown | None
 
 
-def duplex_capabilities(voices: Sequence[Mapping[str, Any]], max_positions: int) -> dict[str, Any]:
+class AudioOutputShown(TypedDict):
+    """The server's audio."""
+
+    format: AudioFormatShown
+    voice: str
+    speed: float
+
+
+class AudioShown(TypedDict):
+    """Both."""
+
+    input: AudioInputShown
+    output: AudioOutputShown
+
+
+class Capabilities(TypedDict):
     """What a client of the full-duplex dialect may adapt to."""
-    return {
-        "chunk_period_ms": round(CHUNK_SECONDS * 1000),
-        "max_positions": max_positions,
-        "voices": list(voices),
-        "supports_audio_output": True,
-        "supports_barge_in": True,
-        "supports_decision_bias": True,
-        "supports_playback_ack": True,
-        "supports_resume": True,
-        "supports_text_input": True,
-    }
+
+    chunk_period_ms: int
+    max_positions: int
+    voices: list[dict[str, Any]]
+    supports_audio_output: bool
+    supports_barge_in: bool
+    supports_decision_bias: bool
+    supports_playback_ack: bool
+    supports_resume: bool
+    supports_text_input: bool
 
 
-def recording_started(recording: LiveRecording) -> WireEvent:
+class Session(TypedDict):
+    """The whole configuration that is in force."""
+
+    type: Literal["realtime"]
+    object: Literal["realtime.session"]
+    id: str
+    model: str
+    output_modalities: list[Modality]
+    instructions: str
+    max_output_tokens: int
+    temperature: float
+    top_k: int
+    seed: int
+    decision_bias: float
+    tools: list[Any]
+    tool_choice: str
+    audio: AudioShown
+    capabilities: NotRequired[Capabilities]
+
+
+Content = dict[str, str | None]
+"""A part of an item, or of a reply that is told."""
+
+
+class Item(TypedDict):
+    """What was said, by the user or the model."""
+
+    id: str
+    object: Literal["realtime.item"]
+    type: Literal["message"]
+    status: ItemStatus
+    role: str
+    content: list[Content]
+
+
+class StatusDetails(TypedDict):
+    """Why a response was not completed."""
+
+    type: ResponseStatus
+    reason: str
+
+
+class Response(TypedDict):
+    """A reply."""
+
+    id: str
+    object: Literal["realtime.response"]
+    status: ResponseStatus
+    status_details: StatusDetails | None
+    output: list[Item]
+    output_modalities: list[Modality]
+    metadata: dict[str, str]
+    usage: None
+
+
+class Listening(TypedDict):
+    """What stands where a response would, when the model keeps silent."""
+
+    object: Literal["realtime.response"]
+    status: Literal["listening"]
+    metadata: Metadata
+
+
+class Playback(TypedDict):
+    """How far a reply has come."""
+
+    generated_ms: float
+    sent_ms: float
+    played_ms: float
+    committed_ms: float
+
+
+class PlaybackEvent(TypedDict):
+    """What a client has told of its playback."""
+
+    playback: Playback
+    history_committed: bool
+
+
+# The messages.
+
+
+class ErrorMessage(TypedDict):
+    """Never a warning: many clients end on it."""
+
+    type: Literal["error"]
+    error: Error
+
+
+class SessionCreated(TypedDict):
+    """The conversation begins; a client of the full-duplex dialect may take it up again."""
+
+    type: Literal["session.created"]
+    session: Session
+    resume_token: NotRequired[str]
+    attachment_generation: NotRequired[int]
+
+
+class SessionUpdated(TypedDict):
+    """Other settings are in force."""
+
+    type: Literal["session.updated"]
+    session: Session
+
+
+class SpeechStartedMessage(TypedDict):
+    """Speech was heard."""
+
+    type: Literal["input_audio_buffer.speech_started"]
+    item_id: str
+    audio_start_ms: int
+
+
+class SpeechStoppedMessage(TypedDict):
+    """It has ended."""
+
+    type: Literal["input_audio_buffer.speech_stopped"]
+    item_id: str
+    audio_end_ms: int
+
+
+class InputCommitted(TypedDict):
+    """What was heard is an item."""
+
+    type: Literal["input_audio_buffer.committed"]
+    item_id: str
+    previous_item_id: str | None
+
+
+class InputCleared(TypedDict):
+    """What did not fill a chunk is forgotten."""
+
+    type: Literal["input_audio_buffer.cleared"]
+
+
+class ItemMessage(TypedDict):
+    """An item is there, or complete."""
+
+    type: Literal["conversation.item.added", "conversation.item.created", "conversation.item.done"]
+    item: Item
+    previous_item_id: NotRequired[str | None]
+
+
+class ItemRetrieved(TypedDict):
+    """An item that was asked for."""
+
+    type: Literal["conversation.item.retrieved"]
+    item: Item
+
+
+class ItemTruncated(TypedDict):
+    """Of a spoken reply only the beginning was heard."""
+
+    type: Literal["conversation.item.truncated"]
+    item_id: str
+    content_index: int
+    audio_end_ms: int
+
+
+class ResponseMessage(TypedDict):
+    """A reply begins or ends."""
+
+    type: Literal["response.created", "response.done"]
+    response: Response
+
+
+class PartIds(TypedDict):
+    """What names the only content part of a reply."""
+
+    response_id: str
+    item_id: str
+    output_index: int
+    content_index: int
+
+
+class OutputItemMessage(TypedDict):
+    """The item of a reply is there, or complete."""
+
+    type: Literal["response.output_item.added", "response.output_item.done"]
+    response_id: str
+    output_index: int
+    item: Item
+
+
+class ContentPartMessage(PartIds):
+    """Its content is there, or complete."""
+
+    type: Literal["response.content_part.added", "response.content_part.done"]
+    part: Content
+
+
+class DeltaMessage(PartIds):
+    """More text of a reply."""
+
+    type: Literal["response.output_text.delta", "response.output_audio_transcript.delta"]
+    delta: str
+
+
+class TextDone(PartIds):
+    """The whole text of a written reply."""
+
+    type: Literal["response.output_text.done"]
+    text: str
+
+
+class TranscriptDone(PartIds):
+    """The whole text of a spoken reply."""
+
+    type: Literal["response.output_audio_transcript.done"]
+    transcript: str
+
+
+class AudioDelta(PartIds):
+    """More sound of a reply; the full-duplex dialect says what it is."""
+
+    type: Literal["response.output_audio.delta"]
+    delta: str
+    sample_rate_hz: NotRequired[int]
+    audio_start_ms: NotRequired[float]
+    sentence: NotRequired[str]
+
+
+class AudioDone(PartIds):
+    """All of its sound."""
+
+    type: Literal["response.output_audio.done"]
+
+
+class OutputCleared(TypedDict):
+    """Nothing is said any more."""
+
+    type: Literal["output_audio_buffer.cleared"]
+    response_id: str
+
+
+class RecordingStartedMessage(TypedDict):
     """What is said from here on is recorded."""
-    return wire_event(
-        "recording.started",
-        recording_id=recording.recording_id,
-        title=recording.title,
-        started_at=recording.started_at.isoformat(timespec="seconds"),
-    )
+
+    type: Literal["recording.started"]
+    recording_id: str
+    title: str
+    started_at: str
 
 
-def recording_stopped(stopped: Stopped) -> WireEvent:
-    """Nothing is recorded any more; the file is there."""
-    event = wire_event(
-        "recording.stopped",
-        recording_id=stopped.recording_id,
-        seconds=stopped.seconds,
-        bytes=stopped.num_bytes,
-        reason=stopped.reason.value,
-    )
-    return event if stopped.message is None else event | {"message": stopped.message}
+class RecordingStoppedMessage(TypedDict):
+    """Nothing is recorded any more."""
+
+    type: Literal["recording.stopped"]
+    recording_id: str
+    seconds: float
+    bytes: int | None
+    reason: str
+    message: NotRequired[str]
 
 
-def recording_ends(recording: LiveRecording) -> WireEvent:
-    """The recording ends with the conversation; its size is known when it is packed."""
-    return wire_event(
-        "recording.stopped",
-        recording_id=recording.recording_id,
-        seconds=recording.seconds,
-        bytes=None,
-        reason=StopReason.SESSION_ENDED.value,
-    )
+class SessionClosed(TypedDict):
+    """The conversation has ended, as the client asked."""
+
+    type: Literal["session.closed"]
+    reason: str
 
 
-def user_audio_item(item_id: str) -> Item:
-    """A user's utterance; there is no transcript of it."""
-    return given_item(item_id, "user", [{"type": "input_audio", "transcript": None}])
+class HeartbeatAck(TypedDict):
+    """The server is there."""
+
+    type: Literal["session.heartbeat_ack"]
 
 
-def given_item(item_id: str, role: str, content: list[dict[str, Any]]) -> Item:
-    """What a client has put into the conversation."""
-    return _item(item_id, "completed", role, content)
+# The rest is of the full-duplex dialect.
 
 
-def assistant_item(item_id: str, status: str, modality: Modality, text: str | None) -> Item:
-    """A reply; without content while it is in progress."""
-    content = [] if text is None else [reply_content(modality, text)]
-    return _item(item_id, status, "assistant", content)
+class ResponseListen(TypedDict):
+    """The model heard a chunk and keeps silent."""
+
+    type: Literal["response.listen"]
+    session_id: str
+    epoch: int
+    response: Listening
 
 
-def reply_content(modality: Modality, text: str) -> dict[str, str]:
-    """The only content part of a reply, as an item holds it."""
-    if modality == "audio":
-        return {"type": "output_audio", "transcript": text}
-    return {"type": "output_text", "text": text}
+class ResponseSpeak(PartIds):
+    """The model heard a chunk and speaks."""
+
+    type: Literal["response.speak"]
+    session_id: str
+    epoch: int
+    metadata: Metadata
 
 
-def reply_part(modality: Modality, text: str) -> dict[str, str]:
-    """The same part as the events of content parts hold it."""
-    if modality == "audio":
-        return {"type": "audio", "transcript": text}
-    return {"type": "text", "text": text}
+class OverlapMessage(TypedDict):
+    """What was made of a voice over a reply."""
+
+    type: Literal["overlap.decision"]
+    session_id: str
+    epoch: int
+    policy: str
+    action: str
+    reason: str
+    metadata: Metadata
 
 
-def _item(item_id: str, status: str, role: str, content: list[dict[str, Any]]) -> Item:
-    return {
-        "id": item_id,
-        "object": "realtime.item",
-        "type": "message",
-        "status": status,
-        "role": role,
-        "content": content,
-    }
+class PlaybackAcknowledgedMessage(TypedDict):
+    """It is known how much was played."""
+
+    type: Literal["playback.acknowledged"]
+    response_id: str
+    item_id: str
+    event: PlaybackEvent
 
 
-def response_object(
-    response_id: str,
-    status: str,
-    modality: Modality,
-    metadata: Metadata,
-    output: list[Item],
-    status_reason: str | None = None,
-) -> dict[str, Any]:
-    """A response; its metadata are strings and few, as the API has it."""
-    kept = list(metadata.items())[:MAX_METADATA_KEYS]
-    details = {"type": status, "reason": status_reason} if status_reason else None
-    return {
-        "id": response_id,
-        "object": "realtime.response",
-        "status": status,
-        "status_details": details,
-        "output": output,
-        "output_modalities": [modality],
-        "metadata": {name: str(value) for name, value in kept},
-        "usage": None,
-    }
+class TurnEvent(TypedDict):
+    """Something about the conversation as a whole."""
+
+    type: Literal["turn.event"]
+    session_id: str
+    epoch: int
+    event: str
+    turn_state: str
+    metadata: Metadata
 
 
-def audio_base64(pcm: bytes) -> str:
-    """PCM16 bytes as events carry them."""
-    return base64.b64encode(pcm).decode("ascii")
+class Notice(TypedDict):
+    """Something to know that is no error."""
+
+    type: Literal["notice"]
+    code: str
+    message: str
+
+
+class SessionGoAway(TypedDict):
+    """The conversation will end."""
+
+    type: Literal["session.go_away"]
+    reason: str
+    time_left_ms: int
+
+
+class SessionExpired(TypedDict):
+    """It has."""
+
+    type: Literal["session.expired"]
+    reason: str
+
+
+class QueueMessage(TypedDict):
+    """The client waits in line."""
+
+    type: Literal["session.queued", "session.queue_update"]
+    ticket_id: str
+    position: int
+    queue_length: int
+    estimated_wait_s: float
+
+
+class QueueDoneMessage(TypedDict):
+    """The wait is over."""
+
+    type: Literal["session.queue_done"]
+    ticket_id: str
+
+
+class SessionResumed(TypedDict):
+    """The socket has taken up a conversation."""
+
+    type: Literal["session.resumed"]
+    session_id: str
+    attachment_generation: int
+    input_seconds: float
+
+
+class ResyncRequired(TypedDict):
+    """Some messages that have not arrived are not kept any more."""
+
+    type: Literal["session.resync_required"]
+    reason: str
+    session_id: str
+    num_events_lost: int
+
+
+class SessionReplaced(TypedDict):
+    """Another socket has taken up the conversation."""
+
+    type: Literal["session.replaced"]
+    session_id: str
+
+
+ServerMessage = (
+    ErrorMessage
+    | SessionCreated
+    | SessionUpdated
+    | SpeechStartedMessage
+    | SpeechStoppedMessage
+    | InputCommitted
+    | InputCleared
+    | ItemMessage
+    | ItemRetrieved
+    | ItemTruncated
+    | ResponseMessage
+    | OutputItemMessage
+    | ContentPartMessage
+    | DeltaMessage
+    | TextDone
+    | TranscriptDone
+    | AudioDelta
+    | AudioDone
+    | OutputCleared
+    | RecordingStartedMessage
+    | RecordingStoppedMessage
+    | SessionClosed
+    | HeartbeatAck
+    | ResponseListen
+    | ResponseSpeak
+    | OverlapMessage
+    | PlaybackAcknowledgedMessage
+    | TurnEvent
+    | Notice
+    | SessionGoAway
+    | SessionExpired
+    | QueueMessage
+    | QueueDoneMessage
+    | SessionResumed
+    | ResyncRequired
+    | SessionReplaced
+)

@@ -1,0 +1,123 @@
+"""What a client asks of a conversation, as typed facts that know no wire."""
+
+from dataclasses import dataclass
+
+from backend.conversation.settings import Modality, SettingsPatch
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSettings:
+    """Follow other settings."""
+
+    patch: SettingsPatch
+
+
+@dataclass(frozen=True, slots=True)
+class HearAudio:
+    """More of the client's audio: PCM16 mono, at the rate of the settings."""
+
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndUtterance:
+    """The utterance is over: what does not fill a chunk is padded and heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardAudio:
+    """Forget the audio that does not fill a chunk yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class TypedText:
+    """Text that is read to the model."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GivenSound:
+    """Sound that is heard as if it had been live: PCM16 mono, at the rate of the settings."""
+
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AddInput:
+    """Let the model hear what was typed, or a sound, beside the live audio."""
+
+    reference: str
+    """What the client calls it."""
+    parts: tuple[TypedText | GivenSound, ...]
+    """In order; empty for what is part of the conversation and not heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReply:
+    """Reply now, whatever the model would decide."""
+
+    request_id: str
+    """The reply that satisfies the request bears it."""
+    modality: Modality | None = None
+    """None takes the conversation's."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelReply:
+    """Stop the reply in progress, or take back a request for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopOutput:
+    """Stop what is being said, if anything is."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptReply:
+    """Stop the reply over which the client's user speaks, as the client has found."""
+
+
+@dataclass(frozen=True, slots=True)
+class TruncateReply:
+    """Of a spoken reply only so much was heard; it ends if it goes on."""
+
+    turn: int
+    heard_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AcknowledgePlayback:
+    """The client has played so much of a reply."""
+
+    turn: int
+    played_ms: float
+    at_seconds: float | None = None
+    """Where in its own audio that was so; None for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoteActivity:
+    """The client has a user who is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndRecording:
+    """End the recording; the conversation goes on."""
+
+
+Command = (
+    ChangeSettings
+    | HearAudio
+    | EndUtterance
+    | DiscardAudio
+    | AddInput
+    | RequestReply
+    | CancelReply
+    | StopOutput
+    | InterruptReply
+    | TruncateReply
+    | AcknowledgePlayback
+    | NoteActivity
+    | EndRecording
+)

@@ -1,0 +1,321 @@
+"""Replies as responses: their ids, their metadata, and the messages that tell of them."""
+
+import base64
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from backend.config import SPEECH_RATE_HZ
+from backend.conversation.events import (
+    CancelReason,
+    ChunkDecision,
+    ReplyEnded,
+    ReplySound,
+    ReplyStarted,
+    ReplyStatus,
+    ReplyText,
+    ReplyTruncated,
+)
+from backend.conversation.settings import Modality
+from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.items import Items, reply_item, reply_part
+from backend.wires.realtime.server_messages import (
+    AudioDelta,
+    AudioDone,
+    ContentPartMessage,
+    DeltaMessage,
+    Item,
+    ItemMessage,
+    ItemStatus,
+    ItemTruncated,
+    Metadata,
+    OutputItemMessage,
+    PartIds,
+    Response,
+    ResponseMessage,
+    ResponseSpeak,
+    ResponseStatus,
+    ServerMessage,
+    TextDone,
+    TranscriptDone,
+)
+from backend.wires.wire import new_id
+
+MAX_METADATA_KEYS = 16
+"""Of a response, in the API."""
+FOREMOST = frozenset(
+    {"emotion", "voice", "online_voice", "chunk", "seconds", "speak_probability", "latency_ms"}
+)
+"""What no metadata of a client's pushes out; our other numbers go before a client's do."""
+MAX_RESPONSES = 16
+"""More than a conversation remembers replies."""
+MAX_REQUESTS = 8
+"""More than are ever open."""
+
+_REASONS = {CancelReason.CLIENT: "client_cancelled", CancelReason.VOICE: "turn_detected"}
+
+
+@dataclass(slots=True)
+class _Response:
+    """What a reply is called, and what clients are shown with it."""
+
+    response_id: str = field(default_factory=lambda: new_id("resp"))
+    item_id: str = field(default_factory=lambda: new_id("item"))
+    own_metadata: Metadata = field(default_factory=dict)
+    client_metadata: Mapping[str, str] = field(default_factory=dict)
+    modality: Modality = "text"
+    heard_text: str | None = None
+    """What was heard, where that is not all."""
+
+    def part_ids(self) -> PartIds:
+        """The fields that name its only content part."""
+        return {
+            "response_id": self.response_id,
+            "item_id": self.item_id,
+            "output_index": 0,
+            "content_index": 0,
+        }
+
+    def metadata(self) -> dict[str, str]:
+        """Strings and few, as the API has it; the client's own come first where all fit."""
+        everything = {**self.client_metadata, **self.own_metadata}
+        own = self.own_metadata.keys()
+        foremost = [name for name in own if name in FOREMOST]
+        given = [name for name in self.client_metadata if name not in own]
+        others = [name for name in own if name not in FOREMOST]
+        kept = frozenset([*foremost, *given, *others][:MAX_METADATA_KEYS])
+        return {name: str(value) for name, value in everything.items() if name in kept}
+
+
+class Responses:
+    """The responses of one conversation.
+
+    Args:
+        items: of the conversation.
+        dialect: of its client.
+        session_id: as its client knows it.
+    """
+
+    def __init__(self, items: Items, dialect: Dialect, session_id: str) -> None:
+        self._items = items
+        self._dialect = dialect
+        self._session_id = session_id
+        self._responses: OrderedDict[int, _Response] = OrderedDict()
+        """By turn."""
+        self._requested: OrderedDict[str, Mapping[str, str]] = OrderedDict()
+        """What clients want to be told with the replies that they asked for, by request."""
+        self._current: _Response | None = None
+
+    @property
+    def current_id(self) -> str | None:
+        """The response in progress; None before its first message and after its last."""
+        return self._current.response_id if self._current else None
+
+    def response_id(self, turn: int) -> str:
+        """What a reply is called."""
+        return self._of(turn).response_id
+
+    def part_ids(self, turn: int) -> PartIds:
+        """What a reply and its item are called."""
+        return self._of(turn).part_ids()
+
+    def find_turn(self, response_id: str | None, item_id: str | None) -> int | None:
+        """A reply of late by one of its ids; without any, the latest. None where it is none."""
+        if response_id is None and item_id is None:
+            return next(reversed(self._responses), None)
+        by_id = {response.response_id: turn for turn, response in self._responses.items()}
+        by_item = {response.item_id: turn for turn, response in self._responses.items()}
+        return by_id.get(response_id or "", by_item.get(item_id or ""))
+
+    def requested(self, request_id: str, metadata: Mapping[str, str]) -> None:
+        """The client asks for a reply, and wants to be told this with it."""
+        self._requested[request_id] = metadata
+        while len(self._requested) > MAX_REQUESTS:
+            self._requested.popitem(last=False)
+
+    def start(self, started: ReplyStarted) -> Iterator[ServerMessage]:
+        """What announces a reply."""
+        response = self._current = self._of(started.turn)
+        response.modality = started.modality
+        response.own_metadata = _reply_metadata(started)
+        if started.request_id is not None:
+            response.client_metadata = self._requested.pop(started.request_id, {})
+        item = reply_item(response.item_id, "in_progress", started.modality, None)
+        previous = self._items.add(item)
+        yield ResponseMessage(
+            type="response.created",
+            response=_response_object(response, "in_progress", started.modality, []),
+        )
+        if self._dialect is Dialect.DUPLEX:
+            yield ResponseSpeak(
+                type="response.speak",
+                session_id=self._session_id,
+                epoch=started.turn + 1,
+                metadata={**response.client_metadata, **response.own_metadata},
+                **response.part_ids(),
+            )
+        yield OutputItemMessage(
+            type="response.output_item.added",
+            response_id=response.response_id,
+            output_index=0,
+            item=item,
+        )
+        yield ItemMessage(type="conversation.item.added", item=item, previous_item_id=previous)
+        yield ContentPartMessage(
+            type="response.content_part.added",
+            part=reply_part(started.modality, ""),
+            **response.part_ids(),
+        )
+
+    def text(self, text: ReplyText) -> ServerMessage:
+        """More of its text."""
+        response = self._of(text.turn)
+        return DeltaMessage(
+            type=(
+                "response.output_audio_transcript.delta"
+                if response.modality == "audio"
+                else "response.output_text.delta"
+            ),
+            delta=text.delta,
+            **response.part_ids(),
+        )
+
+    def sound(self, sound: ReplySound) -> ServerMessage:
+        """More of its sound."""
+        response = self._of(sound.turn)
+        message = AudioDelta(
+            type="response.output_audio.delta",
+            delta=base64.b64encode(sound.pcm).decode("ascii"),
+            response_id=response.response_id,
+            item_id=response.item_id,
+            output_index=0,
+            content_index=0,
+        )
+        if self._dialect is Dialect.DUPLEX:
+            message["sample_rate_hz"] = SPEECH_RATE_HZ
+            message["audio_start_ms"] = round(sound.start_ms, 1)
+            if sound.is_first_of_sentence:
+                message["sentence"] = sound.sentence
+        return message
+
+    def end(self, ended: ReplyEnded) -> Iterator[ServerMessage]:
+        """What ends it."""
+        response, modality, text = self._of(ended.turn), ended.modality, ended.text
+        self._current = None
+        response.own_metadata |= _end_metadata(ended)
+        status, reason = _status(ended)
+        item_status: ItemStatus = "completed" if status == "completed" else "incomplete"
+        item = reply_item(response.item_id, item_status, modality, text)
+        kept = text if response.heard_text is None else response.heard_text
+        self._items.change(reply_item(response.item_id, item_status, modality, kept))
+        ids = response.part_ids()
+        if modality == "audio":
+            yield AudioDone(type="response.output_audio.done", **ids)
+            yield TranscriptDone(
+                type="response.output_audio_transcript.done", transcript=text, **ids
+            )
+        else:
+            yield TextDone(type="response.output_text.done", text=text, **ids)
+        yield ContentPartMessage(
+            type="response.content_part.done", part=reply_part(modality, text), **ids
+        )
+        yield OutputItemMessage(
+            type="response.output_item.done",
+            response_id=response.response_id,
+            output_index=0,
+            item=item,
+        )
+        yield ItemMessage(type="conversation.item.done", item=item)
+        yield ResponseMessage(
+            type="response.done",
+            response=_response_object(response, status, modality, [item], reason),
+        )
+
+    def truncate(self, truncated: ReplyTruncated) -> ServerMessage:
+        """Only its beginning was heard."""
+        response = self._of(truncated.turn)
+        response.heard_text = truncated.heard_text
+        kept = self._items.find(response.item_id)
+        self._items.change(
+            reply_item(response.item_id, kept["status"], "audio", truncated.heard_text)
+        )
+        return ItemTruncated(
+            type="conversation.item.truncated",
+            item_id=response.item_id,
+            content_index=0,
+            audio_end_ms=round(truncated.heard_ms),
+        )
+
+    def _of(self, turn: int) -> _Response:
+        if (response := self._responses.get(turn)) is None:
+            response = self._responses[turn] = _Response()
+            while len(self._responses) > MAX_RESPONSES:
+                self._responses.popitem(last=False)
+        return response
+
+
+def decision_metadata(decision: ChunkDecision) -> Metadata:
+    """The numbers of a decision that clients may show."""
+    return {
+        "chunk": decision.chunk,
+        "seconds": round(decision.seconds, 3),
+        "speak_probability": round(decision.speak_probability, 4),
+        "speak_threshold": round(decision.threshold, 4),
+        "milliseconds": round(decision.milliseconds, 2),
+        "decision_ms": round(decision.decision_ms, 1),
+        "positions": decision.positions,
+        "max_positions": decision.max_positions,
+    }
+
+
+def _reply_metadata(started: ReplyStarted) -> Metadata:
+    metadata = decision_metadata(started.decision)
+    if started.emotion is not None:
+        metadata["emotion"] = started.emotion.value
+    if started.decision.speech_end_seconds is not None:
+        metadata["speech_end_seconds"] = round(started.decision.speech_end_seconds, 3)
+    return metadata
+
+
+def _end_metadata(ended: ReplyEnded) -> Metadata:
+    """Milliseconds count from when the answered chunk was complete here."""
+    metadata: Metadata = {}
+    if ended.online_voice_id is not None:
+        metadata["online_voice"] = ended.online_voice_id
+    if ended.voice_id is not None:
+        metadata["voice"] = ended.voice_id
+    metadata["reply_ms"] = round(ended.reply_ms, 1)
+    if ended.first_text_ms is not None:
+        metadata["latency_ms"] = round(ended.first_text_ms, 1)
+    if ended.first_sound_ms is not None:
+        metadata["first_audio_ms"] = round(ended.first_sound_ms, 1)
+    return metadata
+
+
+def _status(ended: ReplyEnded) -> tuple[ResponseStatus, str | None]:
+    match ended.status:
+        case ReplyStatus.COMPLETED:
+            return "completed", None
+        case ReplyStatus.CANCELLED:
+            return "cancelled", _REASONS[ended.cancel_reason or CancelReason.CLIENT]
+        case ReplyStatus.INCOMPLETE:
+            return "incomplete", "max_output_tokens"
+
+
+def _response_object(
+    response: _Response,
+    status: ResponseStatus,
+    modality: Modality,
+    output: list[Item],
+    reason: str | None = None,
+) -> Response:
+    return {
+        "id": response.response_id,
+        "object": "realtime.response",
+        "status": status,
+        "status_details": {"type": status, "reason": reason} if reason else None,
+        "output": output,
+        "output_modalities": [modality],
+        "metadata": response.metadata(),
+        "usage": None,
+    }
