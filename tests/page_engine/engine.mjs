@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 
+import { Conversation } from '../../webui/static/engine/conversation.js';
 import { chunksToKeep } from '../../webui/static/engine/context.js';
 import { Model } from '../../webui/static/engine/model.js';
 import { Protocol } from '../../webui/static/engine/protocol.js';
@@ -92,6 +93,26 @@ const TASKS = {
       }
     }
     return records;
+  },
+
+  /** The events of a recorded conversation that hears frames; `speaking` are those with a reply said. */
+  async converse({ file, frameSamples, speaking }) {
+    const events = [];
+    const send = (event) => events.push(event);
+    const clock = () => performance.now();
+    const recording = { title: 'a test' };
+    const conversation = new Conversation({ model, tokenizer, recording, send, clock });
+    await conversation.open();
+    const pcm = Int16Array.from(floats(file), (sample) => Math.round(sample * 32767));
+    for (let number = 0; number * frameSamples < pcm.length; number += 1) {
+      const frame = pcm.slice(number * frameSamples, (number + 1) * frameSamples);
+      conversation.hear(frame, speaking.includes(number));
+      await conversation.running;
+    }
+    await conversation.close();
+    const { file: recorded } = events.find(({ type }) => type === 'recording.stopped');
+    const content = Buffer.from(await recorded.arrayBuffer()).toString('base64');
+    return { events, content };
   },
 };
 

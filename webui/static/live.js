@@ -5,12 +5,13 @@ import { checkEcho } from './echo-check.js';
 import { clockTime } from './figures.js';
 import { keptRecordings } from './kept-recordings.js';
 import { message, words } from './messages.js';
+import { SERVER } from './places.js';
 import { explainClose, explainError, requireSecureAddress } from './problems.js';
 import { fetchSample } from './samples.js';
 import { Phase, Session } from './session.js';
 import { SESSION_SETTINGS, sessionOf } from './session-settings.js';
 import { settings } from './settings.js';
-import { FORGOTTEN, RealtimeSocket } from './socket.js';
+import { FORGOTTEN } from './socket.js';
 import { SoundCard, listDevices } from './sound-card.js';
 
 const IDLE_NOTICE = words('notice.idle');
@@ -24,8 +25,10 @@ const MICROPHONE_SETTINGS = [
 ];
 
 export class Live {
-  constructor(panel) {
+  /** `place` is where the model is: one of places.js. */
+  constructor(panel, place = SERVER) {
     this.panel = panel;
+    this.place = place;
     this.told = new Map(); // what the panel was told last, by the name of its method
     this.problem = null; // of this page's, as words
     this.sound = null;
@@ -43,6 +46,7 @@ export class Live {
     this.showing = null; // the interval at which it is shown
     this.wakeLock = null;
     this.isCheckingEcho = false;
+    this.recordedFile = null; // a Blob, of the last recording
     settings.onChange((values, changed) => this.applySettings(values, changed));
     // A browser lets the screen sleep again once the page was out of sight.
     document.addEventListener('visibilitychange', () => {
@@ -238,6 +242,7 @@ export class Live {
     this.closeReplay();
     this.session = null;
     this.isStarting = true;
+    this.recordedFile = null;
     this.panel.showKept(null);
     this.showProblem(null);
     try {
@@ -260,10 +265,7 @@ export class Live {
     const sound = await SoundCard.open({
       onFrame: (frame) => this.receiveFrame(frame),
       onMicrophoneLost: () => this.microphoneLost(),
-      onReport: (report) => {
-        this.session?.report(report);
-        this.show();
-      },
+      onReport: (report) => this.reported(report),
     });
     try {
       await sound.setOutputDevice(settings.get().outputDevice);
@@ -276,15 +278,17 @@ export class Live {
   /** Resolves when the conversation is open, or has failed to. */
   connect(recording) {
     this.defaults = null;
-    this.socket = new RealtimeSocket({
-      accessKey: settings.get().accessKey,
+    const playback = this.place.playback(this.sound, (report) => this.reported(report));
+    this.socket = this.place.open({
+      playback,
       recording,
+      onFile: (file) => this.recorded(file),
       onEvent: (event) => this.receive(event),
       onLost: (isRestarting) => this.connectionLost(isRestarting),
       onResumed: (inputSeconds) => this.connectionResumed(inputSeconds),
       onClosed: (code) => this.connectionClosed(code),
     });
-    this.session = new Session(this.socket, this.sound.playback, {
+    this.session = new Session(this.socket, playback, {
       onTurn: (turn) => this.showTurn(turn),
       onTyped: (entry) => this.panel.showTyped(entry),
       onPlayed: (turn, fraction) => this.panel.showPlayback(fraction, turn),
@@ -410,6 +414,18 @@ export class Live {
     this.panel.strip.draw();
   }
 
+  /** A recording is whole, where no server holds it. */
+  recorded(file) {
+    this.recordedFile = file;
+    this.show();
+  }
+
+  /** Something happened to a reply's sound. */
+  reported(report) {
+    this.session?.report(report);
+    this.show();
+  }
+
   receive(event) {
     this.session.receive(event, performance.now());
     this.show();
@@ -436,7 +452,7 @@ export class Live {
   /** It has begun or ended: by the visitor, with the conversation, or because the server cannot go on. */
   recordingChanged() {
     const { isRecording, recording } = this.session;
-    if (isRecording) keptRecordings.add(recording.id);
+    if (isRecording && recording.id !== null) keptRecordings.add(recording.id);
     this.panel.announce(message(isRecording ? 'record.announce' : 'record.announceEnd'));
   }
 
@@ -507,11 +523,13 @@ export class Live {
   }
 
   showRecording() {
+    const { recordedFile: file } = this;
     const { recording, isRecording, conversation } = this.session;
     const seconds = isRecording ? Math.floor(conversation.seconds) : null;
     this.tell('showRecording', seconds, seconds);
     const isKept = recording !== null && !isRecording;
-    this.tell('showKept', isKept ? recording : null, isKept ? kept(recording) : null);
+    const key = isKept ? (file ?? recording) : null;
+    this.tell('showKept', key, isKept ? { ...kept(recording), file } : null);
   }
 
   showDecisions() {

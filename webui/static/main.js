@@ -5,10 +5,12 @@ import { loadGallery } from './gallery.js';
 import { Keys } from './keys.js';
 import { keptRecordings } from './kept-recordings.js';
 import { Live } from './live.js';
-import { message, onLanguage } from './messages.js';
+import { message, onLanguage, speakOfHere } from './messages.js';
 import { Panel } from './panel.js';
+import { PAGE, SERVER } from './places.js';
 import { PrivacyPanel } from './privacy-panel.js';
 import { loadSamples } from './samples.js';
+import { sent } from './sent.js';
 import { askJson, explainRefusal } from './server.js';
 import { SettingsDialog } from './settings-dialog.js';
 import { settings } from './settings.js';
@@ -28,6 +30,7 @@ async function say(panel, live) {
 
 /** A session file is opened by the replay page, in this tab where no conversation would end. */
 async function openSession(panel, file) {
+  if (panel.isWithoutServer) return panel.showProblem(() => message('record.opened'));
   try {
     const id = await upload(file);
     keptRecordings.add(id);
@@ -100,13 +103,24 @@ async function askServer(panel) {
   }
 }
 
+/** There is no server: the model is in the page, and what only a server has is not shown. */
+function holdModel(panel) {
+  speakOfHere();
+  panel.root.dataset.place = 'page';
+  panel.showAgain();
+  panel.showSent(sent.numBytes);
+  sent.onChange((numBytes) => panel.showSent(numBytes));
+}
+
 /** Nothing of the page can be used, or seen but for its messages, before all of it works. */
 export async function mount(root) {
   const panel = new Panel(root.querySelector('.page'));
   const [health, samples, gallery] = await askServer(panel);
+  const isHere = health.engine === 'page';
+  if (isHere) holdModel(panel);
   panel.showModel(health);
   panel.showGallery(gallery);
-  const live = new Live(panel);
+  const live = new Live(panel, isHere ? PAGE : SERVER);
   const dialog = new SettingsDialog(panel, live, samples);
   const sharing = new ShareDialog(panel.root);
   const privacy = new PrivacyPanel(panel.parts, health.recordings, sharing);

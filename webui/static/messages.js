@@ -6,6 +6,7 @@ import chinese from './messages-zh.json' with { type: 'json' };
 
 const MESSAGES = { en: english, zh: chinese };
 const callbacks = new Set();
+let isHere = false;
 let current = preferredLanguage();
 
 /** What the languages call themselves. */
@@ -32,6 +33,11 @@ export function onLanguage(callback) {
   callbacks.add(callback);
 }
 
+/** From now on the model is in the page: some things are said otherwise, under keys that end in `.here`. */
+export function speakOfHere() {
+  isHere = true;
+}
+
 export function hasMessage(key) {
   return key in MESSAGES[current];
 }
@@ -43,7 +49,8 @@ export function words(key, values = {}) {
 
 /** The text under `key`; `{name}` in it becomes `values.name`. */
 export function message(key, values = {}) {
-  const text = MESSAGES[current][key];
+  const here = isHere ? MESSAGES[current][`${key}.here`] : undefined;
+  const text = here ?? MESSAGES[current][key];
   if (text === undefined) throw new Error(`there is no message "${key}"`);
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }

@@ -3,7 +3,7 @@
 import { AbilityList, hint, summary } from './abilities.js';
 import { Eagerness } from './eagerness.js';
 import { partsOf } from './element.js';
-import { clockTime, milliseconds, seconds } from './figures.js';
+import { clockTime, count, milliseconds, seconds } from './figures.js';
 import { Gallery } from './gallery.js';
 import { LanguageButton } from './language-button.js';
 import { Memory } from './memory.js';
@@ -16,6 +16,15 @@ import { Stage, queueWords } from './stage.js';
 import { Strip } from './strip.js';
 import { translate } from './translate.js';
 import { Turns } from './turns.js';
+
+function linkTo(link, { id, file }) {
+  link.toggleAttribute('download', id === null);
+  if (id !== null) link.href = replayAddress('recording', id);
+  else if (file !== null) {
+    link.href = URL.createObjectURL(file);
+    link.download = `${new Date().toISOString().slice(0, 19).replaceAll(':', '')}.aisession`;
+  }
+}
 
 export class Panel {
   constructor(root) {
@@ -198,11 +207,26 @@ export class Panel {
     });
   }
 
-  /** {words, id} of a recording that has been kept: `words` gives them in the language of the moment. */
+  /**
+   * {words, id, file} of a recording that has been kept: `words` gives them in the language of the
+   * moment. Without a server there is no `id`, and a `file` in a moment.
+   */
   showKept(kept) {
+    const { openKept } = this.parts;
     this.parts.kept.hidden = kept === null;
-    if (kept !== null) this.parts.openKept.href = replayAddress('recording', kept.id);
+    openKept.hidden = kept !== null && kept.id === null && kept.file === null;
+    if (kept !== null) linkTo(openKept, kept);
     this.shown.show('keptWords', () => write(this.parts.keptWords, kept?.words() ?? ''));
+  }
+
+  get isWithoutServer() {
+    return this.root.dataset.place === 'page';
+  }
+
+  /** How many bytes of what the visitor said or did have left the page. */
+  showSent(numBytes) {
+    this.parts.sent.hidden = false;
+    this.shown.show('sent', () => write(this.parts.sent, message('foot.sent', { size: count(numBytes) })));
   }
 
   /** Whether a voice is an online one; `auto` may be. */

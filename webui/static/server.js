@@ -1,6 +1,7 @@
 // The server's answers over HTTP, wherever a proxy has put the page.
 
 import { hasMessage, message } from './messages.js';
+import { sent } from './sent.js';
 import { settings } from './settings.js';
 
 const ROOT = new URL('../', import.meta.url);
@@ -37,6 +38,8 @@ async function refusal(answer) {
  * Throws a ServerError where it refuses, a TypeError where it cannot be reached.
  */
 export async function ask(path, { headers = {}, ...options } = {}) {
+  const { body = '' } = options;
+  sent.add(body.size ?? body.length); // a file, or text
   const answer = await fetch(address(path), {
     ...options,
     headers: { ...headers, ...authorization() },

@@ -85,7 +85,7 @@ export class SettingsDialog {
 
   field(field) {
     const row = element('div');
-    row.className = 'field';
+    row.className = field.isOfServer ? 'field of-server' : 'field';
     row.dataset.kind = field.kind;
     const help = element('p', message(`help.${field.name}`));
     help.className = 'soft';

@@ -8,7 +8,7 @@ export const SECTIONS = [
     title: 'section.voice',
     fields: [
       { name: 'speakReplies', kind: 'switch' },
-      { name: 'voice', kind: 'voices' },
+      { name: 'voice', kind: 'voices', isOfServer: true },
       { name: 'outputDevice', kind: 'devices', direction: 'outputs' },
     ],
   },
@@ -37,7 +37,7 @@ export const SECTIONS = [
     title: 'section.page',
     fields: [
       { name: 'language', kind: 'languages' },
-      { name: 'accessKey', kind: 'secret' },
+      { name: 'accessKey', kind: 'secret', isOfServer: true },
     ],
   },
 ];

@@ -1,6 +1,8 @@
 // The conversation's WebSocket: the OpenAI Realtime API with the full-duplex dialect. A lost
 // connection is taken up again where it broke; a server that is still loading its model is waited for.
 
+import { sent } from './sent.js';
+
 const HEARTBEAT_MS = 5000;
 const DEAD_AFTER_MS = 12000; // without a word from the server, which answers heartbeats
 const EVENTS_PER_ACK = 32;
@@ -178,7 +180,9 @@ export class RealtimeSocket {
   }
 
   transmit(event) {
-    this.socket.send(JSON.stringify(event));
+    const text = JSON.stringify(event);
+    sent.add(text.length);
+    this.socket.send(text);
   }
 
   close() {
