@@ -69,9 +69,10 @@ class Peer:
         self._socket = socket.create_connection((host, int(port)), WAIT_SECONDS)
         self._protocol.send_request(self._protocol.connect())
         self.send(b"".join(self._protocol.data_to_send()))
-        while self._protocol.state is not State.OPEN:
-            self._protocol.receive_data(self._socket.recv(4096))
-            self._protocol.events_received()
+        while self._protocol.state is State.CONNECTING:
+            # A byte at a time, so that what follows the handshake is left for `frames`.
+            self._protocol.receive_data(self._socket.recv(1))
+        self._protocol.events_received()
 
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
