@@ -19,7 +19,7 @@ from client.playback import Player
 from client.sound_card import Device, Format, Loudspeaker, Microphone
 from client.wire import WireEvent
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 FILL_SECONDS = 0.01
 
 

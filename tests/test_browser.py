@@ -25,6 +25,7 @@ from backend.model.checkpoint import Ability, Checkpoint
 from backend.protocol import Emotion
 from tests.browsing import (
     SAMPLES,
+    WAIT_MS,
     chromium,
     microphone_file,
     open_page,
@@ -239,6 +240,7 @@ def test_page_can_be_used_when_it_is_ready_and_not_before(
     quiet_browser: Browser, address: str
 ) -> None:
     page = quiet_browser.new_context(locale="en-US").new_page()
+    page.set_default_timeout(WAIT_MS)
     held: list[Route] = []
     page.route("**/live/main.js", lambda route: held.append(route))
     page.route("**/health", lambda route: route.abort(), times=1)

@@ -12,7 +12,7 @@ from backend.protocol import Emotion
 from backend.recordings.store import StoreOptions
 from backend.serving.server import ServingOptions
 from bench.gallery import FOLDER
-from tests.browsing import open_page, part
+from tests.browsing import WAIT_MS, open_page, part
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
 
@@ -141,6 +141,7 @@ def test_shared_link_opens_and_ends(visit: Visit, quiet_browser: Browser) -> Non
     page.get_by_role("button", name="Make a link").click()
     link = page.get_by_label(re.compile("^Link, until")).input_value()
     guest = quiet_browser.new_context(locale="en-US").new_page()
+    guest.set_default_timeout(WAIT_MS)
     guest.goto(link)
     expect(guest.get_by_role("heading", level=1)).to_have_text("Seven")
     expect(guest.locator(part("forkSection"))).to_be_hidden()

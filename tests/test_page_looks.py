@@ -21,7 +21,7 @@ from backend.protocol import Emotion
 from backend.recordings.store import StoreOptions
 from backend.serving.server import ServingOptions
 from bench.gallery import read_plots
-from tests.browsing import part
+from tests.browsing import WAIT_MS, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving
@@ -65,6 +65,7 @@ def visit(quiet_browser: Browser, address: str) -> Iterator[Visit]:
     def visit(scene: str = "speaking", **options: Any) -> Page:
         context = quiet_browser.new_context(**{"viewport": DESKTOP, "locale": "en-US", **options})
         contexts.append(context)
+        context.set_default_timeout(WAIT_MS)
         page = context.new_page()
         page.route(
             "**/live/live.js",

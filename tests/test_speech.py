@@ -50,7 +50,7 @@ AMERICAN = EspeakVoice("en-us", "gmw/en-US", "American", "en-US")
 MANDARIN = EspeakVoice("cmn", "sit/cmn", "Mandarin", "zh-CN")
 ENGLISH_LINE = "The weather is lovely and we are all going home now."
 CHINESE_LINE = "今天天气很好，我们都要回家了。"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 """More than a busy machine takes for what happens at once."""
 LINE_OF_HOURS = "This is a very long sentence, " * 40_000
 """The library, whose thread is the only one, takes minutes for it."""
