@@ -49,7 +49,7 @@ VOLUME ["/data"]
 EXPOSE 7860
 # Not healthy before the model is loaded: /health answers 503 until then.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15m \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/health', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('PORT', '7860') + '/health', timeout=4)"]
 STOPSIGNAL SIGINT
 ENTRYPOINT ["python", "app.py"]
 CMD ["serve", "--host", "0.0.0.0"]

@@ -20,7 +20,7 @@ from backend.cli.arguments import parse
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.errors import AudioInteractionError, SettingsError
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
-from backend.serving.space import recordings_folder, settle_in, surroundings
+from backend.serving.space import recordings_folder, settle_in, surroundings, without_proxies
 from client.errors import ClientError
 from client.messages import Language
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
     from backend.recordings.store import StoreOptions
 
+OUR_PACKAGES = ("backend", "client", "webui")
 EXIT_UNUSABLE_FILE = 1
 EXIT_DIFFERENT = 1
 EXIT_UNWELL = 1
@@ -37,10 +38,10 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         # What it cannot encode, such as a file's name that is not UTF-8, is escaped.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
     parsed = parse(arguments)
     try:
         exit_code = COMMANDS[parsed.command](parsed)
@@ -48,6 +49,15 @@ def main(arguments: list[str]) -> int:
         return exit_code
     except AudioInteractionError as error:
         print(f"app.py: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in OUR_PACKAGES:
+            raise
+        doctor = f"{shlex.quote(sys.executable)} app.py doctor"
+        print(
+            f"app.py: the package {package} is missing; what helps says: {doctor}", file=sys.stderr
+        )
         return EXIT_ERROR
     except BrokenPipeError:
         _leave_quietly()
@@ -72,8 +82,10 @@ def serve(parsed: argparse.Namespace) -> int:
     from backend.model.checkpoint import load_checkpoint, resolve_device
     from backend.model.hub import TerminalProgress
     from backend.model.hub_store import Report
-    from backend.serving.server import ServingOptions, page_address
-    from backend.serving.server import serve as serve_engine
+
+    with without_proxies(os.environ):
+        from backend.serving.server import ServingOptions, page_address
+        from backend.serving.server import serve as serve_engine
 
     here = surroundings(os.environ)
     host = parsed.host or here.host

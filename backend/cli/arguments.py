@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from backend.config import MAX_DECISION_BIAS, EngineConfig
@@ -15,7 +16,10 @@ CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
 """What `serve` serves where no option says so: for Spaces and containers."""
 EXPORT_FORMATS = ("html", "vtt", "srt", "markdown", "wav")
 """Those of `backend.recordings.export.ExportFormat`, which needs packages."""
+DEFAULT_PORT = 7860
 MAX_PORT = 65_535
+PORT_VARIABLES = ("PORT", "GRADIO_SERVER_PORT")
+"""Where platforms that run a server say which port they lead to."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -46,10 +50,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments if names_command else ["serve", *arguments])
 
 
+def port_of(environment: Mapping[str, str]) -> str:
+    """The port that the environment asks for, or ours; as text, for argparse to judge."""
+    stated = (environment.get(name) for name in PORT_VARIABLES)
+    return next((port for port in stated if port), str(DEFAULT_PORT))
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, checkpoint=os.environ.get(CHECKPOINT_VARIABLE) or None)
     parser.add_argument("--host", help="address to serve on (127.0.0.1; on a Space 0.0.0.0)")
-    parser.add_argument("--port", type=_port, default=7860, help="port to serve on (%(default)s)")
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=port_of(os.environ),
+        help=f"port to serve on (${' or $'.join(PORT_VARIABLES)}, else {DEFAULT_PORT})",
+    )
     parser.add_argument(
         "--sessions",
         type=_count,

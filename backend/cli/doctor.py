@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -29,6 +30,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from backend.cli.arguments import DEFAULT_PORT
+
 if TYPE_CHECKING:
     from backend.model.hub_store import Cache, HubModel, Progress
 
@@ -36,7 +39,7 @@ REPOSITORY = Path(__file__).parents[2]
 REQUIREMENTS = REPOSITORY / "requirements.txt"
 CHECKSUMS = REPOSITORY / "assets" / "checkpoint.sha256"
 """Hashes of the embedded checkpoint's files, as `sha256sum` writes them."""
-PORT = 7860
+PORT = DEFAULT_PORT
 
 _GIGABYTE = 1e9
 _MEMORY_BYTES = 1.5 * _GIGABYTE
@@ -173,7 +176,10 @@ def _say_what_is_going_on(name: str | None) -> None:
 def _install() -> str:
     if _is_managed_by_the_system():
         return f"make -C {shlex.quote(str(REPOSITORY))} run  # in an environment of its own"
-    return f"{shlex.quote(sys.executable)} -m pip install -r {shlex.quote(str(REQUIREMENTS))}"
+    python = shlex.quote(sys.executable)
+    # An environment that uv made has no pip.
+    first = "" if importlib.util.find_spec("pip") else f"{python} -m ensurepip && "
+    return f"{first}{python} -m pip install -r {shlex.quote(str(REQUIREMENTS))}"
 
 
 def _is_managed_by_the_system() -> bool:
@@ -323,7 +329,7 @@ def check_memory() -> Iterator[Finding]:
 def _container_limit() -> int | None:
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         stated = Path(path)
-        if stated.is_file() and (text := stated.read_text().strip()).isdigit():
+        if stated.is_file() and (text := stated.read_text("utf-8").strip()).isdigit():
             return int(text)
     return None
 

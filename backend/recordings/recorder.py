@@ -403,7 +403,7 @@ class _Writer:
         """
         self._folder.mkdir(_FOLDER_MODE, parents=True)
         try:
-            (self._folder / MANIFEST).write_text(self._manifest.model_dump_json(indent=1))
+            (self._folder / MANIFEST).write_text(self._manifest.model_dump_json(indent=1), "utf-8")
             self._events = (self._folder / EVENTS).open("xb")
             self._open_track(MICROPHONE)
         except BaseException:

@@ -268,7 +268,7 @@ class RecordingStore:
                 # Only who may read the folder is to know the ids, also where others made it.
                 new.unlink(missing_ok=True)
                 new.touch(mode=PRIVATE_MODE)
-                new.write_text(json.dumps(_SHARES_READER.dump_python(after, mode="json"), indent=1))
+                new.write_bytes(_SHARES_READER.dump_json(after, indent=1))
                 os.replace(new, self._folder / SHARES)
             except OSError as error:
                 raise _cannot("the links of this server cannot be written", error) from error

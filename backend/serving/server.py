@@ -255,7 +255,7 @@ def serve(
         SettingsError: the address is taken, not this machine's or not allowed.
         What `open_engine` raises.
     """
-    _require_free(host, port)
+    listening = listen_on(host, port)
 
     def end(starting: StartingApp) -> None:
         if starting.error is None:
@@ -267,7 +267,7 @@ def serve(
         lambda report: create_app(open_engine(report), options), STATIC_FOLDER, end
     )
     server = uvicorn.Server(_uvicorn_config(starting, host, port, options))
-    server.run()
+    server.run([listening])
     if starting.error is not None:
         raise starting.error
 
@@ -284,11 +284,16 @@ def page_address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
 
 
-def _require_free(host: str, port: int) -> None:
-    """Find out whether the address can be served on; uvicorn would only log that it cannot."""
+def listen_on(host: str, port: int) -> socket.socket:
+    """A socket for the address; `::` is every address of this machine, 127.0.0.1 among them.
+
+    Raises:
+        SettingsError: it is taken, not this machine's or not allowed; uvicorn would only log that.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    is_for_both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        socket.create_server((host, port), family=family).close()
+        return socket.create_server((host, port), family=family, dualstack_ipv6=is_for_both)
     except (OSError, OverflowError) as error:
         # What follows in brackets is the address once more.
         reason = str(getattr(error, "strerror", None) or error).partition(" (while ")[0]

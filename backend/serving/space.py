@@ -4,9 +4,12 @@ A Space says so in its environment: https://huggingface.co/docs/hub/spaces-overv
 """
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from backend.errors import SettingsError
 
 PERSISTENT_STORAGE = Path("/data")
 """There if the Space has any; all else is gone when it restarts."""
@@ -46,11 +49,38 @@ def surroundings(environment: Mapping[str, str]) -> Surroundings:
     )
 
 
+@contextmanager
+def without_proxies(environment: MutableMapping[str, str]) -> Iterator[None]:
+    """Hide the variables that name proxies while something is imported that stumbles over them.
+
+    Gradio makes a client as it is imported, for which it needs packages that it does not bring, or
+    addresses without ranges. Downloads and online voices see the variables again.
+    """
+    hidden = {name: environment[name] for name in environment if name.lower().endswith("_proxy")}
+    for name in hidden:
+        del environment[name]
+    try:
+        yield
+    finally:
+        environment.update(hidden)
+
+
 def recordings_folder() -> Path:
-    """Where conversations are recorded if nobody says where."""
+    """Where conversations are recorded if no option says where.
+
+    Raises:
+        SettingsError: this user has no folder for data.
+    """
+    # The doctor runs where nothing is installed.
     from platformdirs import user_data_path
 
-    return user_data_path("audio-interaction-live", appauthor=False) / "recordings"
+    try:
+        return user_data_path("audio-interaction-live", appauthor=False) / "recordings"
+    except RuntimeError as error:
+        raise SettingsError(
+            "this user has no home folder: set HOME, say where to record with --recordings, or "
+            "record nothing with --no-recordings"
+        ) from error
 
 
 def settle_in(
