@@ -75,6 +75,8 @@ $(PYTHON):
 
 # torch comes first and alone: pip then picks the build that suits the machine.
 $(VENV)/run.stamp: requirements.txt | $(PYTHON)
+	@# An environment that uv made has no pip.
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip
 	$(PIP) --no-compile $$(grep '^torch==' requirements.txt)
 	$(PIP) --no-compile -r requirements.txt
 	$(COMPILE)

@@ -1,6 +1,5 @@
 """What a chunk costs, in time and memory, as a session grows."""
 
-import resource
 import statistics
 import sys
 import time
@@ -8,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, GREEDY, EngineConfig, SessionSettings
@@ -91,5 +91,10 @@ def _weights_mib(checkpoint: Checkpoint) -> float:
 
 def peak_mib() -> float:
     """The most memory that this process has held so far."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    # Only POSIX has it.
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
