@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -107,13 +107,12 @@ class Sentences:
 
 
 def _made_up(rng: random.Random) -> str:
-    return rng.choice(
-        [
-            lambda: random_sentence(load_word_lists(), rng),
-            lambda: spoken_text(random_wording(random_order(rng), rng)),
-            lambda: rng.choice(rng.choice(intents()).wordings),
-        ]
-    )()
+    kinds: list[Callable[[], str]] = [
+        lambda: random_sentence(load_word_lists(), rng),
+        lambda: spoken_text(random_wording(random_order(rng), rng)),
+        lambda: rng.choice(rng.choice(intents()).wordings),
+    ]
+    return rng.choice(kinds)()
 
 
 @cache
