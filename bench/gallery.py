@@ -1,4 +1,4 @@
-"""Record the gallery: the clips of each story in `gallery.json`, played to the embedded model.
+"""Record the gallery: the clips of each script in `gallery.json`, played to the embedded model.
 
 `make gallery` takes seconds, and yet the times in the files are those of a live conversation: a
 chunk comes when its sound is over, and what follows takes as long as it takes. Decoding is greedy.
@@ -10,14 +10,14 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from backend.audio import Samples, float_to_pcm16, read_audio
+from backend.audio import Samples, read_audio
 from backend.config import (
     CHUNK_SAMPLES,
     CHUNK_SECONDS,
@@ -25,26 +25,24 @@ from backend.config import (
     SAMPLE_RATE_HZ,
     SPEECH_RATE_HZ,
     EngineConfig,
-    SessionSettings,
 )
-from backend.conversation.events import OverlapAction, OverlapDecision
-from backend.conversation.hearing import Hearing
-from backend.conversation.timeline import Timeline
-from backend.engine.core import EngineCore
+from backend.conversation.commands import AcknowledgePlayback, AddInput, TypedText
+from backend.conversation.conversation import ConversationOptions
+from backend.conversation.events import (
+    ConversationEvent,
+    OverlapAction,
+    ReplyOverlapped,
+    ReplySound,
+)
+from backend.conversation.input_audio import pcm_seconds
+from backend.conversation.runner import ConversationRun, running
+from backend.conversation.settings import ConversationSettings
+from backend.engine import Engine
 from backend.errors import SessionFileError
-from backend.events import TextDelta, TurnDone
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
-from backend.recordings.records import (
-    BargeInRecord,
-    LatencyRecord,
-    PlaybackRecord,
-    TypedRecord,
-)
 from backend.recordings.transcript import read_transcript
-from backend.speech import Speaker, Voices
-from backend.speech.speaker import SpokenPiece
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FOLDER = ASSETS / "gallery"
@@ -53,7 +51,7 @@ LIST = "gallery.json"
 SUFFIX = ".aisession"
 VOICE = "espeak:en-us"
 FRAME_SAMPLES = CHUNK_SAMPLES // 8
-"""50 ms, as the page sends them: so often a voice over a reply is looked for."""
+"""50 ms, as the page sends them: so often a voice over a reply is listened for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,8 @@ class Cue:
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
-    """What is heard in one story of the gallery."""
+class Script:
+    """What is heard in one conversation of the gallery."""
 
     name: str
     title: str
@@ -78,10 +76,10 @@ class Plot:
     cues: tuple[Cue, ...]
 
 
-def read_plots(path: Path = FOLDER / LIST) -> list[Plot]:
-    """The plots in a gallery's list, in its order."""
+def read_scripts(path: Path = FOLDER / LIST) -> list[Script]:
+    """The scripts in a gallery's list, in its order."""
     return [
-        Plot(
+        Script(
             name=entry["name"],
             title=entry["title"],
             seconds=entry["seconds"],
@@ -92,223 +90,190 @@ def read_plots(path: Path = FOLDER / LIST) -> list[Plot]:
 
 
 class LiveClock:
-    """Seconds of a live conversation, in which nobody has to wait for the sound to be over.
+    """The time of a live conversation, in which nothing waits for the sound to be over.
 
     Args:
-        machine: the clock by which work takes its time.
+        machine: the clock by which work takes its time, in seconds.
     """
 
     def __init__(self, machine: Callable[[], float]) -> None:
         self._machine = machine
         self._ahead = -machine()
 
-    def __call__(self) -> float:
-        """How much time has passed in it."""
+    def now(self) -> float:
+        """How much time has passed in it, in seconds."""
         return self._machine() + self._ahead
+
+    async def sleep(self, seconds: float) -> None:
+        """Let so much time have passed."""
+        self.go_on_to(self.now() + seconds)
 
     def go_on_to(self, seconds: float) -> None:
         """Let it be that late, if it is not yet."""
-        self._ahead += max(0.0, seconds - self())
+        self._ahead += max(0.0, seconds - self.now())
 
 
 @dataclass(slots=True)
 class _Playing:
-    """A spoken reply on its way out of the loudspeaker; in seconds of the microphone's audio."""
+    """A spoken reply on its way out of the headphones; in seconds of the client's audio."""
 
     turn: int
-    start: float
-    end: float
-    held_at: float | None = None
-    """Since when it has been silent, as somebody may be starting to speak."""
+    starts_at: float
+    seconds: float = 0.0
+    """Of its sound."""
+    is_told: bool = False
+    """Whether the conversation knows that it has begun."""
+
+    @property
+    def ends_at(self) -> float:
+        return self.starts_at + self.seconds
+
+    def acknowledged_at(self, at: float) -> AcknowledgePlayback:
+        return AcknowledgePlayback(self.turn, (at - self.starts_at) * 1000, at)
 
 
-class Performance:
-    """One plot as it is performed and recorded.
+class Headphones:
+    """Plays spoken replies as the page does, one after another, and says what was heard."""
 
-    Args:
-        core: an engine's, for this alone.
-        recorder: writes it all down, by the times of `clock`.
-        clock: the conversation's.
-    """
+    def __init__(self) -> None:
+        self._playing: deque[_Playing] = deque()
+        self._held_at: float | None = None
 
-    def __init__(self, core: EngineCore, recorder: Recorder, clock: LiveClock) -> None:
-        self._core = core
-        self._recorder = recorder
-        self._clock = clock
-        self._voices = Voices()
-        self._hearing = Hearing(Timeline(), SAMPLE_RATE_HZ, clock)
-        self._asked_at: float | None = None
-        self._playing: list[_Playing] = []
+    def follow(self, events: Iterable[ConversationEvent], now: float) -> list[AcknowledgePlayback]:
+        """What is to be acknowledged after `events`, when the client's audio has come to `now`."""
+        acknowledged = self._play_on(now)
+        for event in events:
+            match event:
+                case ReplySound():
+                    self._add(event, now)
+                case ReplyOverlapped():
+                    acknowledged += self._obey(event.decision.action, now)
+        return acknowledged + self._play_on(now)
 
-    def perform(self, plot: Plot) -> None:
-        """Play every cue at its time, and the replies when they come."""
-        session = self._core.open(SessionSettings(sampling=GREEDY), self._recorder)
-        heard = self._sound(plot)
-        typed = {
-            round(cue.at * SAMPLE_RATE_HZ) // CHUNK_SAMPLES: cue.typed
-            for cue in plot.cues
-            if cue.typed
-        }
-        for number, chunk in enumerate(heard.reshape(-1, CHUNK_SAMPLES)):
-            if number in typed:
-                at = self._recorder.now()
-                self._recorder.note(TypedRecord(at=at, chunk=number, text=typed[number]))
-            self._listen(chunk, number * CHUNK_SECONDS)
-            self._clock.go_on_to((number + 1) * CHUNK_SECONDS)
-            self._core.hear(session, chunk)
-            self._answer((number + 1) * CHUNK_SECONDS)
-        self._core.close(session)
-        for playing in self._playing:
-            self._note_playback(playing, None)
+    def _add(self, sound: ReplySound, now: float) -> None:
+        if not self._playing or self._playing[-1].turn != sound.turn:
+            free_at = self._playing[-1].ends_at if self._playing else now
+            self._playing.append(_Playing(sound.turn, max(now, free_at)))
+        self._playing[-1].seconds += pcm_seconds(sound.pcm, SPEECH_RATE_HZ)
 
-    def _sound(self, plot: Plot) -> Samples:
-        """All cues of a plot together, `[n]` in whole chunks."""
-        mixed = np.zeros(round(plot.seconds / CHUNK_SECONDS) * CHUNK_SAMPLES, np.float32)
-        for cue in plot.cues:
-            if cue.typed:
-                samples = asyncio.run(self._voices.read_aloud(cue.typed))
-            else:
-                samples = cue.level * read_audio(SAMPLES / cue.file)
+    def _obey(self, action: OverlapAction, now: float) -> list[AcknowledgePlayback]:
+        if not self._playing:
+            return []
+        match action:
+            case OverlapAction.LISTEN:
+                self._held_at = now
+                return [self._playing[0].acknowledged_at(now)]
+            case OverlapAction.DROP:
+                if self._held_at is not None:
+                    for playing in self._playing:
+                        playing.starts_at += now - self._held_at
+                self._held_at = None
+                return []
+            case OverlapAction.BARGE_IN:
+                silent_at = now if self._held_at is None else self._held_at
+                last = self._playing[0].acknowledged_at(silent_at)
+                self._playing.clear()
+                self._held_at = None
+                return [last]
+
+    def _play_on(self, now: float) -> list[AcknowledgePlayback]:
+        """What begins and ends to be heard until `now`."""
+        acknowledged: list[AcknowledgePlayback] = []
+        while self._playing and self._held_at is None and self._playing[0].starts_at <= now:
+            playing = self._playing[0]
+            if not playing.is_told:
+                playing.is_told = True
+                acknowledged.append(playing.acknowledged_at(playing.starts_at))
+            if playing.ends_at > now:
+                break
+            acknowledged.append(playing.acknowledged_at(playing.ends_at))
+            self._playing.popleft()
+        return acknowledged
+
+
+async def perform(script: Script, run: ConversationRun, clock: LiveClock) -> None:
+    """Play every cue of a script at its time: of the recorded track, which holds what is typed."""
+    headphones = Headphones()
+    sound = _sound_of(script)
+    typed = deque(cue for cue in script.cues if cue.typed)
+    heard_seconds = 0.0
+    while (at := run.conversation.track_seconds) < script.seconds:
+        clock.go_on_to(at)
+        if typed and typed[0].at <= at:
+            events = await run.obey(AddInput("", (TypedText(typed.popleft().typed),)))
+        else:
+            start = round(at * SAMPLE_RATE_HZ)
+            clock.go_on_to(at + FRAME_SAMPLES / SAMPLE_RATE_HZ)
+            events = await run.hear(sound[start : start + FRAME_SAMPLES])
+            heard_seconds += FRAME_SAMPLES / SAMPLE_RATE_HZ
+        for acknowledged in headphones.follow(events, heard_seconds):
+            await run.obey(acknowledged)
+    clock.go_on_to(script.seconds)
+
+
+def _sound_of(script: Script) -> Samples:
+    """All clips of a script together, `[n]` in whole chunks."""
+    mixed = np.zeros(round(script.seconds / CHUNK_SECONDS) * CHUNK_SAMPLES, np.float32)
+    for cue in script.cues:
+        if cue.file:
+            samples = cue.level * read_audio(SAMPLES / cue.file)
             start = round(cue.at * SAMPLE_RATE_HZ)
             place = mixed[start : start + len(samples)]
             place += samples[: len(place)]
-        return mixed
-
-    def _listen(self, chunk: Samples, seconds: float) -> None:
-        """Look for a voice that stops the reply in a chunk `[6400]` that begins at `seconds`."""
-        for frame in chunk.reshape(-1, FRAME_SAMPLES):
-            seconds += FRAME_SAMPLES / SAMPLE_RATE_HZ
-            while self._playing and self._playing[0].end <= seconds:
-                self._note_playback(self._playing.pop(0), None)
-            is_playing = bool(self._playing) and self._playing[0].start <= seconds
-            heard = self._hearing.append(float_to_pcm16(frame), is_playing)
-            for ended in heard.chunks:
-                self._asked_at = ended.speech_end_seconds
-            for outcome in heard.outcomes:
-                if isinstance(outcome, OverlapDecision):
-                    self._obey(outcome, seconds)
-
-    def _obey(self, decision: OverlapDecision, seconds: float) -> None:
-        """Do what the page does when it is told so at `seconds`."""
-        reply = self._playing[0]
-        match decision.action:
-            case OverlapAction.LISTEN:
-                reply.held_at = seconds
-            case OverlapAction.DROP:
-                reply.held_at = None
-            case OverlapAction.BARGE_IN:
-                silent_at = seconds if reply.held_at is None else reply.held_at
-                self._recorder.note(
-                    BargeInRecord(
-                        at=self._recorder.now(),
-                        turn=reply.turn,
-                        onset_seconds=round(decision.onset_seconds, 3),
-                        silence_ms=round(1000 * (silent_at - decision.onset_seconds), 1),
-                    )
-                )
-                self._note_playback(reply, silent_at)
-                # What had not begun to sound is not heard at all.
-                for unheard in self._playing[1:]:
-                    self._note_playback(unheard, unheard.start)
-                self._playing.clear()
-
-    def _answer(self, seconds: float) -> None:
-        """Let the engine hear the chunk that ends at `seconds`, and say the reply if one comes."""
-        asked_at = seconds if self._asked_at is None else self._asked_at
-        decided_at = text_at = None
-        while self._core.has_work():
-            for _, event in self._core.step():
-                decided_at = decided_at or self._clock()
-                match event:
-                    case TextDelta():
-                        text_at = text_at or self._clock()
-                    case TurnDone():
-                        sound_at = asyncio.run(self._say(event))
-                        self._recorder.note(
-                            LatencyRecord(
-                                at=self._recorder.now(),
-                                turn=event.turn,
-                                decision_ms=_milliseconds(decided_at, asked_at),
-                                first_text_ms=_milliseconds(text_at, asked_at),
-                                first_sound_ms=_milliseconds(sound_at, asked_at),
-                            )
-                        )
-
-    async def _say(self, reply: TurnDone) -> float | None:
-        """Say a reply after what still sounds; returns when it is heard first, if it is at all."""
-        speaker = Speaker(self._voices, VOICE, reply.emotion)
-        speaker.say(reply.text)
-        speaker.finish()
-        pcm, ready_at = b"", None
-        async for piece in speaker:
-            if isinstance(piece, SpokenPiece):
-                ready_at = ready_at or self._clock()
-                pcm += piece.pcm
-        if ready_at is None:
-            return None
-        self._recorder.reply_audio(reply.turn, pcm)
-        start = max([ready_at, *(playing.end for playing in self._playing)])
-        end = start + len(pcm) / 2 / SPEECH_RATE_HZ
-        self._playing.append(_Playing(reply.turn, start, end))
-        return start
-
-    def _note_playback(self, playing: _Playing, stopped_at: float | None) -> None:
-        self._recorder.note(
-            PlaybackRecord(
-                at=self._recorder.now(),
-                turn=playing.turn,
-                starts_at_seconds=round(playing.start, 3),
-                played_ms=_milliseconds(stopped_at, playing.start),
-                voice=VOICE,
-            )
-        )
+    return mixed
 
 
-def _milliseconds(seconds: float | None, since: float) -> float | None:
-    return None if seconds is None else round(1000 * (seconds - since), 1)
-
-
-def record_plot(
+def record_script(
     checkpoint: Checkpoint,
-    plot: Plot,
+    script: Script,
     folder: Path,
     machine: Callable[[], float] = time.perf_counter,
 ) -> Path:
-    """Perform a plot and write its session file into `folder`.
+    """Perform a script and write its session file into `folder`.
 
     Args:
-        checkpoint: who replies.
-        plot: what is heard.
+        checkpoint: the model that replies.
+        script: what is heard.
         folder: where the file goes.
         machine: the clock by which work takes its time, in seconds.
 
     Raises:
         SessionFileError: it could not be written.
     """
-    core = EngineCore(checkpoint, EngineConfig(num_slots=1))
-    core.limit_threads()
-    settings = SessionSettings(sampling=GREEDY)
-    manifest = describe(checkpoint, settings, core.max_positions, title=plot.title)
+    settings = ConversationSettings(
+        checkpoint.system_prompt, GREEDY, SAMPLE_RATE_HZ, modality="audio", voice=VOICE
+    )
     problems: list[str] = []
     clock = LiveClock(machine)
-    recorder = Recorder(folder / f"{plot.name}{SUFFIX}", manifest, problems.append, clock)
-    try:
-        Performance(core, recorder, clock).perform(plot)
-    finally:
-        path = recorder.close()
-    if path is None:
+    with Engine(checkpoint, EngineConfig(num_slots=1)) as engine:
+        manifest = describe(
+            checkpoint, settings.for_engine(), engine.max_positions, title=script.title
+        )
+        path = folder / f"{script.name}{SUFFIX}"
+        recorder = Recorder(path, manifest, problems.append, clock.now)
+
+        async def record() -> None:
+            options = ConversationOptions(reports_playback=True)
+            async with running(engine, settings, options, clock, recorder) as run:
+                await perform(script, run, clock)
+
+        try:
+            asyncio.run(record())
+        finally:
+            packed = recorder.close()
+    if packed is None:
         raise SessionFileError("; ".join(problems))
-    return path
+    return packed
 
 
 def main() -> None:
-    """Record every story anew, and print what was said in it."""
+    """Record every script anew, and print what was said in it."""
     checkpoint = load_checkpoint(EMBEDDED, device="cpu")
-    with tempfile.TemporaryDirectory(dir=FOLDER) as folder, torch.inference_mode():
-        for plot in read_plots():
-            path = record_plot(checkpoint, plot, Path(folder))
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        for script in read_scripts():
+            path = record_script(checkpoint, script, Path(folder))
             with SessionFile(path) as file:
-                print(f"{plot.name}: {file.seconds:.1f} s, {path.stat().st_size / 1000:.0f} kB")
+                print(f"{script.name}: {file.seconds:.1f} s, {path.stat().st_size / 1000:.0f} kB")
                 for reply in read_transcript(file).replies:
                     print(f"{reply.seconds:7.1f} s  {reply.emotion or '-':<9}{reply.text}")
             os.replace(path, FOLDER / path.name)

@@ -20,31 +20,31 @@ from backend.recordings.records import (
 from backend.recordings.replay import Verifier
 from backend.recordings.transcript import read_transcript, transcript_fields
 from backend.training.domain import SOUND_REPLIES, phrase_reply
-from bench.gallery import FOLDER, LIST, SAMPLES, SUFFIX, Cue, Plot, read_plots, record_plot
+from bench.gallery import FOLDER, LIST, SAMPLES, SUFFIX, Cue, Script, read_scripts, record_script
 
-PLOTS = read_plots()
+SCRIPTS = read_scripts()
 MOST_BYTES = 3_000_000
 
 
-@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
-def test_session_is_the_embedded_models(embedded_checkpoint: Checkpoint, plot: Plot) -> None:
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_session_is_the_embedded_models(embedded_checkpoint: Checkpoint, script: Script) -> None:
     """Where this fails after a change of the weights, `make gallery` records it anew."""
-    with SessionFile(FOLDER / f"{plot.name}{SUFFIX}") as file:
+    with SessionFile(FOLDER / f"{script.name}{SUFFIX}") as file:
         verifier = Verifier(embedded_checkpoint, file)
         for _ in verifier.verify():
             pass
         assert verifier.outcome.difference is None
         assert verifier.outcome.num_decisions == file.num_chunks
         assert file.is_complete
-        assert file.seconds == pytest.approx(plot.seconds)
-        assert file.manifest.title == plot.title
+        assert file.seconds == pytest.approx(script.seconds)
+        assert file.manifest.title == script.title
         assert file.manifest.drawing.temperature == 0
         assert len(file.reply_turns) == len(read_transcript(file).replies)
 
 
-@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
-def test_session_shows_every_clip_answered_as_it_should_be(plot: Plot) -> None:
-    """Where this fails after a change of the weights, they or the story are to be changed."""
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_session_shows_every_clip_answered_as_it_should_be(script: Script) -> None:
+    """Where this fails after a change of the weights, they or the script are to be changed."""
     right = {
         sample["file"]: sample["reply"]
         for sample in json.loads((SAMPLES / "samples.json").read_text("utf-8"))
@@ -53,8 +53,8 @@ def test_session_shows_every_clip_answered_as_it_should_be(plot: Plot) -> None:
     assert rooster is not None
     assert typed is not None
     right |= {"rooster.ogg": rooster.text, "How are you?": typed.text}
-    wanted = [reply for cue in plot.cues if (reply := right[cue.file or cue.typed])]
-    with SessionFile(FOLDER / f"{plot.name}{SUFFIX}") as file:
+    wanted = [reply for cue in script.cues if (reply := right[cue.file or cue.typed])]
+    with SessionFile(FOLDER / f"{script.name}{SUFFIX}") as file:
         assert [reply.text for reply in read_transcript(file).replies] == wanted
 
 
@@ -69,9 +69,9 @@ def test_list_files_and_attributions_agree() -> None:
         for file in ("samples.json", "sounds.json")
         for sample in json.loads((SAMPLES / file).read_text("utf-8"))
     }
-    for plot in PLOTS:
-        (row,) = re.findall(rf"^\| `{plot.name}` \|.*$", readme, re.MULTILINE)
-        clips = {cue.file for cue in plot.cues if cue.file}
+    for script in SCRIPTS:
+        (row,) = re.findall(rf"^\| `{script.name}` \|.*$", readme, re.MULTILINE)
+        clips = {cue.file for cue in script.cues if cue.file}
         assert set(re.findall(r"`(\w+\.ogg)`", row)) == clips
         stated = {licence.strip() for licence in row.split("|")[3].split(",")}
         assert stated == {licences[clip] for clip in clips}
@@ -88,15 +88,19 @@ def test_performance_is_a_live_conversation(
     """A voice over a reply stops it, a typed text is noted, and times are those of the sound."""
     order = Cue(0.2, "order_small_latte_double_shot.ogg")
     over = Cue(5.2, "order_large_dark_roast_americano.ogg")
-    plot = Plot("live", "Live", 13.2, (order, over, replace(over, at=11.2, file="", typed="Hi")))
+    script = Script(
+        "live", "Live", 13.2, (order, over, replace(over, at=11.2, file="", typed="Hi"))
+    )
     # A machine that takes no time, so that a busy one does not matter.
-    path = record_plot(embedded_checkpoint, plot, tmp_path, machine=lambda: 0.0)
+    path = record_script(embedded_checkpoint, script, tmp_path, machine=lambda: 0.0)
     with SessionFile(path) as file:
         records = list(file.records())
         story = read_transcript(file)
         said = cast(list[dict[str, Any]], transcript_fields(file, story)["said"])
         lengths = [len(file.reply_audio(turn)) / SPEECH_RATE_HZ for turn in file.reply_turns]
-    (barge_in,) = (record for record in records if isinstance(record, BargeInRecord))
+    # The last record of a reply counts.
+    barge_ins = {record.turn: record for record in records if isinstance(record, BargeInRecord)}
+    (barge_in,) = barge_ins.values()
     first = story.replies[0]
     assert barge_in.turn == 0
     assert first.playback is not None
@@ -113,12 +117,12 @@ def test_performance_is_a_live_conversation(
     heard = [first.playback.played_ms / 1000, *lengths[1:]]
     assert sounded == pytest.approx(heard, abs=0.01)
     assert [record.chunk for record in records if isinstance(record, TypedRecord)] == [28]
-    latencies = [record for record in records if isinstance(record, LatencyRecord)]
-    playbacks = [record for record in records if isinstance(record, PlaybackRecord)]
-    assert len(latencies) == len(playbacks) == len(story.replies)
-    for latency in latencies:
+    latencies = {record.turn: record for record in records if isinstance(record, LatencyRecord)}
+    playbacks = {record.turn for record in records if isinstance(record, PlaybackRecord)}
+    assert latencies.keys() == playbacks == set(range(len(story.replies)))
+    for latency in latencies.values():
         assert latency.decision_ms is not None
         assert latency.first_text_ms is not None
         assert latency.first_sound_ms is not None
         assert 0 <= latency.decision_ms <= latency.first_text_ms <= latency.first_sound_ms
-    assert records[-1].at >= plot.seconds
+    assert records[-1].at >= script.seconds

@@ -20,7 +20,7 @@ from backend.model.checkpoint import Ability
 from backend.protocol import Emotion
 from backend.recordings.store import StoreOptions
 from backend.serving.server import ServingOptions
-from bench.gallery import read_plots
+from bench.gallery import read_scripts
 from tests.browsing import WAIT_MS, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply
@@ -590,7 +590,7 @@ def test_page_says_what_leaves_the_machine(visit: Visit) -> None:
 def test_gallery_is_on_the_first_screen(visit: Visit) -> None:
     page = visit("idle")
     cards = page.locator(part("gallery")).get_by_role("link")
-    expect(cards).to_have_count(len(read_plots()))
+    expect(cards).to_have_count(len(read_scripts()))
     form = page.locator(part("say")).bounding_box()
     assert form is not None
     for card in cards.all():

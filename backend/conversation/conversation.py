@@ -166,6 +166,7 @@ class Conversation:
         tell: Tell,
         time: Time | None = None,
         recordings: Recordings | None = None,
+        recorder: Recorder | None = None,
     ) -> "Conversation":
         """Take a slot of the engine, and begin to record if that is asked for.
 
@@ -176,13 +177,14 @@ class Conversation:
             tell: is told what happens, in order.
             time: None for the machine's.
             recordings: where it is recorded, if its options ask for that.
+            recorder: writes it down, if they do not.
 
         Raises:
             SessionLimitError: there is no slot.
             SettingsError: the settings cannot be.
             RecordingError: it cannot be recorded.
         """
-        recording, recorder = ConversationRecording(recordings, tell), None
+        recording = ConversationRecording(recordings, tell)
         for_engine = settings.for_engine()
         if options.recording_title is not None:
             recorder = await recording.begin(
@@ -218,14 +220,19 @@ class Conversation:
         return self._timeline.arrived_seconds
 
     @property
-    def waiting_seconds(self) -> float:
-        """How much audio has come that the engine has had no room for yet."""
-        return self._waiting.qsize() * CHUNK_SECONDS
-
-    @property
     def is_replying(self) -> bool:
         """Whether a reply is in progress, or the decision for one has been taken."""
         return self._replies.is_replying
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was sent has been decided on, and every reply been said."""
+        return not self._undecided and not self._replies.is_replying
+
+    @property
+    def track_seconds(self) -> float:
+        """Where the track of a recording stands: all that the client sent, and what it added."""
+        return self._timeline.track_seconds(self._timeline.now_seconds)
 
     def activity(self) -> None:
         """The client did something, or the model replied: it is not idle."""
@@ -316,11 +323,11 @@ class Conversation:
         except CommandError:
             self._timeline.arrive(seconds)
             raise
-        self._turns.audio_arrived()
+        self._turns.has_audio = True
         step = round(CHUNK_SECONDS * rate_hz) * PCM16_BYTES
         for start in range(0, len(pcm), step):
             piece = pcm[start : start + step]
-            self._timeline.arrive(pcm_seconds(piece, rate_hz))
+            self._timeline.arrive(len(piece) / PCM16_BYTES / rate_hz)
             reply = self._turns.sounding_reply()
             self._take(self._hearing.append(piece, reply is not None), reply)
             # A minute of audio in one message does not keep other conversations waiting, and
@@ -428,7 +435,7 @@ class Conversation:
 
     def _require_room(self, consequence: str) -> None:
         """Checked before anything of a command is used: it is followed whole or not at all."""
-        waiting_seconds = self.waiting_seconds
+        waiting_seconds = self._waiting.qsize() * CHUNK_SECONDS
         if waiting_seconds >= MAX_WAITING_SECONDS:
             raise CommandError(
                 f"{waiting_seconds:.1f} s of audio wait to be heard, {MAX_WAITING_SECONDS:g} s "

@@ -12,7 +12,7 @@ from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS
 from backend.conversation.echo import EchoDetector
 from backend.conversation.input_audio import InputAudio, TimedSamples
-from backend.conversation.overlap import OverlapOutcome, OverlapPolicy
+from backend.conversation.overlap import OverlapOutcome, OverlapPolicy, OverlapState
 from backend.conversation.timeline import Timeline
 from backend.conversation.voice_activity import SpeechDetector
 
@@ -124,7 +124,10 @@ class Hearing:
 
     def _listen(self, samples: Samples, reply_plays: bool) -> list[OverlapOutcome]:
         """Voices in samples `[n]` at 16 kHz."""
-        self.note_reply(reply_plays)
+        if reply_plays:
+            self._policy.reply_started()
+        elif self._policy.state is not OverlapState.IDLE:
+            self._policy.reply_ended()
         self._timeline.hear(len(samples))
         self._echo.hear(samples)
         outcomes: list[OverlapOutcome] = []

@@ -58,38 +58,34 @@ class OverlapPolicy:
 
     def __init__(self, is_echo: IsEcho, settings: OverlapSettings | None = None) -> None:
         self.may_interrupt = True
+        self.state = OverlapState.IDLE
+        """Where the conversation stands."""
         self._is_echo = is_echo
         self._settings = settings or OverlapSettings()
-        self._state = OverlapState.IDLE
         self._is_speech_told = False
         # The voice that is heard, how much of it does not count, and from where on it does.
         self._voice: VoiceHeard | None = None
         self._discounted_seconds = 0.0
         self._counts_from_seconds = 0.0
 
-    @property
-    def state(self) -> OverlapState:
-        """Where the conversation stands."""
-        return self._state
-
     def reply_started(self) -> None:
         """A reply begins to be generated or to play."""
-        if self._state is OverlapState.IDLE:
-            self._state = OverlapState.PLAYING
+        if self.state is OverlapState.IDLE:
+            self.state = OverlapState.PLAYING
             if self._voice is not None:
                 self._discount(self._voice)
 
     def reply_ended(self) -> None:
         """It has been played to its end, or was cancelled."""
-        self._state = OverlapState.IDLE
+        self.state = OverlapState.IDLE
 
     def client_stops(self, seconds: float) -> list[OverlapOutcome]:
         """The client stopped the reply itself, at `seconds` of its audio."""
-        match self._state:
+        match self.state:
             case OverlapState.IDLE:
                 return []
             case OverlapState.PLAYING | OverlapState.HELD:
-                self._state = OverlapState.IDLE
+                self.state = OverlapState.IDLE
                 onset_seconds = seconds if self._voice is None else self._onset_of(self._voice)
                 return [
                     OverlapDecision(
@@ -118,7 +114,7 @@ class OverlapPolicy:
         counted_seconds = voice.voice_seconds - self._discounted_seconds
         is_onset = counted_seconds >= self._settings.hold_voice_seconds
         is_interruption = counted_seconds >= self._settings.barge_in_voice_seconds
-        match self._state:
+        match self.state:
             case OverlapState.IDLE if is_onset and voice.is_speech and not self._is_speech_told:
                 return self._tell_speech(voice) if self._is_foreign(voice) else []
             case OverlapState.PLAYING if is_onset and self.may_interrupt:
@@ -130,18 +126,18 @@ class OverlapPolicy:
         return []
 
     def _hear_silence(self, silence: VoiceEnded) -> list[OverlapOutcome]:
-        match self._state:
+        match self.state:
             case OverlapState.IDLE | OverlapState.PLAYING:
                 return []
             case OverlapState.HELD:
-                self._state = OverlapState.PLAYING
+                self.state = OverlapState.PLAYING
                 return [_drop(OverlapReason.TOO_SHORT, silence.onset_seconds, silence.at_seconds)]
 
     def _hold(self, voice: VoiceHeard) -> list[OverlapOutcome]:
         onset_seconds = self._onset_of(voice)
         was_discounted = self._discounted_seconds > 0
         if self._is_foreign(voice):
-            self._state = OverlapState.HELD
+            self.state = OverlapState.HELD
             return [
                 OverlapDecision(
                     OverlapAction.LISTEN,
@@ -158,15 +154,15 @@ class OverlapPolicy:
     def _stop(self, voice: VoiceHeard) -> list[OverlapOutcome]:
         onset_seconds = self._onset_of(voice)
         if not self._is_foreign(voice):
-            self._state = OverlapState.PLAYING
+            self.state = OverlapState.PLAYING
             return [_drop(OverlapReason.ECHO, onset_seconds, voice.at_seconds)]
         if self.may_interrupt:
-            self._state = OverlapState.IDLE
+            self.state = OverlapState.IDLE
             decision = OverlapDecision(
                 OverlapAction.BARGE_IN, OverlapReason.SPEECH, onset_seconds, voice.at_seconds
             )
         else:
-            self._state = OverlapState.PLAYING
+            self.state = OverlapState.PLAYING
             decision = _drop(OverlapReason.SPEECH, onset_seconds, voice.at_seconds)
         return [decision, *self._tell_speech(voice)]
 

@@ -62,18 +62,9 @@ class TurnTaking:
         self._tell = tell
         self._reports_playback = reports_playback
         self._playback = Playback()
-        self._has_audio = False
+        self.has_audio = False
         """Whether audio has come since the last utterance ended."""
         self._is_speech_told = False
-
-    @property
-    def has_audio(self) -> bool:
-        """Whether audio has come since the last utterance ended."""
-        return self._has_audio
-
-    def audio_arrived(self) -> None:
-        """The client sent audio."""
-        self._has_audio = True
 
     def sounding_reply(self) -> Reply | None:
         """The spoken reply that is played, held or about to be."""
@@ -86,7 +77,7 @@ class TurnTaking:
 
     def end_utterance(self) -> None:
         """What the client sent since the last one is an utterance."""
-        self._has_audio = False
+        self.has_audio = False
         self._tell(UtteranceEnded())
 
     def reply_begins(self, decision: ChunkDecision) -> None:
@@ -97,7 +88,7 @@ class TurnTaking:
         if end_seconds is None:
             end_seconds = decision.seconds
         self._speech_stopped(SpeechStopped(end_seconds, decision.seconds))
-        if self._has_audio:
+        if self.has_audio:
             self.end_utterance()
 
     def reply_is_spoken(self, reply: Reply) -> None:
