@@ -92,6 +92,11 @@ def anyio_backend() -> str:
         ("<|urgent|>Run!", "Run!"),
         ("【开心】你好", "你好"),
         (r"\(a\) is \*not\* b", "(a) is *not* b"),
+        ("<strong>No</strong> <what you like>", "No what you like"),
+        ("Press <Enter>, then <重要>.", "Press Enter, then 重要."),
+        ("<hello>", "hello"),
+        ("①②③", "1 2 3"),
+        ("First ① and ⑳, ⑴ and Ⓐ; ❸!", "First 1 and 20, 1 and A; 3!"),
     ],
 )
 def test_markup_is_not_said(text: str, said: str) -> None:
@@ -103,6 +108,7 @@ def test_markup_is_not_said(text: str, said: str) -> None:
     [
         "It costs $3.50, or €4,99, at 3:30 p.m.",
         "2*3=6, 2 * 3, 2**8, 1 < 2 and 3 > 2",
+        "if 3<x and y>2, or x < y",
         "snake_case_name in C# or F#",
         "-5 degrees, 50% of 1,000.5",
         "(Happy birthday!) Normal: 120.",

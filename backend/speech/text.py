@@ -1,6 +1,7 @@
 """From a reply's text to what a voice should say: what to leave out, and where a sentence ends."""
 
 import html
+import unicodedata
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -13,7 +14,19 @@ _FENCED_CODE = regex.compile(
     r"^ {0,3}(```|~~~)[^`\n]*(?:\n.*?(?:^ {0,3}\1[`~]*[^\S\n]*$|\Z)|\Z)", regex.M | regex.S
 )
 _COMMENT = regex.compile(r"<!--.*?(?:-->|\Z)", regex.S)
-_TAG = regex.compile(r"</?[a-z][a-z0-9-]*(?:\s[^<>]*)?/?>", regex.I)
+# HTML's elements, and those of SSML: what else stands in angle brackets was meant to be read.
+_ELEMENTS = (
+    "a|abbr|acronym|address|article|aside|audio|b|bdi|bdo|big|blockquote|body|br|break|button"
+    "|canvas|caption|center|cite|code|col|colgroup|dd|del|details|dfn|dialog|div|dl|dt|em|emphasis"
+    "|embed|fieldset|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img"
+    "|input|ins|kbd|label|legend|li|link|main|map|mark|menu|meta|meter|nav|object|ol|optgroup"
+    "|option|output|p|param|phoneme|picture|pre|progress|prosody|q|rp|rt|ruby|s|samp|say-as|script"
+    "|section|select|small|source|span|speak|strike|strong|style|sub|summary|sup|svg|table|tbody"
+    "|td|template|textarea|tfoot|th|thead|time|title|tr|track|tt|u|ul|var|video|voice|wbr"
+)
+_TAG = regex.compile(rf"</?(?:{_ELEMENTS})(?:\s[^<>]*)?/?>", regex.I)
+_IN_ANGLE_BRACKETS = regex.compile(r"(?<!\w)<(?=\S)([^<>]*\p{L}[^<>]*)(?<=\S)>(?!\w)")
+_ENCLOSED = regex.compile(r"[\u2460-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf]+")
 _FOOTNOTE = regex.compile(r"\[\^[^\]\n]*\]:?")
 # `(https://...` may end with the text: a link that was cut short.
 _LINK = regex.compile(r"!?\[([^\[\]]*)\](?:\((?:[^()]|\([^()]*\))*(?:\)|\Z)|\[[^\]]*\])")
@@ -62,7 +75,8 @@ def speakable(text: str) -> str:
     """What a voice says of a piece of a reply; empty where there is nothing to say.
 
     Left out: emoji, Markdown and HTML markup, fenced code, a leading emotion label. Of a link its
-    text is left, of a bare address its host. Numbers, prices and times stay as they are.
+    text is left, of a bare address its host, of angle brackets that are no tag what they hold, and
+    of numbers in circles the numbers. Numbers, prices and times stay as they are.
     """
     text = _INVISIBLE.sub("", _FENCED_CODE.sub("", text))
     text = _COMMENT.sub("", text)
@@ -70,11 +84,22 @@ def speakable(text: str) -> str:
     text = _FOOTNOTE.sub("", text)
     text = _LINK.sub(r"\1", text)
     text = _ADDRESS.sub(_host_of, text)
-    text = html.unescape(_TAG.sub(" ", text))
+    text = _IN_ANGLE_BRACKETS.sub(r"\1", _TAG.sub(" ", text))
+    text = _ENCLOSED.sub(_without_enclosure, html.unescape(text))
     text = _EMOJI.sub("", text)
     lines = (" ".join(_line_without_markup(line).split()) for line in text.splitlines())
     text = "\n".join(line for line in lines if line)
     return text if _SOMETHING_TO_SAY.search(text) else ""
+
+
+def _without_enclosure(run: regex.Match[str]) -> str:
+    """Numbers and letters that stand in circles or brackets of their own, one by one: ①② is 1 2."""
+    return " ".join(
+        f"{unicodedata.numeric(character):.0f}"
+        if unicodedata.numeric(character, None) is not None
+        else unicodedata.normalize("NFKC", character)
+        for character in run.group()
+    )
 
 
 def _host_of(address: regex.Match[str]) -> str:
