@@ -1,5 +1,6 @@
 """The local page, as Streamlit runs it, with a microphone and a loudspeaker that tests are."""
 
+import base64
 import json
 import sys
 import time
@@ -9,16 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, Page, expect
 from streamlit.testing.v1 import AppTest
 
 from backend.audio import float_to_pcm16, read_audio
+from client.address import ServerAddress
 from client.audio_format import FRAME_SAMPLES
+from client.conversation import Frame
+from client.live import Live, LiveOptions
 from client.messages import Language, words_of
+from client.playback import PlaybackEvent, PlaybackReport
 from client.portaudio import System, install_portaudio
+from client.session import Phase
+from client.words import Words
+from tests.browsing import part
 from tests.client_talking import FakeSoundCard
 from tests.conftest import SAMPLES
 from tests.scripted import ScriptedEngine
 from tests.serving import wait_until_free
+from webui import local_panel
 
 ENGLISH, CHINESE = words_of(Language.ENGLISH), words_of(Language.CHINESE)
 PAGE = Path(__file__).parents[1] / "webui" / "local_app.py"
@@ -41,6 +51,94 @@ def page() -> Iterator[AppTest]:
     yield page
     if page.button(key="start").label in (ENGLISH["stop"], CHINESE["stop"]):
         page.button(key="start").click().run()
+
+
+@pytest.fixture
+def panel(quiet_browser: Browser, page_files: str) -> Iterator[Page]:
+    """An empty page beside the panel's files."""
+    context = quiet_browser.new_context(locale="en-US")
+    page = context.new_page()
+    page.goto(f"http://{page_files}/health")
+    page.set_content("<main id=now></main><main id=said></main>")
+    yield page
+    context.close()
+
+
+SHOW = """async (told) => {
+  const { show } = await import('/live/local-panel.js');
+  const place = document.getElementById(told.view);
+  const root = place.shadowRoot ?? place.attachShadow({ mode: 'open' });
+  window.heard ??= [];
+  await show(root, told, (chunk) => window.heard.push(chunk));
+}"""
+
+
+def spoken_live() -> Live:
+    """A conversation in which something was typed, and its reply is being said."""
+    live = Live(ServerAddress.parse("localhost"), LiveOptions())
+    session = live.session
+    sound = base64.b64encode(bytes(48_000)).decode()
+    session.phase = Phase.OPEN
+    for number in range(16):
+        session.frame_captured(Frame(bytes(1600), 0.3, 0.1), number * 0.05, number * 0.05)
+    session.send_text("What is <b>up</b>?", 0.8)
+    capabilities = {"max_positions": 4096, "voices": []}
+    metadata = {"chunk": 1, "seconds": 0.8, "emotion": "happy", "speech_end_seconds": 0.7}
+    metadata |= {"speak_probability": 0.97, "speak_threshold": 0.5, "milliseconds": 12.4}
+    reply = {"response_id": "r", "item_id": "i"}
+    for event in (
+        {"type": "session.created", "session": {"capabilities": capabilities}},
+        {
+            "type": "response.speak",
+            "metadata": metadata | {"decision_ms": 64.2, "positions": 342},
+            **reply,
+        },
+        {"type": "response.output_audio_transcript.delta", "delta": "Coming <up> now.", **reply},
+        {
+            "type": "response.output_audio.delta",
+            "delta": sound,
+            "sentence": "Coming <up> now.",
+            "audio_start_ms": 0,
+            **reply,
+        },
+    ):
+        session.receive(event, 1.0)
+    session.report(PlaybackReport(PlaybackEvent.STARTED, "r", 0.0, 1.1))
+    session.report(PlaybackReport(PlaybackEvent.PROGRESS, "r", 600.0, 1.7))
+    return live
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_panel_is_the_live_page_s(panel: Page, theme: str) -> None:
+    live, words = spoken_live(), Words(Language.ENGLISH)
+    style = {"language": "en", "theme": theme}
+    told = [local_panel.now(live, words), local_panel.said(live, 1)]
+    for view in told:
+        panel.evaluate(SHOW, json.loads(json.dumps(view | style)))
+    expect(panel.locator(part("state"))).to_have_text("SPEAKING")
+    expect(panel.locator(part("emotion"))).to_have_text("happy")
+    expect(panel.locator(part("reply"))).to_have_text("Coming <up> now.")
+    expect(panel.locator(part("reply")).locator("s")).to_have_text(" <up> now.")
+    rows = panel.locator(part("turns")).locator("li")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("What is <b>up</b>?")
+    expect(rows.last.get_by_role("img")).to_have_attribute(
+        "aria-label", "after you typed it: decided 200 ms, first text 200 ms, first sound 300 ms"
+    )
+    expect(panel.locator(part("positions"))).to_have_text("342 of 4,096")
+    ground = panel.locator(".page").first.evaluate("page => getComputedStyle(page).color")
+    assert (ground == "rgb(236, 236, 234)") is (theme == "dark")
+    # A chunk that is chosen shows its numbers, and is to be heard.
+    panel.locator(part("strip")).focus()
+    panel.keyboard.press("End")
+    expect(panel.locator(part("chunkCard"))).to_contain_text("97 %")
+    assert panel.evaluate("window.heard") == [1]
+    # What has not changed stays as it is, in the other language too.
+    panel.evaluate("document.querySelector('#said').shadowRoot.querySelector('li').id = 'read'")
+    panel.evaluate(SHOW, json.loads(json.dumps(told[1] | style)))
+    expect(panel.locator("#read")).to_have_count(1)
+    panel.evaluate(SHOW, json.loads(json.dumps(told[0] | {"language": "zh", "theme": theme})))
+    expect(panel.locator(part("state"))).to_have_text("正在说")
 
 
 def has_button(page: AppTest, key: str) -> bool:

@@ -20,7 +20,7 @@ Told = dict[str, Any]
 
 
 def now(live: Live, words: Words) -> Told:
-    """Face, reply, strip and memory: what changes all the time."""
+    """Face, reply and strip."""
     session, turn = live.session, live.conversation.turns.last
     return {
         "view": "now",
@@ -36,23 +36,23 @@ def now(live: Live, words: Words) -> Told:
             "waitSeconds": session.queue_place.wait_seconds,
         },
         "latencies": _latencies(live.conversation),
-        "positions": live.conversation.positions or 0,
-        "maxPositions": session.max_positions,
         "recordingLight": _recording_light(live, words),
-        "lines": list(_lines(live, words)),
+        "news": list(_news(live, words)),
         "threshold": live.threshold,
         "strip": _strip(live.conversation) if live.conversation.seconds else None,
     }
 
 
 def said(live: Live, number: int) -> Told:
-    """What was said and typed in the conversation of this number."""
+    """What was said and typed in the conversation of this number, and the memory that it takes."""
     entries = live.conversation.entries
     first = max(entries.first, len(entries) - MOST_ENTRIES)
     return {
         "view": "said",
         "conversation": number,
         "latencies": _latencies(live.conversation),
+        "positions": live.conversation.positions or 0,
+        "maxPositions": live.session.max_positions,
         "entries": [
             {"number": at, "typed": _typed(entry), "turn": None}
             if isinstance(entry, TypedEntry)
@@ -74,7 +74,7 @@ def _recording_light(live: Live, words: Words) -> str:
     return words("record.light", time=clock_time(live.conversation.seconds))
 
 
-def _lines(live: Live, words: Words) -> Iterator[str]:
+def _news(live: Live, words: Words) -> Iterator[str]:
     """What is not as it should be, or not as it is on most days."""
     if live.session.seconds_behind:
         yield words.behind(live.session.seconds_behind)

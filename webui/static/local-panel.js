@@ -15,8 +15,8 @@ import { Turns } from './turns.js';
 const STYLES = ['page.css', 'live.css', 'local-panel.css'];
 // The live page's sections that each view has, and what of them Streamlit has itself.
 const SECTIONS = {
-  now: ['.stage', '.strip', '.memory'],
-  said: ['.conversation'],
+  now: ['.stage', '.strip'],
+  said: ['.conversation', '.memory'],
 };
 const ELSEWHERE = '.eagerness, .leave, .foot, .say, .empty > :not(:first-child)';
 
@@ -39,21 +39,20 @@ function stripConversation({ seconds, firstFrame, peaks, firstChunk, decisions, 
   };
 }
 
-/** Face, reply, strip and memory: what changes all the time. */
+/** Face, reply and strip. */
 class NowView {
   constructor(page, onChunk) {
     const parts = partsOf(page);
     this.parts = parts;
     this.shown = new Shown();
     this.stage = new Stage(parts, this.shown);
-    this.memory = new Memory(parts, this.shown);
     this.strip = new Strip(parts, onChunk);
     parts.recordingLight = element('span');
     parts.recordingLight.className = 'recording-light';
     parts.emotion.after(parts.recordingLight);
-    parts.lines = element('p');
-    parts.lines.className = 'soft lines';
-    parts.meter.after(parts.lines);
+    parts.news = element('p');
+    parts.news.className = 'soft news';
+    page.querySelector('.strip-head').append(parts.news);
     this.strip.show(null);
   }
 
@@ -66,9 +65,9 @@ class NowView {
     else stage.showReply(told.turn);
     if (told.state === 'listening') stage.showLevel(told.level);
     if (told.fraction !== null) stage.showPlayback(told.fraction, told.turn);
+    parts.recordingLight.hidden = told.recordingLight === '';
     write(parts.recordingLight, told.recordingLight);
-    parts.lines.replaceChildren(...told.lines.map((line) => element('span', line)));
-    if (told.maxPositions !== null) this.memory.show(told);
+    parts.news.replaceChildren(...told.news.map((line) => element('span', line)));
     strip.threshold = told.threshold;
     strip.conversation = told.strip && stripConversation(told.strip);
     if (isNewStyle) strip.readColours();
@@ -76,16 +75,17 @@ class NowView {
   }
 }
 
-/** What was said and typed. */
+/** What was said and typed, and the memory that it takes. */
 class SaidView {
   constructor(page) {
     this.parts = partsOf(page);
     this.turns = new Turns(this.parts.turns, this.parts.empty);
+    this.memory = new Memory(this.parts, new Shown());
     this.kept = new Map(); // entries as they were shown, by their numbers
     this.conversation = null; // the number of the one whose they are
   }
 
-  show({ conversation, entries, latencies }, isNewStyle) {
+  show({ conversation, entries, latencies, positions, maxPositions }, isNewStyle) {
     if (conversation !== this.conversation) {
       this.turns.clear();
       this.kept.clear();
@@ -97,6 +97,7 @@ class SaidView {
         ? ''
         : `p50 ${milliseconds(latencies.p50)} · p95 ${milliseconds(latencies.p95)}`;
     write(this.parts.latencies, figures);
+    if (maxPositions !== null) this.memory.show({ positions, maxPositions });
     if (isNewStyle) this.turns.showAgain();
   }
 
