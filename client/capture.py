@@ -25,7 +25,7 @@ ROOM_SECONDS = 0.4
 
 
 class Capture:
-    """Resamples and cuts a stream of 16-bit PCM; channels are averaged.
+    """Resamples and cuts a stream of 16-bit PCM: of two channels their mean, of more the first.
 
     Args:
         rate_hz, num_channels: of the stream.
@@ -50,7 +50,9 @@ class Capture:
 
     def push(self, pcm: bytes) -> list[Frame]:
         """The frames that another block completes; the rest waits."""
-        samples = pcm16_to_float(pcm).reshape(-1, self._num_channels).mean(axis=1)
+        channels = pcm16_to_float(pcm).reshape(-1, self._num_channels)
+        # Arrays give their own mixture first, and sometimes what the loudspeaker plays last.
+        samples = channels[:, 0] if self._num_channels > 2 else channels.mean(axis=1)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples)
         if self.clip is not None:

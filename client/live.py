@@ -24,7 +24,7 @@ from client.clips import Clip
 from client.conversation import Conversation, Frame
 from client.errors import SoundError
 from client.messages import Message, message
-from client.playback import Playback, PlaybackReport
+from client.playback import Playback, PlaybackReport, Player
 from client.session import Activity, Phase, Session
 from client.sound_card import Device, Loudspeaker, Microphone, SoundCard
 from client.wire import RealtimeSocket, WireEvent
@@ -396,9 +396,7 @@ class Live:
         if not self.options.has_loudspeaker:
             return
         device = self._card.loudspeaker(self.options.output_device)
-        chosen = self._card.loudspeaker_format(device)
-        self._play_through(chosen.rate_hz)
-        self._loudspeaker = self._card.open_loudspeaker(device, chosen, self._playback.player)
+        self._loudspeaker = self._card.open_loudspeaker(device, self._play_through)
         self.output_name = device.name
 
     @property
@@ -406,9 +404,10 @@ class Live:
         assert self._sound_card is not None, "a sound card is opened before its devices"
         return self._sound_card
 
-    def _play_through(self, rate_hz: int) -> None:
+    def _play_through(self, rate_hz: int) -> Player:
         self._playback = self._new_playback(rate_hz)
         self.session.play_through(self._playback)
+        return self._playback.player
 
     def _close_sound(self) -> None:
         if self._silence is not None:

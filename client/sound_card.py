@@ -127,61 +127,56 @@ class SoundCard:
         Raises:
             SoundError: another program has it, or it cannot be opened.
         """
-        for chosen in _formats(SAMPLE_RATE_HZ, device.rate_hz):
-            if self._supports(device, chosen, is_input=True):
-                break
-        else:
-            raise _unusable("microphone", device)
-        microphone = Microphone(chosen, on_news)
-        try:
-            with _alone():
-                microphone.stream = self._portaudio.open(
-                    rate=chosen.rate_hz,
-                    channels=chosen.num_channels,
-                    format=self._pyaudio.paInt16,
-                    input=True,
-                    input_device_index=device.number,
-                    frames_per_buffer=round(chosen.rate_hz * BLOCK_SECONDS),
-                    stream_callback=microphone.take_in,
-                )
-        except OSError as error:
-            raise _unusable("microphone", device) from error
-        return microphone
+        for chosen in _formats(SAMPLE_RATE_HZ, device.rate_hz, device.num_inputs):
+            microphone = Microphone(chosen, on_news)
+            if self._supports(device, chosen, is_input=True) and self._opens(
+                microphone,
+                device,
+                input=True,
+                input_device_index=device.number,
+                frames_per_buffer=round(chosen.rate_hz * BLOCK_SECONDS),
+                stream_callback=microphone.take_in,
+            ):
+                return microphone
+        raise _unusable("microphone", device)
 
-    def loudspeaker_format(self, device: Device) -> Format:
-        """What a loudspeaker will be opened with.
-
-        Raises:
-            SoundError: it cannot be.
-        """
-        for chosen in _formats(REPLY_RATE_HZ, device.rate_hz):
-            if self._supports(device, chosen, is_input=False):
-                return chosen
-        raise _unusable("loudspeaker", device)
-
-    def open_loudspeaker(self, device: Device, chosen: Format, player: Player) -> "Loudspeaker":
-        """Play what `player` gives.
+    def open_loudspeaker(self, device: Device, player_at: Callable[[int], Player]) -> "Loudspeaker":
+        """Play what the player gives that `player_at` makes for the rate at which it is opened.
 
         Raises:
             SoundError: another program has it, or it cannot be opened.
         """
-        loudspeaker = Loudspeaker(chosen, player)
+        for chosen in _formats(REPLY_RATE_HZ, device.rate_hz, device.num_outputs):
+            if not self._supports(device, chosen, is_input=False):
+                continue
+            loudspeaker = Loudspeaker(chosen, player_at(chosen.rate_hz))
+            if self._opens(
+                loudspeaker,
+                device,
+                output=True,
+                output_device_index=device.number,
+                frames_per_buffer=round(chosen.rate_hz * FILL_SECONDS),
+                stream_callback=loudspeaker.give_out,
+            ):
+                return loudspeaker
+        raise _unusable("loudspeaker", device)
+
+    def _opens(self, stream: "_Stream", device: Device, **arguments: Any) -> bool:
+        """Whether it could be opened; some formats are refused that were said to be good."""
         try:
             with _alone():
-                loudspeaker.stream = self._portaudio.open(
-                    rate=chosen.rate_hz,
-                    channels=chosen.num_channels,
+                stream.stream = self._portaudio.open(
+                    rate=stream.format.rate_hz,
+                    channels=stream.format.num_channels,
                     format=self._pyaudio.paInt16,
-                    output=True,
-                    output_device_index=device.number,
-                    frames_per_buffer=round(chosen.rate_hz * FILL_SECONDS),
-                    stream_callback=loudspeaker.give_out,
                     start=False,
+                    **arguments,
                 )
-                loudspeaker.start()
-        except OSError as error:
-            raise _unusable("loudspeaker", device) from error
-        return loudspeaker
+                stream.start()
+        except (OSError, ValueError):  # PyAudio says it in both ways
+            stream.close()
+            return False
+        return True
 
     def _default(self, ask: Callable[[], Mapping[str, Any]]) -> int | None:
         try:
@@ -215,6 +210,11 @@ class _Stream:
             return self.stream is not None and self.stream.is_active()
         except OSError:
             return False
+
+    def start(self) -> None:
+        """From here on it is heard, or plays."""
+        assert self.stream is not None, "a stream is opened before it is started"
+        self.stream.start_stream()
 
     def close(self) -> None:
         """Let the device go."""
@@ -272,7 +272,7 @@ class Loudspeaker(_Stream):
         """From here on it plays."""
         assert self.stream is not None, "a loudspeaker is opened before it is started"
         self._latency_seconds = self.stream.get_output_latency()
-        self.stream.start_stream()
+        super().start()
 
     def give_out(
         self, _: bytes | None, num_frames: int, times: Mapping[str, float], status: int
@@ -299,11 +299,11 @@ def _import_pyaudio() -> ModuleType:
     return pyaudio
 
 
-def _formats(wanted_rate_hz: int, own_rate_hz: int) -> list[Format]:
-    """What is tried, the best first: not every device resamples, or has one channel."""
+def _formats(wanted_rate_hz: int, own_rate_hz: int, own_channels: int) -> list[Format]:
+    """What is tried, the best first: not every device resamples, or has one channel or two."""
     return [
         Format(rate_hz, num_channels)
-        for num_channels in (1, 2)
+        for num_channels in dict.fromkeys((1, 2, max(2, own_channels)))
         for rate_hz in dict.fromkeys((wanted_rate_hz, own_rate_hz, 48_000, 44_100))
     ]
 

@@ -54,9 +54,6 @@ class FakeSoundCard:
     def loudspeaker(self, chosen: str | None) -> Device:
         return Device(1, chosen or "built-in", 0, 1, REPLY_RATE_HZ, False, True)
 
-    def loudspeaker_format(self, device: Device) -> Format:
-        return Format(REPLY_RATE_HZ, 1)
-
     def open_microphone(self, device: Device, on_news: Callable[[], None]) -> Microphone:
         if self.is_busy:
             raise SoundError(message("problem.microphone_unusable", name=device.name))
@@ -65,9 +62,9 @@ class FakeSoundCard:
         self.microphone_of.stream = OpenStream()  # type: ignore[assignment]
         return self.microphone_of
 
-    def open_loudspeaker(self, device: Device, chosen: Format, player: Player) -> Loudspeaker:
-        self.player = player
-        loudspeaker = Loudspeaker(chosen, player)
+    def open_loudspeaker(self, device: Device, player_at: Callable[[int], Player]) -> Loudspeaker:
+        self.player = player_at(REPLY_RATE_HZ)
+        loudspeaker = Loudspeaker(Format(REPLY_RATE_HZ, 1), self.player)
         loudspeaker.stream = OpenStream()  # type: ignore[assignment]
         return loudspeaker
 

@@ -11,10 +11,10 @@ import pytest
 from client.audio_format import FRAME_SAMPLES, REPLY_RATE_HZ, float_to_pcm16, pcm16_to_float
 from client.capture import Capture, CaptureClock
 from client.errors import SoundError
-from client.playback import Playback, PlaybackEvent, PlaybackReport
+from client.playback import Playback, PlaybackEvent, PlaybackReport, Player
 from client.portaudio import System, distributions_in, install_portaudio, missing
 from client.session import Session
-from client.sound_card import SoundCard
+from client.sound_card import Device, Format, SoundCard
 from client.wire import WireEvent
 from tests.virtual_sound import running
 
@@ -160,6 +160,79 @@ def test_place_is_told_often_enough() -> None:
 
 def heard_nothing(_: np.ndarray, __: bool) -> None:
     raise AssertionError("no clip is played")
+
+
+class FakePyAudio:
+    """A sound card that says that it can do more than it does."""
+
+    paInt16 = 8  # noqa: N815  PyAudio's name
+
+    def __init__(self, *opens: tuple[int, int], said: set[int] | None = None) -> None:
+        self.opens = opens
+        self.said = said or {1, 2, 4, 6, 8}
+        self.asked: list[tuple[int, int]] = []
+
+    def PyAudio(self) -> "FakePyAudio":  # noqa: N802  PyAudio's name
+        return self
+
+    def is_format_supported(self, rate_hz: int, **arguments: int) -> bool:
+        (num_channels,) = [value for name, value in arguments.items() if name.endswith("channels")]
+        if num_channels not in self.said:
+            raise ValueError("Invalid number of channels", -9998)
+        return True
+
+    def open(self, rate: int, channels: int, **_: object) -> "FakePyAudio":
+        self.asked.append((rate, channels))
+        if (rate, channels) not in self.opens:
+            raise OSError(-9997, "Invalid sample rate")
+        return self
+
+    def start_stream(self) -> None:
+        pass
+
+    def get_output_latency(self) -> float:
+        return 0.0
+
+
+def card_of(pyaudio: FakePyAudio, monkeypatch: pytest.MonkeyPatch) -> SoundCard:
+    monkeypatch.setattr("client.sound_card._import_pyaudio", lambda: pyaudio)
+    return SoundCard()
+
+
+def test_next_format_is_tried_where_one_is_refused_on_opening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pyaudio = FakePyAudio((48_000, 2))
+    card = card_of(pyaudio, monkeypatch)
+    device = Device(3, "headset", 2, 2, 48_000, True, True)
+    assert card.open_microphone(device, lambda: None).format == Format(48_000, 2)
+    assert pyaudio.asked[0] == (16_000, 1)
+    rates: list[int] = []
+
+    def player_at(rate_hz: int) -> Player:
+        rates.append(rate_hz)
+        return Playback(rate_hz, lambda _: None).player
+
+    assert card.open_loudspeaker(device, player_at).format == Format(48_000, 2)
+    assert rates[-1] == 48_000
+    pyaudio.opens = ()
+    with pytest.raises(SoundError, match="'headset' cannot be opened"):
+        card.open_microphone(device, lambda: None)
+
+
+@pytest.mark.parametrize("num_channels", [4, 6, 8])
+def test_microphone_of_many_channels_is_opened_with_all_and_its_first_heard(
+    num_channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyaudio = FakePyAudio((16_000, num_channels), said={num_channels})
+    device = Device(0, "array", num_channels, 0, 16_000, True, False)
+    microphone = card_of(pyaudio, monkeypatch).open_microphone(device, lambda: None)
+    assert microphone.format == Format(16_000, num_channels)
+    capture = Capture(16_000, num_channels, heard_nothing)
+    block = np.zeros((FRAME_SAMPLES, num_channels), np.float32)
+    block[:, 0], block[:, -1] = 0.5, -0.9  # the last is what the loudspeaker plays
+    (frame,) = capture.push(float_to_pcm16(block.reshape(-1)))
+    assert pcm16_to_float(frame.pcm) == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize(("rate_hz", "num_channels"), [(16_000, 1), (48_000, 2), (44_100, 1)])
