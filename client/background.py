@@ -46,7 +46,7 @@ class BackgroundConversation:
             try:
                 answer.set_result(question(self._live))
             except Exception as error:
-                answer.set_exception(error)  # for whoever asked
+                answer.set_exception(error)  # for the thread that asked
 
         # The loop may be closed at any moment, and then answers nothing more.
         with suppress(RuntimeError):

@@ -1,4 +1,4 @@
-"""What has happened in a conversation since somebody last looked."""
+"""What has happened in a conversation since the last look."""
 
 from collections.abc import Iterator
 

@@ -23,7 +23,7 @@ END_SECONDS = 10.0
 
 @contextmanager
 def own_server(address: ServerAddress) -> Iterator[None]:
-    """Serve the embedded model at a local address while the block runs, if nobody does already.
+    """Serve the embedded model at a local address while the block runs, if none is there already.
 
     Raises:
         ServerUnreachableError: the address is elsewhere, or the server does not start.

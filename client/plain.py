@@ -44,7 +44,7 @@ class PlainFrontEnd:
         loop = asyncio.get_running_loop()
 
         def read() -> None:
-            # Raised by a closed loop: the conversation is over, and nobody hears what is typed.
+            # Raised by a closed loop: the conversation is over, and what is typed is lost.
             with suppress(RuntimeError):
                 for line in self._lines:
                     loop.call_soon_threadsafe(self._typed, line)

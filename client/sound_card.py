@@ -31,7 +31,7 @@ BLOCK_SECONDS = 0.05
 FILL_SECONDS = 0.02
 """Of the loudspeaker: so late a hold or a stop takes effect at most."""
 MOST_BLOCKS_WAITING = 200
-"""10 s of the microphone; when nobody takes them, the rest is lost, and counted."""
+"""10 s of the microphone; when they are not taken, the rest is lost, and counted."""
 _PORTAUDIO = threading.RLock()
 """There is one in a process, however many conversations use it."""
 LONGEST_LATENCY_SECONDS = 2.0
@@ -229,7 +229,7 @@ class Microphone(_Stream):
     def __init__(self, chosen: Format, on_news: Callable[[], None]) -> None:
         super().__init__(chosen)
         self.num_lost = 0
-        """Blocks that nobody took in time, and times at which the system lost some."""
+        """Blocks that were not taken in time, and times at which the system lost some."""
         self._on_news = on_news
         self._blocks: SimpleQueue[bytes] = SimpleQueue()
 

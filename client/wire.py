@@ -42,7 +42,7 @@ NOT_KEPT = (
 
 LOST = 1006
 LOST_CODES = (1001, 1005, LOST)
-"""Those with which nobody chose to end the conversation."""
+"""Those of a connection that was lost, not ended by choice."""
 REFUSED = 1008
 
 FULL = 1013
@@ -281,7 +281,7 @@ class RealtimeSocket:
             try:
                 await connection.send(json.dumps(event))
             except ConnectionClosed:
-                return  # whoever receives learns why
+                return  # `_receive_all` learns why
 
     async def _beat(self) -> None:
         while True:

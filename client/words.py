@@ -33,7 +33,7 @@ class Words:
     """The words of one language.
 
     Args:
-        language: of whoever reads them.
+        language: of their reader.
     """
 
     def __init__(self, language: Language) -> None:
@@ -44,7 +44,7 @@ class Words:
         return self.of(message(key, **values))
 
     def of(self, told: Message) -> str:
-        """A message that somebody else made."""
+        """A message that is made already."""
         return told.in_language(self.language)
 
     def state(self, state: State) -> str:
@@ -76,7 +76,7 @@ class Words:
         return self("time.minutes", number=round(seconds / 60))
 
     def counts(self, live: Live) -> list[str]:
-        """What went wrong without anybody's fault."""
+        """What was lost on the way, where anything was."""
         counted = {"blocks_lost": live.num_lost_blocks, "gaps": live.num_underruns}
         return [self(key, number=number) for key, number in counted.items() if number]
 

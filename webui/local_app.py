@@ -56,7 +56,7 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Status:
     """What of a conversation other parts of the page depend on than its pictures."""
 
     is_running: bool = False
@@ -67,7 +67,7 @@ class Shape:
 
 
 @dataclass(slots=True)
-class Desk:
+class Visitor:
     """What one browser has here."""
 
     conversation: BackgroundConversation | None = None
@@ -89,13 +89,13 @@ class Desk:
         return self.conversation is not None and self.conversation.is_running
 
     @property
-    def shape(self) -> Shape:
+    def status(self) -> Status:
         """That of the conversation."""
         conversation = self.conversation
         if conversation is None or not conversation.is_running:
-            return Shape()
+            return Status()
         return conversation.look(
-            lambda live: Shape(
+            lambda live: Status(
                 True,
                 live.has_microphone,
                 live.session.is_recording,
@@ -124,7 +124,7 @@ class Desk:
             self.conversation.close()
 
     def wanted(self, options: LiveOptions) -> LiveOptions:
-        """What was chosen, but for a microphone that nobody has asked for."""
+        """What was chosen, but for a microphone that was not asked for."""
         return replace(options, has_microphone=options.has_microphone and self.has_microphone)
 
     def tell(self, options: LiveOptions) -> None:
@@ -151,10 +151,10 @@ class Chosen:
     options: LiveOptions
 
 
-@st.cache_resource(scope="session", on_release=Desk.stop, show_spinner=False)
-def desk() -> Desk:
+@st.cache_resource(scope="session", on_release=Visitor.stop, show_spinner=False)
+def visitor() -> Visitor:
     """This browser's; when the browser leaves, its conversation ends."""
-    return Desk()
+    return Visitor()
 
 
 @cache
@@ -169,16 +169,16 @@ def main() -> None:
     st.html(STEADY)
     st.markdown("#### Audio-Interaction Live")
     words = Words(language())
-    before: Shape = st.session_state.get("shape", Shape())
-    st.session_state["shape"] = shape = desk().shape
-    run_every = LOOK_SECONDS if shape.is_running else None
-    chosen = settings(words, shape)
-    desk().tell(chosen.options)
+    before: Status = st.session_state.get("status", Status())
+    st.session_state["status"] = status = visitor().status
+    run_every = LOOK_SECONDS if status.is_running else None
+    chosen = settings(words, status)
+    visitor().tell(chosen.options)
     left, right = st.columns([5, 3], gap="large")
     with left:
-        controls(words, before, shape, chosen)
+        controls(words, before, status, chosen)
         st.fragment(now, run_every=run_every)(words)
-        soundboard(words, shape, chosen)
+        soundboard(words, status, chosen)
     with right:
         typing(words, chosen)
         st.fragment(said, run_every=run_every)(words)
@@ -195,23 +195,23 @@ def language() -> Language:
 # The side bar
 
 
-def settings(words: Words, shape: Shape) -> Chosen:
+def settings(words: Words, status: Status) -> Chosen:
     """What a conversation begins with, and what can be changed while it goes on."""
     given = {"server": DEFAULT_SERVER, "access_key": os.environ.get(ACCESS_KEY_VARIABLE, "")}
     for key, value in given.items():
         # A field that is disabled by the click that leaves it would show what was there before.
-        if shape.is_running or key not in st.session_state:
+        if status.is_running or key not in st.session_state:
             st.session_state[key] = st.session_state.get(key, value)
     with st.sidebar:
-        server = st.text_input(words("server"), disabled=shape.is_running, key="server")
+        server = st.text_input(words("server"), disabled=status.is_running, key="server")
         access_key = st.text_input(
             words("setting.accessKey"),
             type="password",
-            disabled=shape.is_running,
+            disabled=status.is_running,
             help=words("access_key.help"),
             key="access_key",
         )
-        options = sound(words, shape)
+        options = sound(words, status)
         bias = st.slider(
             words("eagerness.label"),
             -4.0,
@@ -232,7 +232,7 @@ def settings(words: Words, shape: Shape) -> Chosen:
     return Chosen(server, access_key, replace(options, decision_bias=bias))
 
 
-def sound(words: Words, shape: Shape) -> LiveOptions:
+def sound(words: Words, status: Status) -> LiveOptions:
     """Microphone, loudspeaker and voice."""
     found = devices(words)
     if found.problem:
@@ -240,8 +240,8 @@ def sound(words: Words, shape: Shape) -> LiveOptions:
     microphone = choose_device("microphone", words("setting.inputDevice"), found.inputs, words)
     loudspeaker = choose_device("loudspeaker", words("setting.outputDevice"), found.outputs, words)
     # While a conversation has a sound card open, what was connected later does not appear.
-    if st.button(words("device.look_again"), disabled=shape.is_running, key="look_again"):
-        desk().devices = None
+    if st.button(words("device.look_again"), disabled=status.is_running, key="look_again"):
+        visitor().devices = None
         st.rerun()
     has_loudspeaker = loudspeaker != NO_DEVICE
     speaks = st.toggle(words("speak"), key="speaks", disabled=not has_loudspeaker)
@@ -257,10 +257,10 @@ def sound(words: Words, shape: Shape) -> LiveOptions:
 
 
 def devices(words: Words) -> Devices:
-    """Those of this browser's desk; asking takes a moment."""
-    if (found := desk().devices) is None:
+    """Those that this browser was told last; asking takes a moment."""
+    if (found := visitor().devices) is None:
         with st.spinner(words("device.looking")):
-            found = desk().devices = look_for_devices()
+            found = visitor().devices = look_for_devices()
     return found
 
 
@@ -291,10 +291,12 @@ def choose_device(kind: str, label: str, found: list[Device], words: Words) -> s
 
 def choose_voice(words: Words) -> str:
     """The server tells its voices when a conversation begins."""
-    if (conversation := desk().conversation) is not None:
-        desk().voices = conversation.look(lambda live: tuple(live.session.voices)) or desk().voices
+    if (conversation := visitor().conversation) is not None:
+        visitor().voices = (
+            conversation.look(lambda live: tuple(live.session.voices)) or visitor().voices
+        )
     names = {AUTOMATIC_VOICE: words("voice.auto")}
-    names |= {voice.id: voice.label for voice in desk().voices}
+    names |= {voice.id: voice.label for voice in visitor().voices}
     chosen: str = st.selectbox(
         words("setting.voice"),
         list(names),
@@ -308,67 +310,67 @@ def choose_voice(words: Words) -> str:
 # Buttons
 
 
-def controls(words: Words, before: Shape, shape: Shape, chosen: Chosen) -> None:
+def controls(words: Words, before: Status, status: Status, chosen: Chosen) -> None:
     """Start and stop, the recording, the microphone and the reply."""
     with st.container(horizontal=True, vertical_alignment="center"):
         is_pressed = st.button(
-            words("stop" if shape.is_running else "start"),
-            type="secondary" if shape.is_running else "primary",
+            words("stop" if status.is_running else "start"),
+            type="secondary" if status.is_running else "primary",
             key="start",
         )
         if is_pressed:
             # As the button said when it was pressed, whatever has happened since.
             if before.is_running:
-                desk().stop()
+                visitor().stop()
             else:
-                desk().start(chosen, has_microphone=True)
+                visitor().start(chosen, has_microphone=True)
             st.rerun()
-        record(words, shape, chosen)
+        record(words, status, chosen)
         can_listen = chosen.options.has_microphone
-        if shape.is_running and can_listen and not shape.has_microphone:
+        if status.is_running and can_listen and not status.has_microphone:
             st.button(words("microphone.use"), key="use_microphone", on_click=use_microphone)
         else:
             st.toggle(words("mute"), key="muted", disabled=not can_listen)
         st.button(
             words("stopReply"),
-            disabled=not shape.is_running,
+            disabled=not status.is_running,
             key="stop_reply",
             shortcut="Esc",
-            on_click=desk().do,
+            on_click=visitor().do,
             args=(Live.stop_reply,),
         )
 
 
-def record(words: Words, shape: Shape, chosen: Chosen) -> None:
+def record(words: Words, status: Status, chosen: Chosen) -> None:
     """A title is asked for, and what it means is said, before anything is recorded."""
-    if shape.is_recording:
+    if status.is_recording:
         stop = words("record.stop")
-        st.button(stop, key="stop_recording", on_click=desk().do, args=(Live.stop_recording,))
+        st.button(stop, key="stop_recording", on_click=visitor().do, args=(Live.stop_recording,))
         return
     with st.popover(words("record")):
         st.write(words("record.about"))
-        if shape.is_running:
+        if status.is_running:
             st.write(words("record.ends"))
         with st.form("recording", border=False):
             title = st.text_input(words("record.name"), max_chars=LONGEST_TITLE, key="title")
             begins = st.form_submit_button(words("record.begin"), type="primary", key="record")
         if begins:
-            desk().start(chosen, has_microphone=True, title=title.strip())
+            visitor().start(chosen, has_microphone=True, title=title.strip())
             st.rerun()
 
 
 def use_microphone() -> None:
     """A conversation that was begun by typing or playing listens from now on."""
-    desk().has_microphone = True
+    visitor().has_microphone = True
 
 
-def soundboard(words: Words, shape: Shape, chosen: Chosen) -> None:
+def soundboard(words: Words, status: Status, chosen: Chosen) -> None:
     """Sample recordings, of which the one that plays is marked."""
     titles = {name: sample.title(words.language) for name, sample in samples().items()}
     if "picked" in st.session_state:
         play_or_stop(st.session_state.pop("picked"), titles, chosen)
         st.rerun()
-    playing = next((name for name, title in titles.items() if title == shape.playing), None)
+    playing = next((name for name, title in titles.items() if title == status.playing), None)
     st.session_state["sample"] = playing
     sources = "\n".join(f"* {source}" for source in credit_lines(samples().values()))
     st.pills(
@@ -380,9 +382,9 @@ def soundboard(words: Words, shape: Shape, chosen: Chosen) -> None:
         wrap=True,
         help=f"{words('play.help')}\n\n{words('section.recordings')}:\n{sources}",
     )
-    if shape.playing is not None and playing is None:
-        stop = words("file.stop", name=shape.playing)
-        st.button(stop, key="stop_file", on_click=desk().do, args=(Live.stop_playing,))
+    if status.playing is not None and playing is None:
+        stop = words("file.stop", name=status.playing)
+        st.button(stop, key="stop_file", on_click=visitor().do, args=(Live.stop_playing,))
 
 
 def pick_sample() -> None:
@@ -393,7 +395,7 @@ def pick_sample() -> None:
 def play_or_stop(name: str | None, titles: dict[str, str], chosen: Chosen) -> None:
     """One that plays is picked again to stop it."""
     if name is None:
-        desk().do(Live.stop_playing)
+        visitor().do(Live.stop_playing)
     else:
         play(chosen, Clip(titles[name], samples()[name].path))
 
@@ -401,13 +403,13 @@ def play_or_stop(name: str | None, titles: dict[str, str], chosen: Chosen) -> No
 def play(chosen: Chosen, clip: Clip) -> None:
     """In the conversation that goes on, or in one of its own."""
     be_open(chosen)
-    desk().do(lambda live: live.play(clip))
+    visitor().do(lambda live: live.play(clip))
 
 
 def be_open(chosen: Chosen) -> None:
-    """Have a conversation, which listens to nobody unless one goes on already."""
-    if not desk().is_running:
-        desk().start(chosen, has_microphone=False)
+    """Have a conversation; one that begins here has no microphone."""
+    if not visitor().is_running:
+        visitor().start(chosen, has_microphone=False)
 
 
 # The conversation
@@ -430,23 +432,23 @@ def typing(words: Words, chosen: Chosen) -> None:
 
 def send(chosen: Chosen, text: str, files: Sequence[BinaryIO]) -> None:
     """What was typed or attached."""
-    desk().problem = None
+    visitor().problem = None
     if text.strip():
         be_open(chosen)
-        desk().do(lambda live: live.send_text(text))
+        visitor().do(lambda live: live.send_text(text))
     for file in files:
         try:
             clip = Clip(file.name, file)
         except ClientError as error:
-            desk().problem = error.message
+            visitor().problem = error.message
         else:
             play(chosen, clip)
 
 
 def now(words: Words) -> None:
     """What changes all the time."""
-    conversation = desk().conversation
-    if (problem := desk().problem) is not None:
+    conversation = visitor().conversation
+    if (problem := visitor().problem) is not None:
         st.error(words.of(problem))
     if conversation is None:
         show(local_panel.now(not_started(), words), words, "now")
@@ -469,7 +471,7 @@ def now(words: Words) -> None:
     if recording is not None and recording.seconds is not None:
         recorded(words, recording, address)
     show(told, words, "now")
-    if desk().shape != st.session_state["shape"]:
+    if visitor().status != st.session_state["status"]:
         st.rerun()  # the buttons, too
 
 
@@ -484,7 +486,7 @@ def recorded(words: Words, recording: Recording, address: str | None) -> None:
 
 def said(words: Words) -> None:
     """What was said and typed."""
-    conversation, number = desk().conversation, desk().num_conversations
+    conversation, number = visitor().conversation, visitor().num_conversations
     if conversation is None:
         show(local_panel.said(not_started(), number), words, "said")
     else:
@@ -506,7 +508,7 @@ def hear_chunk() -> None:
     """A chunk of the strip was chosen to be heard."""
     chunk = st.session_state["now"]["chunk"]
     if chunk is not None:
-        desk().do(lambda live: live.hear_again(chunk))
+        visitor().do(lambda live: live.hear_again(chunk))
 
 
 if __name__ == "__main__":
