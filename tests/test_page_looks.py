@@ -332,6 +332,15 @@ def test_escape_closes_what_is_open_and_else_stops_the_reply(visit: Visit) -> No
     assert asked(page) == [["stopReply"]]
 
 
+def test_escape_that_closes_an_input_method_s_candidates_stops_nothing(visit: Visit) -> None:
+    page = visit("speaking")
+    page.locator(part("typed")).evaluate(
+        """typed => typed.dispatchEvent(
+          new KeyboardEvent('keydown', { key: 'Escape', isComposing: true, bubbles: true }))"""
+    )
+    assert asked(page) == []
+
+
 def test_controls_ask_for_what_they_say(visit: Visit) -> None:
     page = visit("speaking")
     for name in ("start", "microphone", "stopReply"):

@@ -36,6 +36,7 @@ export class Keys {
   }
 
   down(event, onEscape) {
+    if (event.isComposing) return; // keys are an input method's, whose candidates Escape closes
     if (event.key === 'Escape') {
       onEscape(event);
       return;
