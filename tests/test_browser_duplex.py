@@ -281,6 +281,21 @@ def test_conversation_that_the_server_forgot_begins_anew_but_not_unrecorded(
         assert "This is a new one" in page.shown("showNotice")[-1][0]
 
 
+def test_page_that_is_left_asks_first_only_where_it_records(page: DuplexPage) -> None:
+    leave = """() => {
+      const leaving = new Event('beforeunload', { cancelable: true });
+      window.dispatchEvent(leaving);
+      return leaving.defaultPrevented;
+    }"""
+    assert not page.page.evaluate(leave)
+    page.server.send("recording.started", recording_id="mine")
+    page.wait("() => live.session.isRecording")
+    assert page.page.evaluate(leave)
+    page.server.send("recording.stopped", recording_id="mine", seconds=1, reason="client")
+    page.wait("() => !live.session.isRecording")
+    assert not page.page.evaluate(leave)
+
+
 def test_queue(open_duplex: OpenDuplex) -> None:
     page = open_duplex()
     page.server.queue_position = 2

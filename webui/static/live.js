@@ -56,6 +56,10 @@ export class Live {
     for (const kind of ['pointerdown', 'keydown']) {
       document.addEventListener(kind, () => this.session?.keepAlive());
     }
+    // A recording ends with its conversation, which ends with the page.
+    window.addEventListener('beforeunload', (event) => {
+      if (this.session?.isRecording) event.preventDefault();
+    });
     this.show();
     panel.showHint();
   }
