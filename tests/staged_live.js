@@ -132,7 +132,8 @@ export class Live {
   constructor(panel) {
     this.asked = [];
     const show = (scene) => SCENES[scene](panel);
-    window.stage = { panel, show, scenes: Object.keys(SCENES), asked: this.asked, stagedConversation };
+    const inputs = [{ id: 'one', label: 'Desk microphone' }];
+    window.stage = { panel, show, inputs, scenes: Object.keys(SCENES), asked: this.asked, stagedConversation };
     panel.showState('idle', null);
     panel.showRunning(false);
     panel.showHint();
@@ -152,7 +153,7 @@ export class Live {
   }
 
   async listDevices() {
-    return { inputs: [{ id: 'one', label: 'Desk microphone' }], outputs: [] };
+    return { inputs: window.stage.inputs, outputs: [] };
   }
 
   async runEchoCheck(onProgress) {

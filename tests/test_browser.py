@@ -410,6 +410,7 @@ MICROPHONE_PROBLEMS = {
     "NotAllowedError": "Allow it beside the address",
     "NotFoundError": "No microphone was found",
     "NotReadableError": "in use by another program",
+    "AbortError": "could not be started",
 }
 
 

@@ -667,6 +667,33 @@ def test_settings_last_and_reset(visit: Visit) -> None:
     expect(page.get_by_label("Temperature")).to_have_value("")
 
 
+def test_device_that_is_gone_stays_chosen_until_another_is(visit: Visit) -> None:
+    page = visit("idle")
+    page.evaluate(
+        "localStorage.setItem('audio-interaction-live', JSON.stringify({ inputDevice: 'gone' }))"
+    )
+    page.reload()
+    page.wait_for_selector("[data-ready]")
+    page.click(part("openSettings"))
+    microphones = page.get_by_label("Microphone", exact=True)
+    expect(microphones.locator("option")).to_have_text(
+        ["The browser’s choice", "Desk microphone", "The one chosen before, not connected"]
+    )
+    expect(microphones).to_have_value("gone")
+    # It comes while the settings are open, and another goes.
+    page.evaluate(
+        """() => {
+          window.stage.inputs.splice(0, 1, { id: 'gone', label: 'Headset' });
+          navigator.mediaDevices.dispatchEvent(new Event('devicechange'));
+        }"""
+    )
+    expect(microphones.locator("option")).to_have_text(["The browser’s choice", "Headset"])
+    expect(microphones).to_have_value("gone")
+    microphones.select_option("The browser’s choice")
+    kept = json.loads(page.evaluate("localStorage.getItem('audio-interaction-live')"))
+    assert kept["inputDevice"] == ""
+
+
 def test_settings_say_what_a_conversation_brings_and_what_to_do_about_echoes(visit: Visit) -> None:
     page = visit("idle")
     page.click(part("openSettings"))

@@ -15,8 +15,24 @@ function microphoneWanted({ inputDevice, echoCancellation, noiseSuppression, aut
   };
 }
 
+/** The microphone cannot be opened; `name` is the browser's for why. */
+export class MicrophoneError extends Error {
+  constructor({ name, message }) {
+    super(message);
+    this.name = name;
+  }
+}
+
 /** A recording that the browser cannot play. */
 export class RecordingError extends Error {}
+
+async function streamOf(wanted) {
+  try {
+    return await navigator.mediaDevices.getUserMedia(wanted);
+  } catch (error) {
+    throw new MicrophoneError(error);
+  }
+}
 
 export class AudioInput {
   /**
@@ -78,7 +94,7 @@ export class AudioInput {
   }
 
   async askForMicrophone(settings) {
-    const stream = await navigator.mediaDevices.getUserMedia(microphoneWanted(settings));
+    const stream = await streamOf(microphoneWanted(settings));
     if (this.isClosed) return stream.getTracks().forEach((track) => track.stop()); // stopped meanwhile
     for (const track of stream.getTracks()) {
       track.onended = () => {

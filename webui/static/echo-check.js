@@ -1,8 +1,10 @@
 // Play a signal, listen to what comes back of it, and say what to do about it.
 
+import { MicrophoneError } from './audio-input.js';
 import { EchoRecording, analyse, checkSignal } from './echo-path.js';
 import { SoundCard } from './sound-card.js';
 
+const NO_MICROPHONE = ['NotFoundError', 'NotAllowedError', 'NotReadableError'];
 const LEAD_SECONDS = 0.1; // until the signal is sure to be scheduled
 
 /**
@@ -27,7 +29,8 @@ export async function checkEcho(settings, onProgress) {
     await recording.complete;
     return await analyse(recording.samples);
   } catch (error) {
-    if (!['NotFoundError', 'NotAllowedError', 'NotReadableError'].includes(error.name)) throw error;
+    const isMicrophone = error instanceof MicrophoneError && NO_MICROPHONE.includes(error.name);
+    if (!isMicrophone) throw error;
     return { verdict: 'no_microphone', echoDb: null, noiseDb: null };
   } finally {
     await sound.close();

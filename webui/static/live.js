@@ -397,6 +397,7 @@ export class Live {
     if (this.defaults !== null && concerns(SESSION_SETTINGS)) {
       this.session.update(sessionOf(values, this.defaults));
     }
+    if (concerns(['outputDevice', ...MICROPHONE_SETTINGS])) this.problem = null;
     try {
       if (concerns(['outputDevice'])) await sound.setOutputDevice(values.outputDevice);
       if (concerns(MICROPHONE_SETTINGS)) await sound.input.reopenMicrophone(values);

@@ -1,8 +1,8 @@
 // What went wrong, in words, with what to do.
 
-import { RecordingError } from './audio-input.js';
+import { MicrophoneError, RecordingError } from './audio-input.js';
 import { hasMessage, message } from './messages.js';
-import { OutputChoiceError } from './sound-card.js';
+import { LoudspeakerError, OutputChoiceError } from './sound-card.js';
 
 const REFUSED = 1008;
 const CLOSED = {
@@ -19,11 +19,15 @@ const CLOSED = {
   4004: 'problem.session_lost',
 };
 
-const AUDIO = {
+// By the browsers' names of what went wrong.
+const MICROPHONE = {
   NotAllowedError: 'problem.microphone_denied',
   NotFoundError: 'problem.no_microphone',
   OverconstrainedError: 'problem.device_missing',
   NotReadableError: 'problem.microphone_busy',
+  AbortError: 'problem.microphone_unstartable',
+};
+const OTHER = {
   // A file of this page could not be loaded: the worklet, or a recording.
   AbortError: 'problem.server_gone',
   TypeError: 'problem.server_gone',
@@ -54,6 +58,10 @@ export function explainError(error) {
   if (error instanceof InsecureAddressError) return message('problem.insecure_address');
   if (error instanceof OutputChoiceError) return message('problem.no_output_choice');
   if (error instanceof RecordingError) return message('problem.recording_unreadable');
-  const key = AUDIO[error.name];
+  if (error instanceof LoudspeakerError) {
+    const isMissing = error.name === 'NotFoundError';
+    return message(isMissing ? 'problem.output_missing' : 'problem.output_unusable');
+  }
+  const key = (error instanceof MicrophoneError ? MICROPHONE : OTHER)[error.name];
   return key === undefined ? message('problem.audio', { reason: error.message }) : message(key);
 }

@@ -33,6 +33,9 @@ export class SettingsDialog {
     closable(parts.settings, parts.closeSettings);
     settings.onChange(() => this.update());
     panel.onVoices = () => this.fillVoices();
+    navigator.mediaDevices?.addEventListener('devicechange', () => {
+      if (this.dialog.open) this.listDevices();
+    });
     new MutationObserver(() => this.noteStart()).observe(panel.root, {
       attributeFilter: ['data-running'],
     });
@@ -221,10 +224,11 @@ export class SettingsDialog {
     const options = devices
       .filter(({ id }) => id !== '')
       .map(({ id, label }, i) => option(id, label || message('device.number', { number: i + 1 })));
+    const chosen = settings.get()[name];
+    const isGone = chosen !== '' && !devices.some(({ id }) => id === chosen);
+    if (isGone) options.push(option(chosen, message('device.gone')));
     control.replaceChildren(option('', message('device.default')), ...options);
-    control.value = settings.get()[name];
-    // It may be unplugged today.
-    if (control.selectedIndex < 0) control.selectedIndex = 0;
+    control.value = chosen;
   }
 
   // Keeping up

@@ -7,9 +7,25 @@ import { Playback } from './playback.js';
 /** This browser cannot play to another device than the system's. */
 export class OutputChoiceError extends Error {}
 
+/** The loudspeaker that was chosen cannot be played to; `name` is the browser's for why. */
+export class LoudspeakerError extends Error {
+  constructor({ name, message }) {
+    super(message);
+    this.name = name;
+  }
+}
+
+// Whenever one of them happens, a browser that took the sound away may give it back.
+const OCCASIONS = [
+  [document, 'visibilitychange'], [window, 'focus'], [document, 'pointerdown'], [document, 'keydown'],
+];
+
 export class SoundCard {
-  /** Call from a click: browsers allow sound only then. The callbacks are those of AudioInput and Playback. */
-  static async open({ onFrame, onMicrophoneLost, onReport }) {
+  /**
+   * Call from a click: browsers allow sound only then. `onState` is called when the browser has taken
+   * the sound away or given it back; the other callbacks are those of AudioInput and Playback.
+   */
+  static async open({ onFrame, onMicrophoneLost, onReport, onState = () => {} }) {
     const context = new AudioContext();
     try {
       await context.resume();
@@ -40,7 +56,11 @@ export class SoundCard {
   async setOutputDevice(id) {
     if (id === (this.context.sinkId ?? '')) return;
     if (this.context.setSinkId === undefined) throw new OutputChoiceError();
-    await this.context.setSinkId(id);
+    try {
+      await this.context.setSinkId(id);
+    } catch (error) {
+      throw new LoudspeakerError(error);
+    }
   }
 
   async close() {
