@@ -24,6 +24,8 @@ CHUNKS_BEHIND = 3
 REMEMBERED_SECONDS = 120.0
 """More than a strip shows on any screen, and than a lost connection lets pass."""
 TURNS_IN_LATENCIES = 1000
+REMEMBERED_GAPS = 20
+SHORTEST_GAP_SECONDS = 1.0
 
 
 class Emotion(StrEnum):
@@ -54,6 +56,14 @@ class Frame:
     pcm: bytes
     peak: float
     level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Where sound was not captured: at a place in what was, so many seconds."""
+
+    seconds: float
+    length: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +158,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self.peaks: History[float] = History(round(REMEMBERED_SECONDS / FRAME_SECONDS))
+        self.gaps: History[Gap] = History(REMEMBERED_GAPS)
         self.decisions: History[Decision | None] = History(
             round(REMEMBERED_SECONDS / CHUNK_SECONDS)
         )
@@ -190,11 +201,20 @@ class Conversation:
 
     def frame_captured(self, frame: Frame, captured_at: float) -> None:
         """`captured_at` is when its last sample was."""
+        self._note_gap(captured_at)
         self.peaks.push(frame.peak)
         self._captured.push((frame.pcm, captured_at))
         self.num_samples += FRAME_SAMPLES
         if self.num_samples % CHUNK_SAMPLES == 0:
             self._num_undecided += 1
+
+    def _note_gap(self, captured_at: float) -> None:
+        """A machine that slept took what was between the last frame and this one."""
+        if self._captured.last is None:
+            return
+        missing = captured_at - self._captured.last[1] - FRAME_SECONDS
+        if missing > SHORTEST_GAP_SECONDS:
+            self.gaps.push(Gap(self.seconds, missing))
 
     def time_of(self, seconds: float) -> float | None:
         """When the sound at this place was captured; None before any was."""

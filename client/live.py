@@ -171,7 +171,7 @@ class Live:
         self._is_stopping = True
         self._socket.close()
         if self._loop is not None and self._running is not None:
-            # Nobody waits for a server that is not there, or does not say goodbye.
+            # A server that is not there, or says no goodbye, is not waited for.
             patience_seconds = END_SECONDS if self._socket.is_attached else 0.0
             self._loop.call_later(patience_seconds, self._running.cancel)
 

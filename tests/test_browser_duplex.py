@@ -80,7 +80,9 @@ def held_reply(page: DuplexPage, pcm: npt.NDArray[np.int16]) -> float:
     page.server.sound(pcm[half:], sentence="Four five six.", audio_start_ms=middle_ms)
     page.server.send("response.output_audio.done", response_id="resp")
     onset = float(page.page.evaluate(HOLD))
-    page.wait("() => [...live.session.speech.replies.values()].every((reply) => reply.silentAt !== null)")
+    page.wait(
+        "() => [...live.session.speech.replies.values()].every((reply) => reply.silentAt !== null)"
+    )
     page.wait_until(lambda: page.server.of_type("playback.ack")[-1]["played_ms"] > 0)
     page.play_on(0.3)
     return onset

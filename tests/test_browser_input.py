@@ -213,6 +213,89 @@ def test_lost_microphone_is_told_and_the_conversation_goes_on(page: DuplexPage) 
     assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
 
 
+# As when a call has the sound: the browser gives it back when it is over and the page is in view.
+INTERRUPT = """async () => {
+  const { context } = live.sound;
+  const resume = context.resume.bind(context);
+  context.resume = () => Promise.reject(new DOMException('', 'InvalidStateError'));
+  window.endCall = () => { context.resume = resume; };
+  await context.suspend();
+}"""
+
+
+def test_interrupted_sound_is_told_and_goes_on_with_a_gap(page: DuplexPage) -> None:
+    page.hear_on(0.5)
+    page.page.evaluate(INTERRUPT)
+    page.wait("() => live.state === 'interrupted'")
+    assert "touch the page" in page.shown("showNotice")[-1][0]
+    start = page.page.evaluate("() => performance.now()")
+    page.page.wait_for_function("(start) => performance.now() > start + 2000", arg=start)
+    page.page.evaluate("() => { window.endCall(); window.dispatchEvent(new Event('focus')); }")
+    page.wait("() => live.state === 'listening'")
+    assert page.shown("showNotice")[-1] == [None]
+    page.wait("() => live.conversation.gaps.length === 1")
+    gap = page.page.evaluate("() => live.conversation.gaps.last")
+    assert gap["length"] > 1.9
+    # What is captured from then on was captured just now: latencies are right.
+    before, after = page.page.evaluate(
+        """({ seconds }) => [-0.1, 0.1].map((step) => live.conversation.timeOf(seconds + step))""",
+        gap,
+    )
+    assert after - before == pytest.approx(200 + 1000 * gap["length"], abs=1)
+
+
+def test_clock_follows_a_machine_that_slept(open_duplex: OpenDuplex) -> None:
+    offsets = open_duplex().page.evaluate(
+        """async () => {
+          const { AudioClock } = await import('/live/audio-clock.js');
+          const clock = new AudioClock({});
+          const now = performance.now();
+          const wasLate = (milliseconds, times) => {
+            for (let i = 0; i < times; i += 1) {
+              clock.observe((performance.now() - milliseconds) / 1000);
+            }
+            return clock.offset;
+          };
+          return [wasLate(5, 1), wasLate(3000, 19), wasLate(5, 1), wasLate(3000, 21)];
+        }"""
+    )
+    awake, busy, caught_up, slept = offsets
+    assert awake == pytest.approx(5, abs=1)
+    assert busy == pytest.approx(5, abs=15)  # it forgets a little with each message
+    assert caught_up == pytest.approx(5, abs=1)
+    assert slept == pytest.approx(3000, abs=1)
+
+
+def test_microphone_that_the_system_silences_is_told(page: DuplexPage) -> None:
+    page.page.evaluate(
+        """() => {
+          const [track] = live.sound.input.microphone.stream.getTracks();
+          window.silence = (muted) =>
+            Object.defineProperty(track, 'muted', { value: muted, configurable: true });
+          window.silence(true);
+        }"""
+    )
+    page.wait("() => live.state === 'muted'")
+    page.wait("() => window.shown.showNotice.at(-1)[0]?.includes('switched off')")
+    page.page.evaluate("() => window.silence(false)")
+    page.wait("() => live.state === 'listening' && window.shown.showNotice.at(-1)[0] === null")
+
+
+def test_loudspeaker_that_is_gone_is_not_taken_for_a_microphone(open_duplex: OpenDuplex) -> None:
+    page = open_duplex()
+    page.page.evaluate("() => settings.set({ outputDevice: 'gone' })")
+    page.start()
+    (problem,) = page.shown("showProblem")[-1]
+    assert problem.startswith("The loudspeaker chosen in the settings is not connected")
+    error = page.page.evaluate(
+        "() => live.runEchoCheck(() => {}).catch((error) => error.constructor.name)"
+    )
+    assert error == "LoudspeakerError"
+    page.page.evaluate("() => settings.set({ outputDevice: '' })")
+    page.wait("() => window.shown.showProblem.at(-1)[0] === null")
+    assert page.page.evaluate("() => live.phase") == "open"
+
+
 # A file as a visitor drops it, from base64.
 PLAY_FILE = """([name, encoded]) => {
   const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));

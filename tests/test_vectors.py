@@ -21,6 +21,7 @@ import copy
 import json
 import re
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -203,6 +204,7 @@ class Run:
             "max_positions": session.max_positions,
             "latencies": latencies and {"p50": latencies.p50, "p95": latencies.p95},
             "decisions": [it and it.chunk for it in conversation.decisions.since(0)],
+            "gaps": [asdict(gap) for gap in conversation.gaps.since(0)],
             "entries": [
                 ["reply" if isinstance(entry, Turn) else "typed", entry.text]
                 for entry in conversation.entries.since(0)

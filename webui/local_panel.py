@@ -4,6 +4,7 @@ The names are those of the page's own modules, see `webui/static/conversation.js
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from client.audio_format import CHUNK_SECONDS, FRAME_SECONDS
@@ -125,6 +126,7 @@ def _strip(conversation: Conversation) -> Told:
         "firstChunk": first_chunk,
         "decisions": [_decision(decision) for decision in decisions.since(first_chunk)],
         "turns": [_turn(turn) for turn in turns if (turn.end_seconds or since) >= since],
+        "gaps": [asdict(gap) for gap in conversation.gaps.since(0)],
     }
 
 

@@ -150,6 +150,7 @@ class Run {
       max_positions: session.maxPositions,
       latencies: conversation.latencies,
       decisions: [...conversation.decisions.from(0)].map((decision) => decision?.chunk ?? null),
+      gaps: [...conversation.gaps.from(0)],
       entries: entries.map(({ text, timing }) => [timing === undefined ? 'typed' : 'reply', text]),
       turns: [...conversation.turns.from(0)].map(turnOf),
     };

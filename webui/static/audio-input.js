@@ -68,6 +68,11 @@ export class AudioInput {
     return this.microphone !== null;
   }
 
+  /** Whether the microphone's own switch or the system has silenced it. */
+  get isSilenced() {
+    return this.microphone?.stream.getTracks().some(({ muted }) => muted) ?? false;
+  }
+
   /** Whether anything is heard that does not come from the microphone. */
   get isPlaying() {
     return [...this.playing].some(({ isHeard }) => isHeard);

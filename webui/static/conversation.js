@@ -16,6 +16,8 @@ const REMEMBERED_CHUNKS = REMEMBERED_SECONDS / CHUNK_SECONDS;
 const REMEMBERED_FRAMES = REMEMBERED_SECONDS / FRAME_SECONDS;
 const REMEMBERED_ENTRIES = 200;
 const TURNS_IN_LATENCIES = 1000;
+const REMEMBERED_GAPS = 20;
+const SHORTEST_GAP_MS = 1000;
 
 /** The smallest of the values that this share of them does not exceed. */
 function percentile(sorted, share) {
@@ -29,6 +31,7 @@ export class Conversation {
     this.onTyped = onTyped;
     this.peaks = new History(REMEMBERED_FRAMES); // one for each frame captured
     this.frames = new History(REMEMBERED_FRAMES); // {pcm, capturedAt}, of its last sample
+    this.gaps = new History(REMEMBERED_GAPS); // {seconds, length}: where sound was not captured
     // By the place in the captured sound: {chunk, probability, threshold, speaks, milliseconds,
     // decisionMs, positions}; null where none was told. `chunk` is the model's own count.
     this.decisions = new History(REMEMBERED_CHUNKS);
@@ -58,10 +61,19 @@ export class Conversation {
   }
 
   frameCaptured({ pcm, peak }, capturedAt) {
+    this.noteGap(capturedAt);
     this.peaks.push(peak);
     this.frames.push({ pcm, capturedAt });
     this.numSamples += FRAME_SAMPLES;
     if (this.numSamples % CHUNK_SAMPLES === 0) this.numUndecided += 1;
+  }
+
+  /** A call or a machine that slept took what was between the last frame and this one. */
+  noteGap(capturedAt) {
+    const { last } = this.frames;
+    if (last === undefined) return;
+    const missing = capturedAt - last.capturedAt - 1000 * FRAME_SECONDS;
+    if (missing > SHORTEST_GAP_MS) this.gaps.push({ seconds: this.seconds, length: missing / 1000 });
   }
 
   /** When the sound at this place was captured; null before any was. */

@@ -9,6 +9,7 @@ const FACES = {
   queued: { eyes: 'M-10 -8 v1 M18 -8 v1', lines: 'M-6 15 h14' }, // looking at the clock
   catching_up: { eyes: OPEN_EYES, lines: 'M-22 -20 l11 -2 M22 -20 l-11 -2 M-7 15 h14' },
   reconnecting: { eyes: '', lines: 'M-20 -7 h12 M8 -7 h12 M-8 15 h16' },
+  interrupted: { eyes: '', lines: 'M-20 -7 h12 M8 -7 h12 M-8 15 h16' },
   muted: { eyes: OPEN_EYES, lines: 'M-8 15 h16' },
   no_microphone: { eyes: OPEN_EYES, lines: 'M-8 15 h16' },
   listening: { eyes: OPEN_EYES, lines: 'M-8 14 q8 5 16 0' },

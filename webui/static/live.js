@@ -15,6 +15,8 @@ import { FORGOTTEN } from './socket.js';
 import { SoundCard, listDevices } from './sound-card.js';
 
 const IDLE_NOTICE = words('notice.idle');
+const INTERRUPTED_NOTICE = words('notice.interrupted');
+const SILENCED_NOTICE = words('notice.microphone_silenced');
 const SHOWN_AGAIN_MS = 1000; // also where no sound comes, with which everything is shown
 const DECISIONS_PER_PACE = 20;
 const MICROPHONE_SETTINGS = [
@@ -269,6 +271,7 @@ export class Live {
     const sound = await SoundCard.open({
       onFrame: (frame) => this.receiveFrame(frame),
       onMicrophoneLost: () => this.microphoneLost(),
+      onState: () => this.show(),
       onReport: (report) => this.reported(report),
     });
     try {
@@ -478,11 +481,12 @@ export class Live {
   /** The word for what goes on. */
   currentState() {
     if (this.phase !== Phase.OPEN) return this.phase;
+    if (this.sound.isInterrupted) return 'interrupted';
     const activity = this.session.activity(performance.now());
     const { input } = this.sound;
     if (activity !== 'listening' || input.isPlaying) return activity;
     if (!input.hasMicrophone) return 'no_microphone';
-    return input.isMicrophoneWanted ? 'listening' : 'muted';
+    return input.isMicrophoneWanted && !input.isSilenced ? 'listening' : 'muted';
   }
 
   /** Tell the panel, if it was not told so already: `key` tells one value from another. */
@@ -520,11 +524,19 @@ export class Live {
 
   showNotice() {
     const endsAt = this.session?.endsAt ?? null;
-    const notice = endsAt === null ? (this.session?.notice ?? null) : IDLE_NOTICE;
-    this.tell('showNotice', notice, notice);
+    const notice = this.noticeOfSound() ?? (endsAt === null ? this.session?.notice : IDLE_NOTICE);
+    this.tell('showNotice', notice ?? null, notice ?? null);
     const seconds =
       endsAt === null ? null : Math.max(0, Math.round((endsAt - performance.now()) / 1000));
     this.tell('showTimeLeft', seconds, seconds);
+  }
+
+  /** What is the matter with the sound of a conversation that is open. */
+  noticeOfSound() {
+    if (this.phase !== Phase.OPEN) return null;
+    if (this.sound.isInterrupted) return INTERRUPTED_NOTICE;
+    const { isSilenced, isMicrophoneWanted } = this.sound.input;
+    return isSilenced && isMicrophoneWanted ? SILENCED_NOTICE : null;
   }
 
   showRecording() {

@@ -30,12 +30,13 @@ function loaded(link) {
 }
 
 /** What the strip draws: a conversation as far as it is told. */
-function stripConversation({ seconds, firstFrame, peaks, firstChunk, decisions, turns }) {
+function stripConversation({ seconds, firstFrame, peaks, firstChunk, decisions, turns, gaps }) {
   return {
     seconds,
     peaks: History.of(peaks, firstFrame),
     decisions: History.of(decisions, firstChunk),
     turns: History.of(turns),
+    gaps: History.of(gaps),
   };
 }
 

@@ -38,18 +38,41 @@ export class SoundCard {
         AudioInput.open(context, { onFrame: observe, onMicrophoneLost }),
         Playback.open(clock, onReport),
       ]);
-      return new SoundCard(context, clock, input, playback);
+      return new SoundCard(context, clock, input, playback, onState);
     } catch (error) {
       await context.close();
       throw error;
     }
   }
 
-  constructor(context, clock, input, playback) {
+  constructor(context, clock, input, playback, onState) {
     this.context = context;
     this.clock = clock;
     this.input = input;
     this.playback = playback;
+    this.onState = onState;
+    this.watching = new AbortController();
+    const { signal } = this.watching;
+    context.addEventListener('statechange', () => this.stateChanged(), { signal });
+    for (const [target, kind] of OCCASIONS) {
+      target.addEventListener(kind, () => this.resume(), { signal });
+    }
+  }
+
+  /** Whether a call, a lock screen or the browser keeps the sound from this page. */
+  get isInterrupted() {
+    return this.context.state !== 'running';
+  }
+
+  stateChanged() {
+    if (this.isInterrupted) this.resume();
+    else this.clock.lost(); // it stood still
+    this.onState();
+  }
+
+  resume() {
+    // Refused as long as the call lasts, or without a touch of the page: then the next occasion.
+    if (this.isInterrupted) this.context.resume().catch(() => {});
   }
 
   /** An empty id is the system's choice. */
@@ -64,6 +87,7 @@ export class SoundCard {
   }
 
   async close() {
+    this.watching.abort();
     this.input.close();
     this.playback.close();
     await this.context.close();

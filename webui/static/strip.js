@@ -2,7 +2,7 @@
 
 import { CHUNK_SECONDS, FRAME_SECONDS } from './audio-format.js';
 import { ChunkCard } from './chunk-card.js';
-import { clockTime } from './figures.js';
+import { clockTime, seconds as inSeconds } from './figures.js';
 import { message } from './messages.js';
 import { NOW_WIDTH, presentAtRight } from './strip-views.js';
 
@@ -142,6 +142,7 @@ export class Strip {
       this.drawChosen();
       this.drawReplies();
       this.drawSound();
+      this.drawGaps();
     }
     this.drawThreshold();
     if (this.conversation !== null) {
@@ -288,6 +289,25 @@ export class Strip {
       const height = Math.max(0.75, halfHeight * peak ** LOUDNESS_EXPONENT);
       const x = this.x(bar * framesPerBar * FRAME_SECONDS);
       this.context.fillRect(x, this.middle - height, width, 2 * height);
+    }
+  }
+
+  /** Where sound was not captured: a line across, and how much is missing. */
+  drawGaps() {
+    const { context, colours } = this;
+    for (const { seconds, length } of this.conversation.gaps?.from(0) ?? []) {
+      const x = Math.round(this.x(seconds));
+      if (x < 0) continue;
+      context.strokeStyle = colours['urgent-ink'];
+      context.setLineDash([2, 4]);
+      this.line(x, LABEL_HEIGHT, x, this.bottom);
+      context.setLineDash([]);
+      const words = message('strip.gap', { time: inSeconds(length) });
+      const { width } = context.measureText(words);
+      context.fillStyle = colours.panel;
+      context.fillRect(x - width - LABEL_GAP, this.soundBottom - 14, width + LABEL_GAP - 2, 16);
+      context.fillStyle = colours['urgent-ink'];
+      context.fillText(words, x - width - LABEL_GAP / 2 - 2, this.soundBottom - 2);
     }
   }
 
