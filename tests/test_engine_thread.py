@@ -215,7 +215,7 @@ def test_a_loop_that_ends_in_a_step_ends_nobody_elses_conversation(
 
     left = asyncio.run(leave())
     # As when the loop ends right after the engine has looked whether it has.
-    monkeypatch.setattr(left._loop, "is_closed", lambda: False)
+    monkeypatch.setattr(left.loop, "is_closed", lambda: False)
 
     async def stay() -> list[Event]:
         session = await engine.open_session(CALM)

@@ -1,5 +1,6 @@
 """Where speech begins and ends: with probabilities that are given, and with Silero's detector."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from backend.conversation.voice_activity import (
     NoiseGate,
     Silero,
     SpeechDetector,
+    VoiceDetection,
     VoiceEnded,
     VoiceEvent,
     VoiceHeard,
     VoiceSettings,
+    push_together,
 )
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
@@ -311,3 +314,54 @@ def test_streams_do_not_disturb_each_other() -> None:
         found.append(one(window))
         other(window[::-1])
     assert found == expected
+
+
+def voice_streams() -> list[Samples]:
+    """Different voices of different lengths."""
+    return [in_a_room(read_audio(SAMPLES / f"{voice}.ogg")) for voice in VOICES[:4]]
+
+
+def test_streams_that_are_judged_together_equal_each_alone() -> None:
+    streams = voice_streams()
+    detectors = [SpeechDetector() for _ in streams]
+    told = push_together(list(zip(detectors, streams, strict=True)))
+    assert told == [detect(samples) for samples in streams]
+    assert all(any(isinstance(event, SpeechStarted) for event in events) for events in told)
+
+
+def test_streams_of_an_event_loop_are_judged_beside_it() -> None:
+    streams = voice_streams()
+
+    async def hear(detection: VoiceDetection, samples: Samples) -> list[VoiceEvent]:
+        detector = SpeechDetector()
+        events = []
+        for start in range(0, len(samples), 1600):
+            events += await detection.push(detector, samples[start : start + 1600])
+        return events
+
+    async def scenario() -> None:
+        detection = VoiceDetection()
+        told = await asyncio.gather(*(hear(detection, samples) for samples in streams))
+        assert told == [detect(samples) for samples in streams]
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_breaks_or_goes_leaves_the_others_be() -> None:
+    def broken(_: Samples) -> float:
+        raise RuntimeError("no such voice")
+
+    async def scenario() -> None:
+        detection = VoiceDetection()
+        window = np.ones(VOICE_WINDOW_SAMPLES, np.float32)
+        with pytest.raises(RuntimeError, match="no such voice"):
+            await detection.push(SpeechDetector(estimate_voice=broken), window)
+        gone = asyncio.create_task(detection.push(SpeechDetector(), window))
+        await asyncio.sleep(0)
+        gone.cancel()
+        remaining = iter([0.9])
+        detector = SpeechDetector(estimate_voice=lambda _: next(remaining))
+        (event,) = await detection.push(detector, window)
+        assert isinstance(event, VoiceHeard)
+
+    asyncio.run(scenario())

@@ -53,6 +53,7 @@ from backend.conversation.settings import ConversationSettings
 from backend.conversation.speech_queue import ReplySpoken, SpeechQueue, SpeechQueueEvent
 from backend.conversation.timeline import Timeline
 from backend.conversation.turn_taking import TurnTaking
+from backend.conversation.voice_activity import VoiceDetection
 from backend.errors import AudioInteractionError
 from backend.events import (
     ContextRolled,
@@ -86,6 +87,8 @@ class ConversationOptions:
     """Of quiet that end the conversation; 0 for never."""
     recording_title: str | None = None
     """What its recording is called; None where it is not recorded."""
+    voice_detection: VoiceDetection = field(default_factory=VoiceDetection)
+    """Judges where people speak, for all conversations together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,10 +332,12 @@ class Conversation:
             piece = pcm[start : start + step]
             self._timeline.arrive(len(piece) / PCM16_BYTES / rate_hz)
             reply = self._turns.sounding_reply()
-            self._take(self._hearing.append(piece, reply is not None), reply)
             # A minute of audio in one message does not keep other conversations waiting, and
             # where the connection is lost meanwhile, the client sends again what was not taken.
-            await asyncio.sleep(0)
+            hearing = self._hearing.append_live(
+                piece, reply is not None, self._options.voice_detection
+            )
+            self._take(await hearing, reply)
 
     def _end_utterance(self) -> None:
         if not self._turns.has_audio:

@@ -3,7 +3,7 @@
 Times are seconds of the client's audio.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from backend.conversation.echo import EchoDetector
 from backend.conversation.input_audio import InputAudio, TimedSamples
 from backend.conversation.overlap import OverlapOutcome, OverlapPolicy, OverlapState
 from backend.conversation.timeline import Timeline
-from backend.conversation.voice_activity import SpeechDetector
+from backend.conversation.voice_activity import SpeechDetector, VoiceDetection, VoiceEvent
 
 PROMPTED_SECONDS = 3.0
 """A reply that begins so long after speech ended does not answer it."""
@@ -70,6 +70,13 @@ class Hearing:
         """More of the client's PCM16, while a spoken reply plays or not."""
         return self._hear(self._input.resample(pcm), reply_plays)
 
+    async def append_live(self, pcm: bytes, reply_plays: bool, detection: VoiceDetection) -> Heard:
+        """As `append`, where voices are judged together with those of other conversations."""
+        samples = self._input.resample(pcm)
+        self._arrive(samples, reply_plays)
+        events = await detection.push(self._detector, samples)
+        return self._heard(samples, self._outcomes(events))
+
     def drain(self, reply_plays: bool, rate_hz: int | None = None) -> Heard:
         """What the filter still holds; what comes afterwards is sampled at `rate_hz`."""
         return self._hear(self._input.drain(rate_hz), reply_plays)
@@ -119,21 +126,26 @@ class Hearing:
         self._echo.played(turn, played_ms / 1000, at_seconds)
 
     def _hear(self, samples: Samples, reply_plays: bool) -> Heard:
-        outcomes = self._listen(samples, reply_plays)
-        return Heard(outcomes, [self._live_chunk(chunk) for chunk in self._input.push(samples)])
+        return self._heard(samples, self._listen(samples, reply_plays))
 
     def _listen(self, samples: Samples, reply_plays: bool) -> list[OverlapOutcome]:
         """Voices in samples `[n]` at 16 kHz."""
+        self._arrive(samples, reply_plays)
+        return self._outcomes(self._detector.push(samples))
+
+    def _arrive(self, samples: Samples, reply_plays: bool) -> None:
         if reply_plays:
             self._policy.reply_started()
         elif self._policy.state is not OverlapState.IDLE:
             self._policy.reply_ended()
         self._timeline.hear(len(samples))
         self._echo.hear(samples)
-        outcomes: list[OverlapOutcome] = []
-        for event in self._detector.push(samples):
-            outcomes += self._policy.hear(event)
-        return outcomes
+
+    def _outcomes(self, events: Iterable[VoiceEvent]) -> list[OverlapOutcome]:
+        return [outcome for event in events for outcome in self._policy.hear(event)]
+
+    def _heard(self, samples: Samples, outcomes: list[OverlapOutcome]) -> Heard:
+        return Heard(outcomes, [self._live_chunk(chunk) for chunk in self._input.push(samples)])
 
     def _live_chunk(self, timed: TimedSamples) -> InputChunk:
         samples, end_seconds = timed

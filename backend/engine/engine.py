@@ -4,6 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -11,9 +12,11 @@ from collections.abc import (
     Callable,
     Generator,
     Iterable,
+    Sequence,
 )
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -23,7 +26,7 @@ import numpy.typing as npt
 
 from backend.audio import AudioBlock, Intake
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
-from backend.engine.core import EngineCore
+from backend.engine.core import EngineCore, SessionEvent
 from backend.engine.session import Session
 from backend.errors import AudioInputError, SessionClosedError, SessionFailedError
 from backend.events import Decision, Event, SessionEnded, SessionFailed, TurnDone
@@ -35,6 +38,19 @@ logger = logging.getLogger(__name__)
 Command = Callable[[], None]
 Answer = TypeVar("Answer")
 
+_Tell = Callable[[Event], None]
+_Letter = tuple[_Tell, Event]
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Whom to tell what happens in a session."""
+
+    tell: _Tell
+    loop: asyncio.AbstractEventLoop | None = None
+    """In which it wants to be told; None for at once, on the engine's thread."""
+
+
 _STOPPED = SessionFailed("the engine was stopped")
 
 
@@ -44,7 +60,7 @@ class EngineSession:
     def __init__(self, engine: "Engine", session: Session, max_pending_chunks: int) -> None:
         self._engine = engine
         self._session = session
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._room = asyncio.Semaphore(max_pending_chunks)
         self._num_fed = 0
@@ -141,16 +157,11 @@ class EngineSession:
         if self._is_closed:
             return
         self._is_closed = True
-        self._receive(SessionEnded())
+        self.receive(SessionEnded())
         await self._engine.close_session(self._session)
 
-    def deliver(self, event: Event) -> None:
-        """Called by the engine's thread."""
-        # A loop may be closed at any time: who ran it is not there to be told.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._receive, event)
-
-    def _receive(self, event: Event) -> None:
+    def receive(self, event: Event) -> None:
+        """Called in the event loop that opened it."""
         if isinstance(event, SessionEnded | SessionFailed):
             self._is_over = True
             # A feeder that waits for room wakes up and finds the session over.
@@ -179,7 +190,7 @@ class Engine:
         self.config = config or EngineConfig()
         self.core = EngineCore(checkpoint, self.config)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._callers: dict[int, Callable[[Event], None]] = {}
+        self._callers: dict[int, _Caller] = {}
         """Whom to tell what happens in a session, by its id."""
         self._is_running = False
         self._has_stopped = False
@@ -275,7 +286,7 @@ class Engine:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._require_started()
         session = self.submit(lambda: self.core.open(settings or SessionSettings())).result()
-        self._callers[session.session_id] = events.put
+        self._callers[session.session_id] = _Caller(events.put)
         try:
             for chunk in chunks:
                 self.submit(partial(self.core.hear, session, chunk)).result()
@@ -333,10 +344,10 @@ class Engine:
             opening.add_done_callback(self._discard)
             raise
         caller = EngineSession(self, session, self.config.max_pending_chunks)
-        self._callers[session.session_id] = caller.deliver
+        self._callers[session.session_id] = _Caller(caller.receive, caller.loop)
         if self._has_stopped:
             # Its thread has told those whom it knew of, and this one came too late for that.
-            caller.deliver(_STOPPED)
+            caller.receive(_STOPPED)
         return caller
 
     async def close_session(self, session: Session) -> None:
@@ -397,8 +408,7 @@ class Engine:
             self._has_stopped = True
         # What was asked too late is refused, so that nobody waits for ever.
         self._obey_waiting_commands()
-        for session in self.core.sessions:
-            self._deliver(session, _STOPPED)
+        self._deliver((session, _STOPPED) for session in self.core.sessions)
 
     def _obey_commands(self) -> None:
         """Run the commands that wait; without work for the model, wait for one."""
@@ -416,20 +426,37 @@ class Engine:
 
     def _step(self) -> None:
         try:
-            for session, event in self.core.step():
-                self._deliver(session, event)
+            self._deliver(self.core.step())
         except Exception:
             # Whatever breaks a step ends the conversations that were in it and no other.
             logger.exception("an engine step failed")
-            for session, event in self.core.fail_active():
-                self._deliver(session, event)
+            self._deliver(self.core.fail_active())
 
-    def _deliver(self, session: Session, event: Event) -> None:
-        if tell := self._callers.get(session.session_id):
-            tell(event)
+    def _deliver(self, events: Iterable[SessionEvent]) -> None:
+        """Tell callers what happened, those of one event loop in one go: each wakes it up."""
+        letters: dict[asyncio.AbstractEventLoop, list[_Letter]] = defaultdict(list)
+        try:
+            for session, event in events:
+                caller = self._callers.get(session.session_id)
+                if caller is None:
+                    continue
+                if caller.loop is None:
+                    caller.tell(event)
+                else:
+                    letters[caller.loop].append((caller.tell, event))
+        finally:
+            for loop, of_loop in letters.items():
+                # A loop may be closed at any time: who ran it is not there to be told.
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_hand_over, of_loop)
 
     def _stop(self) -> None:
         self._is_running = False
+
+
+def _hand_over(letters: Sequence[_Letter]) -> None:
+    for tell, event in letters:
+        tell(event)
 
 
 def _ends_chunk(event: Event) -> bool:

@@ -16,6 +16,7 @@ from backend.config import SamplingConfig
 from backend.conversation.conversation import Conversation, ConversationOptions
 from backend.conversation.events import ConversationEvent, EndReason
 from backend.conversation.settings import ConversationSettings
+from backend.conversation.voice_activity import VoiceDetection
 from backend.speech import Voices
 from backend.wires.errors import CloseCode, WireError
 
@@ -246,6 +247,8 @@ class Offer:
     idle_seconds: float
     """Of quiet that end a conversation; 0 for never."""
     may_record: bool
+    voice_detection: VoiceDetection = field(default_factory=VoiceDetection)
+    """Judges where people speak, for all conversations together."""
 
 
 class WireKind(Protocol):

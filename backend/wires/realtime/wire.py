@@ -270,6 +270,7 @@ class Realtime:
             raise WireError("this server records nothing", "recording_off")
         options = ConversationOptions(
             voices=offer.voices,
+            voice_detection=offer.voice_detection,
             reports_playback=dialect is Dialect.DUPLEX,
             idle_seconds=offer.idle_seconds,
             recording_title=query.get("title", "") if is_recorded else None,
