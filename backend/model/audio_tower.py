@@ -116,7 +116,8 @@ class ChunkEncoder:
             hidden.addmm_(F.gelu(up), layer.down).add_(layer.down_bias)
         pooled = _normed(hidden.unflatten(0, (-1, 2)).mean(dim=1), self._last_norm)
         features = torch.addmm(self._projection_bias, pooled, self._projection)
-        return features.unflatten(0, (num_chunks, -1))
+        of_chunks: Tensor = features.unflatten(0, (num_chunks, -1))
+        return of_chunks
 
 
 def _layer(layer: Any) -> _Layer:
@@ -156,7 +157,9 @@ def _convolved(frames: Tensor, convolution: tuple[Tensor, Tensor], stride: int) 
     windows = padded.as_strided(
         (chunks, num_frames // stride, len(weight)), (padded.stride(0), stride * width, 1)
     )
-    return torch.addmm(bias, windows.flatten(0, 1), weight).unflatten(0, (chunks, -1))
+    products = torch.addmm(bias, windows.flatten(0, 1), weight)
+    convolved: Tensor = products.unflatten(0, (chunks, -1))
+    return convolved
 
 
 def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:

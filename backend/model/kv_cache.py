@@ -155,7 +155,8 @@ class RowAttention:
         packed = query.unflatten(1, (-1, self._num_groups)).permute(1, 2, 0, 3).flatten(1, 2)
         keys, values = keys_values.unsqueeze(1).unbind(0)
         mixed = F.scaled_dot_product_attention(packed[None], keys, values, attn_mask=mask)[0]
-        return mixed.unflatten(1, (-1, steps)).permute(2, 0, 1, 3).flatten(1)
+        by_step: Tensor = mixed.unflatten(1, (-1, steps)).permute(2, 0, 1, 3)
+        return by_step.flatten(1)
 
 
 def _pieces(rows: Sequence[CacheRow]) -> list[slice]:
