@@ -390,7 +390,7 @@ def heard_text(turn: Turn, played_ms: float, total_ms: float) -> str:
         end_ms = total_ms if is_last else turn.sentences[number + 1].start_ms
         share = min(1.0, (played_ms - sentence.start_ms) / max(end_ms - sentence.start_ms, 1.0))
         start_from = start + len(sentence.text)
-        heard_length = start + _whole_words(sentence.text, int(share * len(sentence.text)))
+        heard_length = start + _whole_words(sentence.text, _rounded(share * len(sentence.text)))
     return turn.text[:heard_length]
 
 

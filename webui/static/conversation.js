@@ -275,7 +275,7 @@ export function heardText({ text, sentences }, playedMs, totalMs) {
 /** The beginning of `text` up to a share of its characters, without a word that is only begun. */
 function wholeWords(text, share) {
   const characters = [...text]; // no half of one that takes two places
-  const length = Math.floor(share * characters.length);
+  const length = Math.round(share * characters.length);
   if (length >= characters.length) return text;
   const begun = characters.slice(0, length + 1).join('');
   if (!text.includes(' ')) return characters.slice(0, length).join(''); // Chinese has no spaces
