@@ -44,14 +44,8 @@ from backend.training.lessons import (
     speech_of_people,
 )
 from backend.training.model import TrainingModel, initialise
-from backend.training.sentences import (
-    SHARE_APART,
-    WORDNET,
-    Split,
-    load_sentences,
-    split_of,
-    spoken_words,
-)
+from backend.training.sentences import SHARE_APART, WORDNET, load_sentences
+from backend.training.split import Split, split_of, spoken_words
 from backend.training.streams import BatchShape, Sounds
 from backend.training.tokens import stream_sequence, train_vocabulary
 from backend.training.voices import is_held_out_voice

@@ -6,8 +6,8 @@ from collections import defaultdict
 import pytest
 
 from backend.training.domain import phrase_reply
-from backend.training.knowledge import NUMBERS, OUTSIDE, Question, questions
-from backend.training.sentences import Split
+from backend.training.knowledge import NUMBERS, OUTSIDE, Question, questions, reply_to
+from backend.training.split import Split
 
 KNOWN = [question for question in questions() if question.group != OUTSIDE]
 LONGEST_ANSWER = 80
@@ -84,3 +84,21 @@ def test_what_is_not_known_is_divided_too() -> None:
     parts = [_wordings(split, outside) for split in Split]
     assert all(len(part) >= 8 for part in parts)
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(outside)
+
+
+@pytest.mark.parametrize(
+    ("words", "reply"),
+    [
+        ("what is the capital of japan", "The capital of Japan is Tokyo."),
+        ("thank you", "You are welcome."),
+        ("repeat after me the cat sat on the mat", "The cat sat on the mat."),
+        ("say the cat sat on the mat", "The cat sat on the mat."),
+        ("say happy birthday", "Happy birthday!"),
+        ("the cat sat on the mat", None),
+        ("say", None),
+        ("they say the cat sat", None),
+    ],
+)
+def test_what_is_replied_to_words(words: str, reply: str | None) -> None:
+    answer = reply_to(words)
+    assert (answer and answer.text) == reply

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from backend.training.augment import change_speed
 from backend.training.data import SAMPLE_RATE
-from backend.training.sentences import Sentences, Split, load_sentences, spoken_words
+from backend.training.sentences import Sentences, load_sentences
+from backend.training.split import Split, spoken_words
 from backend.training.voices import (
     HELD_OUT_VOICES,
     SpokenText,

@@ -31,7 +31,8 @@ from backend.training.lessons import (
 )
 from backend.training.listening import edit_distance
 from backend.training.model import ModelShape, TrainingModel, initialise
-from backend.training.sentences import Split, load_sentences
+from backend.training.sentences import load_sentences
+from backend.training.split import Split
 from backend.training.streams import BatchShape, load_sounds
 from backend.training.tokens import Vocabulary, stream_sequence, train_vocabulary
 from backend.training.train import Meter

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from backend.training.domain import Reply
-from backend.training.sentences import Split, split_of, spoken_words
+from backend.training.domain import Reply, phrase_reply
+from backend.training.split import Split, split_of, spoken_words
 
 NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -24,6 +24,8 @@ MONTHS = (
 )
 OUTSIDE = "outside"
 """The group of what is asked and not known."""
+REPEATED_AFTER = ("repeat after me", "say")
+"""What comes before words that are to be said again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +115,27 @@ def questions() -> tuple[Question, ...]:
         for asked in outside["asked"]
     ]
     return (*known, *unknown)
+
+
+@cache
+def _reply_of_wording() -> dict[str, Reply]:
+    return {wording: question.reply for question in questions() for wording in question.wordings}
+
+
+def reply_to(words: str) -> Reply | None:
+    """The reply to an everyday phrase, a question, or words that are to be repeated.
+
+    Args:
+        words: in lower case, with spaces between them.
+
+    Returns:
+        None where it is none of these.
+    """
+    known = phrase_reply(words) or _reply_of_wording().get(words)
+    if known:
+        return known
+    for opening in REPEATED_AFTER:
+        repeated = words.removeprefix(f"{opening} ")
+        if repeated not in (words, ""):
+            return Reply("normal", f"{_capitalised(repeated)}.")
+    return None

@@ -22,7 +22,7 @@ from backend.training.align import Clip, ClipKind
 from backend.training.augment import change_speed, colour, rms
 from backend.training.broad_speech import SPEEDS, SpeechClip, SpeechStore
 from backend.training.features import stream_log_mel
-from backend.training.sentences import Split, side
+from backend.training.split import Split, side
 from backend.training.streams import BatchShape, Sounds, excerpt, warped_and_masked
 from backend.training.whisper import TEACHER_WIDTH, Teacher
 from backend.training.word_pieces import WordPieces

@@ -1,18 +1,18 @@
 """Broad English to read aloud: what a model hears that is to write any words."""
 
-import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from backend.errors import SettingsError
 from backend.training.domain import intents, random_order, random_wording, spoken_text
+from backend.training.knowledge import REPEATED_AFTER, questions
+from backend.training.split import Split, split_of, spoken_words
 from backend.training.voices import load_word_lists, random_sentence
 
 WORDNET = "wordnet"
@@ -20,45 +20,10 @@ WORDNET = "wordnet"
 _PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 _EXAMPLE = re.compile(r'"([^"]+)"')
 _READABLE = re.compile(r"[A-Za-z][A-Za-z ,.;'!?-]+")
-_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 FEWEST_WORDS, MOST_WORDS = 3, 14
 SHARE_APART = 0.02
 """Of WordNet's sentences, that are for development, and again that are held out."""
 EVERYDAY_SHARE_APART = 0.12
-
-
-class Split(StrEnum):
-    """What a sentence, a voice or a recording may be used for."""
-
-    TRAINING = "training"
-    DEVELOPMENT = "development"
-    """To follow a run and to choose by."""
-    HELD_OUT = "held-out"
-    """To be reported, and never to be chosen by."""
-
-
-def spoken_words(text: str) -> str:
-    """`text` in lower case, without what is not said; its numbers must be words already."""
-    return " ".join(_WORD.findall(text.lower().replace("’", "'")))
-
-
-def side(name: str, share: float) -> Split:
-    """Where something belongs, by a hash of its name.
-
-    Args:
-        name: what tells it from all others.
-        share: of all that are for development, and again that are held out.
-    """
-    digest = hashlib.sha256(name.encode()).digest()
-    fraction = int.from_bytes(digest[:4], "big") / 2**32
-    if fraction < share:
-        return Split.DEVELOPMENT
-    return Split.HELD_OUT if fraction < 2 * share else Split.TRAINING
-
-
-def split_of(text: str, share: float) -> Split:
-    """The same for a sentence: by its words, so that no wording is on two sides."""
-    return side(spoken_words(text), share)
 
 
 def _examples(data: Path) -> Iterator[str]:
@@ -95,24 +60,37 @@ class Sentences:
         return [spoken_words(text) for text in (*self.examples, *self.everyday * 10)]
 
     def random(self, rng: random.Random) -> str:
-        """A sentence; in training also one made of patterns, or two examples in a row."""
+        """A sentence; in training also questions, orders, something to repeat, two in a row."""
         kind = rng.random()
-        if kind < 0.3 and self.everyday:
+        if kind < 0.15 and self.everyday:
             return rng.choice(self.everyday)
         if self.split is Split.TRAINING and kind < 0.45:
             return _made_up(rng)
+        if self.split is Split.TRAINING and kind < 0.5:
+            return f"{rng.choice(REPEATED_AFTER)} {rng.choice(self.examples)}"
         if kind < 0.65:
             return f"{rng.choice(self.examples)}. {rng.choice(self.examples)}"
         return rng.choice(self.examples)
 
 
 def _made_up(rng: random.Random) -> str:
-    kinds: list[Callable[[], str]] = [
-        lambda: random_sentence(load_word_lists(), rng),
-        lambda: spoken_text(random_wording(random_order(rng), rng)),
-        lambda: rng.choice(rng.choice(intents()).wordings),
-    ]
-    return rng.choice(kinds)()
+    match rng.choice(("pattern", "order", "phrase", "question", "question")):
+        case "pattern":
+            return random_sentence(load_word_lists(), rng)
+        case "order":
+            return spoken_text(random_wording(random_order(rng), rng))
+        case "phrase":
+            return rng.choice(rng.choice(intents()).wordings)
+        case _:
+            return rng.choice(_question_wordings())
+
+
+@cache
+def _question_wordings() -> tuple[str, ...]:
+    """How everyday questions are asked in training."""
+    return tuple(
+        wording for question in questions() for wording in question.wordings_of(Split.TRAINING)
+    )
 
 
 @cache
