@@ -17,6 +17,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS
 from backend.errors import SettingsError
 from backend.features import LogMel
+from backend.model.audio_tower import AudioTower
+from backend.model.word_head import BLANK
 from backend.training.align import Clip, ClipKind
 from backend.training.broad_speech import SpeechClip, SpeechStore, keep_trial
 from backend.training.clips import people_clips
@@ -58,8 +60,8 @@ class DistilConfig:
 
     hours: float = 4.0
     """Of one core; the learning rate falls in the last part of them."""
-    tower_rate: float = 3e-4
-    rate: float = 1e-3
+    tower_rate: float = 4e-4
+    rate: float = 2e-3
     warmup_steps: int = 100
     falling_share: float = 0.25
     clip_norm: float = 1.0
@@ -70,10 +72,10 @@ class DistilConfig:
     """How much of the mean of the weights stays after a step, at most."""
     seed: int = 23
     shapes: tuple[BatchShape, ...] = (
-        BatchShape(4, 12),
-        BatchShape(3, 16),
-        BatchShape(3, 16),
-        BatchShape(2, 26),
+        BatchShape(2, 12),
+        BatchShape(2, 12),
+        BatchShape(2, 16),
+        BatchShape(1, 26),
     )
     pieces_between_trials: int = 2
     """Of speech, that are added whenever the run is scored, if there are more."""
@@ -143,6 +145,59 @@ def development_orders(clips: Sequence[Clip]) -> list[SpeechClip]:
     ]
 
 
+BLANK_SHARE = 0.7
+"""Of all features, that complete no piece of a word."""
+WHITENING_FLOOR = 0.02
+"""Directions in which features vary less than this share of the most are not stretched further."""
+
+
+@torch.no_grad()
+def whiten(tower: AudioTower, log_mel: Tensor) -> None:
+    """Let `proj` pass on where features differ most, instead of what is the same in all of them.
+
+    What Whisper's last norm gives has a mean larger than its deviation, and a few directions that
+    outweigh all others: behind a drawn projection, the decoder would hear little else.
+
+    Args:
+        tower: with Whisper's weights.
+        log_mel: `[B, C, 128, 40]`, a sample.
+    """
+    heard: list[Tensor] = []
+    hook = tower.encoder.ln_post.register_forward_hook(
+        lambda _module, _inputs, output: heard.append(output.flatten(0, 1))
+    )
+    tower(log_mel.flatten(0, 1))
+    hook.remove()
+    (features,) = heard
+    mean = features.mean(0)
+    centred = features - mean
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    strongest = slice(-tower.encoder.proj.out_features, None)
+    stretch = (variances[strongest] + WHITENING_FLOOR * variances[-1]).rsqrt()
+    weight = stretch[:, None] * directions[:, strongest].T
+    tower.encoder.proj.weight.copy_(weight)
+    tower.encoder.proj.bias.copy_(-weight @ mean)
+
+
+@torch.no_grad()
+def pass_on(model: TrainingModel) -> None:
+    """Let the decoder's layers add nothing at first: what the tower hears arrives as it is."""
+    for layer in model.decoder.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+
+
+@torch.no_grad()
+def fit(linear: nn.Linear, inputs: Tensor, targets: Tensor) -> None:
+    """The weights that come nearest to `targets` [N, out] from `inputs` [N, in], and stay small."""
+    mean = inputs.mean(0)
+    centred = inputs - mean
+    ridge = 0.1 * len(inputs) * torch.eye(inputs.shape[1])
+    weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ targets).T
+    linear.weight.copy_(weight)
+    linear.bias.copy_(targets.mean(0) - weight @ mean)
+
+
 class Distiller:
     """Owns the student, its optimiser and the run's state on disk."""
 
@@ -196,9 +251,18 @@ class Distiller:
             mean: of Whisper's features, [768].
             deviation: the same.
         """
-        initialise(self.student.model, batch.log_mel)
-        begin_with(self.student.model.tower, encoder)
+        model = self.student.model
+        initialise(model, batch.log_mel)
+        begin_with(model.tower, encoder)
+        whiten(model.tower, batch.log_mel)
+        pass_on(model)
         self.mean, self.deviation = mean, deviation.clamp_min(1e-3)
+        with torch.no_grad():
+            hidden = self.student(batch.log_mel)[batch.taught]
+            fit(self.student.teacher_head, hidden, self._expected(batch))
+            model.word_head.weight.zero_()
+            model.word_head.bias.fill_(math.log((1 - BLANK_SHARE) / (self.pieces.size - 1)))
+            model.word_head.bias[BLANK] = math.log(BLANK_SHARE)
         self.average = self._weights()
 
     # State on disk
@@ -262,8 +326,8 @@ class Distiller:
     def losses(self, batch: LessonBatch, prompt: str | None) -> tuple[Tensor, Tensor]:
         """How far the student is from Whisper's features, and from what was said."""
         hidden = self.student(batch.log_mel, prompt)
-        expected = (batch.features[batch.taught] - self.mean) / self.deviation
-        features = F.mse_loss(self.student.teacher_head(hidden[batch.taught]), expected)
+        heard = self.student.teacher_head(hidden[batch.taught])
+        features = F.mse_loss(heard, self._expected(batch))
         known = [row for row, pieces in enumerate(batch.transcripts) if pieces]
         if not known:
             return features, hidden.sum() * 0.0
@@ -276,6 +340,10 @@ class Distiller:
             zero_infinity=True,
         )
         return features, words
+
+    def _expected(self, batch: LessonBatch) -> Tensor:
+        """Whisper's features where somebody speaks, each of mean 0 and deviation 1."""
+        return (batch.features[batch.taught] - self.mean) / self.deviation
 
     def learn(self, batch: LessonBatch, prompt: str | None) -> None:
         """One step."""
@@ -387,7 +455,7 @@ def distil(data: Path, work: Path, config: DistilConfig) -> Distiller:
     seed = config.seed + distiller.step
     maker = LessonMaker(lessons, load_sounds(data, clips, config.seed), seed)
     if not resumed:
-        sample = maker.batch(BatchShape(8, 12))
+        sample = maker.batch(BatchShape(24, 12))
         distiller.begin(encoder, sample, *lessons.statistics())
     distiller.run(
         maker,
