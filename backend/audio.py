@@ -1,6 +1,7 @@
 """Audio on its way in: PCM, sample rates, chunks of 0.4 s and files of any format."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,9 +15,13 @@ import soxr
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 from backend.errors import AudioInputError
 
+logger = logging.getLogger(__name__)
+
 Samples = npt.NDArray[np.float32]
 AudioBlock: TypeAlias = npt.NDArray[np.floating[Any]] | npt.NDArray[np.int16]
 """A piece of a recording: `[samples]` or `[samples, channels]`, floats in [-1, 1] or int16."""
+Mix: TypeAlias = Callable[[Samples], Samples]
+"""Makes one channel `[samples]` of `[channels, samples]`."""
 
 PCM16_SCALE = 32_768
 MIN_RATE_HZ = 1_000
@@ -211,20 +216,20 @@ def read_audio(path: str | Path) -> Samples:
 def stream_audio(path: str | Path) -> Iterator[Samples]:
     """A file as blocks of mono float32 at 16 kHz, about a second each.
 
-    Any format that libsndfile or FFmpeg reads, at any rate; channels are averaged.
+    Any format that libsndfile or FFmpeg reads, at any rate; channels are averaged, or the first one
+    taken where they cancel each other out. Of a file that was cut off or damaged on the way, what
+    can be read is used, and a warning says so.
 
     Raises:
         AudioInputError: it cannot be read, holds no audio, only silence or broken samples.
     """
     path = Path(path)
-    num_samples = 0
-    for block in _decode(path):
-        num_samples += len(block)
-        if not (np.abs(block) < SILENCE_PEAK).all():
+    for mix in (_average, _first_channel):
+        if _is_audible(path, mix):
             break
     else:
-        raise AudioInputError(f"{path} holds only silence" if num_samples else f"{path} is empty")
-    for block in _decode(path):
+        raise AudioInputError(f"{path} holds only silence")
+    for block in _decode(path, mix):
         if not np.isfinite(block).all():
             raise AudioInputError(f"{path} holds values that are not finite numbers")
         if np.abs(block).max(initial=0) > MAX_LEVEL:
@@ -232,21 +237,61 @@ def stream_audio(path: str | Path) -> Iterator[Samples]:
         yield block
 
 
-def _decode(path: Path) -> Iterator[Samples]:
+def _average(channels: Samples) -> Samples:
+    """One channel of `[channels, samples]`."""
+    mixed: Samples = channels.mean(axis=0)
+    return mixed
+
+
+def _first_channel(channels: Samples) -> Samples:
+    """Where two channels are each other's opposite, their average is silence."""
+    first: Samples = channels[0]
+    return first
+
+
+def _is_audible(path: Path, mix: Mix) -> bool:
+    num_samples = 0
+    for block in _decode(path, mix):
+        num_samples += len(block)
+        if not (np.abs(block) < SILENCE_PEAK).all():
+            return True
+    if not num_samples:
+        raise AudioInputError(f"{path} is empty")
+    return False
+
+
+def _decode(path: Path, mix: Mix) -> Iterator[Samples]:
+    num_samples = 0
+    try:
+        for block in _decode_all(path, mix):
+            num_samples += len(block)
+            yield block
+    except AudioInputError as error:
+        if not num_samples:
+            raise
+        seconds = num_samples / SAMPLE_RATE_HZ
+        logger.warning("%s: its first %.1f s are used", error, seconds)
+
+
+def _decode_all(path: Path, mix: Mix) -> Iterator[Samples]:
     try:
         with path.open("rb") as file:
             try:
                 sound = soundfile.SoundFile(file)
             except (soundfile.LibsndfileError, TypeError):
                 # TypeError: the name ends in `.raw`, for which it wants to be told the rate.
-                yield from _decode_with_ffmpeg(path)
+                sound = None
+            # One that was cut off has no length for libsndfile; some codecs in WAV it cannot seek.
+            if sound is not None and sound.frames and sound.seekable():
+                yield from _decode_with_libsndfile(sound, mix)
             else:
-                yield from _decode_with_libsndfile(sound)
+                has_no_length = sound is not None and not sound.frames
+                yield from _decode_with_ffmpeg(path, mix, has_no_length=has_no_length)
     except AudioInputError as error:
         raise AudioInputError(f"{path}: {error}") from error
     except soundfile.LibsndfileError as error:
-        raise AudioInputError(f"{path} is damaged: {error.error_string}") from error
-    except (av.error.InvalidDataError, av.error.EOFError) as error:
+        raise AudioInputError(f"{path} is damaged: {_reason(error)}") from error
+    except (av.error.InvalidDataError, av.error.EOFError, av.error.ArgumentError) as error:
         is_empty = path.is_file() and not path.stat().st_size
         what = "is empty" if is_empty else "is damaged, or holds no sound of a known format"
         raise AudioInputError(f"{path} {what}") from error
@@ -258,18 +303,24 @@ def _decode(path: Path) -> Iterator[Samples]:
         raise AudioInputError(f"{path} cannot be read: {reason}") from error
 
 
-def _decode_with_libsndfile(sound: soundfile.SoundFile) -> Iterator[Samples]:
+def _reason(error: soundfile.LibsndfileError) -> str:
+    return str(error.error_string).removeprefix("Error : ").rstrip(".")
+
+
+def _decode_with_libsndfile(sound: soundfile.SoundFile, mix: Mix) -> Iterator[Samples]:
     with sound:
         resampler = Resampler(sound.samplerate)
         num_frames = max(1, round(sound.samplerate * _BLOCK_SECONDS))
         for block in sound.blocks(num_frames, dtype="float32", always_2d=True):
-            yield resampler.process(block.mean(axis=1))
+            yield resampler.process(mix(block.T))
         yield resampler.flush()
 
 
-def _decode_with_ffmpeg(path: Path) -> Iterator[Samples]:
+def _decode_with_ffmpeg(path: Path, mix: Mix, *, has_no_length: bool) -> Iterator[Samples]:
+    # A recorder that crashed leaves a length of 0 in a WAV's header.
+    options = {"ignore_length": "1"} if has_no_length else {}
     # Without `file:`, a colon in the name would end a protocol's.
-    with av.open(f"file:{path}", metadata_errors="replace") as container:
+    with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
         if not container.streams.audio:
             raise AudioInputError("it holds no audio")
         frames = container.decode(container.streams.audio[0])
@@ -280,7 +331,7 @@ def _decode_with_ffmpeg(path: Path) -> Iterator[Samples]:
             to_float = av.AudioResampler(format="fltp")
             for frame in alike:
                 for converted in to_float.resample(frame):
-                    yield resampler.process(converted.to_ndarray().mean(axis=0))
+                    yield resampler.process(mix(converted.to_ndarray().astype(np.float32, copy=False)))
             yield resampler.flush()
 
 

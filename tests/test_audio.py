@@ -237,3 +237,61 @@ def test_a_video_without_sound_is_named(tmp_path: Path) -> None:
             container.mux(stream.encode(part))
     with pytest.raises(AudioInputError, match="holds no audio"):
         read_audio(path)
+
+
+TONE = np.sin(np.arange(3 * SAMPLE_RATE_HZ) * 0.05).astype(np.float32) * 0.3
+
+
+def test_a_recorder_that_crashed_left_no_length(tmp_path: Path) -> None:
+    path = tmp_path / "crashed.wav"
+    soundfile.write(path, TONE, SAMPLE_RATE_HZ)
+    content = bytearray(path.read_bytes())
+    content[4:8] = content[40:44] = bytes(4)
+    path.write_bytes(content)
+    np.testing.assert_allclose(read_audio(path), TONE, atol=1e-4)
+
+
+def test_telephone_sound_in_wav(tmp_path: Path) -> None:
+    path = tmp_path / "telephone.wav"
+    soundfile.write(path, TONE[:: SAMPLE_RATE_HZ // 8000], 8000, subtype="GSM610")
+    assert len(read_audio(path)) == pytest.approx(len(TONE), rel=0.02)
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "flac", "mp3"])
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "damaged"])
+def test_what_can_be_read_of_a_damaged_file_is_used(
+    suffix: str, is_cut: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"broken.{suffix}"
+    noise = np.random.default_rng(0).normal(0, 0.1, 10 * SAMPLE_RATE_HZ)
+    soundfile.write(path, noise, SAMPLE_RATE_HZ)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    if is_cut:
+        del content[middle:]
+    else:
+        content[middle:] = bytes(len(content) - middle)
+    path.write_bytes(content)
+    seconds = len(read_audio(path)) / SAMPLE_RATE_HZ
+    assert 3 < seconds < 11
+    if suffix == "flac":
+        assert f"its first {seconds:.1f} s are used" in caplog.text
+
+
+def test_channels_that_cancel_each_other_out(tmp_path: Path) -> None:
+    path = tmp_path / "opposite.wav"
+    soundfile.write(path, np.stack([TONE, -TONE], axis=1), SAMPLE_RATE_HZ)
+    np.testing.assert_allclose(read_audio(path), TONE, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(22, 60_000), (24, 1), (24, 0)], ids=["channels", "rate", "no rate"]
+)
+def test_absurd_headers_in_words(place: int, value: int, tmp_path: Path) -> None:
+    path = tmp_path / "absurd.wav"
+    soundfile.write(path, TONE, SAMPLE_RATE_HZ)
+    content = bytearray(path.read_bytes())
+    content[place : place + 2] = value.to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(AudioInputError, match=r"absurd.wav.* (damaged, or holds no|sample rate)"):
+        read_audio(path)

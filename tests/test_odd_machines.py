@@ -21,7 +21,7 @@ from tests.serving import serving
 from tests.test_architecture import modules
 
 REPOSITORY = Path(__file__).parents[1]
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 600.0
 PROXY = "http://127.0.0.1:9"
 
 # As with a user id that the system has no entry for, and without HOME.
@@ -193,7 +193,7 @@ def make(tree: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         capture_output=True,
         text=True,
         check=False,
-        timeout=2 * WAIT_SECONDS,
+        timeout=WAIT_SECONDS,
     )
 
 
