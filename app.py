@@ -98,6 +98,7 @@ def serve(parsed: argparse.Namespace) -> int:
         recordings=_store_options(parsed) if records else None,
         own_hosts=here.own_hosts + tuple(parsed.host_name or ()),
         framed_by=here.framed_by + tuple(parsed.framed_by or ()),
+        connections_per_address=parsed.connections_per_address,
     )
     with ExitStack() as stack:
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from uvicorn.server import ServerState
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -17,8 +16,10 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
 from backend.config import CHUNK_SAMPLES
+from backend.serving.connection_limits import ConnectionLimits, OpenConnections, Proxies
 from backend.serving.server import ServingOptions
 from backend.serving.socket_protocol import FRAMES_PER_TURN, IDLE_FRAME_BURST, RealtimeSocket
+from backend.serving.uvicorn_config import ServerConfig
 from backend.wires.errors import CloseCode
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
@@ -211,7 +212,10 @@ async def test_nothing_is_read_while_a_socket_has_had_its_turn() -> None:
         await send({"type": "websocket.accept"})
         await asyncio.Event().wait()
 
-    config = uvicorn.Config(app, ws=RealtimeSocket, ws_per_message_deflate=False, lifespan="off")
+    connections = OpenConnections(ConnectionLimits(), Proxies())
+    config = ServerConfig(
+        app, connections, ws=RealtimeSocket, ws_per_message_deflate=False, lifespan="off"
+    )
     config.load()
     served = RealtimeSocket(config, ServerState(), {})
     transport = StillTransport()

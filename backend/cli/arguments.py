@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backend.config import MAX_DECISION_BIAS, EngineConfig
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
+from backend.serving.connection_limits import MAX_PER_ADDRESS
 from client.address import DEFAULT_SERVER
 from client.messages import Language
 
@@ -88,6 +89,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--trusted-proxies",
         metavar="ADDRESSES",
         help="believe X-Forwarded-For of these, with commas, or * (nobody)",
+    )
+    parser.add_argument(
+        "--connections-per-address",
+        type=_count,
+        default=MAX_PER_ADDRESS,
+        metavar="NUMBER",
+        help="open at once; trusted proxies and this machine may have more (%(default)s)",
     )
     parser.add_argument(
         "--host-name",

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.serving.connection_limits import counted_as
 from backend.wires.errors import CloseCode, ConnectionEnd, WireError
 
 SUBPROTOCOL = "realtime"
@@ -63,10 +64,11 @@ class Doorkeeper:
             _require_own_host(connection.headers, self.own_hosts)
         if needs_key:
             self._require_key(connection)
-        address = connection.client.host if connection.client else ""
+        host = connection.client.host if connection.client else ""
+        address = counted_as(host)
         if self._num_sockets[address] >= self._max_per_address:
             error = WireError(
-                f"{self._max_per_address} connections from {address} are open already; close one",
+                f"{self._max_per_address} connections from {host} are open already; close one",
                 "too_many_connections",
             )
             raise ConnectionEnd(error, CloseCode.POLICY)

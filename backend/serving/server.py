@@ -25,11 +25,20 @@ from backend.recordings.forks import Forks
 from backend.recordings.live import Recordings
 from backend.recordings.store import Gallery, RecordingStore, StoreOptions
 from backend.serving.access import SUBPROTOCOL, Doorkeeper, OwnPagesOnly, SecurityHeaders
+from backend.serving.connection_limits import (
+    MAX_PER_ADDRESS,
+    ConnectionLimits,
+    OpenConnections,
+    Proxies,
+)
+from backend.serving.descriptors import descriptor_limit, raise_descriptor_limit
+from backend.serving.http_protocol import HttpProtocol
 from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed
 from backend.serving.recordings import RecordingsApi
 from backend.serving.socket_protocol import RealtimeSocket
 from backend.serving.starting import StartingApp
+from backend.serving.uvicorn_config import ServerConfig
 from backend.speech import Voices
 from backend.timing import SystemTime
 from backend.wires.connection import Connection
@@ -74,6 +83,8 @@ class ServingOptions:
     """Hosts that our page may come from, beside those that requests name."""
     framed_by: tuple[str, ...] = ()
     """Origins, as in `https://example.org`, whose pages may show ours in a frame."""
+    connections_per_address: int = MAX_PER_ADDRESS
+    """Open at once; proxies and this machine may have more."""
 
 
 class SocketService:
@@ -208,24 +219,27 @@ def _serving(service: SocketService, kind: WireKind) -> Callable[[WebSocket], Aw
 
 def server_config(
     engine: Engine, host: str, port: int, options: ServingOptions | None = None
-) -> uvicorn.Config:
+) -> ServerConfig:
     """How uvicorn serves the application; port 0 takes a free one."""
     options = options or ServingOptions()
     return _uvicorn_config(create_app(engine, options), host, port, options)
 
 
-def _uvicorn_config(app: ASGIApp, host: str, port: int, options: ServingOptions) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp, host: str, port: int, options: ServingOptions) -> ServerConfig:
     # On Windows programs may have registered others, and browsers take us at our word (nosniff).
     mimetypes.add_type("text/javascript", ".js")
     mimetypes.add_type("text/css", ".css")
-    return uvicorn.Config(
+    limits = ConnectionLimits.within(descriptor_limit(), options.connections_per_address)
+    return ServerConfig(
         SecurityHeaders(Prefixed(app), options.framed_by),
+        OpenConnections(limits, Proxies(options.trusted_proxies)),
         host=host,
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         proxy_headers=options.trusted_proxies is not None,
         forwarded_allow_ips=options.trusted_proxies,
+        http=HttpProtocol,
         ws=RealtimeSocket,
         ws_max_size=MAX_WEBSOCKET_BYTES,
         ws_ping_interval=PING_SECONDS,
@@ -256,6 +270,7 @@ def serve(
         What `open_engine` raises.
     """
     listening = listen_on(host, port)
+    raise_descriptor_limit()
 
     def end(starting: StartingApp) -> None:
         if starting.error is None:

@@ -10,6 +10,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
+from backend.serving.uvicorn_config import ServerConfig
 from backend.timing import SystemTime
 from backend.wires.allowance import TokenBucket
 from backend.wires.errors import CloseCode, WireError
@@ -82,6 +83,8 @@ class RealtimeSocket(WebSocketsSansIOProtocol):
         self._unparsed.clear()
         if self._resting is not None:
             self._resting.cancel()
+        assert isinstance(self.config, ServerConfig), "its connections are counted"
+        self.config.connections.forget(self.transport)
         super().connection_lost(exc)
 
     async def run_asgi(self) -> None:
