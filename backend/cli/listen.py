@@ -6,8 +6,8 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from backend.audio import Intake, Samples, stream_audio
 from backend.config import CHUNK_SECONDS, SessionSettings
-from backend.engine import Engine, EngineSession
-from backend.errors import AudioInputError, SessionClosedError
+from backend.engine import Engine
+from backend.engine.feeding import follow
+from backend.errors import AudioInputError
 from backend.events import (
     ContextRolled,
     Decision,
@@ -226,53 +227,40 @@ class Listener:
         session = await self._engine.open_session(self._options.settings, recorder)
         # Where the chunks end that were fed and not yet decided on.
         positions: deque[Position] = deque()
+        chunks = self._chunks(files, positions, recorder)
+        position: Position | None = None
         try:
-            async with asyncio.TaskGroup() as group:
-                feeder = group.create_task(self._feed(session, files, positions, recorder))
-                await self._follow(session, feeder, positions)
+            async with aclosing(follow(session, chunks)) as events:
+                async for event in events:
+                    if isinstance(event, Decision):
+                        position = positions.popleft()
+                    if isinstance(event, SessionFailed):
+                        at = positions[0] if positions else position
+                        self._complain(f"{at.file}: {event.message}" if at else event.message)
+                    elif position is not None:
+                        self._report.event(event, position)
         finally:
             await session.close()
-
-    async def _feed(
-        self,
-        session: EngineSession,
-        files: Iterator[InputFile],
-        positions: deque[Position],
-        recorder: Recorder | None,
-    ) -> None:
-        clock = asyncio.get_running_loop().time
-        due = clock()
-        # A session that is over has failed, of which `_follow` is told.
-        with suppress(SessionClosedError):
-            for file in files:
-                try:
-                    for number, chunk in enumerate(chunks_of(file.path), start=1):
-                        if self._options.is_realtime:
-                            due += CHUNK_SECONDS
-                            await asyncio.sleep(due - clock())
-                        positions.append(Position(file.name, round(number * CHUNK_SECONDS, 3)))
-                        await session.feed(chunk)
-                        if recorder is not None and recorder.is_behind:
-                            await asyncio.to_thread(recorder.catch_up)
-                except AudioInputError as error:
-                    self._complain(error)
-            session.finish()
-
-    async def _follow(
-        self, session: EngineSession, feeder: "asyncio.Task[None]", positions: deque[Position]
-    ) -> None:
-        position: Position | None = None
-        async for event in session.events():
-            if isinstance(event, Decision):
-                position = positions.popleft()
-            if isinstance(event, SessionFailed):
-                feeder.cancel()
-                failed_at = positions[0] if positions else position
-                self._complain(f"{failed_at.file}: {event.message}" if failed_at else event.message)
-            elif position is not None:
-                self._report.event(event, position)
         if position is not None:
             self._report.file_done()
+
+    async def _chunks(
+        self, files: Iterator[InputFile], positions: deque[Position], recorder: Recorder | None
+    ) -> AsyncIterator[Samples]:
+        clock = asyncio.get_running_loop().time
+        due = clock()
+        for file in files:
+            try:
+                for number, chunk in enumerate(chunks_of(file.path), start=1):
+                    if self._options.is_realtime:
+                        due += CHUNK_SECONDS
+                        await asyncio.sleep(due - clock())
+                    positions.append(Position(file.name, round(number * CHUNK_SECONDS, 3)))
+                    yield chunk
+                    if recorder is not None and recorder.is_behind:
+                        await asyncio.to_thread(recorder.catch_up)
+            except AudioInputError as error:
+                self._complain(error)
 
     def _complain(self, message: AudioInputError | str) -> None:
         self._is_all_well = False

@@ -12,18 +12,18 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from backend.audio import Samples
 from backend.cli.listen import chunks_of
 from backend.config import SessionSettings
-from backend.engine import Engine, EngineSession
-from backend.errors import AudioInputError, ManifestError, SessionClosedError
+from backend.engine import Engine
+from backend.engine.feeding import follow
+from backend.errors import AudioInputError, ManifestError
 from backend.events import SessionFailed, TurnDone
 
 ID_FIELDS = ("id", "uid", "sample_id", "audio_id", "key", "name")
@@ -218,9 +218,8 @@ class ProactiveEvaluation:
         replies: list[str] = []
         failure: str | None = None
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_feed(session, chunks))
-                async for event in session.events():
+            async with aclosing(follow(session, chunks)) as events:
+                async for event in events:
                     if isinstance(event, TurnDone) and event.text.strip() != NO_RESPONSE:
                         replies.append(event.text.strip())
                     elif isinstance(event, SessionFailed):
@@ -230,14 +229,6 @@ class ProactiveEvaluation:
         if failure is not None:
             raise AudioInputError(f"{clip.id}: {failure}")
         return Prediction(clip, " ".join(replies) if replies else None)
-
-
-async def _feed(session: EngineSession, chunks: Sequence[Samples]) -> None:
-    # A session that is over has failed, which its events tell.
-    with suppress(SessionClosedError):
-        for chunk in chunks:
-            await session.feed(chunk)
-        session.finish()
 
 
 def read_predictions(path: Path, made_with: str) -> dict[str, str]:

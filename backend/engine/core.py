@@ -71,6 +71,10 @@ _WARMING_POSITIONS = LISTENING_POSITIONS + 2
 BROKEN_NUMBERS = "the model's numbers broke down in this conversation; start a new one"
 
 
+MakeRunner = Callable[[Checkpoint, int, int], ModelRunner]
+"""What runs a checkpoint, with so many slots of so many positions."""
+
+
 class EngineCore:
     """Sessions, their slots and the model that serves them. Not thread-safe.
 
@@ -90,7 +94,7 @@ class EngineCore:
         checkpoint: Checkpoint,
         config: EngineConfig,
         clock: Callable[[], float] = time.perf_counter,
-        runner: Callable[[Checkpoint, int, int], ModelRunner] = ModelRunner,
+        runner: MakeRunner = ModelRunner,
     ) -> None:
         self.checkpoint = checkpoint
         self.max_positions = min(

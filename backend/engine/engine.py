@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from backend.audio import AudioBlock, Intake
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
-from backend.engine.core import EngineCore, SessionEvent
+from backend.engine.core import EngineCore, MakeRunner, SessionEvent
+from backend.engine.model_runner import ModelRunner
 from backend.engine.session import Session
 from backend.errors import AudioInputError, SessionClosedError, SessionFailedError
 from backend.events import Decision, Event, SessionEnded, SessionFailed, TurnDone
@@ -183,12 +184,22 @@ class Engine:
 
     `stream` and `stream_async` hear a recording, or blocks as they come. `open_session` gives a
     conversation in the caller's hands: to stop or ask for replies, or to change its settings.
+
+    Args:
+        checkpoint: the model.
+        config: number of slots and size of a context; None takes the defaults.
+        runner: makes what runs the model.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: EngineConfig | None = None,
+        runner: MakeRunner = ModelRunner,
+    ) -> None:
         self.checkpoint = checkpoint
         self.config = config or EngineConfig()
-        self.core = EngineCore(checkpoint, self.config)
+        self.core = EngineCore(checkpoint, self.config, runner=runner)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._callers: dict[int, _Caller] = {}
         """Whom to tell what happens in a session, by its id."""

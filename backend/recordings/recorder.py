@@ -42,20 +42,17 @@ from backend.recordings.reader import (
     reply_name,
 )
 from backend.recordings.records import (
-    BargeInRecord,
     CheckpointStated,
     DecisionRecord,
     Drawing,
     EndRecord,
     FailedRecord,
-    LatencyRecord,
     Manifest,
-    PlaybackRecord,
     Record,
     RolledRecord,
+    SessionNote,
     SettingsRecord,
     TokenRecord,
-    TypedRecord,
 )
 from backend.trace import TracedDecision, TracedToken
 
@@ -73,7 +70,6 @@ _FOLDER_MODE = 0o700
 Notice = Callable[[str], None]
 TakeRoom = Callable[[int], None]
 """Is told how many bytes are written next; raises OSError where there is no room for them."""
-SessionNote = BargeInRecord | TypedRecord | PlaybackRecord | LatencyRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,15 +222,15 @@ class EndRecord(_Record):
     """In the microphone's track."""
 
 
+SessionNote = BargeInRecord | TypedRecord | PlaybackRecord | LatencyRecord
+"""What a conversation knows beside what its engine does."""
+
 Record = (
     DecisionRecord
     | TokenRecord
     | SettingsRecord
     | RolledRecord
-    | BargeInRecord
-    | TypedRecord
-    | PlaybackRecord
-    | LatencyRecord
+    | SessionNote
     | FailedRecord
     | EndRecord
 )

@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, EngineConfig
 from backend.engine import Engine
 from backend.engine.cost import SESSION_SECONDS, measure_streaming
+from backend.engine.feeding import follow
 from backend.errors import SessionClosedError, SettingsError
 from backend.events import Decision, SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint, load_checkpoint
@@ -279,25 +281,18 @@ async def turns_in(engine: Engine, audio: np.ndarray, bar: tqdm) -> list[Turn]:
     size = num_chunks(audio) * CHUNK_SAMPLES
     chunks = np.pad(audio.astype(np.float32), (0, size - audio.size)).reshape(-1, CHUNK_SAMPLES)
     session = await engine.open_session()
-
-    async def feed() -> None:
-        for chunk in chunks:
-            await session.feed(chunk)
-        session.finish()
-
-    feeding = asyncio.create_task(feed())
     turns = []
     try:
-        async for event in session.events():
-            match event:
-                case SessionFailed(message):
-                    raise SessionClosedError(message)
-                case Decision():
-                    bar.update()
-                case TurnDone():
-                    turns.append(Turn(Reply(str(event.emotion), event.text), event.chunk))
+        async with aclosing(follow(session, chunks)) as events:
+            async for event in events:
+                match event:
+                    case SessionFailed(message):
+                        raise SessionClosedError(message)
+                    case Decision():
+                        bar.update()
+                    case TurnDone():
+                        turns.append(Turn(Reply(str(event.emotion), event.text), event.chunk))
     finally:
-        feeding.cancel()
         await session.close()
     return turns
 

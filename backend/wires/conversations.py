@@ -197,6 +197,9 @@ class Conversations:
                 kept.abandoning.cancel()
             try:
                 await conversation.close()
+            except Exception:
+                # Its place is another's now, whatever is left of it.
+                logger.exception("a conversation could not be closed")
             finally:
                 self.admission.leave(kept.place)
 
