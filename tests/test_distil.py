@@ -29,10 +29,11 @@ from backend.training.broad_speech import (
 )
 from backend.training.data import SAMPLE_RATE
 from backend.training.distil import (
-    DevelopmentSpeech,
     DistilConfig,
     Distiller,
+    TrialSpeech,
     fit,
+    listen,
     rate_factor,
     word_error,
 )
@@ -469,7 +470,7 @@ def test_scoring_hears_with_the_mean_and_leaves_the_weights(
     tmp_path: Path, pieces: WordPieces
 ) -> None:
     distiller, batch = begun(tmp_path, pieces)
-    trial = DevelopmentSpeech("trial", [speech("the cat sat", "english:x", 9000)], pieces)
+    trial = TrialSpeech("trial", [speech("the cat sat", "english:x", 9000)], pieces)
     distiller.learn(batch, None)
     weights = [parameter.clone() for parameter in distiller.student.parameters()]
     first = distiller.scores([trial])
@@ -480,6 +481,14 @@ def test_scoring_hears_with_the_mean_and_leaves_the_weights(
             parameter.zero_()
     assert distiller.scores([trial]) == first
     assert first["trial word error"] >= 0.0
+
+
+def test_only_a_run_can_listen(tmp_path: Path, data: Path, pieces: WordPieces) -> None:
+    with pytest.raises(SettingsError, match="no run"):
+        listen(data, tmp_path, Split.HELD_OUT)
+    pieces.tokenizer.save(str(tmp_path / "pieces.json"))
+    with pytest.raises(SettingsError, match="no run"):
+        listen(data, tmp_path, Split.HELD_OUT)
 
 
 def test_words_that_are_wrong_missing_or_added_count() -> None:
@@ -496,7 +505,7 @@ def test_the_rate_rises_stays_and_falls_at_the_end() -> None:
 
 
 def test_a_development_stream_leaves_room_for_the_last_words(pieces: WordPieces) -> None:
-    trial = DevelopmentSpeech("trial", [speech("the cat", "english:x", 10_000)], pieces)
+    trial = TrialSpeech("trial", [speech("the cat", "english:x", 10_000)], pieces)
     ((text, log_mel),) = trial.streams
     assert text == "the cat"
     assert log_mel.shape[1] * CHUNK_SAMPLES >= 10_000 + 2 * CHUNK_SAMPLES

@@ -171,6 +171,7 @@ NOT_RUN = {
     f"{PYTHON} -m bench voice-detector recording": MEASURES,
     f"{PYTHON} -m backend.training describe --data DATA --output FOLDER": TRAINS,
     f"{PYTHON} -m backend.training evaluate --data DATA --checkpoint mine --minutes 5": TRAINS,
+    f"{PYTHON} -m backend.training listen --data DATA --split held-out": TRAINS,
     f"{PYTHON} -m backend.training train --conversations own.jsonl --held-out others.jsonl "
     "--output mine": TRAINS,
     f"{PYTHON} -m examples.ask_server assets/samples/digit_seven.ogg": CONVERSES,

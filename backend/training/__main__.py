@@ -1,4 +1,4 @@
-"""`python -m backend.training speak | distil | train | describe | export | evaluate`."""
+"""`python -m backend.training speak | distil | listen | train | describe | export | evaluate`."""
 
 import argparse
 import asyncio
@@ -16,10 +16,11 @@ from backend.training.clips import CLIPS
 from backend.training.confusion import draw_confusions
 from backend.training.conversations import described, write_conversations
 from backend.training.data import PROMPTS, is_held_out, read_manifests
-from backend.training.distil import SPEECH, DistilConfig, distil
+from backend.training.distil import SPEECH, DistilConfig, distil, listen, word_error
 from backend.training.evaluate import chunk_milliseconds, evaluate, table
 from backend.training.export import export
 from backend.training.model import ModelShape
+from backend.training.split import Split
 from backend.training.train import Sources, Trainer, TrainingConfig, load_trainer, train
 from backend.training.trials import DEFAULT_WORK, HeldOut
 
@@ -59,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--work", type=Path, default=DEFAULT_WORK)
     learn.add_argument(
         "--hours", type=_hours, default=DistilConfig().hours, help="of one core, in all"
+    )
+
+    hear = commands.add_parser("listen", help="what the ears so far hear of unseen voices")
+    hear.add_argument("--data", type=Path, required=True, help="folder of texts and voices")
+    hear.add_argument("--work", type=Path, default=DEFAULT_WORK)
+    hear.add_argument(
+        "--split", type=Split, choices=(Split.DEVELOPMENT, Split.HELD_OUT), default="development"
     )
 
     describe = commands.add_parser("describe", help="the recordings as conversations")
@@ -120,6 +128,14 @@ def _distil(arguments: argparse.Namespace) -> None:
     print(f"Wrote {distiller.state_path} after {distiller.seconds / 3600:.2f} hours of a core.")
 
 
+def _listen(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    pairs = listen(arguments.data, arguments.work.expanduser(), arguments.split)
+    for said, heard in pairs:
+        print(f"{said} | {heard}")
+    print(f"word error of {len(pairs)} {arguments.split} sentences: {word_error(pairs):.1%}")
+
+
 def _say_what_is_missing(data: Path) -> None:
     if not (data / PROMPTS).is_dir():
         print(
@@ -176,6 +192,8 @@ def main() -> None:
                 _speak(arguments)
             case "distil":
                 _distil(arguments)
+            case "listen":
+                _listen(arguments)
             case "train":
                 _train(arguments)
             case "describe":

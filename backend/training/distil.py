@@ -107,7 +107,7 @@ class Student(nn.Module):
         )
 
 
-class DevelopmentSpeech:
+class TrialSpeech:
     """Sentences that no training heard, in voices that it never heard, each a stream."""
 
     def __init__(self, name: str, speech: Sequence[SpeechClip], pieces: WordPieces) -> None:
@@ -364,7 +364,7 @@ class Distiller:
             torch._foreach_lerp_(self.average, list(self.student.parameters()), 1 - kept)
         self.meter.add(features=features.item(), words=words.item())
 
-    def run(self, maker: LessonMaker, trials: Sequence[DevelopmentSpeech]) -> None:
+    def run(self, maker: LessonMaker, trials: Sequence[TrialSpeech]) -> None:
         """Learn until the hours are over.
 
         The clock is that of the processor: it stands still while the process is stopped, and
@@ -407,18 +407,23 @@ class Distiller:
         tqdm.write(json.dumps(entry))
 
     @torch.no_grad()
-    def scores(self, trials: Sequence[DevelopmentSpeech]) -> dict[str, float]:
-        """Word error of the mean of the weights on each trial."""
+    def heard(self, trial: TrialSpeech) -> list[tuple[str, str]]:
+        """What was said in a trial, and what the mean of the weights hears of it."""
         kept = self._weights()
         parameters: list[Tensor] = list(self.student.parameters())
         torch._foreach_copy_(parameters, self.average)
+        pairs = trial.heard(self.student)
+        torch._foreach_copy_(parameters, kept)
+        return pairs
+
+    def scores(self, trials: Sequence[TrialSpeech]) -> dict[str, float]:
+        """Word error on each trial."""
         scores = {}
         for trial in trials:
-            pairs = trial.heard(self.student)
+            pairs = self.heard(trial)
             scores[f"{trial.name} word error"] = word_error(pairs)
             for said, heard in pairs[:3]:
                 tqdm.write(f"  {said} | {heard}")
-        torch._foreach_copy_(parameters, kept)
         return scores
 
 
@@ -460,8 +465,31 @@ def distil(data: Path, work: Path, config: DistilConfig) -> Distiller:
     distiller.run(
         maker,
         [
-            DevelopmentSpeech("development", trials.read(Split.DEVELOPMENT), pieces),
-            DevelopmentSpeech("orders", development_orders(clips), pieces),
+            TrialSpeech("development", trials.read(Split.DEVELOPMENT), pieces),
+            TrialSpeech("orders", development_orders(clips), pieces),
         ],
     )
     return distiller
+
+
+def listen(data: Path, work: Path, split: Split) -> list[tuple[str, str]]:
+    """What a run so far hears of sentences and voices that no training has: said, and heard.
+
+    Args:
+        data: the texts and voices of `broad_speech.py`.
+        work: where the run is kept.
+        split: the side that they are on; what is held out is to be reported and not to choose by.
+
+    Raises:
+        SettingsError: there is no run in `work`, or something that is needed is missing.
+    """
+    config = DistilConfig()
+    if not (work / PIECES).exists():
+        raise SettingsError(f"there is no run in {work}: make distil begins one")
+    pieces = load_word_pieces(work / PIECES, [])
+    distiller = Distiller(config, WHISPER_SHAPE, train_vocabulary(config.seed), pieces, work)
+    if not distiller.resume():
+        raise SettingsError(f"there is no run in {work}: make distil begins one")
+    trials = SpeechStore(work / TRIALS)
+    keep_trial(trials, data, split, config.seed)
+    return distiller.heard(TrialSpeech(split, trials.read(split), pieces))
