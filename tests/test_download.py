@@ -86,6 +86,23 @@ def test_the_cache_is_the_library_s_own(hub: FakeHub) -> None:
     assert (folder / SHARD).readlink().parent == Path("../../blobs")
 
 
+def test_a_system_without_symbolic_links_has_hard_ones(
+    hub: FakeHub, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows, where its user does not develop."""
+
+    def refuse(link: Path, target: str) -> None:
+        raise OSError(1314, "A required privilege is not held by the client", str(link))
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    folder = obtain(ID)
+    assert (folder / SHARD).read_bytes() == (published / SHARD).read_bytes()
+    num_requests = hub.num_requests
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert obtain(ID) == folder
+    assert hub.num_requests == num_requests
+
+
 def test_a_second_start_asks_once_and_reads_nothing_again(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

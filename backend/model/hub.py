@@ -391,7 +391,7 @@ def _in_progress(progress: Progress) -> str:
 
 @contextmanager
 def _shown(report: Report | None) -> Iterator[Report]:
-    """Whoever is told how it goes: `report`, or a bar that ends with the block."""
+    """What is told how it goes: `report`, or a bar that ends with the block."""
     if report is not None:
         yield report
         return

@@ -85,8 +85,8 @@ class HubModel:
     files: tuple[HubFile, ...]
 
 
-class Stopped(Exception):
-    """Another file has failed, or the user has had enough."""
+class DownloadStopped(Exception):
+    """Another file has failed, or the user has stopped the download."""
 
 
 class Meter:
@@ -105,10 +105,10 @@ class Meter:
         """So many more are done, or, below 0, have to be done again.
 
         Raises:
-            Stopped: nobody wants them any more.
+            DownloadStopped: the download has ended.
         """
         if self._stopped.is_set():
-            raise Stopped
+            raise DownloadStopped
         with self._lock:
             self._num_bytes += num_bytes
             self._report(
@@ -252,7 +252,11 @@ class Cache(Store):
             link.parent.mkdir(parents=True, exist_ok=True)
             fresh = link.with_name(f"{link.name}.link")
             fresh.unlink(missing_ok=True)
-            fresh.symlink_to(os.path.relpath(self.place(file), link.parent))
+            try:
+                fresh.symlink_to(os.path.relpath(self.place(file), link.parent))
+            except OSError:
+                # Windows lets only those make symbolic links who develop or administer.
+                os.link(self.place(file), fresh)
             fresh.replace(link)
         if model.revision != model.commit:
             _write_text(self.root / "refs" / model.revision, model.commit)
@@ -291,7 +295,7 @@ class Folder(Store):
         return self.root / file.path
 
     def complete(self, model: HubModel) -> Path | None:
-        """Never: whoever downloads into a folder again wants to know."""
+        """Never: a download into a folder again checks all of it."""
         return None
 
     def begin(self, model: HubModel) -> None:
