@@ -331,7 +331,9 @@ def _decode_with_ffmpeg(path: Path, mix: Mix, *, has_no_length: bool) -> Iterato
             to_float = av.AudioResampler(format="fltp")
             for frame in alike:
                 for converted in to_float.resample(frame):
-                    yield resampler.process(mix(converted.to_ndarray().astype(np.float32, copy=False)))
+                    yield resampler.process(
+                        mix(converted.to_ndarray().astype(np.float32, copy=False))
+                    )
             yield resampler.flush()
 
 

@@ -88,7 +88,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trusted-proxies",
         metavar="ADDRESSES",
-        help="believe X-Forwarded-For of these, with commas, or * (nobody)",
+        help="believe X-Forwarded-For of these, with commas, or * (none)",
     )
     parser.add_argument(
         "--connections-per-address",
@@ -111,7 +111,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     )
     _add_recordings_folder(parser)
     parser.add_argument(
-        "--no-recordings", action="store_true", help="record nothing, whoever asks for it"
+        "--no-recordings", action="store_true", help="record nothing, even when asked to"
     )
     parser.add_argument(
         "--recordings-mb",

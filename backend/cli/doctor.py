@@ -167,7 +167,7 @@ def _print(finding: Finding, output: TextIO, fixes: dict[str, str]) -> None:
 
 
 def _say_what_is_going_on(name: str | None) -> None:
-    """Above the next line, and only where somebody is watching."""
+    """Above the next line, and only on a terminal."""
     if sys.stderr.isatty():
         text = f"checking: {name} ..." if name else ""
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -270,7 +270,7 @@ def _headline(file: SessionFile) -> str:
 
 
 def _printable(text: str) -> str:
-    """A recording's words are anybody's: without what a terminal would obey."""
+    """Without what a terminal would obey: a recording may come from a stranger."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 

@@ -1,7 +1,7 @@
 """Take a recording another way, beside the conversations that go on and not in their way.
 
 A fork has an engine's core of its own with one slot, over the weights that the server has loaded,
-in a thread of its own. While somebody converses it rests after each of its steps.
+in a thread of its own. While a conversation goes on it rests after each of its steps.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from backend.recordings.transcript import Fields, read_transcript, transcript_fi
 logger = logging.getLogger(__name__)
 
 REST = 2.0
-"""So many times as long as a step took, a fork rests after it while somebody converses."""
+"""So many times as long as a step took, a fork rests after it while a conversation goes on."""
 LONGEST_REST_SECONDS = 0.2
 TOLD_EVERY_SECONDS = 0.2
 
@@ -82,7 +82,7 @@ class Forks:
         running = loop.run_in_executor(self._thread, read, find, job.run)
 
         def done(ended: "asyncio.Future[Fields]") -> None:
-            # Also of one that nobody listens to any more: only now may the next one begin.
+            # Also of one whose listener has gone: only now may the next one begin.
             self._admission.leave(place)
             if not ended.cancelled():
                 ended.exception()
@@ -111,7 +111,7 @@ def _result(ended: "asyncio.Future[Fields]") -> Fields:
 
 
 class _StoppedError(Exception):
-    """Nobody waits for the fork any more."""
+    """The fork's listener has gone."""
 
 
 class _Job:

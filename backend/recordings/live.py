@@ -33,7 +33,7 @@ class StopReason(StrEnum):
     FAILED = "failed"
     """It could not go on; the conversation does."""
     DELETED = "deleted"
-    """Somebody deleted it; the conversation goes on."""
+    """It was deleted; the conversation goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class LiveRecording:
-    """A recording in progress; whoever has a conversation holds it."""
+    """A recording in progress, which its conversation holds."""
 
     recording_id: str
     title: str
@@ -120,7 +120,7 @@ class Recordings:
         failed: list[str] = []
 
         def notice(_: str) -> None:
-            # Where the loop is closed, nobody is to be told any more.
+            # Where the loop is closed, its end is told no more.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._end_failed, failed[0])
 
@@ -128,7 +128,7 @@ class Recordings:
             manifest = describe(self._checkpoint, settings, max_positions, title=title)
             recording_id, path = self.store.new_path()
             failed.append(recording_id)
-            # For nobody else on this machine, also where others made the folder that it lies in.
+            # Closed to other users of this machine, also in a folder that is not.
             recorder = Recorder(
                 path, manifest, notice, take_room=self.store.take_room, mode=PRIVATE_MODE
             )
@@ -176,7 +176,7 @@ class Recordings:
         try:
             await self.delete(live.recording_id)
         except RecordingError as error:
-            logger.warning("a recording that nobody has is left behind: %s", error)
+            logger.warning("a recording without a conversation is left behind: %s", error)
 
     async def delete(self, recording_id: str) -> None:
         """Remove a recording, which is ended first where it goes on.

@@ -210,7 +210,7 @@ class SessionFile:
         return sorted(int(match[1]) for match in found if match)
 
     def _check(self) -> Checked:
-        """Go through everything once, so that whoever uses it later finds nothing unexpected."""
+        """Go through everything once, so that nothing unexpected is found later."""
         self._members.check_sums()
         num_decisions, num_turns, num_asides, is_speaking = 0, 0, 0, False
         end: EndRecord | None = None

@@ -65,7 +65,7 @@ MAX_WAITING = 4096
 MAX_OPEN_REPLIES = 4
 """Spoken replies whose files are open at once: a process may have about a thousand open."""
 _FOLDER_MODE = 0o700
-"""What is said is nobody else's business while it is written."""
+"""Closed to other users of this machine."""
 
 Notice = Callable[[str], None]
 TakeRoom = Callable[[int], None]
@@ -161,10 +161,10 @@ class Recorder:
         path: the file to write. Until `close` a folder beside it, `path` + `.live`, holds all.
         manifest: what holds for the whole conversation.
         notice: is told, in a sentence and once, when the recording had to end or could not be
-            packed; by the recorder's thread or by whoever told it something.
+            packed; by the recorder's thread, or the one that told it something.
         clock: seconds.
         take_room: is asked before anything is written.
-        mode: of the file; the system's mask takes from it. The folder is for nobody else.
+        mode: of the file; the system's mask takes from it. The folder is closed to other users.
 
     Raises:
         SessionFileError: there is such a file already, or none can be written there.
@@ -225,7 +225,7 @@ class Recorder:
         return self._queue.qsize() > MAX_WAITING // 4
 
     def catch_up(self) -> None:
-        """Wait until the disk has caught up: for those who play faster than anybody speaks."""
+        """Wait until the disk has caught up: for audio that is played faster than it was spoken."""
         while self.is_behind and self.is_recording:
             time.sleep(0.005)
 
@@ -349,7 +349,7 @@ class Recorder:
             self._give_up(_reason(error))
             if self._state is _RecorderState.CLOSED:
                 self._tell(f"the recording could not be packed: {_reason(error)}")
-            # Whoever closes it may be waiting for room.
+            # The thread that closes it may be waiting for room.
             self._empty_queue()
         finally:
             self._writer.close()

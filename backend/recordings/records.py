@@ -100,7 +100,7 @@ class Manifest(_Stated):
 
 class _Record(_Stated):
     at: Seconds
-    """Seconds since the recording began, by a clock that nobody sets."""
+    """Seconds since the recording began, by a clock that is never set."""
 
 
 class DecisionRecord(_Record):
@@ -160,7 +160,7 @@ class RolledRecord(_Record):
 
 
 class BargeInRecord(_Record):
-    """Somebody spoke over a reply, which was stopped."""
+    """A voice over a reply stopped it."""
 
     type: Literal["barge_in"] = "barge_in"
     turn: Count

@@ -2,7 +2,7 @@
 
 Every token was drawn with a number of the session's own seed, from logits that depend on nothing
 but what the session heard and said. So the engine, run again on the same device in the same number
-format, must choose the same tokens, whoever else was in its batches. Only where two tokens were
+format, must choose the same tokens, whatever else was in its batches. Only where two tokens were
 all but equally likely may the rounding of another batch size choose the other one: the margin
 says so.
 """
@@ -506,7 +506,7 @@ class _ChunkPlan:
 class Fork:
     """A recorded conversation, repeated up to a chunk and then going its own way.
 
-    From there on the model hears the rest of the recording with other settings. What somebody
+    From there on the model hears the rest of the recording with other settings. What was
     asked for is asked for again; what was spoken over was another reply, so nothing is stopped.
 
     Args:

@@ -40,7 +40,7 @@ MB = 1_000_000
 LONGEST_SHARE_HOURS = 720
 PRIVATE_FOLDER_MODE = 0o700
 PRIVATE_MODE = 0o600
-"""Of files: for nobody else on this machine."""
+"""Of files: closed to other users of this machine."""
 ABANDONED_SECONDS = 3600.0
 """An upload that nothing was added to for so long is not going on."""
 GALLERY_LIST = "gallery.json"
@@ -138,7 +138,7 @@ class RecordingStore:
         self.count()
 
     def tidy(self) -> None:
-        """Remove what a server that was killed left behind and nobody can want."""
+        """Remove what a server that was killed left behind and that is of no use."""
         if not self._folder.is_dir():
             return
         for recording_id in self.ids():
@@ -152,7 +152,7 @@ class RecordingStore:
     # Something new
 
     def new_path(self) -> tuple[str, Path]:
-        """An id that nobody can guess, and the file that is to be written for it.
+        """An id that cannot be guessed, and the file that is to be written for it.
 
         Raises:
             RecordingError: there is no room for more, or no folder can be made.
@@ -164,7 +164,7 @@ class RecordingStore:
                 "recording_full",
             )
         try:
-            # Nobody else on this machine is to list the ids.
+            # Other users of this machine are not to list the ids.
             self._folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
         except OSError as error:
             raise _cannot("nothing can be recorded on this server", error) from error
@@ -285,7 +285,7 @@ class RecordingStore:
 
 
 def _new_id() -> str:
-    """Nobody can guess it; and no command line takes it for an option."""
+    """It cannot be guessed; and no command line takes it for an option."""
     while (new := secrets.token_urlsafe(ID_BYTES)).startswith("-"):
         pass
     return new

@@ -278,7 +278,7 @@ def _reply_fields(file: SessionFile, reply: RecordedReply) -> Fields:
 
 
 def _end(file: SessionFile, reply: RecordedReply) -> float:
-    """Where a reply is over: its sound or, where nobody heard any, the time that reading takes."""
+    """Where a reply is over: its sound or, where none was heard, the time that reading takes."""
     playback = reply.playback
     if playback is None or reply.turn not in file.reply_turns:
         return reply.seconds + reply.shown_seconds

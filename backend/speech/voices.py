@@ -92,7 +92,7 @@ class Voices:
         )
 
     def voice_for(self, voice_id: str, text: str) -> Voice:
-        """The voice that should say `text` for whoever chose `voice_id`.
+        """The voice that should say `text` where `voice_id` was chosen.
 
         Raises:
             UnknownVoiceError: no voice is called so.

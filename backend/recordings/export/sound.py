@@ -75,7 +75,7 @@ class _Replies:
             for reply in read_transcript(file).replies
             if (played := reply.playback) is not None
             and reply.turn in spoken
-            # One that is said to begin after the recording was heard by nobody.
+            # One that is said to begin after the recording was never heard.
             and played.starts_at_seconds < file.seconds
         ]
         self._waiting.sort(reverse=True)
@@ -88,7 +88,7 @@ class _Replies:
         """The next samples, `[num_samples]`.
 
         Raises:
-            SessionFileError: more replies sound at once than anybody would let speak.
+            SessionFileError: more replies sound at once than can be told apart.
         """
         end = self._position + num_samples
         block = np.zeros(num_samples, np.float32)
