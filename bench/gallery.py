@@ -114,7 +114,7 @@ class LiveClock:
 
 
 @dataclass(slots=True)
-class _Playing:
+class _PlayedReply:
     """A spoken reply on its way out of the headphones; in seconds of the client's audio."""
 
     turn: int
@@ -136,7 +136,7 @@ class Headphones:
     """Plays spoken replies as the page does, one after another, and says what was heard."""
 
     def __init__(self) -> None:
-        self._playing: deque[_Playing] = deque()
+        self._playing: deque[_PlayedReply] = deque()
         self._held_at: float | None = None
 
     def follow(self, events: Iterable[ConversationEvent], now: float) -> list[AcknowledgePlayback]:
@@ -153,7 +153,7 @@ class Headphones:
     def _add(self, sound: ReplySound, now: float) -> None:
         if not self._playing or self._playing[-1].turn != sound.turn:
             free_at = self._playing[-1].ends_at if self._playing else now
-            self._playing.append(_Playing(sound.turn, max(now, free_at)))
+            self._playing.append(_PlayedReply(sound.turn, max(now, free_at)))
         self._playing[-1].seconds += pcm_seconds(sound.pcm, SPEECH_RATE_HZ)
 
     def _obey(self, action: OverlapAction, now: float) -> list[AcknowledgePlayback]:

@@ -136,10 +136,10 @@ class SocketService:
             request = kind.request(address, self._offer)
         except WireError as error:
             raise ConnectionEnd(error, CloseCode.POLICY) from error
-        return Connection(self._conversations, request, Messages(websocket), send)
+        return Connection(self._conversations, request, SocketMessages(websocket), send)
 
 
-class Messages:
+class SocketMessages:
     """A client's messages until it goes; waiting for the next may be cancelled."""
 
     def __init__(self, websocket: WebSocket) -> None:

@@ -143,7 +143,7 @@ class Listening(TypedDict):
     metadata: Metadata
 
 
-class Playback(TypedDict):
+class PlaybackPosition(TypedDict):
     """How far a reply has come."""
 
     generated_ms: float
@@ -155,7 +155,7 @@ class Playback(TypedDict):
 class PlaybackEvent(TypedDict):
     """What a client has told of its playback."""
 
-    playback: Playback
+    playback: PlaybackPosition
     history_committed: bool
 
 
