@@ -78,6 +78,8 @@ class ModelRunner:
 
     def __init__(self, checkpoint: Checkpoint, num_slots: int, max_positions: int) -> None:
         self.device = checkpoint.device
+        if self.device.type == "cuda":
+            choose_cuda_kernels()
         self._control = checkpoint.control_tokens
         self._num_parameters = sum(p.numel() for p in checkpoint.language_model.parameters())
         self._encoder = ChunkEncoder(checkpoint.audio_tower)
@@ -184,10 +186,10 @@ class ModelRunner:
         return [None if token < 0 else token for token in outcome]
 
     def _upload(self, tensor: Tensor) -> Tensor:
-        """To the model's device; from pinned memory, so that nothing waits for the copy."""
-        if self.device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        """To the model's device; to a CUDA GPU from pinned memory, so that nothing waits for it."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def _draw(self, rows: Sequence[StepRow], logits: Tensor) -> Tensor:
         is_greedy = [row.sampling.temperature == 0 for row in rows]
@@ -200,3 +202,13 @@ class ModelRunner:
         )
         temperature, per_row_top_k, uniform = self._upload(numbers).unbind(dim=1)
         return sample(logits, temperature, per_row_top_k.long(), max(top_k), uniform)
+
+
+def choose_cuda_kernels() -> None:
+    """Keep to kernels whose cost and numbers do not depend on a row's length.
+
+    cuDNN's attention makes a plan for every new length, which takes a good part of a second, and
+    its convolutions round float32 to 19 bits.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cudnn.allow_tf32 = False
