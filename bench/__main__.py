@@ -12,6 +12,7 @@ from bench.held_out import report_held_out
 from bench.hour import report_hour
 from bench.live import report_live
 from bench.memory import report_memory
+from bench.page_engine import report_page_engine
 from bench.recording import report_recording
 from bench.rounding import report_rounding
 from bench.samples import recordings_under, report_samples
@@ -26,6 +27,7 @@ SECTIONS = {
     "hour": "an hour through one session: time and peak memory",
     "memory": "what a server holds over a recorded conversation",
     "recording": "what it costs to record a conversation and to read it",
+    "browser": "the model in a page: sizes, times, memory, and whether it says the same",
     "forks": "how long decisions take beside a fork",
     "rounding": "how far a batch moves what tokens are drawn from",
     "voice-detector": "what the voice detector costs the event loop",
@@ -50,7 +52,10 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=100, help="of `live` (%(default)s)")
     parser.add_argument("--recordings", type=Path, help="a folder of utterances for `live`")
     parser.add_argument(
-        "--minutes", type=float, default=60, help="of `memory` and `recording` (%(default)s)"
+        "--minutes",
+        type=float,
+        default=60,
+        help="of `memory`, `recording` and `browser` (%(default)s)",
     )
     parser.add_argument(
         "--seconds", type=float, default=60, help="of `forks`, with and without (%(default)s)"
@@ -85,13 +90,15 @@ def run(parsed: argparse.Namespace) -> None:
         report_memory(parsed.minutes)
     if "recording" in sections:
         report_recording(parsed.minutes)
+    if "browser" in sections:
+        report_page_engine(parsed.minutes, parsed.data)
     if "forks" in sections:
         report_forks(parsed.conversations, parsed.seconds)
     if "rounding" in sections:
         report_rounding()
     if "voice-detector" in sections:
         report_detector()
-    if parsed.data:
+    if parsed.data and "browser" not in sections:
         report_held_out(parsed.data)
     if "sessions" in sections:
         report_sessions(parsed.threads)
