@@ -126,6 +126,8 @@ class Instead:
 
 SERVES = Instead("serves until it is interrupted; tests/test_browser.py serves", accepts)
 MEASURES = Instead("takes minutes", accepts)
+EXPORTS = Instead("writes into build/; tests/test_static_page.py assembles", accepts)
+FILE_SERVER = Instead("is Python's own, and serves until it is interrupted", is_shell)
 TRAINS = Instead("takes hours and data; tests/test_training.py trains", accepts)
 DISTILS = Instead("takes hours and data; tests/test_distil.py distils", is_a_target)
 MAKES = Instead("sets up an environment, and this may be `make test` itself", is_a_target)
@@ -174,6 +176,9 @@ NOT_RUN = {
     f"{PYTHON} -m backend.training listen --data DATA --split held-out": TRAINS,
     f"{PYTHON} -m backend.training train --conversations own.jsonl --held-out others.jsonl "
     "--output mine": TRAINS,
+    f"{PYTHON} -m backend.browser model": EXPORTS,
+    f"{PYTHON} -m backend.browser page": EXPORTS,
+    f"{PYTHON} -m http.server --directory build/static": FILE_SERVER,
     f"{PYTHON} -m examples.ask_server assets/samples/digit_seven.ogg": CONVERSES,
     "make .venv/train.stamp": MAKES,
     "make .venv/voices.stamp": MAKES,
@@ -182,6 +187,8 @@ NOT_RUN = {
     "make bench": MAKES,
     "make bench ARGS=--gpu": MAKES,
     "make bench ARGS=--help": MAKES,
+    "make bench ARGS=browser": MAKES,
+    'make bench ARGS="browser --data folder"': MAKES,
     "make bench ARGS=forks": MAKES,
     "make bench ARGS=gpu": MAKES,
     "make bench ARGS=hour": MAKES,
@@ -199,6 +206,9 @@ NOT_RUN = {
     "make screenshots": MAKES,
     "make space": MAKES,
     "make space HARDWARE=cpu": MAKES,
+    "make static": MAKES,
+    'make static ARGS="--weights int8"': MAKES,
+    'make static ARGS="--checkpoint folder"': MAKES,
     "make test": MAKES,
     'make test ARGS="-k audio"': MAKES,
     "make train DATA=folder": MAKES,
@@ -230,6 +240,7 @@ NOT_RUN = {
     "--publish 127.0.0.1:7860:7860 audio-interaction": ELSEWHERE,
     "docker run --rm --volume data:/data audio-interaction download": ELSEWHERE,
     "hf upload --repo-type space USER/NAME build/space .": ELSEWHERE,
+    "hf upload --repo-type space USER/NAME build/static .": ELSEWHERE,
     "ssh -L 7860:localhost:7860 SERVER": ELSEWHERE,
 }
 
