@@ -174,7 +174,7 @@ def _gallery() -> list[tuple[str, Samples]]:
     for path in sorted(GALLERY.glob("*.aisession")):
         with SessionFile(path) as file:
             # Back to the samples that 32767 gives again.
-            sound = np.concatenate(list(file.chunks())) * (32768 / 32767)
+            sound = (np.concatenate(list(file.chunks())) * (32768 / 32767)).astype(np.float32)
         sounds.append((path.stem, sound))
     return sounds
 
