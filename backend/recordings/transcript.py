@@ -31,7 +31,7 @@ Fields = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TimedText:
     """Some text of a reply, and when it came after the reply's first token."""
 
     text: str
@@ -50,7 +50,7 @@ class RecordedReply:
     emotion: Emotion | None = None
     status: TurnStatus | None = None
     """None where the recording ended before the reply did."""
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[TimedText] = field(default_factory=list)
     barge_in: BargeInRecord | None = None
     playback: PlaybackRecord | None = None
     latency: LatencyRecord | None = None
@@ -132,7 +132,7 @@ def read_transcript(file: SessionFile) -> Transcript:
                 reply.emotion = reply.emotion or record.emotion
                 reply.status = record.status
                 if record.text:
-                    reply.pieces.append(Piece(record.text, max(0.0, record.at - decided_at)))
+                    reply.pieces.append(TimedText(record.text, max(0.0, record.at - decided_at)))
             case SettingsRecord():
                 transcript.changes.append(SettingsChange(len(transcript.decisions), record))
             case TypedRecord():

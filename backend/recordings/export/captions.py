@@ -10,7 +10,7 @@ SHORTEST_CUE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Cue:
+class Caption:
     """A caption between two times of the microphone's audio."""
 
     start_seconds: float
@@ -20,14 +20,14 @@ class Cue:
     """On one line, with what was cut off marked."""
 
 
-def cues(transcript: Transcript) -> Iterator[Cue]:
+def cues(transcript: Transcript) -> Iterator[Caption]:
     """One caption a reply; each ends where the next begins, at the latest."""
     replies = [reply for reply in transcript.replies if reply.text.strip()]
     for reply, following in zip(replies, [*replies[1:], None], strict=False):
         end = reply.seconds + reply.shown_seconds
         if following is not None:
             end = min(end, following.seconds)
-        yield Cue(
+        yield Caption(
             reply.seconds,
             max(end, reply.seconds + SHORTEST_CUE_SECONDS),
             reply,
