@@ -30,6 +30,7 @@ from backend.config import (
     SessionSettings,
 )
 from backend.engine.context import LEAD_CHUNKS, RECENT_CHUNKS
+from backend.engine.core import LEAST_ROLL_MARGIN, ROLL_SHARE
 from backend.errors import CheckpointError
 from backend.features import HISTORY_SAMPLES, LOOKAHEAD_SAMPLES, StreamingLogMel
 from backend.model.checkpoint import Checkpoint
@@ -95,6 +96,7 @@ def facts(checkpoint: Checkpoint, weight_format: WeightFormat) -> dict[str, Any]
         "features_per_chunk": FEATURES_PER_CHUNK,
         "recent_chunks": RECENT_CHUNKS,
         "lead_chunks": LEAD_CHUNKS,
+        "roll_margin": max(checkpoint.max_positions // ROLL_SHARE, LEAST_ROLL_MARGIN),
         "max_decision_bias": MAX_DECISION_BIAS,
         "control_tokens": asdict(checkpoint.control_tokens),
         "emotions": list(Emotion),

@@ -42,6 +42,7 @@ export class Session {
     this.settings = null;
     this.numPositions = 0; // the newest token is not among them yet
     this.context = [];
+    this.kept = null; // what will stay of it, once it is nearly full, and what was heard since
     this.pending = [];
     this.turn = null;
     this.numHeard = 0;
@@ -74,7 +75,10 @@ export class Session {
     this.use(settings);
     if (this.prefix.join() !== before.join()) {
       const positions = positionsOf(this.context, this.chunkTokens.length);
-      if (this.prefix.length + positions > this.maxPositions) this.shorten();
+      const { roll_margin: margin } = this.model.facts;
+      const isTooLong = this.prefix.length + positions + margin > this.maxPositions;
+      if (isTooLong) this.context = this.shortened();
+      this.kept = null;
       await this.fillCache();
     }
     this.onRecord({ type: 'settings', settings: this.settings });
@@ -100,11 +104,9 @@ export class Session {
   /** Hear the next chunk, or draw the next token of the reply. */
   async step() {
     const isSpeaking = this.state !== State.LISTENING;
-    const numNeeded = isSpeaking ? 1 : 1 + this.chunkTokens.length;
-    const began = this.clock();
-    if (this.numPositions + numNeeded > this.maxPositions) await this.roll();
     if (isSpeaking) await this.speak();
-    else await this.listen(began);
+    else await this.listen(this.clock());
+    if (!this.isOver) await this.makeRoom();
   }
 
   /** Compute the context from its first position; the newest token stays out. */
@@ -119,19 +121,26 @@ export class Session {
     this.numPositions = tokens.length - 1;
   }
 
-  /** Let go of the oldest part of the context; the chunk that is being answered stays. */
-  shorten() {
-    const { recent_chunks: recentChunks, lead_chunks: leadChunks } = this.model.facts;
+  /** The context without its oldest part; the chunk that is being answered stays. */
+  shortened() {
+    const { facts } = this.model;
+    const { recent_chunks: recentChunks, lead_chunks: leadChunks, roll_margin: margin } = facts;
     const inputPositions = this.chunkTokens.length;
-    const room = Math.floor(this.maxPositions / 2) - this.prefix.length;
+    const room = Math.floor(this.maxPositions / 2) - margin - this.prefix.length;
     const newest = positionsOf(this.context.slice(-1), inputPositions);
     const sizes = { inputPositions, recentChunks, leadChunks };
-    this.context = chunksToKeep(this.context, Math.max(room, newest), sizes);
+    return chunksToKeep(this.context, Math.max(room, newest), sizes);
   }
 
-  async roll() {
+  /** Roll a context that is full. What stays is chosen a little earlier, as on a server. */
+  async makeRoom() {
     const before = this.numPositions;
-    this.shorten();
+    const left = this.maxPositions - before;
+    if (left < this.model.facts.roll_margin) this.kept ??= this.shortened();
+    const numNeeded = this.state === State.LISTENING ? 1 + this.chunkTokens.length : 1;
+    if (this.kept === null || left >= numNeeded) return;
+    this.context = this.kept;
+    this.kept = null;
     await this.fillCache();
     this.onRecord({ type: 'rolled', positions_before: before, positions_after: this.numPositions });
   }
@@ -154,7 +163,9 @@ export class Session {
     const chunk = this.numHeard;
     this.numHeard += 1;
     this.numPositions += 1 + this.chunkTokens.length;
-    this.context.push({ features, tokens: [token] });
+    const heard = { features, tokens: [token] };
+    this.context.push(heard);
+    this.kept?.push(heard);
     const [state, effect] = this.protocol.advance(this.state, token);
     this.state = state;
     const speak = effect === Effect.OPEN_TURN;
