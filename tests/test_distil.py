@@ -389,7 +389,9 @@ def test_what_is_heard_does_not_depend_on_what_comes_later() -> None:
 
 
 def distiller_in(folder: Path, pieces: WordPieces) -> Distiller:
-    return Distiller(DistilConfig(warmup_steps=3), TINY_SHAPE, VOCABULARY, pieces, folder)
+    return Distiller(
+        DistilConfig(warmup_steps=3, rate=5e-3), TINY_SHAPE, VOCABULARY, pieces, folder
+    )
 
 
 def begun(folder: Path, pieces: WordPieces) -> tuple[Distiller, LessonBatch]:
@@ -429,8 +431,28 @@ def test_a_fitted_head_comes_near_what_is_linear() -> None:
     torch.testing.assert_close(head(inputs).mean(0), targets.mean(0), atol=1e-3, rtol=1e-3)
 
 
+def test_at_first_words_move_their_head_alone(tmp_path: Path, pieces: WordPieces) -> None:
+    distiller, batch = begun(tmp_path, pieces)
+
+    def moved() -> set[str]:
+        distiller.student.zero_grad()
+        _, words = distiller.losses(batch, None)
+        words.backward()
+        gradients = {
+            name: parameter.grad for name, parameter in distiller.student.named_parameters()
+        }
+        return {name for name, grad in gradients.items() if grad is not None and grad.any()}
+
+    assert moved() == {"model.word_head.weight", "model.word_head.bias"}
+    distiller.seconds = distiller.config.features_alone_seconds
+    # The head's first weights are zero: they let nothing through yet.
+    torch.nn.init.normal_(distiller.student.model.word_head.weight)
+    assert "model.tower.encoder.conv1.weight" in moved()
+
+
 def test_learning_brings_words_nearer(tmp_path: Path, pieces: WordPieces) -> None:
     distiller, batch = begun(tmp_path, pieces)
+    distiller.seconds = distiller.config.features_alone_seconds
     _, before = distiller.losses(batch, None)
     for _ in range(15):
         distiller.learn(batch, None)

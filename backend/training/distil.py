@@ -60,22 +60,25 @@ class DistilConfig:
 
     hours: float = 4.0
     """Of one core; the learning rate falls in the last part of them."""
-    tower_rate: float = 4e-4
-    rate: float = 2e-3
+    tower_rate: float = 3e-4
+    rate: float = 1e-3
     warmup_steps: int = 100
     falling_share: float = 0.25
     clip_norm: float = 1.0
     weight_decay: float = 0.02
     feature_weight: float = 1.0
     word_weight: float = 0.4
+    features_alone_seconds: float = 720.0
+    """At first, in which words move their head alone: as long as it knows none, what they teach the
+    layers below drowns the features."""
     longest_mean: float = 0.997
     """How much of the mean of the weights stays after a step, at most."""
     seed: int = 23
     shapes: tuple[BatchShape, ...] = (
-        BatchShape(2, 12),
-        BatchShape(2, 12),
-        BatchShape(2, 16),
-        BatchShape(1, 26),
+        BatchShape(3, 12),
+        BatchShape(2, 18),
+        BatchShape(2, 18),
+        BatchShape(1, 30),
     )
     pieces_between_trials: int = 2
     """Of speech, that are added whenever the run is scored, if there are more."""
@@ -332,8 +335,11 @@ class Distiller:
         if not known:
             return features, hidden.sum() * 0.0
         transcripts = [batch.transcripts[row] or () for row in known]
+        read = hidden[known]
+        if self.seconds < self.config.features_alone_seconds:
+            read = read.detach()
         words = F.ctc_loss(
-            self.student.model.word_head(hidden[known]).transpose(0, 1).log_softmax(-1),
+            self.student.model.word_head(read).transpose(0, 1).log_softmax(-1),
             torch.tensor([piece for pieces in transcripts for piece in pieces]),
             torch.full((len(known),), hidden.shape[1]),
             torch.tensor([len(pieces) for pieces in transcripts]),
