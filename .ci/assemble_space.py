@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 REPOSITORY = Path(__file__).parents[1]
 PARTS = ("app.py", "backend", "client", "webui", "assets", "docs", "LICENSE", "README.md")
 NOT_NEEDED = ("backend/training",)
-BINARIES = ("safetensors", "pth", "png", "ogg", "aisession", "mp3", "wav")
+BINARIES = ("onnx", "safetensors", "pth", "png", "ogg", "aisession", "mp3", "wav")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 PLATFORM_EXTRAS = ("", "oauth", "mcp")
 """Of Gradio: Spaces install it with these, in one command with requirements.txt."""

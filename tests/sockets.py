@@ -14,6 +14,7 @@ from backend.audio import Samples, float_to_pcm16
 from backend.config import SAMPLE_RATE_HZ
 from backend.conversation.conversation import ConversationOptions
 from backend.conversation.settings import ConversationSettings
+from backend.conversation.voice_activity import VOICE_DETECTION
 from backend.speech import Voices
 from backend.wires.connection import Connection, SocketLimits
 from backend.wires.conversations import Conversations
@@ -30,9 +31,14 @@ SETTLING_TURNS = 50
 
 
 async def settle() -> None:
-    """Let everything happen that waits for nothing but its turn."""
-    for _ in range(SETTLING_TURNS):
+    """Let everything happen that waits for nothing but its turn, or for voices to be judged."""
+    num_quiet = 0
+    while num_quiet < SETTLING_TURNS:
         await asyncio.sleep(0)
+        num_quiet += 1
+        if any(task.get_name() == VOICE_DETECTION for task in asyncio.all_tasks()):
+            await asyncio.sleep(0.001)
+            num_quiet = 0
 
 
 class SteppedTime:

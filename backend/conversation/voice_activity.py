@@ -240,6 +240,10 @@ def push_together(given: Sequence[tuple[SpeechDetector, Samples]]) -> list[list[
     return events
 
 
+VOICE_DETECTION = "voice detection"
+"""The name of the task that waits for the thread."""
+
+
 class VoiceDetection:
     """Judges the streams of an event loop on a thread, those that wait together in one go.
 
@@ -256,7 +260,7 @@ class VoiceDetection:
         told: asyncio.Future[list[VoiceEvent]] = asyncio.get_running_loop().create_future()
         self._waiting.append((detector, samples, told))
         if self._judging is None:
-            self._judging = asyncio.create_task(self._judge())
+            self._judging = asyncio.create_task(self._judge(), name=VOICE_DETECTION)
         return await told
 
     async def _judge(self) -> None:

@@ -161,8 +161,10 @@ def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[Clip]
     work.mkdir(parents=True, exist_ok=True)
     cache = work / CLIPS
     if not cache.exists():
+        # First what may be missing, then what takes long.
+        people = people_clips(data, work, workers)
         synthetic = align_all(synthetic_utterances(work, seed, workers), workers)
-        _write([*people_clips(data, work, workers), *synthetic], cache)
+        _write([*people, *synthetic], cache)
     return _read(cache)
 
 
