@@ -15,12 +15,23 @@ class Time(Protocol):
         """Wait."""
 
 
+class WorkTime(Time, Protocol):
+    """A clock that tells work as well."""
+
+    def worked(self) -> float:
+        """Seconds that this thread has kept a processor at work; never goes back."""
+
+
 class SystemTime:
     """The machine's time."""
 
     def now(self) -> float:
         """Seconds of a clock that is as fine as the machine's."""
         return time.perf_counter()
+
+    def worked(self) -> float:
+        """Seconds of work that other threads and programs add nothing to."""
+        return time.thread_time()
 
     async def sleep(self, seconds: float) -> None:
         """Wait without keeping others from working."""

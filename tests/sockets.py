@@ -45,11 +45,16 @@ class SteppedTime:
     """Stands still but for `pass_by`."""
 
     def __init__(self) -> None:
+        self.work_seconds = 0.0
+        """What this thread is to have worked."""
         self._now = 0.0
         self._sleepers: list[tuple[float, asyncio.Event]] = []
 
     def now(self) -> float:
         return self._now
+
+    def worked(self) -> float:
+        return self.work_seconds
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
@@ -264,9 +269,10 @@ class House:
 
     async def empty(self) -> None:
         """Everybody leaves."""
-        for visitor in self._visitors:
-            if not visitor.serving.done():
-                await visitor.leave()
+        async with self.time.running():
+            for visitor in self._visitors:
+                if not visitor.serving.done():
+                    await visitor.leave()
         await self.time.pass_by(100)
         self._visitors.clear()
 

@@ -16,6 +16,7 @@ LAYERS = [
     ["webui"],
     [
         "backend.admission",
+        "backend.allowance",
         "backend.config",
         "backend.errors",
         "backend.events",

@@ -112,7 +112,17 @@ BAD_MESSAGES: dict[str, tuple[str | bytes, str]] = {
     "stereo": (audio_format(type="audio/pcm", channels=2), "unsupported_audio_format"),
     "floats": (audio_format(type="audio/pcm-float32"), "unsupported_audio_format"),
     "a telephone": (audio_format(type="audio/pcmu"), "unsupported_audio_format"),
-    "deep": ('{"type":' * 50_000, "invalid_json"),
+    "deep": ('{"type":' * 10_000, "invalid_json"),
+    "many values": ('{"type":' + "[{}," * 10_000, "message_too_large"),
+    "a long id": (json.dumps({"type": "turn.signal", "event_id": "x" * 300}), "invalid_value"),
+    "a long name": (
+        json.dumps({"type": "response.create", "response": {"metadata": {"x" * 3_000_000: ""}}}),
+        "invalid_value",
+    ),
+    "many modalities": (
+        json.dumps({"type": "session.update", "session": {"modalities": ["smell"] * 10_000}}),
+        "invalid_value",
+    ),
 }
 
 

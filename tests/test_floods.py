@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from uvicorn.server import ServerState
 from websockets.client import ClientProtocol
@@ -15,15 +16,23 @@ from websockets.protocol import State
 from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
-from backend.config import CHUNK_SAMPLES
+from backend.allowance import BUSY_SOCKETS_SHARE, SOCKET_SHARE, LoopShare, LoopTime
+from backend.config import CHUNK_SAMPLES, SessionSettings
+from backend.conversation.commands import Command, DiscardAudio
+from backend.conversation.conversation import Conversation
+from backend.conversation.engine_settings import (
+    CHANGE_BURST,
+    CHANGES_PER_SECOND,
+    PROMPT_COST,
+)
 from backend.serving.connection_limits import ConnectionLimits, OpenConnections, Proxies
 from backend.serving.server import ServingOptions
 from backend.serving.socket_protocol import FRAMES_PER_TURN, IDLE_FRAME_BURST, RealtimeSocket
 from backend.serving.uvicorn_config import ServerConfig
 from backend.wires.errors import CloseCode
-from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.scripted import LONGEST_PROMPT, ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.serving import serving, wait_until_free
-from tests.sockets import WAIT_SECONDS, settle
+from tests.sockets import WAIT_SECONDS, SteppedTime, house, settle
 
 KEY = "open-sesame"
 NUM_FLOODING = 20_000
@@ -239,3 +248,194 @@ async def test_nothing_is_read_while_a_socket_has_had_its_turn() -> None:
     served.connection_lost(None)
     for task in served.tasks:
         task.cancel()
+
+
+# Work that a client orders costs it its own turn
+
+
+class CostlyTime(SteppedTime):
+    """Each step that the loop's thread takes costs it some milliseconds of work."""
+
+    step_seconds = 0.0
+
+    def worked(self) -> float:
+        self.work_seconds += self.step_seconds
+        return self.work_seconds
+
+
+@pytest.mark.anyio
+async def test_who_costs_more_than_its_share_waits() -> None:
+    time = CostlyTime()
+    time.step_seconds = 0.05
+    loop_time = LoopTime(time)
+    num_done = [0, 0]
+
+    async def work(number: int) -> None:
+        num_done[number] += 1
+
+    async def flood(number: int, share: LoopShare) -> None:
+        while True:
+            await share.run(work, number)
+            await share.settle()
+
+    alone = asyncio.create_task(flood(0, loop_time.share()))
+    await settle()
+    # What was saved up, and one on credit.
+    assert num_done == [3, 0]
+    await time.pass_by(10)
+    assert num_done[0] == pytest.approx(3 + 10 * SOCKET_SHARE / 0.05, abs=1)
+    # Many get less each than one alone.
+    crowd = [asyncio.create_task(flood(1, loop_time.share())) for _ in range(10)]
+    await settle()
+    num_done = [0, 0]
+    await time.pass_by(100)
+    assert sum(num_done) == pytest.approx(100 * BUSY_SOCKETS_SHARE / 0.05, rel=0.1)
+    assert num_done[0] == pytest.approx(num_done[1] / 10, rel=0.2)
+    for task in (alone, *crowd):
+        task.cancel()
+
+
+@pytest.mark.anyio
+async def test_work_that_is_counted_ends_as_it_would() -> None:
+    share = LoopTime(SteppedTime()).share()
+    waiting = asyncio.Event()
+
+    async def answer() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    async def wait() -> None:
+        try:
+            await waiting.wait()
+        finally:
+            waiting.set()
+
+    assert await share.run(answer) == "done"
+    with pytest.raises(ValueError, match="no"):
+        await share.run(fail)
+    working = asyncio.create_task(share.run(wait))
+    await settle()
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert waiting.is_set()
+
+
+@pytest.mark.anyio
+async def test_a_costly_client_is_obeyed_later_and_its_neighbour_at_once(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obeyed: list[Command] = []
+    obey = Conversation.obey
+
+    async def obey_at_a_cost(conversation: Conversation, command: Command) -> None:
+        if isinstance(command, DiscardAudio):
+            obeyed.append(command)
+            home.time.work_seconds += 0.05
+        await obey(conversation, command)
+
+    monkeypatch.setattr(Conversation, "obey", obey_at_a_cost)
+    async with house(engine) as home:
+        flooder, neighbour = home.visit(), home.visit()
+        for _ in range(100):
+            flooder.send("input_audio_buffer.clear")
+        await settle()
+        assert len(obeyed) == 3
+        for _ in range(5):
+            neighbour.append(np.zeros(CHUNK_SAMPLES, np.float32))
+            await neighbour.until("response.listen")
+        assert len(obeyed) == 3
+        await home.time.pass_by(1.0)
+        assert len(obeyed) == 3 + round(SOCKET_SHARE / 0.05)
+
+
+NUM_PROMPTS_AT_ONCE = round(CHANGE_BURST / PROMPT_COST)
+
+
+@pytest.fixture
+def changes(monkeypatch: pytest.MonkeyPatch) -> list[SessionSettings]:
+    """What the engine was asked to follow."""
+    asked: list[SessionSettings] = []
+    change = ScriptedSession.change_settings
+
+    async def note(session: ScriptedSession, settings: SessionSettings) -> None:
+        asked.append(settings)
+        await change(session, settings)
+
+    monkeypatch.setattr(ScriptedSession, "change_settings", note)
+    return asked
+
+
+@pytest.mark.anyio
+async def test_of_prompts_that_come_too_fast_only_the_newest_counts(
+    engine: ScriptedEngine, changes: list[SessionSettings]
+) -> None:
+    async with house(engine) as home:
+        visitor = home.visit()
+        for number in range(500):
+            visitor.send("session.update", session={"instructions": f"Prompt {number}."})
+        visitor.send("session.heartbeat")
+        await visitor.until("session.heartbeat_ack")
+        assert len(changes) == visitor.types.count("session.updated") == NUM_PROMPTS_AT_ONCE
+        await home.time.pass_by(20.0)
+        assert len(changes) == visitor.types.count("session.updated") == NUM_PROMPTS_AT_ONCE + 1
+        assert changes[-1].system_prompt == "Prompt 499."
+        assert visitor.received[-1]["session"]["instructions"] == "Prompt 499."
+        # It goes on so for as long as they come.
+        await home.time.pass_by(1000.0)
+        num_before = len(changes)
+        for number in range(1000):
+            visitor.send("session.update", session={"instructions": f"Another {number}."})
+            await home.time.pass_by(0.1)
+        num_allowed = NUM_PROMPTS_AT_ONCE + 100 * CHANGES_PER_SECOND / PROMPT_COST
+        assert num_allowed - 2 <= len(changes) - num_before <= num_allowed
+        await home.time.pass_by(20.0)
+        assert changes[-1].system_prompt == "Another 999."
+
+
+@pytest.mark.anyio
+async def test_a_late_prompt_that_does_not_fit_is_taken_back(
+    engine: ScriptedEngine, changes: list[SessionSettings]
+) -> None:
+    async with house(engine) as home:
+        visitor = home.visit()
+        for number in range(NUM_PROMPTS_AT_ONCE):
+            visitor.send("session.update", session={"instructions": f"It fits {number} times."})
+        long = {"instructions": "x" * (LONGEST_PROMPT + 1), "output_modalities": ["audio"]}
+        visitor.send("session.update", event_id="too-long", session=long)
+        await settle()
+        assert len(changes) == NUM_PROMPTS_AT_ONCE
+        assert "error" not in visitor.types
+        await home.time.pass_by(20.0)
+        error, updated = visitor.received[-2:]
+        assert error["error"]["code"] == "invalid_value"
+        assert error["error"]["event_id"] == "too-long"
+        assert updated["session"]["instructions"] == "It fits 3 times."
+        # What is not the engine's was in force at once, and stays.
+        assert updated["session"]["output_modalities"] == ["audio"]
+        visitor.send("session.update", session={"instructions": "This fits, too."})
+        await home.time.pass_by(20.0)
+        assert changes[-1].system_prompt == "This fits, too."
+        assert visitor.received[-1]["session"]["instructions"] == "This fits, too."
+
+
+@pytest.mark.anyio
+async def test_eagerness_that_goes_to_and_fro_comes_to_the_newest(
+    engine: ScriptedEngine, changes: list[SessionSettings]
+) -> None:
+    async with house(engine) as home:
+        visitor = home.visit()
+        for number in range(501):
+            visitor.send("session.update", session={"decision_bias": 1.0 + number % 2})
+        visitor.send("session.heartbeat")
+        await visitor.until("session.heartbeat_ack")
+        # The last asks for what was followed last, or not long before.
+        assert len(changes) == CHANGE_BURST
+        await home.time.pass_by(20.0)
+        assert changes[-1].decision_bias == 1.0
+        assert visitor.received[-1]["session"]["audio"]["input"]["turn_detection"] is not None
+        assert len(changes) <= CHANGE_BURST + 1

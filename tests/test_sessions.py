@@ -15,12 +15,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from backend.admission import FIRST_GUESS_SECONDS, MAX_IN_LINE, Admission
+from backend.allowance import TokenBucket
 from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES
 from backend.events import Event
 from backend.serving.access import Doorkeeper, may_be_rebound, offered_key
 from backend.serving.server import ServingOptions, SocketService, server_config
-from backend.wires.allowance import TokenBucket
 from backend.wires.connection import SocketLimits
 from backend.wires.errors import CloseCode, ConnectionEnd
 from backend.wires.outbox import MessagesLostError, Outbox

@@ -10,6 +10,8 @@ class ChangeSettings:
     """Follow other settings."""
 
     patch: SettingsPatch
+    reference: str | None = None
+    """What the client calls it, where it has a name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from backend.conversation.commands import (
     TruncateReply,
 )
 from backend.conversation.engine_session import EngineSession, SessionOpener
+from backend.conversation.engine_settings import EngineSettings
 from backend.conversation.errors import CommandError, Problem
 from backend.conversation.events import (
     ActivityResumed,
@@ -38,6 +39,7 @@ from backend.conversation.events import (
     IdleSoon,
     InputAdded,
     SettingsChanged,
+    SettingsRefused,
     SpeechStarted,
     VoiceFailed,
     VoiceFellBack,
@@ -54,7 +56,7 @@ from backend.conversation.speech_queue import ReplySpoken, SpeechQueue, SpeechQu
 from backend.conversation.timeline import Timeline
 from backend.conversation.turn_taking import TurnTaking
 from backend.conversation.voice_activity import VoiceDetection
-from backend.errors import AudioInteractionError
+from backend.errors import AudioInteractionError, SettingsError
 from backend.events import (
     ContextRolled,
     Decision,
@@ -107,8 +109,9 @@ class _OverError(Exception):
 class Conversation:
     """Goes on from `open` to `close`, whether or not a client is connected meanwhile.
 
-    Three tasks: one feeds the engine at its pace, one tells what the engine does, one says replies
-    aloud. None of them keeps the client's commands from being followed.
+    Four tasks: one feeds the engine at its pace, one tells what the engine does, one says replies
+    aloud, one changes settings that had to wait. None of them keeps the client's commands from
+    being followed.
 
     Args:
         session: of the engine.
@@ -132,6 +135,9 @@ class Conversation:
     ) -> None:
         self._session = session
         self._settings = settings
+        self._engine_settings = EngineSettings(session, settings, time)
+        self._late_reference: str | None = None
+        """What the client calls its newest change of settings that has to wait."""
         self._options = options
         self._tell = tell
         self._time = time
@@ -212,6 +218,7 @@ class Conversation:
                 tasks.create_task(self._feed())
                 tasks.create_task(self._follow_engine())
                 tasks.create_task(self._speak())
+                tasks.create_task(self._catch_up())
                 if self._options.idle_seconds:
                     tasks.create_task(self._end_when_idle())
         except* _OverError:
@@ -304,13 +311,15 @@ class Conversation:
     async def _change_settings(self, command: ChangeSettings) -> None:
         settings = self._settings.merged(command.patch)
         settings = replace(settings, voice=self._options.voices.find_voice(settings.voice))
-        if settings.for_engine() != self._settings.for_engine():
-            await self._session.change_settings(settings.for_engine())
+        await self._engine_settings.want(settings)
         if settings.input_rate_hz != self._settings.input_rate_hz:
             self._drain(settings.input_rate_hz)
         self._settings = settings
         self._apply(settings)
-        self._tell(SettingsChanged(settings))
+        if self._engine_settings.is_behind:
+            self._late_reference = command.reference
+        else:
+            self._tell(SettingsChanged(settings))
 
     def _apply(self, settings: ConversationSettings) -> None:
         self._replies.modality = settings.modality
@@ -460,6 +469,22 @@ class Conversation:
             except AudioInteractionError as error:
                 self.fail(str(error))
                 raise _OverError from error
+
+    async def _catch_up(self) -> None:
+        """Make changes of settings that had to wait, and tell of the newest, which is in force."""
+        while True:
+            has_changed = True
+            try:
+                has_changed = await self._engine_settings.catch_up()
+            except SettingsError as error:
+                self._tell(SettingsRefused(str(error), self._late_reference))
+                self._settings = self._engine_settings.take_back()
+                self._apply(self._settings)
+            except AudioInteractionError as error:
+                self.fail(str(error))
+                raise _OverError from error
+            if has_changed and not self._engine_settings.is_behind:
+                self._tell(SettingsChanged(self._settings))
 
     async def _follow_engine(self) -> None:
         async for event in self._session.events():

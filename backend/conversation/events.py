@@ -27,6 +27,15 @@ class SettingsChanged:
     settings: ConversationSettings
 
 
+@dataclass(frozen=True, slots=True)
+class SettingsRefused:
+    """What was asked for cannot be; those in force are told next."""
+
+    message: str
+    reference: str | None
+    """What the client calls the newest change that was refused."""
+
+
 # What is heard.
 
 
@@ -353,6 +362,7 @@ class ConversationEnded:
 ConversationEvent = (
     ConversationOpened
     | SettingsChanged
+    | SettingsRefused
     | SpeechStarted
     | SpeechStopped
     | UtteranceEnded

@@ -119,6 +119,18 @@ class ConversationSettings:
         replace(settings.for_engine(), decision_bias=settings.decision_bias)
         return settings
 
+    def with_engine_part(self, other: "ConversationSettings") -> "ConversationSettings":
+        """These settings, but what is the engine's as in `other`."""
+        return replace(
+            self,
+            instructions=other.instructions,
+            sampling=other.sampling,
+            seed=other.seed,
+            max_output_tokens=other.max_output_tokens,
+            decision_bias=other.decision_bias,
+            turns=replace(self.turns, replies_itself=other.turns.replies_itself),
+        )
+
     def for_engine(self) -> SessionSettings:
         """The part that is the engine's."""
         return SessionSettings(

@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
+from starlette.websockets import WebSocketDisconnected
 
 from backend.admission import Admission
 from backend.engine import Engine
@@ -127,7 +128,7 @@ class SocketService:
     def _connection(self, websocket: WebSocket, kind: WireKind) -> Connection:
         async def send(text: str) -> None:
             # Whoever reads the client's messages learns that it has gone, and whether on purpose.
-            with suppress(WebSocketDisconnect):
+            with suppress(WebSocketDisconnect, WebSocketDisconnected):
                 async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                     await websocket.send_text(text)
 

@@ -10,9 +10,9 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
+from backend.allowance import TokenBucket
 from backend.serving.uvicorn_config import ServerConfig
 from backend.timing import SystemTime
-from backend.wires.allowance import TokenBucket
 from backend.wires.errors import CloseCode, WireError
 from backend.wires.registry import wire_at
 

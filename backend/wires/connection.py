@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from backend.admission import Place, Waiter
+from backend.allowance import TokenBucket
 from backend.conversation.events import ConversationEnded, EndReason
 from backend.conversation.settings import ConversationSettings
 from backend.errors import AudioInteractionError, SessionLimitError
-from backend.wires.allowance import TokenBucket
 from backend.wires.conversations import Attachment, Conversations
 from backend.wires.errors import (
     CloseCode,
@@ -108,6 +108,7 @@ class Connection:
         self._characters_allowed = TokenBucket(
             limits.characters_per_second, limits.character_burst, time
         )
+        self._loop_share = conversations.loop_time.share()
         self._errors_allowed = TokenBucket(limits.errors_per_second, limits.error_burst, time)
         self._held: list[ClientMessage | SocketCommand] = []
         self._num_held_characters = 0
@@ -126,7 +127,7 @@ class Connection:
         try:
             async with asyncio.TaskGroup() as tasks:
                 others = [
-                    tasks.create_task(self._send(attachment)),
+                    tasks.create_task(self._loop_share.run(self._send, attachment)),
                     tasks.create_task(self._give_way(attachment)),
                 ]
                 try:
@@ -231,7 +232,7 @@ class Connection:
         """Keep what comes before there is a conversation; returns when the client has gone."""
         async for message in self._messages:
             try:
-                await self._hold(message)
+                await self._loop_share.run(self._hold, message)
             except WireError as error:
                 self._count_error()
                 await self._say(Refused(error))
@@ -303,7 +304,7 @@ class Connection:
         async for text in self._messages:
             # What comes over a socket that was replaced is sent again over the new one.
             if not attachment.is_lost.is_set():
-                await self._answer(text, attachment)
+                await self._loop_share.run(self._answer, text, attachment)
             await self._allow(text)
 
     async def _answer(
@@ -318,7 +319,7 @@ class Connection:
                 await self._obey(message, attachment)
             else:
                 # What was begun is done to its end, also if the socket breaks meanwhile.
-                await asyncio.shield(attachment.obey(message))
+                await asyncio.shield(self._loop_share.run(attachment.obey, message))
         except AudioInteractionError as error:
             named = as_wire_error(error)
             named.event_id = named.event_id or event_id
@@ -368,6 +369,7 @@ class Connection:
         """Do not read on before this client may send more."""
         await self._messages_allowed.take(1)
         await self._characters_allowed.take(len(message))
+        await self._loop_share.settle()
 
     def _count_error(self) -> None:
         if not self._errors_allowed.take_now(1):

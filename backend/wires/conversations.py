@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.admission import Admission, Place
+from backend.allowance import LoopTime
 from backend.conversation.conversation import Conversation
 from backend.conversation.engine_session import SessionOpener
 from backend.conversation.events import ConversationEnded, ConversationEvent
 from backend.conversation.settings import ConversationSettings
 from backend.errors import AudioInteractionError, SessionLimitError
 from backend.recordings.live import Recordings
-from backend.timing import Time
+from backend.timing import WorkTime
 from backend.wires.errors import (
     SESSION_FAILURE,
     CloseCode,
@@ -100,12 +101,14 @@ class Conversations:
         self,
         engine: SessionOpener,
         admission: Admission,
-        time: Time,
+        time: WorkTime,
         kept_seconds: float = KEPT_SECONDS,
         recordings: Recordings | None = None,
     ) -> None:
         self.admission = admission
         self.time = time
+        self.loop_time = LoopTime(time)
+        """Of which each socket may take its share."""
         self._engine = engine
         self._kept_seconds = kept_seconds
         self._recordings = recordings

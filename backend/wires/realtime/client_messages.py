@@ -10,10 +10,17 @@ from backend.wires.errors import WireError
 
 MAX_MESSAGE_CHARACTERS = 4 * 1024 * 1024
 """Of one message; in base64 PCM16 this is more than a minute of audio at 24 kHz."""
+MAX_MESSAGE_VALUES = 20_000
+"""In one message: audio of any length is one, and hundreds of tools are thousands."""
+MAX_ECHO_CHARACTERS = 200
+"""Of what a client sent, in what it is told is wrong with it."""
 
-
+Modalities = Annotated[list[Modality], Field(max_length=8, fail_fast=True)]
 Eagerness = Literal["low", "medium", "high", "auto"]
+EventId = Annotated[str, Field(max_length=MAX_ECHO_CHARACTERS)]
 ItemId = Annotated[str, Field(min_length=1, max_length=128)]
+Name = Annotated[str, Field(max_length=128)]
+"""Of what the server has named: a response, a session, a voice."""
 MetadataName = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -54,7 +61,7 @@ class AudioInput(BaseModel):
 class CustomVoice(BaseModel):
     """A voice as an object, which the API allows too."""
 
-    id: str
+    id: Name
 
 
 class AudioOutput(BaseModel):
@@ -62,7 +69,7 @@ class AudioOutput(BaseModel):
 
     format: AudioFormat | None = None
     sample_rate_hz: int | None = None
-    voice: str | CustomVoice | None = None
+    voice: Name | CustomVoice | None = None
     speed: float | None = None
 
 
@@ -77,11 +84,11 @@ class SessionPatch(BaseModel):
     """The settings of `session.update` that are honoured; None leaves a setting as it is."""
 
     audio: Audio | None = None
-    output_modalities: list[Modality] | None = None
+    output_modalities: Modalities | None = None
     instructions: str | None = None
     max_output_tokens: int | Literal["inf"] | None = None
     # Not in the OpenAI API, as other servers of open models name them.
-    modalities: list[Modality] | None = None
+    modalities: Modalities | None = None
     temperature: float | None = None
     top_k: int | None = None
     seed: int | None = None
@@ -89,14 +96,14 @@ class SessionPatch(BaseModel):
     sample_rate_hz: int | None = None
     input_audio_format: str | None = None
     output_audio_format: str | None = None
-    voice: str | CustomVoice | None = None
+    voice: Name | CustomVoice | None = None
 
 
 class ResponseOptions(BaseModel):
     """The options of `response.create` that are honoured."""
 
     metadata: dict[MetadataName, MetadataValue] | None = Field(default=None, max_length=16)
-    output_modalities: list[Modality] | None = None
+    output_modalities: Modalities | None = None
 
     @property
     def modality(self) -> Modality | None:
@@ -112,7 +119,7 @@ class ClientEvent(BaseModel):
     model_config = ConfigDict(frozen=True)
     TYPE: ClassVar[str]
 
-    event_id: str | None = None
+    event_id: EventId | None = None
 
 
 class SessionUpdate(ClientEvent):
@@ -152,7 +159,7 @@ class CancelResponse(ClientEvent):
     """Stop the reply in progress."""
 
     TYPE = "response.cancel"
-    response_id: str | None = None
+    response_id: Name | None = None
 
 
 class ContentPart(BaseModel):
@@ -221,8 +228,8 @@ class PlaybackAck(ClientEvent):
     """How much of a reply was really heard."""
 
     TYPE = "playback.ack"
-    response_id: str | None = None
-    item_id: str | None = None
+    response_id: Name | None = None
+    item_id: Name | None = None
     played_ms: float = Field(ge=0, allow_inf_nan=False)
     audio_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Where in the client's own audio that was so."""
@@ -244,8 +251,8 @@ class ResumeSession(ClientEvent):
     """Take up a conversation whose socket dropped."""
 
     TYPE = "session.resume"
-    session_id: str
-    resume_token: str
+    session_id: Name
+    resume_token: Name
     last_received_server_event_seq: int = Field(default=0, ge=0)
 
 
@@ -298,11 +305,18 @@ def parse_client_message(message: str) -> AnyClientMessage:
     """The event that a message holds.
 
     Raises:
-        WireError: too long, not JSON, not an event, of an unknown type, or with a wrong field.
+        WireError: too long or of too many values, not JSON, not an event, of an unknown type, or
+            with a wrong field.
     """
     if len(message) > MAX_MESSAGE_CHARACTERS:
         raise WireError(
             f"a message may have {MAX_MESSAGE_CHARACTERS} characters, this one has {len(message)}",
+            "message_too_large",
+        )
+    # Each is an object in memory, and to make millions of them takes long. In a text there are few.
+    if sum(map(message.count, "[{,")) > MAX_MESSAGE_VALUES:
+        raise WireError(
+            f"a message may have {MAX_MESSAGE_VALUES} values, this one has more",
             "message_too_large",
         )
     try:
@@ -316,7 +330,7 @@ def parse_client_message(message: str) -> AnyClientMessage:
 
 def _validate(fields: dict[str, Any]) -> AnyClientMessage:
     given_id = fields.get("event_id")
-    event_id = given_id if isinstance(given_id, str) else None
+    event_id = given_id[:MAX_ECHO_CHARACTERS] if isinstance(given_id, str) else None
     model = _MODELS.get(fields["type"])
     if model is None:
         raise WireError(
@@ -329,5 +343,5 @@ def _validate(fields: dict[str, Any]) -> AnyClientMessage:
         return model.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"])
+        param = ".".join(str(part) for part in first["loc"])[:MAX_ECHO_CHARACTERS]
         raise WireError(f"{param}: {first['msg']}", "invalid_value", param, event_id) from error

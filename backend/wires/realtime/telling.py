@@ -27,6 +27,7 @@ from backend.conversation.events import (
     ReplyText,
     ReplyTruncated,
     SettingsChanged,
+    SettingsRefused,
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
@@ -175,6 +176,8 @@ class ServerMessages:
                 )
             case RecordingStopped():
                 yield _recording_stopped(event)
+            case SettingsRefused(message, reference):
+                yield error_message(WireError(message, "invalid_value", "session", reference))
             case Refused():
                 yield error_message(event.error)
             case ConversationFailed():

@@ -147,7 +147,9 @@ class RealtimeWire:
             case AppendAudio():
                 await conversation.obey(HearAudio(decoded_audio(message.audio)))
             case SessionUpdate():
-                await conversation.obey(ChangeSettings(settings_patch(message.session)))
+                await conversation.obey(
+                    ChangeSettings(settings_patch(message.session), message.event_id)
+                )
             case CommitAudio():
                 await conversation.obey(EndUtterance())
             case ClearAudio():

@@ -1,0 +1,145 @@
+"""How much one socket may send and have done: what is more waits, and nothing of it is lost."""
+
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Generic, TypeVar, TypeVarTuple
+
+from backend.timing import Time, WorkTime
+
+Given = TypeVarTuple("Given")
+Answer = TypeVar("Answer")
+
+SOCKET_SHARE = 0.2
+"""Of the event loop's time, for one socket: to hear somebody in real time takes a hundredth."""
+BUSY_SOCKETS_SHARE = 0.5
+"""For all together that want more than theirs."""
+SAVED_SECONDS = 0.1
+"""Of the event loop's time, that a socket may have saved up."""
+LONGEST_STEP_SECONDS = 0.1
+"""For more nobody pays: it is a library that is loaded, once in the life of a process."""
+
+
+class TokenBucket:
+    """An amount per second, and a burst that may be saved up.
+
+    Args:
+        per_second: what comes in.
+        burst: what there is at most, and at first.
+    """
+
+    def __init__(self, per_second: float, burst: float, time: Time) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._time = time
+        self._level = burst
+        self._filled_at = time.now()
+
+    async def take(self, amount: float) -> None:
+        """Take `amount`, and wait until what was taken too early has come in."""
+        # Without a debt too: one who sends without a pause leaves time for the others.
+        await self._time.sleep(self.charge(amount))
+
+    def charge(self, amount: float) -> float:
+        """Take `amount`, there or not; the seconds until what was taken too early has come in."""
+        self._level = self._filled_level() - amount
+        return max(0.0, -self._level / self._per_second)
+
+    def take_now(self, amount: float) -> bool:
+        """Take `amount` if it is there; whether it was."""
+        self._level = self._filled_level()
+        if self._level < amount:
+            return False
+        self._level -= amount
+        return True
+
+    def empty(self) -> None:
+        """Nothing is saved up; what is owed still is."""
+        self._level = min(0.0, self._filled_level())
+
+    def _filled_level(self) -> float:
+        now = self._time.now()
+        gained = (now - self._filled_at) * self._per_second
+        self._filled_at = now
+        return min(self._burst, self._level + gained)
+
+
+class LoopTime:
+    """The time of the event loop that the sockets of a server share.
+
+    Everything that is done for one of them keeps the loop from all others, and the loop's thread
+    keeps the engine's from its work. So each may take its share, by the work that was really done
+    for it and not by the number of its messages.
+    """
+
+    def __init__(self, time: WorkTime) -> None:
+        self.time = time
+        self._num_waiting = 0
+
+    def share(self) -> "LoopShare":
+        """Another socket's share."""
+        return LoopShare(self)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for a socket's share to come in: longer, the more sockets do."""
+        self._num_waiting += 1
+        try:
+            crowd = SOCKET_SHARE * self._num_waiting / BUSY_SOCKETS_SHARE
+            await self.time.sleep(seconds * max(1.0, crowd))
+        finally:
+            self._num_waiting -= 1
+
+
+class LoopShare:
+    """What one socket may take of the event loop's time."""
+
+    def __init__(self, loop_time: LoopTime) -> None:
+        self._loop_time = loop_time
+        self._allowed = TokenBucket(SOCKET_SHARE, SAVED_SECONDS, loop_time.time)
+
+    async def run(
+        self, work: Callable[[*Given], Coroutine[Any, Any, Answer]], *args: *Given
+    ) -> Answer:
+        """Do `work` and count the time that it takes of the loop; `settle` afterwards."""
+        return await _Counted(work(*args), self)
+
+    async def settle(self) -> None:
+        """Wait until what was taken too early has come in."""
+        if owed_seconds := self._allowed.charge(0):
+            await self._loop_time.wait(owed_seconds)
+            # What comes in while many wait is not saved up by all of them.
+            self._allowed.empty()
+
+    def worked(self) -> float:
+        """The clock of the work."""
+        return self._loop_time.time.worked()
+
+    def charge(self, seconds: float) -> None:
+        """So much was taken."""
+        self._allowed.charge(min(seconds, LONGEST_STEP_SECONDS))
+
+
+class _Counted(Generic[Answer]):
+    """Work, step by step, each of which is charged."""
+
+    def __init__(self, work: Coroutine[Any, Any, Answer], share: LoopShare) -> None:
+        self._work = work
+        self._share = share
+
+    def __await__(self) -> Generator[Any, Any, Answer]:
+        share = self._share
+        step = partial(self._work.send, None)
+        while True:
+            began = share.worked()
+            try:
+                awaited = step()
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            finally:
+                share.charge(share.worked() - began)
+            try:
+                yield awaited
+                step = partial(self._work.send, None)
+            except BaseException as error:
+                # Its own to handle: it may be cancelled.
+                step = partial(self._work.throw, error)
