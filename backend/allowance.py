@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 
 SOCKET_SHARE = 0.2
 """Of the event loop's time, for one socket: to hear somebody in real time takes a hundredth."""
-BUSY_SOCKETS_SHARE = 0.5
+BUSY_SOCKETS_SHARE = 0.3
 """For all together that want more than theirs."""
 SAVED_SECONDS = 0.1
 """Of the event loop's time, that a socket may have saved up."""

@@ -4,7 +4,8 @@ import asyncio
 import base64
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,12 @@ from backend.conversation.engine_settings import (
 )
 from backend.serving.connection_limits import ConnectionLimits, OpenConnections, Proxies
 from backend.serving.server import ServingOptions
-from backend.serving.socket_protocol import FRAMES_PER_TURN, IDLE_FRAME_BURST, RealtimeSocket
+from backend.serving.socket_protocol import (
+    FRAMES_PER_TURN,
+    IDLE_FRAME_BURST,
+    LATE_BYTES,
+    RealtimeSocket,
+)
 from backend.serving.uvicorn_config import ServerConfig
 from backend.wires.errors import CloseCode
 from tests.scripted import LONGEST_PROMPT, ScriptedEngine, ScriptedReply, ScriptedSession
@@ -192,6 +198,7 @@ class StillTransport(asyncio.Transport):
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
         self.written = bytearray()
         self.reads = True
+        self.is_closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
@@ -209,10 +216,31 @@ class StillTransport(asyncio.Transport):
         self.reads = True
 
     def close(self) -> None:
-        """It stays."""
+        self.is_closed = True
 
     def abort(self) -> None:
         """It stays."""
+
+
+@contextmanager
+def still(app: Callable[[Any, Any, Any], Awaitable[None]]) -> Iterator[RealtimeSocket]:
+    """A socket of `app` on a `StillTransport`, whose peer has asked for the handshake."""
+    connections = OpenConnections(ConnectionLimits(), Proxies())
+    config = ServerConfig(
+        app, connections, ws=RealtimeSocket, ws_per_message_deflate=False, lifespan="off"
+    )
+    config.load()
+    served = RealtimeSocket(config, ServerState(), {})
+    served.connection_made(StillTransport())
+    protocol = ClientProtocol(parse_uri("ws://localhost/"))
+    protocol.send_request(protocol.connect())
+    served.data_received(b"".join(protocol.data_to_send()))
+    try:
+        yield served
+    finally:
+        served.connection_lost(None)
+        for task in served.tasks:
+            task.cancel()
 
 
 @pytest.mark.anyio
@@ -223,31 +251,40 @@ async def test_nothing_is_read_while_a_socket_has_had_its_turn() -> None:
         await send({"type": "websocket.accept"})
         await asyncio.Event().wait()
 
-    connections = OpenConnections(ConnectionLimits(), Proxies())
-    config = ServerConfig(
-        app, connections, ws=RealtimeSocket, ws_per_message_deflate=False, lifespan="off"
-    )
-    config.load()
-    served = RealtimeSocket(config, ServerState(), {})
-    transport = StillTransport()
-    served.connection_made(transport)
-    protocol = ClientProtocol(parse_uri("ws://localhost/"))
-    protocol.send_request(protocol.connect())
-    served.data_received(b"".join(protocol.data_to_send()))
-    # Before it is accepted, what it sends is kept, and no more is read.
-    served.data_received(masked(Opcode.PING) * 10)
-    assert not transport.is_reading()
-    await settle()
-    assert b"101 Switching Protocols" in transport.written
-    assert transport.is_reading()
-    transport.written.clear()
-    served.data_received(masked(Opcode.PING) * 100_000)
-    num_answered = transport.written.count(b"\x8a\x00")
-    assert FRAMES_PER_TURN <= num_answered <= FRAMES_PER_TURN + 170
-    assert not transport.is_reading()
-    served.connection_lost(None)
-    for task in served.tasks:
-        task.cancel()
+    with still(app) as served:
+        transport = served.transport
+        assert isinstance(transport, StillTransport)
+        # Before it is accepted, what it sends is kept, and no more is read.
+        served.data_received(masked(Opcode.PING) * 10)
+        assert not transport.is_reading()
+        await settle()
+        assert b"101 Switching Protocols" in transport.written
+        assert transport.is_reading()
+        transport.written.clear()
+        served.data_received(masked(Opcode.PING) * 100_000)
+        num_answered = transport.written.count(b"\x8a\x00")
+        assert FRAMES_PER_TURN <= num_answered <= FRAMES_PER_TURN + 170
+        assert not transport.is_reading()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_who_was_told_to_go_is_not_listened_to_for_long(says_goodbye: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": 3000, "reason": "invalid_api_key"})
+
+    with still(app) as served:
+        transport = served.transport
+        assert isinstance(transport, StillTransport)
+        await settle()
+        served.data_received(masked(Opcode.TEXT, bytes(100_000)))
+        if says_goodbye:
+            served.data_received(masked(Opcode.CLOSE, (3000).to_bytes(2)))
+            assert transport.is_closed
+        else:
+            served.data_received(masked(Opcode.TEXT, bytes(LATE_BYTES)))
+            assert not transport.is_reading()
 
 
 # Work that a client orders costs it its own turn

@@ -19,6 +19,8 @@ from backend.wires.registry import wire_at
 CLOSING_SECONDS = 5.0
 """For what was still to be sent, and for the closing handshake."""
 
+LATE_BYTES = 256 * 1024
+"""So much is read from a peer that was told that its socket closes, for its own farewell."""
 READING_REASON_SECONDS = 1.0
 """For a peer that is shown out."""
 
@@ -57,6 +59,7 @@ class RealtimeSocket(WebSocketsSansIOProtocol):
         self._frames_allowed = TokenBucket(FRAMES_PER_SECOND, FRAME_BURST, time)
         self._idle_frames_allowed = TokenBucket(IDLE_FRAMES_PER_SECOND, IDLE_FRAME_BURST, time)
         self._unparsed = bytearray()
+        self._num_late_bytes = 0
         self._num_frames_of_turn = 0
         self._rest_seconds = 0.0
         self._resting: TimerHandle | None = None
@@ -123,6 +126,8 @@ class RealtimeSocket(WebSocketsSansIOProtocol):
         while self._unparsed and self._may_parse:
             part = bytes(self._unparsed[:PART_BYTES])
             del self._unparsed[:PART_BYTES]
+            if self.close_sent:
+                self._num_late_bytes += len(part)
             super().data_received(part)
             if self._rest_seconds or self._num_frames_of_turn >= FRAMES_PER_TURN:
                 self._resting = self.loop.call_later(self._rest_seconds, self._end_rest)
@@ -134,8 +139,10 @@ class RealtimeSocket(WebSocketsSansIOProtocol):
     @property
     def _may_parse(self) -> bool:
         is_answered = self.handshake_complete or not self.handshake_initiated
-        is_there = not self.disconnected and not self.transport.is_closing()
-        return is_answered and is_there and self._resting is None and not self.read_paused
+        is_over = self.disconnected or self.transport.is_closing()
+        is_late = self._num_late_bytes > LATE_BYTES
+        has_turn = self._resting is None and not self.read_paused
+        return is_answered and has_turn and not is_over and not is_late
 
     def _end_rest(self) -> None:
         self._resting = None
