@@ -9,12 +9,16 @@ from backend.timing import Time, WorkTime
 Given = TypeVarTuple("Given")
 Answer = TypeVar("Answer")
 
-SOCKET_SHARE = 0.2
+SOCKET_SHARE = 0.1
 """Of the event loop's time, for one socket: to hear somebody in real time takes a hundredth."""
 BUSY_SOCKETS_SHARE = 0.3
 """For all together that want more than theirs."""
 SAVED_SECONDS = 0.1
 """Of the event loop's time, that a socket may have saved up."""
+MESSAGE_SECONDS = 50e-6
+"""To receive a message, beside what is done for it."""
+LEAST_SECONDS = 1e-6
+"""For less nobody waits."""
 LONGEST_STEP_SECONDS = 0.1
 """For more nobody pays: it is a library that is loaded, once in the life of a process."""
 
@@ -52,10 +56,6 @@ class TokenBucket:
         self._level -= amount
         return True
 
-    def empty(self) -> None:
-        """Nothing is saved up; what is owed still is."""
-        self._level = min(0.0, self._filled_level())
-
     def _filled_level(self) -> float:
         now = self._time.now()
         gained = (now - self._filled_at) * self._per_second
@@ -73,20 +73,17 @@ class LoopTime:
 
     def __init__(self, time: WorkTime) -> None:
         self.time = time
-        self._num_waiting = 0
+        self.num_waiting = 0
+        """Sockets that have taken more than their share."""
+
+    @property
+    def waiting_share(self) -> float:
+        """Of the loop's time, for each of the sockets that wait for theirs."""
+        return min(SOCKET_SHARE, BUSY_SOCKETS_SHARE / max(1, self.num_waiting))
 
     def share(self) -> "LoopShare":
         """Another socket's share."""
         return LoopShare(self)
-
-    async def wait(self, seconds: float) -> None:
-        """Wait for a socket's share to come in: longer, the more sockets do."""
-        self._num_waiting += 1
-        try:
-            crowd = SOCKET_SHARE * self._num_waiting / BUSY_SOCKETS_SHARE
-            await self.time.sleep(seconds * max(1.0, crowd))
-        finally:
-            self._num_waiting -= 1
 
 
 class LoopShare:
@@ -94,7 +91,9 @@ class LoopShare:
 
     def __init__(self, loop_time: LoopTime) -> None:
         self._loop_time = loop_time
-        self._allowed = TokenBucket(SOCKET_SHARE, SAVED_SECONDS, loop_time.time)
+        self._level = SAVED_SECONDS
+        self._filled_at = loop_time.time.now()
+        self._is_waiting = False
 
     async def run(
         self, work: Callable[[*Given], Coroutine[Any, Any, Answer]], *args: *Given
@@ -104,10 +103,18 @@ class LoopShare:
 
     async def settle(self) -> None:
         """Wait until what was taken too early has come in."""
-        if owed_seconds := self._allowed.charge(0):
-            await self._loop_time.wait(owed_seconds)
-            # What comes in while many wait is not saved up by all of them.
-            self._allowed.empty()
+        self.charge(0)
+        if self._level >= 0:
+            return
+        self._loop_time.num_waiting += 1
+        self._is_waiting = True
+        try:
+            while self._level < -LEAST_SECONDS:
+                await self._loop_time.time.sleep(-self._level / self._loop_time.waiting_share)
+                self.charge(0)
+        finally:
+            self._loop_time.num_waiting -= 1
+            self._is_waiting = False
 
     def worked(self) -> float:
         """The clock of the work."""
@@ -115,7 +122,11 @@ class LoopShare:
 
     def charge(self, seconds: float) -> None:
         """So much was taken."""
-        self._allowed.charge(min(seconds, LONGEST_STEP_SECONDS))
+        now = self._loop_time.time.now()
+        share = self._loop_time.waiting_share if self._is_waiting else SOCKET_SHARE
+        filled = min(SAVED_SECONDS, self._level + (now - self._filled_at) * share)
+        self._filled_at = now
+        self._level = filled - min(seconds, LONGEST_STEP_SECONDS)
 
 
 class _Counted(Generic[Answer]):

@@ -200,8 +200,9 @@ async def test_a_flood_of_small_messages() -> None:
         for _ in range(3_000):
             visitor.send("input_audio_buffer.clear")
         visitor.send("response.create")
-        await visitor.until("response.done")
-        await visitor.drop()
+        async with home.time.running():
+            await visitor.until("response.done")
+            await visitor.drop()
         await settle()
         home.forget(visitor)
 

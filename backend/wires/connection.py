@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from backend.admission import Place, Waiter
-from backend.allowance import TokenBucket
+from backend.allowance import MESSAGE_SECONDS, TokenBucket
 from backend.conversation.events import ConversationEnded, EndReason
 from backend.conversation.settings import ConversationSettings
 from backend.errors import AudioInteractionError, SessionLimitError
@@ -369,6 +369,7 @@ class Connection:
         """Do not read on before this client may send more."""
         await self._messages_allowed.take(1)
         await self._characters_allowed.take(len(message))
+        self._loop_share.charge(MESSAGE_SECONDS)
         await self._loop_share.settle()
 
     def _count_error(self) -> None:
