@@ -156,7 +156,7 @@ def talk(parsed: argparse.Namespace) -> int:
 
 def listen(parsed: argparse.Namespace) -> int:
     """Listen to files."""
-    from backend.cli.listen import JsonReport, Listener, ListenOptions, TerminalReport
+    from backend.cli.listen import FileListener, JsonReport, ListenOptions, TerminalReport
     from backend.engine import Engine
     from backend.model.checkpoint import load_checkpoint
 
@@ -169,7 +169,7 @@ def listen(parsed: argparse.Namespace) -> int:
     report = JsonReport(sys.stdout) if parsed.json else TerminalReport(sys.stdout)
     with Engine(checkpoint, EngineConfig(num_slots=1)) as engine:
         try:
-            is_all_well = asyncio.run(Listener(engine, options, report).listen(parsed.files))
+            is_all_well = asyncio.run(FileListener(engine, options, report).listen(parsed.files))
         except* BrokenPipeError:
             _leave_quietly()
             is_all_well = True

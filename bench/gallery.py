@@ -26,7 +26,7 @@ from backend.config import (
     SPEECH_RATE_HZ,
     EngineConfig,
 )
-from backend.conversation.commands import AcknowledgePlayback, AddInput, TypedText
+from backend.conversation.commands import AcknowledgePlayback, AddInput, GivenText
 from backend.conversation.conversation import ConversationOptions
 from backend.conversation.events import (
     ConversationEvent,
@@ -200,7 +200,7 @@ async def perform(script: Script, run: ConversationRun, clock: LiveClock) -> Non
     while (at := run.conversation.track_seconds) < script.seconds:
         clock.go_on_to(at)
         if typed and typed[0].at <= at:
-            events = await run.obey(AddInput("", (TypedText(typed.popleft().typed),)))
+            events = await run.obey(AddInput("", (GivenText(typed.popleft().typed),)))
         else:
             start = round(at * SAMPLE_RATE_HZ)
             clock.go_on_to(at + FRAME_SAMPLES / SAMPLE_RATE_HZ)

@@ -39,7 +39,7 @@ MEMORY_STEPS = 6
 
 
 @dataclass(slots=True)
-class Heard:
+class EngineOutput:
     """What an engine made of a sound: the server's trace, or filled from the page's records."""
 
     decisions: list[int] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Agreement:
     """Between logits of decisions."""
     differences: list[str] = field(default_factory=list)
 
-    def add(self, name: str, server: Heard, page: Heard) -> None:
+    def add(self, name: str, server: EngineOutput, page: EngineOutput) -> None:
         """Compare what both made of one sound."""
         same = [a == b for a, b in zip(server.decisions, page.decisions, strict=True)]
         self.sounds += 1
@@ -144,9 +144,9 @@ def _page_hears(page: Page, sound: Samples) -> list[dict[str, Any]]:
     return records
 
 
-def _heard_in_page(page: Page, sound: Samples) -> Heard:
+def _heard_in_page(page: Page, sound: Samples) -> EngineOutput:
     page.evaluate("beginConversation()")
-    heard = Heard()
+    heard = EngineOutput()
     for record in _page_hears(page, sound):
         if record["type"] == "decision":
             heard.decisions.append(record["token"])
@@ -156,8 +156,8 @@ def _heard_in_page(page: Page, sound: Samples) -> Heard:
     return heard
 
 
-def _heard_by_server(core: EngineCore, sound: Samples) -> Heard:
-    heard = Heard()
+def _heard_by_server(core: EngineCore, sound: Samples) -> EngineOutput:
+    heard = EngineOutput()
     session = core.open(SessionSettings(), heard)
     # In 16 bits, as a page has it.
     steps = np.rint(np.clip(sound, -1, 1) * 32767) / 32768

@@ -63,7 +63,7 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
+class Release:
     """Go on where it was held."""
 
 
@@ -87,7 +87,7 @@ class DropClip:
     """The clip was stopped."""
 
 
-Command = AddSound | Hold | Resume | Flush | AddClip | DropClip
+Command = AddSound | Hold | Release | Flush | AddClip | DropClip
 
 
 class Playback:
@@ -155,7 +155,7 @@ class Playback:
         """Go on where it was held."""
         if self.is_held:
             self.is_held = False
-            self.player.commands.put(Resume())
+            self.player.commands.put(Release())
 
     def flush(self, response_ids: Iterable[str]) -> None:
         """Stop these replies for good; what still comes of them is dropped."""
@@ -280,7 +280,7 @@ class Player:
                 self._is_held = True
                 if not self._is_sounding:
                     self._silenced(time)
-            case Resume():
+            case Release():
                 self._is_held = False
             case Flush(response_ids):
                 self._flush(response_ids, time)

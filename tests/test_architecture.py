@@ -55,6 +55,17 @@ PURE = [
     "backend.engine.scheduler",
 ]
 
+# What the front ends call as the server does, for it is the same: they know it by the wire alone.
+SAME_ON_BOTH_SIDES = {
+    "Conversation",
+    "Decision",
+    "Emotion",
+    "Session",
+    "Turn",
+    "TurnStatus",
+    "Voice",
+}
+
 # In this order: what is imported, and what must not have come with it.
 WITHOUT = {
     "backend.cli.recordings": {"torch", "transformers"},
@@ -136,6 +147,24 @@ def test_pure_modules_import_no_torch(name: str) -> None:
         elif isinstance(node, ast.ImportFrom):
             names = [str(node.module)]
         assert not any(is_in(other, "torch") for other in names)
+
+
+def class_places() -> dict[str, list[str]]:
+    """The modules in which each public class is defined, by its name."""
+    places: dict[str, list[str]] = {}
+    for name, file in modules().items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+    return places
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    repeated = {name: places for name, places in class_places().items() if len(places) > 1}
+    assert set(repeated) == SAME_ON_BOTH_SIDES, repeated
+    for name, places in repeated.items():
+        front = [place for place in places if is_in(place, "client") or is_in(place, "webui")]
+        assert (len(front), len(places)) == (1, 2), (name, places)
 
 
 def test_importing_does_no_work() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig
-from backend.conversation.commands import AddInput, CancelReply, RequestReply, TypedText
+from backend.conversation.commands import AddInput, CancelReply, GivenText, RequestReply
 from backend.conversation.errors import CommandError, Problem
 from backend.conversation.events import (
     ChunkDecision,
@@ -63,7 +63,7 @@ async def test_a_request_bears_its_name_to_the_reply() -> None:
 async def test_what_is_typed_takes_chunks_and_none_of_the_clients_time() -> None:
     async with running(ScriptedEngine([REPLY]), SETTINGS, time=SteppedTime()) as run:
         await run.hear(QUIET)
-        events = await run.obey(AddInput("typed", (TypedText("Hello there."),)))
+        events = await run.obey(AddInput("typed", (GivenText("Hello there."),)))
         decisions = [event for event in events if isinstance(event, ChunkDecision)]
         track_seconds = run.conversation.track_seconds
     assert events[0] == InputAdded("typed")

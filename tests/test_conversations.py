@@ -18,14 +18,14 @@ from backend.training.beginning import from_checkpoint, require_writable
 from backend.training.clips import CLIPS, own_turns
 from backend.training.conversations import (
     SILENCE,
-    Conversation,
     ConversationTurn,
+    TrainingConversation,
     described,
     read_conversations,
     write_conversations,
 )
-from backend.training.data import Kind, Recording
-from backend.training.domain import Reply, StatedAbility
+from backend.training.data import Kind, LabelledRecording
+from backend.training.domain import SpokenReply, StatedAbility
 from backend.training.export import export
 from backend.training.listening import HeldOutConversations
 from backend.training.model import ModelShape
@@ -85,7 +85,7 @@ def test_conversations_are_read(folder: Path) -> None:
     turns = [HELLO, {**QUIET, "transcript": "never mind"}]
     (conversation,) = read_conversations(written(folder, *turns))
     assert conversation.turns == (
-        ConversationTurn(folder / "tone.wav", Reply("happy", "Hello, Zoë!")),
+        ConversationTurn(folder / "tone.wav", SpokenReply("happy", "Hello, Zoë!")),
         ConversationTurn(folder / "noise.wav", None, "never mind"),
     )
 
@@ -98,8 +98,10 @@ def test_silence_needs_no_emotion_and_a_path_may_be_absolute(folder: Path) -> No
 
 def test_what_is_written_is_read_back(folder: Path) -> None:
     conversations = [
-        Conversation((ConversationTurn(folder / "tone.wav", Reply("sad", "Oh."), "oh dear"),)),
-        Conversation((ConversationTurn(folder / "noise.wav", None),) * 2),
+        TrainingConversation(
+            (ConversationTurn(folder / "tone.wav", SpokenReply("sad", "Oh."), "oh dear"),)
+        ),
+        TrainingConversation((ConversationTurn(folder / "noise.wav", None),) * 2),
     ]
     for path in (folder / "own.jsonl", folder / "below" / "own.jsonl"):
         write_conversations(conversations, path)
@@ -153,11 +155,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_our_own_recordings_are_described(tmp_path: Path) -> None:
-    digit = described(Recording(Kind.DIGIT, "digits/7.ogg", "seven", speaker="x"), tmp_path)
+    digit = described(LabelledRecording(Kind.DIGIT, "digits/7.ogg", "seven", speaker="x"), tmp_path)
     assert digit.turns == (
-        ConversationTurn(tmp_path / "digits/7.ogg", Reply("normal", "You said seven."), "seven"),
+        ConversationTurn(
+            tmp_path / "digits/7.ogg", SpokenReply("normal", "You said seven."), "seven"
+        ),
     )
-    rain = described(Recording(Kind.SOUND, "sounds/1.ogg", "rain", fold=1), tmp_path)
+    rain = described(LabelledRecording(Kind.SOUND, "sounds/1.ogg", "rain", fold=1), tmp_path)
     assert rain.turns == (ConversationTurn(tmp_path / "sounds/1.ogg", None),)
 
 
@@ -176,9 +180,9 @@ def test_the_command_describes_our_own_recordings(
     monkeypatch.setattr("sys.argv", arguments)
     main()
     for name, word in (("training", "seven"), ("held-out", "three")):
-        reply = Reply("normal", f"You said {word}.")
+        reply = SpokenReply("normal", f"You said {word}.")
         turn = ConversationTurn((folder / "tone.wav").resolve(), reply, word)
-        assert read_conversations(output / f"{name}.jsonl") == [Conversation((turn,))]
+        assert read_conversations(output / f"{name}.jsonl") == [TrainingConversation((turn,))]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_missing_prompts_are_told_of_before_clips_are_made(
 def test_a_transcript_gives_words_where_it_fits() -> None:
     recording = EMBEDDED_FOLDER.parent / "samples" / "digit_seven.ogg"
     turns = [ConversationTurn(recording, None, text) for text in ("Seven!", "xqzt", None)]
-    ((fits, unknown, untold),), num_unaligned = own_turns([Conversation(tuple(turns))], 1)
+    ((fits, unknown, untold),), num_unaligned = own_turns([TrainingConversation(tuple(turns))], 1)
     assert num_unaligned == 1
     assert fits.clip is not None
     assert fits.clip.text == "seven"
@@ -236,7 +240,7 @@ def test_a_transcript_gives_words_where_it_fits() -> None:
 
 def own_turn(seconds: float, text: str | None) -> OwnTurn:
     audio = np.random.default_rng(2).integers(-9000, 9000, int(seconds * RATE), np.int16)
-    return OwnTurn(audio, int(100 * seconds), Reply("normal", text) if text else None, None)
+    return OwnTurn(audio, int(100 * seconds), SpokenReply("normal", text) if text else None, None)
 
 
 def test_a_conversation_is_placed_in_order_and_answered_after_each_turn(sounds: Sounds) -> None:

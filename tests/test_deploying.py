@@ -23,7 +23,7 @@ from websockets.typing import Origin
 
 from backend.engine import Engine
 from backend.errors import CheckpointError, SettingsError
-from backend.model.hub_store import Phase, Progress, Report
+from backend.model.hub_store import DownloadPhase, Progress, Report
 from backend.serving.access import SecurityHeaders, is_same_origin
 from backend.serving.prefix import Prefixed
 from backend.serving.server import ServingOptions, page_address, serve
@@ -258,7 +258,7 @@ def test_visitors_are_told_until_the_model_is_there() -> None:
         assert (health.status_code, health.headers["retry-after"]) == (503, "5")
         assert health.json()["phase"] == "loading"
         assert opening.report is not None
-        opening.report(Progress("someone/speaker", Phase.DOWNLOADING, 3, 10))
+        opening.report(Progress("someone/speaker", DownloadPhase.DOWNLOADING, 3, 10))
         assert client.get("/health").json() == {
             "status": "starting",
             "phase": "downloading",
@@ -278,7 +278,7 @@ def test_visitors_are_told_until_the_model_is_there() -> None:
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_visitors_are_told_in_words(language: str) -> None:
     words = json.loads((STATIC_FOLDER / f"messages-{language}.json").read_text("utf-8"))
-    for phase in (*Phase, LOADING):
+    for phase in (*DownloadPhase, LOADING):
         assert words[f"starting.{phase}"]
 
 
@@ -291,7 +291,7 @@ def test_who_leaves_meanwhile_stops_the_download() -> None:
         assert opening.has_ended.wait(60)
     assert opening.report is not None
     with pytest.raises(LeavingError):
-        opening.report(Progress("someone/speaker", Phase.DOWNLOADING, 3, 10))
+        opening.report(Progress("someone/speaker", DownloadPhase.DOWNLOADING, 3, 10))
 
 
 def test_a_model_that_cannot_be_opened_ends_the_server() -> None:

@@ -15,7 +15,7 @@ from backend.config import CHUNK_SAMPLES, MEL_FRAMES_PER_CHUNK, NUM_MEL_BINS
 from backend.errors import SettingsError
 from backend.model.audio_tower import AudioTower
 from backend.training import broad_speech
-from backend.training.align import Clip, ClipKind
+from backend.training.align import AlignedClip, ClipKind
 from backend.training.augment import random_noise
 from backend.training.broad_speech import (
     DEVELOPMENT_VOICES,
@@ -280,9 +280,9 @@ def test_pieces_that_are_there_are_not_read_again(
 # Lessons
 
 
-def clip_of(kind: ClipKind, name: str, *, held_out: bool = False) -> Clip:
+def clip_of(kind: ClipKind, name: str, *, held_out: bool = False) -> AlignedClip:
     audio = speech("", "", 16_000).audio
-    return Clip(name, kind, True, held_out, audio, (), np.zeros(100, np.uint8))
+    return AlignedClip(name, kind, True, held_out, audio, (), np.zeros(100, np.uint8))
 
 
 def test_what_is_held_out_or_for_development_is_not_taught() -> None:

@@ -26,7 +26,7 @@ from backend.model import hub as hub_module
 from backend.model import hub_store
 from backend.model.checkpoint import load_checkpoint
 from backend.model.hub import download_to_folder, obtain, require_complete, verify
-from backend.model.hub_store import Cache, Folder, HubModel, Phase, Progress
+from backend.model.hub_store import Cache, DownloadPhase, Folder, HubModel, Progress
 from tests.fake_hub import COMMIT, TOKEN, FakeHub, fake_hub
 from tests.small_checkpoint import small_language_model_config, write_small_checkpoint
 
@@ -174,7 +174,7 @@ def test_progress_counts_every_byte_once(hub: FakeHub, published: Path) -> None:
     hub.cut_after = {SHARD: 5_000}
     folder = obtain(ID, report=told.append)
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert told[-1] == Progress(ID, Phase.DOWNLOADING, total, total)
+    assert told[-1] == Progress(ID, DownloadPhase.DOWNLOADING, total, total)
     counts = [progress.num_bytes for progress in told]
     assert counts == sorted(counts)
 
@@ -196,7 +196,7 @@ def test_another_process_s_download_is_waited_for(
 
     def wait_no_more(progress: Progress) -> None:
         phases.append(progress.phase)
-        if progress.phase is Phase.WAITING:
+        if progress.phase is DownloadPhase.WAITING:
             other.release()
 
     with other:
@@ -204,7 +204,7 @@ def test_another_process_s_download_is_waited_for(
             obtain(ID, report=leave)
         assert not hub.num_bytes
         obtain(ID, report=wait_no_more)
-    assert phases[:2] == [Phase.WAITING, Phase.DOWNLOADING]
+    assert phases[:2] == [DownloadPhase.WAITING, DownloadPhase.DOWNLOADING]
 
 
 def test_offline_with_a_complete_cache(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,11 +27,11 @@ from backend.training.data import (
     HELD_OUT_SPEAKER,
     SAMPLE_RATE,
     Kind,
-    Recording,
+    LabelledRecording,
 )
 from backend.training.domain import (
-    Reply,
     Slot,
+    SpokenReply,
     digit_reply,
     intents,
     phrase_reply,
@@ -43,7 +43,7 @@ from backend.training.evaluate import (
     Evaluation,
     FalseReplies,
     Mistake,
-    Turn,
+    TimedReply,
     answers_to,
     delay_of,
     evaluate,
@@ -81,10 +81,12 @@ def tone(seconds: float, frequency: float = 440.0) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
 
 
-def answer(expected: list[Reply], said: list[Reply], chunk: int = 2, resumes_at: int = 0) -> Answer:
+def answer(
+    expected: list[SpokenReply], said: list[SpokenReply], chunk: int = 2, resumes_at: int = 0
+) -> Answer:
     audio = np.concatenate([tone(1.0), np.zeros(SAMPLE_RATE // 2, np.float32)])
     trial = Trial("seven.ogg", "seven", audio, tuple(expected), resumes_at)
-    return Answer(trial, [Turn(reply, chunk) for reply in said])
+    return Answer(trial, [TimedReply(reply, chunk) for reply in said])
 
 
 def scripted(*replies: ScriptedReply) -> Engine:
@@ -95,7 +97,7 @@ def test_only_exactly_the_expected_replies_in_their_order_are_right() -> None:
     assert exact(answer([SEVEN, JARVIS], [SEVEN, JARVIS]))
     assert not exact(answer([SEVEN, JARVIS], [JARVIS, SEVEN]))
     assert not exact(answer([SEVEN], [SEVEN, SEVEN]))
-    assert not exact(answer([SEVEN], [Reply("sad", SEVEN.text)]))
+    assert not exact(answer([SEVEN], [SpokenReply("sad", SEVEN.text)]))
     assert exact(answer([], []))
 
 
@@ -173,10 +175,12 @@ async def test_what_is_said_before_a_late_sound_does_not_count() -> None:
 
 def test_a_late_sound_comes_after_half_a_minute_of_words() -> None:
     recordings = [
-        Recording(Kind.DIGIT, "digit_seven.ogg", "seven", speaker=HELD_OUT_SPEAKER),
-        Recording(Kind.ORDER, "order_small_latte_double_shot.ogg", "", order={Slot.DRINK: "latte"}),
-        Recording(Kind.WAKE_WORD, "wake_word_jarvis.ogg", "jarvis"),
-        Recording(Kind.SOUND, "dog_bark.ogg", "dog bark", fold=HELD_OUT_FOLD),
+        LabelledRecording(Kind.DIGIT, "digit_seven.ogg", "seven", speaker=HELD_OUT_SPEAKER),
+        LabelledRecording(
+            Kind.ORDER, "order_small_latte_double_shot.ogg", "", order={Slot.DRINK: "latte"}
+        ),
+        LabelledRecording(Kind.WAKE_WORD, "wake_word_jarvis.ogg", "jarvis"),
+        LabelledRecording(Kind.SOUND, "dog_bark.ogg", "dog bark", fold=HELD_OUT_FOLD),
     ]
     held_out = HeldOut(SAMPLES, [])
     held_out.recordings = recordings  # whatever their names
@@ -190,7 +194,8 @@ def test_a_late_sound_comes_after_half_a_minute_of_words() -> None:
 def test_after_silence_a_recording_begins_anywhere_in_a_chunk() -> None:
     files = ("digit_seven.ogg", "digit_five.ogg", "digit_eight.ogg")
     held_out = HeldOut(
-        SAMPLES, [Recording(Kind.DIGIT, file, "seven", speaker=HELD_OUT_SPEAKER) for file in files]
+        SAMPLES,
+        [LabelledRecording(Kind.DIGIT, file, "seven", speaker=HELD_OUT_SPEAKER) for file in files],
     )
     leads = set()
     for alone, later in zip(
@@ -208,7 +213,7 @@ def test_after_silence_a_recording_begins_anywhere_in_a_chunk() -> None:
 def test_prompts_begin_all_over_a_chunk() -> None:
     held_out = HeldOut(SAMPLES, [])
     assert not held_out.has(Kind.DIGIT_PROMPT)
-    held_out = HeldOut(SAMPLES, [Recording(Kind.DIGIT_PROMPT, "digit_seven.ogg", "seven")])
+    held_out = HeldOut(SAMPLES, [LabelledRecording(Kind.DIGIT_PROMPT, "digit_seven.ogg", "seven")])
     assert held_out.has(Kind.DIGIT_PROMPT)
     trials = held_out.prompted(Kind.DIGIT_PROMPT)
     begins = [int(np.abs(trial.audio).argmax()) for trial in trials]
@@ -234,7 +239,7 @@ async def test_a_session_that_fails_is_no_silence() -> None:
 
 
 async def test_one_test_can_be_run_alone(embedded_checkpoint: Checkpoint) -> None:
-    recording = Recording(Kind.DIGIT, "digit_seven.ogg", "seven", speaker=HELD_OUT_SPEAKER)
+    recording = LabelledRecording(Kind.DIGIT, "digit_seven.ogg", "seven", speaker=HELD_OUT_SPEAKER)
     held_out = HeldOut(SAMPLES, [recording, replace(recording, speaker="somebody")])
     result = await evaluate(embedded_checkpoint, held_out, only="digits of")
     assert [(score.test, score.trials) for score in result.scores][:1] == [

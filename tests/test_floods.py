@@ -32,7 +32,7 @@ from backend.serving.socket_protocol import (
     FRAMES_PER_TURN,
     IDLE_FRAME_BURST,
     LATE_BYTES,
-    RealtimeSocket,
+    PacedSocket,
 )
 from backend.serving.uvicorn_config import ServerConfig
 from backend.wires.errors import CloseCode
@@ -223,14 +223,14 @@ class StillTransport(asyncio.Transport):
 
 
 @contextmanager
-def still(app: Callable[[Any, Any, Any], Awaitable[None]]) -> Iterator[RealtimeSocket]:
+def still(app: Callable[[Any, Any, Any], Awaitable[None]]) -> Iterator[PacedSocket]:
     """A socket of `app` on a `StillTransport`, whose peer has asked for the handshake."""
     connections = OpenConnections(ConnectionLimits(), Proxies())
     config = ServerConfig(
-        app, connections, ws=RealtimeSocket, ws_per_message_deflate=False, lifespan="off"
+        app, connections, ws=PacedSocket, ws_per_message_deflate=False, lifespan="off"
     )
     config.load()
-    served = RealtimeSocket(config, ServerState(), {})
+    served = PacedSocket(config, ServerState(), {})
     served.connection_made(StillTransport())
     protocol = ClientProtocol(parse_uri("ws://localhost/"))
     protocol.send_request(protocol.connect())

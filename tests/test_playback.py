@@ -4,7 +4,7 @@ import pytest
 
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.events import CancelReason
-from backend.conversation.playback import Playback
+from backend.conversation.playback import ClientPlayback
 from backend.conversation.reply import Reply
 from backend.events import TurnDone, TurnStatus
 from backend.speech import SpokenPiece
@@ -22,7 +22,7 @@ def spoken_reply(seconds: float, *, is_complete: bool = True) -> Reply:
 
 
 def test_a_reply_plays_as_long_as_it_is() -> None:
-    playback, reply = Playback(), spoken_reply(2.0)
+    playback, reply = ClientPlayback(), spoken_reply(2.0)
     assert playback.current(0.0) is None
     playback.reply_started(reply, 1.0)
     assert playback.sound_arrived(reply, 1.5) == 1.5
@@ -31,14 +31,14 @@ def test_a_reply_plays_as_long_as_it_is() -> None:
 
 
 def test_a_reply_that_is_not_complete_is_not_over() -> None:
-    playback, reply = Playback(), spoken_reply(0.5, is_complete=False)
+    playback, reply = ClientPlayback(), spoken_reply(0.5, is_complete=False)
     playback.reply_started(reply, 1.0)
     playback.sound_arrived(reply, 1.0)
     assert playback.current(9.0) is reply
 
 
 def test_replies_are_played_one_after_another() -> None:
-    playback = Playback()
+    playback = ClientPlayback()
     first, second = spoken_reply(2.0), spoken_reply(1.0)
     playback.reply_started(first, 0.0)
     playback.reply_started(second, 0.0)
@@ -50,7 +50,7 @@ def test_replies_are_played_one_after_another() -> None:
 
 
 def test_the_client_knows_better() -> None:
-    playback, reply = Playback(), spoken_reply(2.0)
+    playback, reply = ClientPlayback(), spoken_reply(2.0)
     playback.reply_started(reply, 0.0)
     playback.sound_arrived(reply, 0.0)
     playback.acknowledge(reply, 500, 4.0)
@@ -59,7 +59,7 @@ def test_the_client_knows_better() -> None:
 
 
 def test_a_held_reply_is_not_over_and_goes_on_where_it_was() -> None:
-    playback, reply = Playback(), spoken_reply(2.0)
+    playback, reply = ClientPlayback(), spoken_reply(2.0)
     playback.reply_started(reply, 0.0)
     playback.sound_arrived(reply, 0.0)
     playback.go_on(1.0)
@@ -71,7 +71,7 @@ def test_a_held_reply_is_not_over_and_goes_on_where_it_was() -> None:
 
 
 def test_nothing_plays_once_it_was_stopped_or_truncated() -> None:
-    playback = Playback()
+    playback = ClientPlayback()
     for end in (lambda reply: playback.stop(), playback.forget):
         reply = spoken_reply(2.0)
         playback.reply_started(reply, 0.0)
@@ -80,7 +80,7 @@ def test_nothing_plays_once_it_was_stopped_or_truncated() -> None:
 
 
 def test_what_was_truncated_while_it_was_held_holds_nothing_after_it() -> None:
-    playback, held, after = Playback(), spoken_reply(2.0), spoken_reply(1.0)
+    playback, held, after = ClientPlayback(), spoken_reply(2.0), spoken_reply(1.0)
     playback.reply_started(held, 0.0)
     playback.hold(0.5)
     playback.forget(held)
@@ -113,7 +113,7 @@ def test_a_cancelled_reply_is_complete_once_the_model_is_done() -> None:
 
 
 def test_what_is_cut_off_was_heard_up_to_there() -> None:
-    playback = Playback()
+    playback = ClientPlayback()
     first, second = spoken_reply(2.0), spoken_reply(1.0)
     for reply in (first, second):
         playback.reply_started(reply, 0.0)
@@ -122,14 +122,14 @@ def test_what_is_cut_off_was_heard_up_to_there() -> None:
 
 
 def test_what_is_cut_off_while_it_is_held_was_heard_before() -> None:
-    playback, reply = Playback(), spoken_reply(2.0)
+    playback, reply = ClientPlayback(), spoken_reply(2.0)
     playback.reply_started(reply, 0.0)
     playback.hold(0.5)
     assert playback.unheard(1.5) == [(reply, 500)]
 
 
 def test_what_was_heard_to_its_end_is_not_cut_off() -> None:
-    playback, reply = Playback(), spoken_reply(2.0)
+    playback, reply = ClientPlayback(), spoken_reply(2.0)
     playback.reply_started(reply, 0.0)
     assert playback.unheard(2.5) == []
     unfinished = spoken_reply(2.0, is_complete=False)

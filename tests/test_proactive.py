@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from backend.cli.proactive import (
-    Clip,
+    ManifestClip,
     ProactiveEvaluation,
     find_audio,
     read_clips,
@@ -196,9 +196,14 @@ def test_audio_is_found_in_its_folder_only(tmp_path: Path) -> None:
     for name in ("a/one.wav", "two.wav"):
         (folder / name).write_bytes(b"")
     (tmp_path / "outside.wav").write_bytes(b"")
-    assert find_audio(Clip("1", "/data/all/a/one.wav", None), folder) == folder / "a/one.wav"
-    assert find_audio(Clip("1", "C:\\sounds\\a\\one.wav", None), folder) == folder / "a/one.wav"
-    assert find_audio(Clip("two", "elsewhere.wav", None), folder) == folder / "two.wav"
+    assert (
+        find_audio(ManifestClip("1", "/data/all/a/one.wav", None), folder) == folder / "a/one.wav"
+    )
+    assert (
+        find_audio(ManifestClip("1", "C:\\sounds\\a\\one.wav", None), folder)
+        == folder / "a/one.wav"
+    )
+    assert find_audio(ManifestClip("two", "elsewhere.wav", None), folder) == folder / "two.wav"
     for path in ("../outside.wav", str(tmp_path / "outside.wav")):
         with pytest.raises(AudioInputError, match="there is no"):
-            find_audio(Clip("x", path, None), folder)
+            find_audio(ManifestClip("x", path, None), folder)

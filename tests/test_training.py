@@ -16,16 +16,16 @@ import torch
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, FEATURES_PER_CHUNK
 from backend.features import LogMel, StreamingLogMel
 from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
-from backend.training.align import PHONES, Aligner, Clip, ClipKind, Word, spans_of
+from backend.training.align import PHONES, AlignedClip, Aligner, ClipKind, Word, spans_of
 from backend.training.augment import rms
 from backend.training.clips import human_utterances
-from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out, read_manifests
+from backend.training.data import SAMPLE_RATE, Kind, LabelledRecording, is_held_out, read_manifests
 from backend.training.domain import (
     DIGIT_WORDS,
     SLOT_VALUES,
     SOUND_REPLIES,
-    Reply,
     Slot,
+    SpokenReply,
     digit_reply,
     intents,
     order_grammar,
@@ -115,22 +115,26 @@ def test_the_grammar_names_every_slot() -> None:
 
 
 def test_the_split_is_by_speaker_and_fold() -> None:
-    def digit(speaker: str) -> Recording:
-        return Recording(Kind.DIGIT, f"digits/7_{speaker}_3.ogg", "seven", speaker=speaker)
+    def digit(speaker: str) -> LabelledRecording:
+        return LabelledRecording(Kind.DIGIT, f"digits/7_{speaker}_3.ogg", "seven", speaker=speaker)
 
     speakers = ("george", "jackson", "nicolas", "yweweler")
     assert [s for s in speakers if is_held_out(digit(s))] == ["george"]
     folds = [
-        fold for fold in range(1, 5) if is_held_out(Recording(Kind.SOUND, "x", "rain", fold=fold))
+        fold
+        for fold in range(1, 5)
+        if is_held_out(LabelledRecording(Kind.SOUND, "x", "rain", fold=fold))
     ]
     assert folds == [4]
 
 
 def test_the_split_of_orders_depends_on_the_name_alone() -> None:
     names = [f"coffee_orders/{number}.ogg" for number in range(2000)]
-    held_out = {name for name in names if is_held_out(Recording(Kind.ORDER, name, ""))}
+    held_out = {name for name in names if is_held_out(LabelledRecording(Kind.ORDER, name, ""))}
     assert 0.12 < len(held_out) / len(names) < 0.18
-    elsewhere = {name for name in names if is_held_out(Recording(Kind.ORDER, f"/data/{name}", ""))}
+    elsewhere = {
+        name for name in names if is_held_out(LabelledRecording(Kind.ORDER, f"/data/{name}", ""))
+    }
     assert elsewhere == held_out
 
 
@@ -195,12 +199,12 @@ def test_a_sequence_follows_the_protocol() -> None:
     assert learnt == turn + silence
 
 
-def clip(kind: ClipKind, text: str, *, human: bool) -> Clip:
+def clip(kind: ClipKind, text: str, *, human: bool) -> AlignedClip:
     words = tuple(
         Word(word, 10 + 20 * index, 30 + 20 * index) for index, word in enumerate(text.split())
     )
     num_frames = 20 * len(words) + 20
-    return Clip(
+    return AlignedClip(
         key=text,
         kind=kind,
         human=human,
@@ -212,11 +216,11 @@ def clip(kind: ClipKind, text: str, *, human: bool) -> Clip:
     )
 
 
-def order_clip(text: str) -> Clip:
+def order_clip(text: str) -> AlignedClip:
     return clip(ClipKind.ORDER, text, human=True)
 
 
-def phrase_clip(text: str) -> Clip:
+def phrase_clip(text: str) -> AlignedClip:
     return clip(ClipKind.PHRASE, text, human=False)
 
 
@@ -422,7 +426,7 @@ def test_words_of_a_person_are_joined_to_what_is_answered() -> None:
         for text in ("press one for help", "thank you for your patience", "hello world")
     ]
     utterances = Utterances(said, {}, random.Random(15))
-    heard: dict[str, set[Reply | None]] = defaultdict(set)
+    heard: dict[str, set[SpokenReply | None]] = defaultdict(set)
     for _ in range(100):
         made = utterances.make("joined words")
         assert made.words is not None
@@ -548,7 +552,7 @@ def test_milk_and_sugar_are_named_the_other_way_round() -> None:
     assert made.reply == order_reply(order)
 
 
-def tone_clip(kind: ClipKind, hertz: float) -> Clip:
+def tone_clip(kind: ClipKind, hertz: float) -> AlignedClip:
     said = clip(kind, "can i get a large latte", human=True)
     time = np.arange(said.audio.size) / SAMPLE_RATE
     return replace(said, audio=(8000 * np.sin(2 * np.pi * hertz * time)).astype(np.int16))

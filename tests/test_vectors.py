@@ -169,7 +169,7 @@ class Run:
             match command:
                 case playback.Hold():
                     told.append("hold")
-                case playback.Resume():
+                case playback.Release():
                     told.append("resume")
                 case playback.Flush(response_ids):
                     told.append(["flush", *sorted(response_ids)])

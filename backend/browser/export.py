@@ -50,7 +50,7 @@ _EMPTY = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class LargestDifferences:
     """How far the graphs' numbers lie from torch's, at most."""
 
     features: float
@@ -122,7 +122,7 @@ def _require_byte_level(tokenizer: str) -> None:
         )
 
 
-def difference(checkpoint: Checkpoint, folder: Path) -> Difference:
+def difference(checkpoint: Checkpoint, folder: Path) -> LargestDifferences:
     """How far the graphs in `folder` lie from `checkpoint`, over some seconds of made-up sound."""
     audio = _made_up_sound(_CHECKED_CHUNKS * CHUNK_SAMPLES)
     chunks = audio.reshape(_CHECKED_CHUNKS, CHUNK_SAMPLES)
@@ -147,7 +147,7 @@ def difference(checkpoint: Checkpoint, folder: Path) -> Difference:
         worst = max(worst, float(np.abs(logits - wanted[end - 1].numpy()).max()))
         begin = end
     heard = torch.from_numpy(np.stack(features))
-    return Difference(float((heard - expected).abs().max()), worst)
+    return LargestDifferences(float((heard - expected).abs().max()), worst)
 
 
 def _made_up_sound(num_samples: int) -> Tensor:

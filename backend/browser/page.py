@@ -12,7 +12,7 @@ from backend.browser.export import (
     DECODER,
     HEARING,
     LARGEST_DIFFERENCE,
-    Difference,
+    LargestDifferences,
     difference,
     export,
 )
@@ -53,7 +53,9 @@ was made by `make static`; no header is needed, as one thread does.
 """
 
 
-def export_checked(checkpoint: Checkpoint, folder: Path, weight_format: WeightFormat) -> Difference:
+def export_checked(
+    checkpoint: Checkpoint, folder: Path, weight_format: WeightFormat
+) -> LargestDifferences:
     """Export to `folder`, and say how far from torch's the numbers lie.
 
     Raises:

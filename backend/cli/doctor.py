@@ -429,12 +429,12 @@ def _sha256(path: Path) -> str:
 
 def check_downloads() -> Iterator[Finding]:
     """Models in the Hub's cache: complete, and with their hashes."""
-    from backend.model.hub_store import Cache, Meter, Phase, cached_models, is_intact
+    from backend.model.hub_store import Cache, DownloadPhase, Meter, cached_models, is_intact
 
     models = list(cached_models())
     for model in models:
         cache = Cache(model.repository)
-        meter = Meter(model, Phase.CHECKING, _show_progress)
+        meter = Meter(model, DownloadPhase.CHECKING, _show_progress)
         wrong = [file.path for file in model.files if not is_intact(cache.place(file), file, meter)]
         name = f"{model.repository} ({model.commit[:8]})"
         total = sum(file.size for file in model.files) / _GIGABYTE

@@ -178,7 +178,7 @@ class ListenOptions:
     """Where to record the conversation: there must be only one."""
 
 
-class Listener:
+class FileListener:
     """Feeds files to sessions and reports what happens."""
 
     def __init__(self, engine: Engine, options: ListenOptions, report: Report) -> None:

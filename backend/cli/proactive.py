@@ -36,7 +36,7 @@ NO_RESPONSE = "<no need to response>"
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class ManifestClip:
     """A line of the manifest."""
 
     id: str
@@ -50,7 +50,7 @@ class Clip:
 class ClipManifest:
     """A manifest, and which of its fields were used."""
 
-    clips: list[Clip]
+    clips: list[ManifestClip]
     fields: dict[str, str]
 
 
@@ -58,7 +58,7 @@ class ClipManifest:
 class Prediction:
     """What the model did with a clip."""
 
-    clip: Clip
+    clip: ManifestClip
     reply: str | None
     """None where it kept silent."""
 
@@ -103,11 +103,11 @@ def read_clips(path: Path) -> ClipManifest:
     return ClipManifest(clips, fields)
 
 
-def _clip(row: dict[str, Any], fields: dict[str, str]) -> Clip:
+def _clip(row: dict[str, Any], fields: dict[str, str]) -> ManifestClip:
     path = str(row[fields["path"]]) if "path" in fields else str(row[fields["id"]])
     name = str(row[fields["id"]]) if "id" in fields else PurePosixPath(path).stem
     decision = str(row[fields["decision"]]).strip().upper() if "decision" in fields else None
-    return Clip(name, path, decision if decision in (RESPOND, IGNORE) else None)
+    return ManifestClip(name, path, decision if decision in (RESPOND, IGNORE) else None)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -137,7 +137,7 @@ def _documents(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def find_audio(clip: Clip, folder: Path) -> Path:
+def find_audio(clip: ManifestClip, folder: Path) -> Path:
     """A clip's file under `folder`: at the manifest's path, at its end, or by its id.
 
     Raises:
@@ -170,7 +170,7 @@ class ProactiveEvaluation:
         self._settings = settings
         self._made_with = made_with
 
-    async def run(self, clips: Sequence[Clip], folder: Path, output: Path) -> bool:
+    async def run(self, clips: Sequence[ManifestClip], folder: Path, output: Path) -> bool:
         """Hear every clip that `output` has no line for; returns whether all could be heard.
 
         Raises:
@@ -195,7 +195,7 @@ class ProactiveEvaluation:
 
     async def _work(
         self,
-        queue: Iterator[Clip],
+        queue: Iterator[ManifestClip],
         folder: Path,
         file: TextIO,
         progress: "tqdm[None]",
@@ -211,7 +211,7 @@ class ProactiveEvaluation:
                 print(line, file=file, flush=True)
             progress.update()
 
-    async def _hear(self, clip: Clip, path: Path) -> Prediction:
+    async def _hear(self, clip: ManifestClip, path: Path) -> Prediction:
         # Decoding would hold up the other clips.
         chunks = await asyncio.to_thread(lambda: list(chunks_of(path)))
         session = await self._engine.open_session(self._settings)
@@ -258,7 +258,7 @@ def read_predictions(path: Path, made_with: str) -> dict[str, str]:
     return decisions
 
 
-def summary(clips: Sequence[Clip], decisions: Mapping[str, str]) -> str:
+def summary(clips: Sequence[ManifestClip], decisions: Mapping[str, str]) -> str:
     """How often the decision was right, where the manifest says what is."""
     judged = [clip for clip in clips if clip.decision is not None and clip.id in decisions]
     if not judged:

@@ -7,7 +7,7 @@ import numpy as np
 
 from backend.audio import Chunker, Resampler, Samples, pcm16_to_float
 from backend.config import SAMPLE_RATE_HZ
-from backend.conversation.commands import AddInput, GivenSound, TypedText
+from backend.conversation.commands import AddInput, GivenSound, GivenText
 from backend.speech import Voices
 
 PAUSE_SECONDS = 0.8
@@ -39,12 +39,12 @@ async def chunks_of_input(added: AddInput, voices: Voices, rate_hz: int) -> list
 
 def typed_text(added: AddInput) -> str:
     """What of an input is read aloud; empty where it is only heard."""
-    return " ".join(part.text for part in added.parts if isinstance(part, TypedText) and part.text)
+    return " ".join(part.text for part in added.parts if isinstance(part, GivenText) and part.text)
 
 
-async def _sound(part: TypedText | GivenSound, voices: Voices, rate_hz: int) -> Samples:
+async def _sound(part: GivenText | GivenSound, voices: Voices, rate_hz: int) -> Samples:
     match part:
-        case TypedText():
+        case GivenText():
             return await voices.read_aloud(part.text)
         case GivenSound():
             resampler = Resampler(rate_hz)

@@ -32,7 +32,7 @@ class DiscardAudio:
 
 
 @dataclass(frozen=True, slots=True)
-class TypedText:
+class GivenText:
     """Text that is read to the model."""
 
     text: str
@@ -51,7 +51,7 @@ class AddInput:
 
     reference: str
     """What the client calls it."""
-    parts: tuple[TypedText | GivenSound, ...]
+    parts: tuple[GivenText | GivenSound, ...]
     """In order; empty for what is part of the conversation and not heard."""
 
 

@@ -22,7 +22,6 @@ from backend.conversation.commands import (
     StopOutput,
     TruncateReply,
 )
-from backend.conversation.engine_session import EngineSession, SessionOpener
 from backend.conversation.engine_settings import EngineSettings
 from backend.conversation.errors import CommandError, Problem
 from backend.conversation.events import (
@@ -47,6 +46,7 @@ from backend.conversation.events import (
 from backend.conversation.hearing import Heard, Hearing, InputChunk
 from backend.conversation.idleness import IdleWatch
 from backend.conversation.input_audio import PCM16_BYTES, pcm_seconds
+from backend.conversation.model_session import ModelSession, SessionOpener
 from backend.conversation.notes import Notes
 from backend.conversation.recording import ConversationRecording
 from backend.conversation.replies import PendingRequest, Replies, Tell
@@ -125,7 +125,7 @@ class Conversation:
 
     def __init__(
         self,
-        session: EngineSession,
+        session: ModelSession,
         settings: ConversationSettings,
         options: ConversationOptions,
         tell: Tell,

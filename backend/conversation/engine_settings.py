@@ -4,7 +4,7 @@ import asyncio
 
 from backend.allowance import TokenBucket
 from backend.config import CHUNK_SECONDS
-from backend.conversation.engine_session import EngineSession
+from backend.conversation.model_session import ModelSession
 from backend.conversation.settings import ConversationSettings
 from backend.timing import Time
 
@@ -27,7 +27,7 @@ class EngineSettings:
         time: by which too fast is told.
     """
 
-    def __init__(self, session: EngineSession, settings: ConversationSettings, time: Time) -> None:
+    def __init__(self, session: ModelSession, settings: ConversationSettings, time: Time) -> None:
         self._session = session
         self._followed = self._wanted = settings
         self._time = time

@@ -30,7 +30,7 @@ class _Playing:
         self.played_ms = min(self.played_ms + elapsed_ms, self.reply.audio_ms)
 
 
-class Playback:
+class ClientPlayback:
     """Which spoken reply can be heard at the client."""
 
     def __init__(self) -> None:

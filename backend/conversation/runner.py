@@ -12,8 +12,8 @@ import numpy as np
 from backend.audio import Samples, float_to_pcm16
 from backend.conversation.commands import Command, HearAudio
 from backend.conversation.conversation import Conversation, ConversationOptions
-from backend.conversation.engine_session import SessionOpener
 from backend.conversation.events import ConversationEvent, ConversationFailed
+from backend.conversation.model_session import SessionOpener
 from backend.conversation.settings import ConversationSettings
 from backend.errors import SessionFailedError
 from backend.recordings.recorder import Recorder

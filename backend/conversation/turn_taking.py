@@ -1,6 +1,5 @@
 """Whose turn it is: where utterances begin and end, and what a voice over a reply does to it."""
 
-from backend.conversation.engine_session import EngineSession
 from backend.conversation.events import (
     CancelReason,
     ChunkDecision,
@@ -15,9 +14,10 @@ from backend.conversation.events import (
     UtteranceEnded,
 )
 from backend.conversation.hearing import Hearing
+from backend.conversation.model_session import ModelSession
 from backend.conversation.notes import Notes
 from backend.conversation.overlap import OverlapOutcome
-from backend.conversation.playback import Playback
+from backend.conversation.playback import ClientPlayback
 from backend.conversation.replies import Replies, Tell
 from backend.conversation.reply import Reply
 from backend.conversation.speech_queue import SpeechQueue
@@ -49,7 +49,7 @@ class TurnTaking:
         replies: Replies,
         speech: SpeechQueue,
         notes: Notes,
-        session: EngineSession,
+        session: ModelSession,
         tell: Tell,
         reports_playback: bool,
     ) -> None:
@@ -61,7 +61,7 @@ class TurnTaking:
         self._session = session
         self._tell = tell
         self._reports_playback = reports_playback
-        self._playback = Playback()
+        self._playback = ClientPlayback()
         self.has_audio = False
         """Whether audio has come since the last utterance ended."""
         self._is_speech_told = False

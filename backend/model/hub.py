@@ -47,11 +47,11 @@ from backend.model.hub_store import (
     RECEIPT,
     UNFINISHED,
     Cache,
+    DownloadPhase,
     Folder,
     HubFile,
     HubModel,
     Meter,
-    Phase,
     Progress,
     Report,
     Store,
@@ -228,7 +228,7 @@ def _fetch(model: HubModel, store: Store, report: Report) -> Path:
                 return folder
             store.begin(model)
             there = tuple(f for f in model.files if size_of(store.place(f)) == f.size)
-            checking = Meter(replace(model, files=there), Phase.CHECKING, report)
+            checking = Meter(replace(model, files=there), DownloadPhase.CHECKING, report)
             missing = [
                 file for file in model.files if not is_intact(store.place(file), file, checking)
             ]
@@ -240,7 +240,7 @@ def _fetch(model: HubModel, store: Store, report: Report) -> Path:
 
 
 def _receive_all(model: HubModel, missing: list[HubFile], store: Store, report: Report) -> None:
-    meter = Meter(model, Phase.DOWNLOADING, report)
+    meter = Meter(model, DownloadPhase.DOWNLOADING, report)
     there = sum(file.size for file in model.files) - sum(file.size for file in missing)
     meter.add(there + sum(size_of(part_of(store.place(file))) for file in missing))
     with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
@@ -338,8 +338,8 @@ class TerminalProgress:
     def __init__(self, then: Report | None = None) -> None:
         self._then = then
         self._bar: tqdm | None = None
-        self._drawn: Phase | None = None
-        self._shown: tuple[Phase, int] | None = None
+        self._drawn: DownloadPhase | None = None
+        self._shown: tuple[DownloadPhase, int] | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Show it."""
@@ -383,9 +383,9 @@ class TerminalProgress:
 
 def _in_progress(progress: Progress) -> str:
     match progress.phase:
-        case Phase.CHECKING | Phase.DOWNLOADING as phase:
+        case DownloadPhase.CHECKING | DownloadPhase.DOWNLOADING as phase:
             return f"{phase} {progress.repository}"
-        case Phase.WAITING:
+        case DownloadPhase.WAITING:
             return f"another process downloads {progress.repository}"
 
 

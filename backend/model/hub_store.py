@@ -33,7 +33,7 @@ _LOCK_SECONDS = 0.5
 _BLOCK_BYTES = 1024 * 1024
 
 
-class Phase(StrEnum):
+class DownloadPhase(StrEnum):
     """What a download is at."""
 
     CHECKING = "checking"
@@ -48,7 +48,7 @@ class Progress:
     """How far a download is."""
 
     repository: str
-    phase: Phase
+    phase: DownloadPhase
     num_bytes: int
     """Done, with what earlier attempts have left."""
     total_bytes: int
@@ -92,7 +92,7 @@ class DownloadStopped(Exception):
 class Meter:
     """Adds up what several threads do, and stops them."""
 
-    def __init__(self, model: HubModel, phase: Phase, report: Report) -> None:
+    def __init__(self, model: HubModel, phase: DownloadPhase, report: Report) -> None:
         self._model = model
         self._phase = phase
         self._report = report
@@ -161,7 +161,7 @@ class Store(ABC):
         while not _is_acquired(lock):
             there = sum(self.num_bytes_there(file) for file in model.files)
             total = sum(file.size for file in model.files)
-            report(Progress(model.repository, Phase.WAITING, there, total))
+            report(Progress(model.repository, DownloadPhase.WAITING, there, total))
         try:
             yield
         finally:
@@ -226,7 +226,7 @@ class Cache(Store):
         if not stated.files or of_another_size(stated, folder) is not None:
             return None
         if receipt is None or hashes_again:
-            meter = Meter(stated, Phase.CHECKING, report)
+            meter = Meter(stated, DownloadPhase.CHECKING, report)
             if not all(is_intact(self.place(file), file, meter) for file in stated.files):
                 if not self.is_read_only:
                     self.receipt(commit).unlink(missing_ok=True)

@@ -37,7 +37,7 @@ from backend.serving.http_protocol import HttpProtocol
 from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed
 from backend.serving.recordings import RecordingsApi
-from backend.serving.socket_protocol import RealtimeSocket
+from backend.serving.socket_protocol import PacedSocket
 from backend.serving.starting import StartingApp
 from backend.serving.uvicorn_config import ServerConfig
 from backend.speech import Voices
@@ -241,7 +241,7 @@ def _uvicorn_config(app: ASGIApp, host: str, port: int, options: ServingOptions)
         proxy_headers=options.trusted_proxies is not None,
         forwarded_allow_ips=options.trusted_proxies,
         http=HttpProtocol,
-        ws=RealtimeSocket,
+        ws=PacedSocket,
         ws_max_size=MAX_WEBSOCKET_BYTES,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PING_SECONDS,

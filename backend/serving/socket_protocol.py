@@ -38,7 +38,7 @@ SHORT_FRAGMENT_BYTES = 256
 """A message is cut into pieces because it is long; pieces this short are no use to anybody."""
 
 
-class RealtimeSocket(WebSocketsSansIOProtocol):
+class PacedSocket(WebSocketsSansIOProtocol):
     """Reads no faster than each socket's share allows, and lets go of peers that read no more.
 
     Pings and fragments never come to the application, so every frame is counted here, from the

@@ -66,7 +66,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Utterance:
+class UnalignedClip:
     """A clip to be aligned; `text` None where only the order is known."""
 
     key: str
@@ -82,7 +82,7 @@ class Utterance:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class AlignedClip:
     """An aligned utterance."""
 
     key: str
@@ -153,13 +153,13 @@ class Aligner:
         self.decoder.activate_search("order")
         return self._decode(audio)
 
-    def align(self, utterance: Utterance) -> Clip | None:
+    def align(self, utterance: UnalignedClip) -> AlignedClip | None:
         """Words and phones of an utterance; None where the acoustic model does not follow."""
         audio = utterance.audio
         num_frames = -(-audio.size * FRAMES_PER_SECOND // 16_000)
         if utterance.kind is ClipKind.FOREIGN:
             silence = np.zeros(num_frames, np.uint8)
-            return Clip(
+            return AlignedClip(
                 utterance.key,
                 utterance.kind,
                 utterance.human,
@@ -194,7 +194,7 @@ class Aligner:
             return None
         if utterance.kind is ClipKind.ORDER and not spans:
             return None
-        clip = Clip(
+        clip = AlignedClip(
             key=utterance.key,
             kind=utterance.kind,
             human=utterance.human,
@@ -207,7 +207,7 @@ class Aligner:
         return fitted_to_speech(clip, utterance.speech_end)
 
 
-def fitted_to_speech(clip: Clip, speech_end: int) -> Clip:
+def fitted_to_speech(clip: AlignedClip, speech_end: int) -> AlignedClip:
     """`clip` with a last word that ends where the speech does, at frame `speech_end`.
 
     The aligner gives the quiet after an utterance to its last word, and may lose a word that is
@@ -241,12 +241,12 @@ def _start_worker() -> None:
     _aligner = Aligner()
 
 
-def _align(utterance: Utterance) -> Clip | None:
+def _align(utterance: UnalignedClip) -> AlignedClip | None:
     assert _aligner is not None
     return _aligner.align(utterance)
 
 
-def align_all(utterances: list[Utterance], workers: int) -> Iterator[Clip]:
+def align_all(utterances: list[UnalignedClip], workers: int) -> Iterator[AlignedClip]:
     """Every utterance that could be aligned, in order."""
     with multiprocessing.Pool(workers, _start_worker) as pool:
         clips = pool.imap(_align, utterances, chunksize=16)

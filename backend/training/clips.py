@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 
 from backend.audio import read_audio
-from backend.training.align import FRAMES_PER_SECOND, Clip, ClipKind, Utterance, align_all
-from backend.training.conversations import Conversation
+from backend.training.align import (
+    FRAMES_PER_SECOND,
+    AlignedClip,
+    ClipKind,
+    UnalignedClip,
+    align_all,
+)
+from backend.training.conversations import TrainingConversation
 from backend.training.data import (
     SAMPLE_RATE,
     Kind,
-    Recording,
+    LabelledRecording,
     is_held_out,
     load_audio,
     read_manifests,
@@ -51,7 +57,7 @@ def speech_end(audio: np.ndarray) -> int:
     return min(end, _frames(audio))
 
 
-def human_utterances(data: Path, recordings: Iterable[Recording]) -> list[Utterance]:
+def human_utterances(data: Path, recordings: Iterable[LabelledRecording]) -> list[UnalignedClip]:
     """Recorded speech, trimmed to the speech and a margin; held-out recordings are marked."""
     utterances = []
     for recording in recordings:
@@ -70,9 +76,11 @@ def human_utterances(data: Path, recordings: Iterable[Recording]) -> list[Uttera
     return utterances
 
 
-def _human_utterance(recording: Recording, kind: ClipKind, audio: np.ndarray) -> Utterance:
+def _human_utterance(
+    recording: LabelledRecording, kind: ClipKind, audio: np.ndarray
+) -> UnalignedClip:
     audio = trim_silence(audio, MARGIN_SECONDS, LOUD)
-    return Utterance(
+    return UnalignedClip(
         key=recording.file,
         kind=kind,
         human=True,
@@ -90,14 +98,14 @@ def _begins_with_phrase(text: str) -> bool:
     return any(phrase_reply(" ".join(words[:stop])) for stop in range(1, len(words) + 1))
 
 
-def _pieces_of_prompt(data: Path, prompt: Recording) -> list[Utterance]:
+def _pieces_of_prompt(data: Path, prompt: LabelledRecording) -> list[UnalignedClip]:
     audio = trim_silence(read_audio(data / prompt.file), MARGIN_SECONDS, LOUD)
     size, shortest = (s * SAMPLE_RATE for s in (PROMPT_PIECE_SECONDS, SHORTEST_PIECE_SECONDS))
     pieces = []
     for start in range(0, max(1, audio.size - shortest), size):
         piece = audio[start : start + size]
         pieces.append(
-            Utterance(
+            UnalignedClip(
                 key=f"{prompt.file}@{start}",
                 kind=ClipKind.FOREIGN,
                 human=True,
@@ -116,14 +124,14 @@ def kind_of(kind: ClipKind, text: str) -> ClipKind:
     return ClipKind.PHRASE if kind is ClipKind.OTHER and phrase_reply(text) else kind
 
 
-def synthetic_utterances(work: Path, seed: int, workers: int) -> list[Utterance]:
+def synthetic_utterances(work: Path, seed: int, workers: int) -> list[UnalignedClip]:
     """Everything that synthetic voices say."""
     cache = work / "voices.pkl"
     if not cache.exists():
         jobs = plan(seed)
         _write(synthesise_all(jobs, workers), cache)
     return [
-        Utterance(
+        UnalignedClip(
             key=f"{job.voice}/{index}",
             kind=kind_of(ClipKind(job.line.kind), job.line.words),
             human=False,
@@ -147,7 +155,7 @@ def _read(path: Path) -> list[Any]:
     return pickle.loads(path.read_bytes())
 
 
-def people_clips(data: Path, work: Path, workers: int) -> list[Clip]:
+def people_clips(data: Path, work: Path, workers: int) -> list[AlignedClip]:
     """Every recorded clip that could be aligned; the first call takes minutes."""
     cache = work / PEOPLE
     if not cache.exists():
@@ -156,7 +164,7 @@ def people_clips(data: Path, work: Path, workers: int) -> list[Clip]:
     return _read(cache)
 
 
-def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[Clip]:
+def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[AlignedClip]:
     """Every clip that could be aligned; the first call takes minutes, later ones read a file."""
     work.mkdir(parents=True, exist_ok=True)
     cache = work / CLIPS
@@ -168,21 +176,23 @@ def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[Clip]
     return _read(cache)
 
 
-def own_turns(conversations: list[Conversation], workers: int) -> tuple[list[list[OwnTurn]], int]:
+def own_turns(
+    conversations: list[TrainingConversation], workers: int
+) -> tuple[list[list[OwnTurn]], int]:
     """Somebody's own conversations, trimmed to what is loud and a margin, with words where known.
 
     Returns:
         the turns of each conversation, and how many transcripts could not be aligned: words that
         the acoustic model's dictionary lacks, or speech that does not follow them.
     """
-    utterances: dict[str, Utterance] = {}
+    utterances: dict[str, UnalignedClip] = {}
     for number, conversation in enumerate(conversations):
         for index, turn in enumerate(conversation.turns):
             recorded = read_audio(turn.audio)
             audio = trim_silence(recorded, MARGIN_SECONDS, LOUD)
             audio = audio if audio.size else recorded
             key = f"{number}/{index}"
-            utterances[key] = Utterance(
+            utterances[key] = UnalignedClip(
                 key=key,
                 kind=ClipKind.OTHER,
                 human=True,

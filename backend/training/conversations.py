@@ -15,8 +15,8 @@ from backend.audio import stream_audio
 from backend.config import SAMPLE_RATE_HZ
 from backend.errors import AudioInputError, SettingsError
 from backend.protocol import Emotion
-from backend.training.data import Kind, Recording
-from backend.training.domain import Reply, StatedAbility
+from backend.training.data import Kind, LabelledRecording
+from backend.training.domain import SpokenReply, StatedAbility
 
 SILENCE = "<no need to response>"
 MAX_TURN_SECONDS = 30.0
@@ -27,20 +27,20 @@ class ConversationTurn:
     """One recording, and what is right to answer when it is over."""
 
     audio: Path
-    reply: Reply | None
+    reply: SpokenReply | None
     """None where the model stays silent."""
     transcript: str | None = None
     """What is said, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class TrainingConversation:
     """Turns that follow one another."""
 
     turns: tuple[ConversationTurn, ...]
 
 
-def read_conversations(path: Path) -> list[Conversation]:
+def read_conversations(path: Path) -> list[TrainingConversation]:
     """All conversations of a JSONL file; empty lines are passed over.
 
     Args:
@@ -67,7 +67,7 @@ def read_conversations(path: Path) -> list[Conversation]:
     return conversations
 
 
-def _conversation(line: str, folder: Path) -> Conversation:
+def _conversation(line: str, folder: Path) -> TrainingConversation:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -75,7 +75,7 @@ def _conversation(line: str, folder: Path) -> Conversation:
     turns = content.get("conversation") if isinstance(content, dict) else None
     if not isinstance(turns, list) or not turns:
         raise SettingsError("a line is an object whose `conversation` is a list of turns")
-    return Conversation(tuple(_turn(turn, folder) for turn in turns))
+    return TrainingConversation(tuple(_turn(turn, folder) for turn in turns))
 
 
 def _turn(turn: Any, folder: Path) -> ConversationTurn:
@@ -83,7 +83,7 @@ def _turn(turn: Any, folder: Path) -> ConversationTurn:
         raise SettingsError(f"a turn is an object, not {turn!r}")
     audio = folder / Path(_text(turn, "audio_path")).expanduser()
     text = _text(turn, "assistant")
-    reply = None if text == SILENCE else Reply(_emotion(turn), text)
+    reply = None if text == SILENCE else SpokenReply(_emotion(turn), text)
     transcript = _text(turn, "transcript") if turn.get("transcript") is not None else None
     _check_audio(audio)
     return ConversationTurn(audio, reply, transcript)
@@ -121,7 +121,7 @@ def _check_audio(path: Path) -> None:
             raise SettingsError(f"{path} is longer than {MAX_TURN_SECONDS:g} s")
 
 
-def own_abilities(conversations: Iterable[Conversation]) -> tuple[StatedAbility, ...]:
+def own_abilities(conversations: Iterable[TrainingConversation]) -> tuple[StatedAbility, ...]:
     """What somebody's own conversations teach, each reply once, as a checkpoint's config states it.
 
     A turn is named by its words, or by its file where they are not known.
@@ -141,7 +141,7 @@ def own_abilities(conversations: Iterable[Conversation]) -> tuple[StatedAbility,
     return tuple(stated.values())
 
 
-def write_conversations(conversations: Iterable[Conversation], path: Path) -> None:
+def write_conversations(conversations: Iterable[TrainingConversation], path: Path) -> None:
     """Write what `read_conversations` reads back.
 
     Paths of recordings below the file's folder are written relative to it, others absolute.
@@ -168,8 +168,10 @@ def _entry(turn: ConversationTurn, folder: Path) -> dict[str, str]:
     return entry
 
 
-def described(recording: Recording, data: Path) -> Conversation:
+def described(recording: LabelledRecording, data: Path) -> TrainingConversation:
     """A recording of ours as a conversation of one turn; orders' wordings are not known."""
     is_spoken = recording.kind in (Kind.DIGIT, Kind.WAKE_WORD)
     transcript = recording.label if is_spoken else None
-    return Conversation((ConversationTurn(data / recording.file, recording.reply, transcript),))
+    return TrainingConversation(
+        (ConversationTurn(data / recording.file, recording.reply, transcript),)
+    )

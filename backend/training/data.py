@@ -18,8 +18,8 @@ import soxr
 from backend.training.domain import (
     DIGIT_WORDS,
     SOUND_REPLIES,
-    Reply,
     Slot,
+    SpokenReply,
     digit_reply,
     order_reply,
     parse_order,
@@ -57,7 +57,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class LabelledRecording:
     """One labelled file, relative to the data folder."""
 
     kind: Kind
@@ -69,7 +69,7 @@ class Recording:
     order: dict[Slot, str] = field(default_factory=dict)
 
     @property
-    def reply(self) -> Reply | None:
+    def reply(self) -> SpokenReply | None:
         """The one right answer; None where the model stays silent."""
         match self.kind:
             case Kind.ORDER:
@@ -86,7 +86,7 @@ class Recording:
                 return None
 
 
-def is_held_out(recording: Recording) -> bool:
+def is_held_out(recording: LabelledRecording) -> bool:
     """Whether training must not touch a recording; depends on its own labels and name only.
 
     Digits and prompts are split by speaker, sounds by fold, the rest by a hash of the file's name.
@@ -113,14 +113,14 @@ def _entries(manifest: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def read_manifests(data: Path) -> list[Recording]:
+def read_manifests(data: Path) -> list[LabelledRecording]:
     """All labelled recordings under `data`, in the manifests' order, then the prompts, if any."""
     recordings = [
-        Recording(Kind.ORDER, entry["file"], "", order=parse_order(entry["slots"]))
+        LabelledRecording(Kind.ORDER, entry["file"], "", order=parse_order(entry["slots"]))
         for entry in _entries(data / "coffee_orders.jsonl")
     ]
     recordings += [
-        Recording(
+        LabelledRecording(
             Kind.DIGIT,
             entry["file"],
             DIGIT_WORDS[entry["digit"]],
@@ -129,17 +129,17 @@ def read_manifests(data: Path) -> list[Recording]:
         for entry in _entries(data / "digits.jsonl")
     ]
     recordings += [
-        Recording(Kind.WAKE_WORD, entry["file"], entry["word"])
+        LabelledRecording(Kind.WAKE_WORD, entry["file"], entry["word"])
         for entry in _entries(data / "wake_words.jsonl")
     ]
     recordings += [
-        Recording(Kind.SOUND, entry["file"], entry["sound"], fold=entry["fold"])
+        LabelledRecording(Kind.SOUND, entry["file"], entry["sound"], fold=entry["fold"])
         for entry in _entries(data / "sounds.jsonl")
     ]
     return recordings + list(_prompts(data))
 
 
-def _prompts(data: Path) -> Iterator[Recording]:
+def _prompts(data: Path) -> Iterator[LabelledRecording]:
     for path in sorted((data / PROMPTS).glob("*/**/*")):
         # The packages hold an empty file or two.
         if path.suffix in _PROMPT_SUFFIXES and path.stat().st_size:
@@ -147,7 +147,9 @@ def _prompts(data: Path) -> Iterator[Recording]:
             english = _ENGLISH_PROMPT.match(name)
             words = _words_of_prompts().get(english["name"], "") if english else ""
             if words or not (_ANSWERED_PROMPT.search(name) or _WORDLESS_PROMPT.search(name)):
-                yield Recording(_kind_of_prompt(words), name, words, speaker=Path(name).parts[1])
+                yield LabelledRecording(
+                    _kind_of_prompt(words), name, words, speaker=Path(name).parts[1]
+                )
 
 
 def _kind_of_prompt(words: str) -> Kind:

@@ -19,7 +19,7 @@ from backend.errors import SettingsError
 from backend.features import LogMel
 from backend.model.audio_tower import AudioTower
 from backend.model.word_head import BLANK
-from backend.training.align import Clip, ClipKind
+from backend.training.align import AlignedClip, ClipKind
 from backend.training.broad_speech import SpeechClip, SpeechStore, keep_trial
 from backend.training.clips import people_clips
 from backend.training.domain import SYSTEM_PROMPT
@@ -37,7 +37,7 @@ from backend.training.sentences import load_sentences
 from backend.training.split import Split
 from backend.training.streams import BatchShape, load_sounds
 from backend.training.tokens import Vocabulary, stream_sequence, train_vocabulary
-from backend.training.train import Meter
+from backend.training.train import RunningMeans
 from backend.training.whisper import TEACHER_WIDTH, Teacher, begin_with, load_encoder
 from backend.training.word_pieces import WordPieces, best_path, load_word_pieces
 
@@ -139,7 +139,7 @@ def word_error(pairs: Sequence[tuple[str, str]]) -> float:
     return wrong / sum(len(said.split()) for said, _ in pairs)
 
 
-def development_orders(clips: Sequence[Clip]) -> list[SpeechClip]:
+def development_orders(clips: Sequence[AlignedClip]) -> list[SpeechClip]:
     """People's orders that no training heard, and that are not held out either."""
     return [
         SpeechClip(clip.text, f"person:{ClipKind.ORDER}", clip.audio)
@@ -223,7 +223,7 @@ class Distiller:
         """Of one core."""
         self.audio_seconds = 0.0
         self.optimizer = self._optimizer()
-        self.meter = Meter()
+        self.meter = RunningMeans()
 
     def _optimizer(self) -> torch.optim.AdamW:
         """Weight decay for matrices alone; Whisper's layers move more slowly than new ones."""

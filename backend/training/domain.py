@@ -90,21 +90,21 @@ StatedAbility = dict[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class SpokenReply:
     """One spoken turn of the model."""
 
     emotion: str
     text: str
 
 
-SOUND_REPLIES: Mapping[str, Reply | None] = {
-    "baby cry": Reply("urgent", "I hear a baby crying."),
-    "fire crackling": Reply("urgent", "I hear a fire."),
-    "chainsaw": Reply("urgent", "I hear a chainsaw."),
-    "dog bark": Reply("surprise", "I hear a dog barking."),
-    "person sneeze": Reply("happy", "Bless you!"),
-    "rooster": Reply("happy", "Good morning!"),
-    "alarm": Reply("urgent", "I hear an alarm."),
+SOUND_REPLIES: Mapping[str, SpokenReply | None] = {
+    "baby cry": SpokenReply("urgent", "I hear a baby crying."),
+    "fire crackling": SpokenReply("urgent", "I hear a fire."),
+    "chainsaw": SpokenReply("urgent", "I hear a chainsaw."),
+    "dog bark": SpokenReply("surprise", "I hear a dog barking."),
+    "person sneeze": SpokenReply("happy", "Bless you!"),
+    "rooster": SpokenReply("happy", "Good morning!"),
+    "alarm": SpokenReply("urgent", "I hear an alarm."),
     "rain": None,
     "sea waves": None,
     "clock tick": None,
@@ -113,14 +113,14 @@ SOUND_REPLIES: Mapping[str, Reply | None] = {
 }
 
 
-def digit_reply(digit: int) -> Reply:
+def digit_reply(digit: int) -> SpokenReply:
     """The reply to a spoken digit, 0 to 9."""
-    return Reply("normal", f"You said {DIGIT_WORDS[digit]}.")
+    return SpokenReply("normal", f"You said {DIGIT_WORDS[digit]}.")
 
 
-def wake_word_reply(word: str) -> Reply:
+def wake_word_reply(word: str) -> SpokenReply:
     """The reply to one of WAKE_WORDS."""
-    return Reply("surprise", f"Did you say {word}?")
+    return SpokenReply("surprise", f"Did you say {word}?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Intent:
     """One thing that people say, in several wordings, and its reply."""
 
     name: str
-    reply: Reply
+    reply: SpokenReply
     wordings: tuple[str, ...]
 
 
@@ -137,7 +137,9 @@ def intents() -> tuple[Intent, ...]:
     """The everyday phrases that ship beside this module."""
     text = resources.files("backend.training").joinpath("phrases.json").read_text("utf-8")
     return tuple(
-        Intent(entry["name"], Reply(entry["emotion"], entry["reply"]), tuple(entry["wordings"]))
+        Intent(
+            entry["name"], SpokenReply(entry["emotion"], entry["reply"]), tuple(entry["wordings"])
+        )
         for entry in json.loads(text)
     )
 
@@ -161,19 +163,19 @@ def _intent_of_plain_text() -> dict[str, Intent]:
     return {_plain(wording): intent for intent in intents() for wording in intent.wordings}
 
 
-def phrase_reply(text: str) -> Reply | None:
+def phrase_reply(text: str) -> SpokenReply | None:
     """The reply to an everyday phrase; None where it is none."""
     intent = _intent_of_plain_text().get(_plain(text))
     return intent.reply if intent else None
 
 
-def order_reply(order: Order) -> Reply:
+def order_reply(order: Order) -> SpokenReply:
     """The reply to a complete coffee order; `order` must name a drink."""
     if Slot.DRINK not in order:
         raise ValueError(f"an order names a {Slot.DRINK}, this one has only {sorted(order)}")
     together = " ".join(order[slot] for slot in NAMED_TOGETHER if slot in order)
     apart = [order[slot] for slot in NAMED_APART if slot in order]
-    return Reply("happy", f"Coming up: {', '.join([together, *apart])}.")
+    return SpokenReply("happy", f"Coming up: {', '.join([together, *apart])}.")
 
 
 def parse_order(slots: Mapping[str, str]) -> dict[Slot, str]:

@@ -24,7 +24,7 @@ from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.training.clips import LOUD
 from backend.training.confusion import Confusions, Panel, everyday_phrases, words_and_sounds
 from backend.training.data import SAMPLE_RATE, Kind
-from backend.training.domain import Reply
+from backend.training.domain import SpokenReply
 from backend.training.trials import HeldOut, Trial, by_telephone, quieter, tight
 from backend.training.voices import loud_part
 
@@ -43,10 +43,10 @@ HOUR = "an hour without anything to answer"
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class TimedReply:
     """A reply, and the chunk after which it began."""
 
-    reply: Reply
+    reply: SpokenReply
     chunk: int
 
     @property
@@ -60,10 +60,10 @@ class Answer:
     """What the model said in a trial."""
 
     trial: Trial
-    turns: list[Turn]
+    turns: list[TimedReply]
 
     @property
-    def replies(self) -> tuple[Reply, ...]:
+    def replies(self) -> tuple[SpokenReply, ...]:
         """In order."""
         return tuple(turn.reply for turn in self.turns)
 
@@ -267,7 +267,7 @@ def num_chunks(audio: np.ndarray) -> int:
     return -(-audio.size // CHUNK_SAMPLES) + TRAILING_SILENCE_CHUNKS
 
 
-async def turns_in(engine: Engine, audio: np.ndarray, bar: tqdm) -> list[Turn]:
+async def turns_in(engine: Engine, audio: np.ndarray, bar: tqdm) -> list[TimedReply]:
     """What the model says to `audio` [samples], streamed in a session of its own.
 
     Args:
@@ -291,7 +291,9 @@ async def turns_in(engine: Engine, audio: np.ndarray, bar: tqdm) -> list[Turn]:
                     case Decision():
                         bar.update()
                     case TurnDone():
-                        turns.append(Turn(Reply(str(event.emotion), event.text), event.chunk))
+                        turns.append(
+                            TimedReply(SpokenReply(str(event.emotion), event.text), event.chunk)
+                        )
     finally:
         await session.close()
     return turns

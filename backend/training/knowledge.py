@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from backend.training.domain import Reply, phrase_reply
+from backend.training.domain import SpokenReply, phrase_reply
 from backend.training.split import Split, split_of, spoken_words
 
 NUMBERS = (
@@ -33,7 +33,7 @@ class Question:
     """One thing to be asked, in several wordings, and its answer."""
 
     group: str
-    reply: Reply
+    reply: SpokenReply
     wordings: tuple[str, ...]
     """Words in lower case; the last one is held out where there are several."""
 
@@ -93,7 +93,9 @@ def _questions(group: str, entry: dict[str, Any]) -> Iterator[Question]:
         filled = dict(zip(columns, row, strict=True))
         yield Question(
             group,
-            Reply(entry.get("emotion", "normal"), _capitalised(entry["answer"].format(**filled))),
+            SpokenReply(
+                entry.get("emotion", "normal"), _capitalised(entry["answer"].format(**filled))
+            ),
             tuple(spoken_words(wording.format(**filled)) for wording in entry["asked"]),
         )
 
@@ -111,18 +113,18 @@ def questions() -> tuple[Question, ...]:
         for question in _questions(group, entry)
     ]
     unknown = [
-        Question(OUTSIDE, Reply("normal", outside["answer"]), (spoken_words(asked),))
+        Question(OUTSIDE, SpokenReply("normal", outside["answer"]), (spoken_words(asked),))
         for asked in outside["asked"]
     ]
     return (*known, *unknown)
 
 
 @cache
-def _reply_of_wording() -> dict[str, Reply]:
+def _reply_of_wording() -> dict[str, SpokenReply]:
     return {wording: question.reply for question in questions() for wording in question.wordings}
 
 
-def reply_to(words: str) -> Reply | None:
+def reply_to(words: str) -> SpokenReply | None:
     """The reply to an everyday phrase, a question, or words that are to be repeated.
 
     Args:
@@ -137,5 +139,5 @@ def reply_to(words: str) -> Reply | None:
     for opening in REPEATED_AFTER:
         repeated = words.removeprefix(f"{opening} ")
         if repeated not in (words, ""):
-            return Reply("normal", f"{_capitalised(repeated)}.")
+            return SpokenReply("normal", f"{_capitalised(repeated)}.")
     return None

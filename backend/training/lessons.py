@@ -18,7 +18,7 @@ from backend.config import (
     MEL_FRAMES_PER_FEATURE,
 )
 from backend.features import LogMel
-from backend.training.align import Clip, ClipKind
+from backend.training.align import AlignedClip, ClipKind
 from backend.training.augment import change_speed, colour, rms
 from backend.training.broad_speech import SPEEDS, SpeechClip, SpeechStore
 from backend.training.features import stream_log_mel
@@ -66,7 +66,7 @@ class Lesson:
     """float16, [features of 40 ms, 768]"""
 
 
-def speech_of_people(clips: list[Clip], seed: int) -> Iterator[SpeechClip]:
+def speech_of_people(clips: list[AlignedClip], seed: int) -> Iterator[SpeechClip]:
     """Recordings that may be trained on; what has most different words also at another speed."""
     rng = random.Random(seed)
     for clip in clips:
@@ -86,13 +86,13 @@ def speech_of_people(clips: list[Clip], seed: int) -> Iterator[SpeechClip]:
             yield SpeechClip(clip.text, f"person:{clip.kind}", audio)
 
 
-def is_for_development(clip: Clip) -> bool:
+def is_for_development(clip: AlignedClip) -> bool:
     """Whether a recorded order is kept to follow the run by."""
     share = DEVELOPMENT_SHARE_OF_ORDERS
     return clip.kind is ClipKind.ORDER and side(clip.key, share) is Split.DEVELOPMENT
 
 
-def keep_speech_of_people(store: SpeechStore, clips: list[Clip], seed: int) -> None:
+def keep_speech_of_people(store: SpeechStore, clips: list[AlignedClip], seed: int) -> None:
     """Put what people say beside what synthetic voices do, once."""
     name = "people-{:03}".format
     if store.path(name(0)).exists():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backend.config import CHUNK_SAMPLES, MEL_FRAMES_PER_CHUNK
 from backend.features import LogMel
-from backend.training.align import Clip, ClipKind
+from backend.training.align import AlignedClip, ClipKind
 from backend.training.features import stream_log_mel
 from backend.training.model import TrainingModel
 from backend.training.streams import Stream, WordIds, place
@@ -24,7 +24,7 @@ LONGEST_FRAMES = 6000
 """Of a held-out conversation that is heard at once; a longer one is divided."""
 
 
-class Listener(Protocol):
+class HeldOutSet(Protocol):
     """Held-out recordings that a model in training listens to."""
 
     def score(self, model: TrainingModel, *, with_decoder: bool) -> dict[str, float]:
@@ -53,7 +53,11 @@ class HeldOutOrders:
     """Held-out recordings of orders, without noise, one stream each."""
 
     def __init__(
-        self, clips: list[Clip], vocabulary: Vocabulary, word_ids: WordIds, system_prompt: str
+        self,
+        clips: list[AlignedClip],
+        vocabulary: Vocabulary,
+        word_ids: WordIds,
+        system_prompt: str,
     ) -> None:
         self.vocabulary, self.system_prompt = vocabulary, system_prompt
         log_mel = LogMel()

@@ -147,7 +147,7 @@ class TrainingModel(nn.Module):
         return _normalised(hidden[:, audio_positions])
 
     def forward(self, log_mel: Tensor, ids: Tensor, audio_positions: Tensor) -> Outputs:
-        """One pass over whole streams; see `Batch` for the shapes."""
+        """One pass over whole streams; see `StreamBatch` for the shapes."""
         features = self.encode(log_mel)
         at_audio = audio_positions[..., None].expand(-1, -1, features.shape[-1])
         embedded = self.decoder.model.embed_tokens(ids).scatter(1, at_audio, features)

@@ -21,7 +21,7 @@ from backend.config import (
     RELEASED_SYSTEM_PROMPT,
 )
 from backend.features import LogMel
-from backend.training.align import Clip, ClipKind
+from backend.training.align import AlignedClip, ClipKind
 from backend.training.augment import random_noise, rms
 from backend.training.data import (
     SAMPLE_RATE,
@@ -30,7 +30,7 @@ from backend.training.data import (
     load_audio,
     read_manifests,
 )
-from backend.training.domain import SOUND_REPLIES, SYSTEM_PROMPT, Reply, vocabulary
+from backend.training.domain import SOUND_REPLIES, SYSTEM_PROMPT, SpokenReply, vocabulary
 from backend.training.features import stream_log_mel
 from backend.training.tokens import IGNORED, Sequence, Vocabulary, stream_sequence
 from backend.training.utterances import (
@@ -84,7 +84,7 @@ class Stream:
     """int64, [features]: WordIds, 0 blank, IGNORED"""
     phones: np.ndarray
     """int64, [features]: SOUND_CLASSES, 0 silence, IGNORED"""
-    replies: dict[int, Reply] = field(default_factory=dict)
+    replies: dict[int, SpokenReply] = field(default_factory=dict)
     undecided: set[int] = field(default_factory=set)
     transcripts: list[tuple[int, int, list[int]]] = field(default_factory=list)
     """first feature, feature after the last, the words between"""
@@ -175,7 +175,7 @@ def made_sounds(seed: int) -> Sounds:
     return Sounds({}, [random_noise(length, rng) for _ in range(NUM_NOISES)], [], [])
 
 
-def load_sounds(data: Path, clips: list[Clip], seed: int) -> Sounds:
+def load_sounds(data: Path, clips: list[AlignedClip], seed: int) -> Sounds:
     """Training folds of the sounds, the kitchen's first part, synthetic noises and babble."""
     rng = random.Random(seed)
     events: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -203,7 +203,7 @@ def load_sounds(data: Path, clips: list[Clip], seed: int) -> Sounds:
 class Corpus:
     """What streams are made of."""
 
-    clips: list[Clip]
+    clips: list[AlignedClip]
     """Held-out ones too, which no stream is made of."""
     sounds: Sounds
     conversations: list[list[OwnTurn]]
@@ -233,7 +233,7 @@ class Corpus:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class StreamBatch:
     """Streams of equal length; B streams, C chunks, L positions."""
 
     log_mel: Tensor
@@ -329,7 +329,7 @@ class StreamMaker:
             return RELEASED_SYSTEM_PROMPT
         return self.rng.choice(self.sentences).replace("{", "").replace("}", "").capitalize() + "."
 
-    def batch(self, num_streams: int, num_chunks: int) -> Batch:
+    def batch(self, num_streams: int, num_chunks: int) -> StreamBatch:
         """A batch of new streams."""
         rng = self.rng
         streams = [self.stream(num_chunks) for _ in range(num_streams)]
@@ -357,7 +357,7 @@ class StreamMaker:
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
             labels[row, : len(sequence.labels)] = torch.tensor(sequence.labels)
-        return Batch(
+        return StreamBatch(
             log_mel=warped_and_masked(log_mel, self.rng),
             ids=ids,
             labels=labels,
@@ -412,7 +412,7 @@ class BatchShape:
     num_chunks: int
 
 
-class BatchStream(IterableDataset[Batch]):
+class BatchStream(IterableDataset[StreamBatch]):
     """An endless supply of batches of one shape, made in a worker process."""
 
     def __init__(
@@ -421,7 +421,7 @@ class BatchStream(IterableDataset[Batch]):
         self.corpus, self.vocabulary = corpus, vocabulary
         self.shapes, self.seed = shapes, seed
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[StreamBatch]:
         torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
         seed = self.seed * 64 + (worker.id if worker else 0)

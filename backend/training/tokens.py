@@ -14,7 +14,7 @@ from backend.training.domain import (
     SOUND_REPLIES,
     SYSTEM_PROMPT,
     WAKE_WORDS,
-    Reply,
+    SpokenReply,
     digit_reply,
     intents,
     order_reply,
@@ -95,7 +95,7 @@ class Sequence:
     """Where the features stand, ten a chunk."""
 
 
-def reply_tokens(vocabulary: Vocabulary, reply: Reply) -> list[int]:
+def reply_tokens(vocabulary: Vocabulary, reply: SpokenReply) -> list[int]:
     """A whole turn: TEXT_BEGIN, emotion, text, TEXT_END."""
     control = vocabulary.control
     text = vocabulary.tokenizer.encode(reply.text, add_special_tokens=False).ids
@@ -105,7 +105,7 @@ def reply_tokens(vocabulary: Vocabulary, reply: Reply) -> list[int]:
 def stream_sequence(
     vocabulary: Vocabulary,
     prompt: str | None,
-    replies: dict[int, Reply],
+    replies: dict[int, SpokenReply],
     undecided: set[int],
     num_chunks: int,
 ) -> Sequence:

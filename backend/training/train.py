@@ -27,15 +27,15 @@ from backend.training.beginning import (
     take_over,
 )
 from backend.training.clips import own_turns, prepare_clips
-from backend.training.conversations import Conversation, own_abilities, read_conversations
+from backend.training.conversations import TrainingConversation, own_abilities, read_conversations
 from backend.training.domain import SYSTEM_PROMPT, abilities
-from backend.training.listening import HeldOutConversations, HeldOutOrders, Listener
+from backend.training.listening import HeldOutConversations, HeldOutOrders, HeldOutSet
 from backend.training.model import ModelShape, Outputs, TrainingModel, initialise
 from backend.training.streams import (
-    Batch,
     BatchShape,
     BatchStream,
     Corpus,
+    StreamBatch,
     StreamMaker,
     WordIds,
     load_sounds,
@@ -133,7 +133,7 @@ def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float
 
 
 @dataclass(slots=True)
-class Meter:
+class RunningMeans:
     """Running sums of what a step measured."""
 
     sums: dict[str, float] = field(default_factory=dict)
@@ -168,7 +168,7 @@ def phone_accuracy(logits: Tensor, phones: Tensor) -> float:
     return (logits.argmax(-1)[spoken] == phones[spoken]).float().mean().item()
 
 
-def transcript_loss(words: Tensor, batch: Batch) -> Tensor:
+def transcript_loss(words: Tensor, batch: StreamBatch) -> Tensor:
     """CTC over each utterance's features, `[B, N, words]`."""
     spoken = [transcript for transcript in batch.transcripts if transcript[3]]
     if not spoken:
@@ -215,7 +215,7 @@ class Trainer:
         self.token_weights[content_tokens(vocabulary)] = config.content_weight
         self.word_weights = torch.ones(self.word_ids.size)
         self.word_weights[0] = 0.25
-        self.meter = Meter()
+        self.meter = RunningMeans()
 
     def _optimizer(self) -> torch.optim.AdamW:
         """Weight decay for matrices alone; the tower learns more slowly in joint training."""
@@ -323,14 +323,14 @@ class Trainer:
 
     # One step
 
-    def tower_step(self, batch: Batch) -> None:
+    def tower_step(self, batch: StreamBatch) -> None:
         """The tower learns to name phones."""
         logits = self.model.phones(batch.log_mel)
         loss = feature_loss(logits, batch.phones)
         self._descend(loss)
         self.meter.add(loss=loss.item(), phones=phone_accuracy(logits, batch.phones))
 
-    def joint_step(self, batch: Batch, progress: float) -> None:
+    def joint_step(self, batch: StreamBatch, progress: float) -> None:
         """Everything learns everything."""
         outputs = self.model(batch.log_mel, batch.ids, batch.audio_positions)
         weights = loss_weights(progress if self.config.hearing_first else 1.0)
@@ -353,7 +353,7 @@ class Trainer:
             phones=phone_accuracy(outputs.tower_phones, batch.phones),
         )
 
-    def _reply_loss(self, outputs: Outputs, batch: Batch) -> Tensor:
+    def _reply_loss(self, outputs: Outputs, batch: StreamBatch) -> Tensor:
         """Cross-entropy of decisions and reply tokens."""
         learnt = batch.labels[:, 1:] != IGNORED
         targets = batch.labels[:, 1:][learnt]
@@ -385,8 +385,8 @@ class Trainer:
         start: float,
         stop: float,
         end: float,
-        batches: Iterator[Batch],
-        listeners: Sequence[Listener],
+        batches: Iterator[StreamBatch],
+        listeners: Sequence[HeldOutSet],
     ) -> None:
         """Train until `stop` seconds of the run; the learning rate falls from `start` to `end`."""
         last_save = last_listen = self.seconds
@@ -437,7 +437,7 @@ class Trainer:
         log.flush()
         bar.set_postfix(means)
 
-    def _listen(self, log: TextIO, stage: str, listeners: Sequence[Listener]) -> None:
+    def _listen(self, log: TextIO, stage: str, listeners: Sequence[HeldOutSet]) -> None:
         model = self.averaged()
         scores: dict[str, float] = {}
         for listener in listeners:
@@ -484,7 +484,7 @@ class Batches:
     def __init__(self, corpus: Corpus, vocabulary: Vocabulary, workers: int) -> None:
         self.corpus, self.vocabulary, self.workers = corpus, vocabulary, workers
 
-    def of(self, shapes: tuple[BatchShape, ...], seed: int) -> Iterator[Batch]:
+    def of(self, shapes: tuple[BatchShape, ...], seed: int) -> Iterator[StreamBatch]:
         """An endless supply of batches of the given shapes."""
         stream = BatchStream(self.corpus, self.vocabulary, list(shapes), seed)
         return iter(DataLoader(stream, batch_size=None, num_workers=self.workers))
@@ -546,7 +546,7 @@ def train(
     config = config.with_room(corpus.num_chunks)
     trainer = Trainer(config, beginning, work)
     vocabulary, prompt = beginning.vocabulary, beginning.system_prompt
-    listeners: list[Listener] = []
+    listeners: list[HeldOutSet] = []
     if sources.data:
         listeners.append(HeldOutOrders(clips, vocabulary, trainer.word_ids, prompt))
     if held_out:
@@ -560,11 +560,11 @@ def train(
     return trainer
 
 
-def _replies(conversations: list[Conversation]) -> list[str]:
+def _replies(conversations: list[TrainingConversation]) -> list[str]:
     return [turn.reply.text for talk in conversations for turn in talk.turns if turn.reply]
 
 
-def _prepared(conversations: list[Conversation], workers: int) -> list[list[OwnTurn]]:
+def _prepared(conversations: list[TrainingConversation], workers: int) -> list[list[OwnTurn]]:
     turns, num_unaligned = own_turns(conversations, workers)
     if num_unaligned:
         tqdm.write(
@@ -591,7 +591,7 @@ def _plan_of(trainer: Trainer) -> str:
     )
 
 
-def _run(trainer: Trainer, batches: Batches, listeners: Sequence[Listener]) -> None:
+def _run(trainer: Trainer, batches: Batches, listeners: Sequence[HeldOutSet]) -> None:
     """All stages that are still to come."""
     config = trainer.config
     total = 3600 * config.hours

@@ -11,11 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from backend.audio import read_audio
-from backend.training.align import Clip, align_all
+from backend.training.align import AlignedClip, align_all
 from backend.training.augment import narrow, rms
 from backend.training.clips import human_utterances
-from backend.training.data import SAMPLE_RATE, Kind, Recording, is_held_out, load_audio
-from backend.training.domain import SOUND_REPLIES, Reply, Slot, intents, order_reply, phrase_reply
+from backend.training.data import SAMPLE_RATE, Kind, LabelledRecording, is_held_out, load_audio
+from backend.training.domain import (
+    SOUND_REPLIES,
+    Slot,
+    SpokenReply,
+    intents,
+    order_reply,
+    phrase_reply,
+)
 from backend.training.streams import KITCHEN_TRAINING_SHARE
 from backend.training.synthetic_sounds import alarm, music
 from backend.training.voices import (
@@ -72,7 +79,7 @@ class Trial:
     """What is heard, for the confusions: a digit, wake word, sound, intent, or kind of order."""
     audio: np.ndarray
     """float32, [samples]"""
-    expected: tuple[Reply, ...]
+    expected: tuple[SpokenReply, ...]
     """In order; empty where the model stays silent."""
     resumes_at: int = 0
     """Sample at which speech goes on after a pause."""
@@ -180,7 +187,7 @@ class HeldOut:
     def __init__(
         self,
         data: Path,
-        recordings: list[Recording],
+        recordings: list[LabelledRecording],
         work: Path = DEFAULT_WORK,
         workers: int = 2,
     ) -> None:
@@ -255,7 +262,7 @@ class HeldOut:
         return [(job, known[job].astype(np.float32) / 32767) for job in jobs if job in known]
 
     @cached_property
-    def aligned_orders(self) -> list[Clip]:
+    def aligned_orders(self) -> list[AlignedClip]:
         """Held-out orders with the times of their words."""
         orders = [recording for recording in self.recordings if recording.kind is Kind.ORDER]
         return list(align_all(human_utterances(self.data, orders), self.workers))
@@ -388,6 +395,6 @@ class HeldOut:
         return babble(clips, num_samples, random.Random("babble"))
 
 
-def _sample_of_drink(clip: Clip) -> int:
+def _sample_of_drink(clip: AlignedClip) -> int:
     drink = next(span for span in clip.spans if span.slot is Slot.DRINK)
     return clip.words[drink.first].start * SAMPLE_RATE // 100

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from backend.training.align import PHONES, Clip, ClipKind, Span, Word
+from backend.training.align import PHONES, AlignedClip, ClipKind, Span, Word
 from backend.training.augment import change_speed, colour, random_noise, rms
 from backend.training.data import SAMPLE_RATE
 from backend.training.domain import (
     DIGIT_WORDS,
     SOUND_REPLIES,
-    Reply,
     Slot,
+    SpokenReply,
     digit_reply,
     intents,
     order_reply,
@@ -131,7 +131,7 @@ class Spoken:
     """None: not known, and not to be learnt."""
     phones: np.ndarray | None
     """uint8, [frames]; None: not known."""
-    reply: Reply | None
+    reply: SpokenReply | None
     doubt: tuple[float, float] | None = None
     """Frames between which it may be answered, where no word ends an utterance: at the second at
     the latest."""
@@ -154,8 +154,8 @@ class OwnTurn:
     """int16, [samples]"""
     end: int
     """Frame of 10 ms after which nothing loud follows."""
-    reply: Reply | None
-    clip: Clip | None
+    reply: SpokenReply | None
+    clip: AlignedClip | None
     """The same audio with its words, where its transcript is known and fits."""
 
     def spoken(self) -> Spoken:
@@ -166,7 +166,7 @@ class OwnTurn:
         return Spoken(audio, None, None, self.reply, (self.end, self.end))
 
 
-def _piece(clip: Clip, start: int, stop: int) -> Spoken:
+def _piece(clip: AlignedClip, start: int, stop: int) -> Spoken:
     """Frames `start` to `stop` of a clip, with the words that lie inside."""
     words = tuple(
         Word(word.text, word.start - start, word.end - start)
@@ -177,7 +177,7 @@ def _piece(clip: Clip, start: int, stop: int) -> Spoken:
     return Spoken(audio, words, clip.phones[start:stop], None)
 
 
-def _whole(clip: Clip) -> Spoken:
+def _whole(clip: AlignedClip) -> Spoken:
     return _piece(clip, 0, len(clip.phones))
 
 
@@ -215,11 +215,11 @@ def _order_of(spans: Sequence[Span]) -> dict[Slot, str]:
     return {span.slot: span.text for span in spans if span.slot is not None}
 
 
-def _drink_index(clip: Clip) -> int:
+def _drink_index(clip: AlignedClip) -> int:
     return next(i for i, span in enumerate(clip.spans) if span.slot is Slot.DRINK)
 
 
-def _has_two_things(clip: Clip) -> bool:
+def _has_two_things(clip: AlignedClip) -> bool:
     return {Slot.MILK, Slot.SUGAR} <= {span.slot for span in clip.spans}
 
 
@@ -232,9 +232,9 @@ def loud_frames(audio: np.ndarray) -> np.ndarray:
     return smooth > LOUD_SHARE * smooth.max(initial=1e-9)
 
 
-def _runs_of_words(clips: Sequence[Clip]) -> dict[str, list[tuple[Clip, int, int]]]:
+def _runs_of_words(clips: Sequence[AlignedClip]) -> dict[str, list[tuple[AlignedClip, int, int]]]:
     """Where one or a few words in a row are said: clip, first frame, frame after the last."""
-    runs: dict[str, list[tuple[Clip, int, int]]] = defaultdict(list)
+    runs: dict[str, list[tuple[AlignedClip, int, int]]] = defaultdict(list)
     for clip in clips:
         for first in range(len(clip.words)):
             for run in range(1, LONGEST_RUN + 1):
@@ -250,7 +250,7 @@ class Utterances:
 
     def __init__(
         self,
-        clips: list[Clip],
+        clips: list[AlignedClip],
         sounds: dict[str, list[np.ndarray]],
         rng: random.Random,
         recipes: Mapping[str, float] = BUILT_IN_RECIPES,
@@ -261,11 +261,11 @@ class Utterances:
         self.recipes = dict(recipes)
         self.conversations = conversations
         self.last_sound = ""
-        self.groups: dict[tuple[ClipKind, bool], list[Clip]] = defaultdict(list)
-        self.labels: dict[tuple[ClipKind, bool], dict[str, list[Clip]]] = defaultdict(
+        self.groups: dict[tuple[ClipKind, bool], list[AlignedClip]] = defaultdict(list)
+        self.labels: dict[tuple[ClipKind, bool], dict[str, list[AlignedClip]]] = defaultdict(
             lambda: defaultdict(list)
         )
-        self.phrases: dict[Slot, dict[str, list[tuple[Clip, Span]]]] = defaultdict(
+        self.phrases: dict[Slot, dict[str, list[tuple[AlignedClip, Span]]]] = defaultdict(
             lambda: defaultdict(list)
         )
         for clip in clips:
@@ -372,7 +372,7 @@ class Utterances:
                 return Spoken((0.1 * random_noise(size, rng) * decay).astype("f4"), (), None, None)
         raise ValueError(f"there is no recipe {recipe!r}")
 
-    def _order(self, clip: Clip) -> Spoken:
+    def _order(self, clip: AlignedClip) -> Spoken:
         """An order as it is, now and then with a pause between two of its phrases."""
         reply = order_reply(_order_of(clip.spans))
         if self.rng.random() > 0.2:
@@ -388,7 +388,7 @@ class Utterances:
         ]
         return replace(_join(pieces), reply=reply)
 
-    def _swapped(self, clip: Clip) -> Spoken:
+    def _swapped(self, clip: AlignedClip) -> Spoken:
         """An order with one or two of its phrases taken from other orders."""
         slots = [span for span in clip.spans if span.slot is not None]
         chosen = set(self.rng.sample(slots, min(len(slots), self.rng.choice((1, 1, 2)))))
@@ -423,7 +423,7 @@ class Utterances:
         joined = _join([first, _louder(second, first)])
         return replace(joined, reply=order_reply(_order_of([*head_spans, *tail_spans])))
 
-    def _turned(self, clip: Clip) -> Spoken:
+    def _turned(self, clip: AlignedClip) -> Spoken:
         """An order with milk and sugar, the last of them named first."""
         reply = order_reply(_order_of(clip.spans))
         first, second = (span for span in clip.spans if span.slot in (Slot.MILK, Slot.SUGAR))
@@ -440,7 +440,7 @@ class Utterances:
         ]
         return replace(_join(pieces), reply=reply)
 
-    def _cut(self, clip: Clip) -> Spoken:
+    def _cut(self, clip: AlignedClip) -> Spoken:
         """An order that stops early: complete when its drink was named, else to be ignored."""
         drink = _drink_index(clip)
         if drink + 1 < len(clip.spans) and self.rng.random() < 0.4:
@@ -455,7 +455,7 @@ class Utterances:
             stop = self.rng.randint(1, clip.spans[drink].first)
         return _piece(clip, 0, clip.words[stop - 1].end)
 
-    def _fragment(self, clip: Clip) -> Spoken:
+    def _fragment(self, clip: AlignedClip) -> Spoken:
         """Words from the middle of an order, without its opening and its drink together."""
         drink = _drink_index(clip)
         spans = clip.spans[1:drink] if self.rng.random() < 0.5 else clip.spans[drink + 1 :]
@@ -464,7 +464,7 @@ class Utterances:
         first, stop = spans[0].first, spans[-1].stop
         return _piece(clip, clip.words[first].start, clip.words[stop - 1].end)
 
-    def _random_phrase(self) -> Clip:
+    def _random_phrase(self) -> AlignedClip:
         clips = self.labels[ClipKind.PHRASE, False]
         return self.rng.choice(clips[self.rng.choice(list(clips))])
 
@@ -485,7 +485,7 @@ class Utterances:
         """A digit or an everyday phrase put together from the words of a person who said others."""
         if self.rng.random() < JOINED_DIGIT_SHARE:
             text = self.rng.choice(self.joinable_digits)
-            reply: Reply | None = digit_reply(DIGIT_WORDS.index(text))
+            reply: SpokenReply | None = digit_reply(DIGIT_WORDS.index(text))
         else:
             text = self.rng.choice(self.rng.choice(self.joinable))
             reply = phrase_reply(text)
@@ -549,7 +549,7 @@ class Utterances:
             heard = part(150, max(150, num_frames))
         return frames[heard].ravel(), loud[heard]
 
-    def _part(self, clip: Clip) -> Spoken:
+    def _part(self, clip: AlignedClip) -> Spoken:
         """A part of speech of which only that it gets no reply is known; often all of it."""
         size = min(len(clip.phones), self.rng.randint(*PART_FRAMES))
         start = self.rng.randint(0, len(clip.phones) - size)

@@ -10,8 +10,8 @@ from typing import Any
 from backend.admission import Admission, Place
 from backend.allowance import LoopTime
 from backend.conversation.conversation import Conversation
-from backend.conversation.engine_session import SessionOpener
 from backend.conversation.events import ConversationEnded, ConversationEvent
+from backend.conversation.model_session import SessionOpener
 from backend.conversation.settings import ConversationSettings
 from backend.errors import AudioInteractionError, SessionLimitError
 from backend.recordings.live import Recordings

@@ -3,7 +3,7 @@
 import base64
 import binascii
 
-from backend.conversation.commands import GivenSound, TypedText
+from backend.conversation.commands import GivenSound, GivenText
 from backend.conversation.input_audio import PCM16_BYTES
 from backend.wires.errors import WireError
 from backend.wires.realtime.client_messages import ContentPart, NewItem
@@ -50,7 +50,7 @@ def _shown(part: ContentPart) -> Content:
     return {"type": part.type, "transcript": None}
 
 
-def heard_parts(new: NewItem) -> tuple[TypedText | GivenSound, ...]:
+def heard_parts(new: NewItem) -> tuple[GivenText | GivenSound, ...]:
     """What the model hears of an item; nothing of a reply, which it would have had to say itself.
 
     Raises:
@@ -59,10 +59,10 @@ def heard_parts(new: NewItem) -> tuple[TypedText | GivenSound, ...]:
     return tuple(map(_heard_part, new.content)) if new.role in _HEARD_ROLES else ()
 
 
-def _heard_part(part: ContentPart) -> TypedText | GivenSound:
+def _heard_part(part: ContentPart) -> GivenText | GivenSound:
     match part.type:
         case "input_text" if part.text is not None:
-            return TypedText(part.text)
+            return GivenText(part.text)
         case "input_audio" if part.audio is not None:
             return GivenSound(decoded_audio(part.audio))
         case _:

@@ -80,7 +80,7 @@ class Capabilities(TypedDict):
     supports_text_input: bool
 
 
-class Session(TypedDict):
+class SessionShown(TypedDict):
     """The whole configuration that is in force."""
 
     type: Literal["realtime"]
@@ -152,7 +152,7 @@ class PlaybackPosition(TypedDict):
     committed_ms: float
 
 
-class PlaybackEvent(TypedDict):
+class PlaybackTold(TypedDict):
     """What a client has told of its playback."""
 
     playback: PlaybackPosition
@@ -173,7 +173,7 @@ class SessionCreated(TypedDict):
     """The conversation begins; a client of the full-duplex dialect may take it up again."""
 
     type: Literal["session.created"]
-    session: Session
+    session: SessionShown
     resume_token: NotRequired[str]
     attachment_generation: NotRequired[int]
 
@@ -182,7 +182,7 @@ class SessionUpdated(TypedDict):
     """Other settings are in force."""
 
     type: Literal["session.updated"]
-    session: Session
+    session: SessionShown
 
 
 class SpeechStartedMessage(TypedDict):
@@ -387,7 +387,7 @@ class PlaybackAcknowledgedMessage(TypedDict):
     type: Literal["playback.acknowledged"]
     response_id: str
     item_id: str
-    event: PlaybackEvent
+    event: PlaybackTold
 
 
 class TurnEvent(TypedDict):

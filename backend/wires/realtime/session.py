@@ -20,7 +20,7 @@ from backend.wires.realtime.client_messages import (
     Eagerness,
     SessionPatch,
 )
-from backend.wires.realtime.server_messages import Capabilities, Session, TurnDetectionShown
+from backend.wires.realtime.server_messages import Capabilities, SessionShown, TurnDetectionShown
 
 _PCM_FORMATS = ("audio/pcm", "pcm16")
 _EAGERNESS_BIAS: dict[Eagerness, float] = {"low": -2.0, "medium": 0.0, "auto": 0.0, "high": 2.0}
@@ -52,7 +52,7 @@ def settings_patch(patch: SessionPatch) -> SettingsPatch:
     )
 
 
-def session_object(settings: ConversationSettings, session_id: str, model: str) -> Session:
+def session_object(settings: ConversationSettings, session_id: str, model: str) -> SessionShown:
     """The whole configuration that is in force."""
     return {
         "type": "realtime",

@@ -11,7 +11,7 @@ from backend.events import Event
 from backend.trace import Trace
 
 
-class EngineSession(Protocol):
+class ModelSession(Protocol):
     """What a conversation needs of an engine's session."""
 
     async def feed(self, chunk: npt.NDArray[np.float32]) -> int:
@@ -46,7 +46,7 @@ class SessionOpener(Protocol):
 
     async def open_session(
         self, settings: SessionSettings | None = None, trace: Trace | None = None
-    ) -> EngineSession:
+    ) -> ModelSession:
         """Start a conversation; `trace` is told of all that happens in it.
 
         Raises:
