@@ -7,12 +7,15 @@ import argparse
 from pathlib import Path
 
 from backend.errors import AudioInteractionError
+from bench.errors import BenchError
 from bench.forks import report_forks
 from bench.held_out import report_held_out
 from bench.hour import report_hour
 from bench.live import report_live
+from bench.load import report_load
 from bench.memory import report_memory
 from bench.page_engine import report_page_engine
+from bench.quiet import require_quiet
 from bench.recording import report_recording
 from bench.rounding import report_rounding
 from bench.samples import recordings_under, report_samples
@@ -31,10 +34,13 @@ SECTIONS = {
     "forks": "how long decisions take beside a fork",
     "rounding": "how far a batch moves what tokens are drawn from",
     "voice-detector": "what the voice detector costs the event loop",
+    "load": "how many people can talk at once, over real sockets",
     "sessions": "what a step costs with many sessions in it",
     "gpu": "the same on a GPU, for the released model's shape",
 }
 USUAL_SECTIONS = ["streaming", "samples", "live"]
+UNTIMED_SECTIONS = {"samples", "rounding"}
+"""They say the same on a busy machine."""
 
 
 def main() -> None:
@@ -58,7 +64,25 @@ def main() -> None:
         help="of `memory`, `recording` and `browser` (%(default)s)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=60, help="of `forks`, with and without (%(default)s)"
+        "--seconds",
+        type=float,
+        default=60,
+        help="of `load`, each; of `forks`, with and without (%(default)s)",
+    )
+    parser.add_argument(
+        "--talkers",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="of `load`: these numbers (it searches for those that are served in time)",
+    )
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="of `load`: put it on that commit's server as well"
+    )
+    parser.add_argument(
+        "--busy-machine",
+        action="store_true",
+        help="go on while something else keeps the cores busy; the output says so",
     )
     parser.add_argument("--conversations", type=int, default=3, help="of `forks` (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
@@ -78,6 +102,8 @@ def run(parsed: argparse.Namespace) -> None:
         AudioInteractionError: one cannot be run here.
     """
     sections = parsed.sections or USUAL_SECTIONS
+    if parsed.gpu or not UNTIMED_SECTIONS.issuperset(sections):
+        look_around(goes_on=parsed.busy_machine)
     if "streaming" in sections:
         report_streaming(parsed.threads)
     if "samples" in sections:
@@ -100,10 +126,26 @@ def run(parsed: argparse.Namespace) -> None:
         report_detector()
     if parsed.data and "browser" not in sections:
         report_held_out(parsed.data)
+    if "load" in sections:
+        report_load(parsed.talkers, parsed.seconds, parsed.against)
     if "sessions" in sections:
         report_sessions(parsed.threads)
     if parsed.gpu or "gpu" in sections:
         report_gpu()
+
+
+def look_around(*, goes_on: bool) -> None:
+    """See that nothing else is measured.
+
+    Raises:
+        BenchError: something else keeps the cores busy, and `goes_on` is not set.
+    """
+    try:
+        require_quiet()
+    except BenchError as busy:
+        if not goes_on:
+            raise
+        print(f"NOT ALONE on the machine, so these figures say little: {busy}\n")
 
 
 if __name__ == "__main__":

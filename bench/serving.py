@@ -23,6 +23,8 @@ from bench.errors import BenchError
 REPOSITORY = Path(__file__).parents[1]
 START_SECONDS = 120.0
 OFFLINE_VOICE = "espeak:en-us"
+EVENTS_PER_ACK = 32
+"""As pages acknowledge them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class Served:
 
 
 @contextmanager
-def server(*options: str) -> Iterator[Served]:
-    """`app.py` on a free port, as its users start it, while the block runs.
+def server(*options: str, folder: Path = REPOSITORY) -> Iterator[Served]:
+    """`app.py` of `folder` on a free port, as its users start it, while the block runs.
 
     Raises:
         BenchError: it does not start.
@@ -46,7 +48,7 @@ def server(*options: str) -> Iterator[Served]:
         port = free.getsockname()[1]
     address = f"127.0.0.1:{port}"
     command = [sys.executable, "app.py", "--port", str(port), *options]
-    process = subprocess.Popen(command, cwd=REPOSITORY)
+    process = subprocess.Popen(command, cwd=folder)
     try:
         _wait_for(address, process)
         yield Served(address, process.pid)
@@ -68,6 +70,13 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
     raise BenchError("the server did not start")
 
 
+def health(served: Served) -> dict[str, Any]:
+    """What a server says of itself."""
+    with urllib.request.urlopen(f"http://{served.address}/health") as answer:
+        told: dict[str, Any] = json.load(answer)
+    return told
+
+
 @dataclass(frozen=True, slots=True)
 class Decided:
     """What a server tells of a chunk."""
@@ -87,6 +96,10 @@ class Caller:
     async def ask(self, event_type: str, **fields: object) -> None:
         """Send an event."""
         await self._connection.send_json({"type": event_type, **fields})
+
+    async def send(self, event: str) -> None:
+        """Send an event that was encoded before."""
+        await self._connection.send_str(event)
 
     async def say(self, chunk: Samples) -> None:
         """Send a chunk `[6400]`."""
@@ -110,7 +123,7 @@ class Caller:
         Raises:
             BenchError: the server tells of an error, or ends the conversation.
         """
-        num_decided = 0
+        num_decided = acknowledged = 0
         async for event in self._events():
             if event["type"] not in ("response.listen", "response.speak"):
                 continue
@@ -120,7 +133,9 @@ class Caller:
             num_decided += 1
             if num_decided == count:
                 return
-            await self.ask("session.event_ack", server_event_seq=event["server_event_seq"])
+            if (number := event["server_event_seq"]) >= acknowledged + EVENTS_PER_ACK:
+                acknowledged = number
+                await self.ask("session.event_ack", server_event_seq=number)
         raise BenchError("the server ended the conversation")
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:

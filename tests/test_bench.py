@@ -26,10 +26,22 @@ from bench.forks import (
     measure_forks,
     show_forks,
 )
+from bench.load import (
+    LoadFigures,
+    is_within,
+    measure_load,
+    search,
+    show,
+    show_answers,
+    show_header,
+    worktree,
+)
 from bench.memory import measure_memory, show_memory
+from bench.quiet import CpuTimes, require_quiet
 from bench.recording import measure_recording, show_recording
 from bench.rounding import Deviation, clips, measure_rounding, show_rounding
-from bench.serving import Served
+from bench.serving import Served, health
+from bench.talkers import Load, Talked, talk
 from bench.voice_detector import measure_detector, report_detector
 from tests.scripted import ScriptedEngine
 from tests.serving import serving
@@ -78,6 +90,77 @@ async def test_a_server_that_does_not_fork_is_no_measurement() -> None:
 
 def test_a_decision_is_late_when_the_next_chunk_has_come() -> None:
     assert Delays([399.0, 401.0, 900.0], [1.0, 1.0, 1.0]).num_late == 2
+
+
+def test_talkers_are_heard_in_real_time(served: Served, capsys: Capture) -> None:
+    talked = talk(served, Load(num_talkers=2, seconds=1.2))
+    assert len(talked.late_ms) == 2 * 3
+    assert len(talked.own_ms) == 2 * 12
+    assert talked.num_missing == 0
+    assert min(talked.late_ms) > 0
+    show_header(has_label=True)
+    show(2, LoadFigures(talked, others_cores=1.0), "here")
+    printed = capsys.readouterr().out
+    assert re.search(r"^here +2( +\d+){6}( +\d+\.\d+){2} .*NOT ALONE", printed, re.MULTILINE)
+    assert health(served)["session_limit"] == 2
+
+
+def test_more_talkers_than_places_are_no_measurement(served: Served) -> None:
+    with pytest.raises(BenchError, match="2 places for 3 talkers"):
+        measure_load(served, Load(num_talkers=3, seconds=0.4))
+
+
+def figures(p95_ms: float, *, num_missing: int = 0, ending_ms: float = 1.0) -> LoadFigures:
+    talked = Talked([p95_ms] * 20, [ending_ms], [0.0], num_missing)
+    return LoadFigures(talked, others_cores=0.0)
+
+
+def test_a_server_that_gets_later_and_later_is_said_to_fall_behind(capsys: Capture) -> None:
+    assert is_within(figures(90), 100)
+    assert not is_within(figures(110), 100)
+    for behind in (figures(90, num_missing=1), figures(90, ending_ms=401.0)):
+        assert not is_within(behind, 100)
+        show(1, behind, "")
+        assert capsys.readouterr().out.endswith("falls behind\n")
+
+
+@pytest.mark.parametrize("true_most", [0, 1, 3, 4, 17, 40, 127, 128])
+def test_a_search_finds_how_many_are_served_in_time(true_most: int, capsys: Capture) -> None:
+    tried: dict[int, LoadFigures] = {}
+
+    def at(num_talkers: int) -> LoadFigures:
+        assert 0 < num_talkers <= 128
+        tried[num_talkers] = figures(90 if num_talkers <= true_most else 110)
+        return tried[num_talkers]
+
+    search(at, 100, most=128)
+    found = max((number for number in tried if is_within(tried[number], 100)), default=0)
+    assert true_most - max(1, true_most // 8) < found <= true_most
+    assert len(tried) <= 10
+    show_answers(tried, "")
+    assert f"within 100 ms: {found} talkers" in capsys.readouterr().out
+
+
+def test_a_commit_that_is_not_there_cannot_be_served() -> None:
+    with pytest.raises(BenchError, match="no-such-commit"), worktree("no-such-commit"):
+        pass
+
+
+def test_work_of_others_is_all_that_is_not_ours() -> None:
+    began = CpuTimes(at=10.0, busy=100.0, ours=40.0)
+    assert began.others_cores(CpuTimes(at=12.0, busy=104.0, ours=43.0)) == 0.5
+    assert began.others_cores(CpuTimes(at=12.0, busy=103.9, ours=44.0)) == 0.0
+
+
+@pytest.mark.parametrize("others", [0.0, 1.5])
+def test_a_busy_machine_is_found_out(others: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([CpuTimes(0.0, 100.0, 40.0), CpuTimes(1.0, 101.0 + others, 41.0)])
+    monkeypatch.setattr("bench.quiet.CpuTimes.now", lambda: next(times))
+    if not others:
+        require_quiet(look_seconds=0.01)
+        return
+    with pytest.raises(BenchError, match=r"keeps 1\.5 of \d+ cores busy.*--busy-machine"):
+        require_quiet(look_seconds=0.01)
 
 
 def test_memory_is_looked_at_from_the_beginning_to_the_end(served: Served, capsys: Capture) -> None:
@@ -147,7 +230,7 @@ def test_the_voice_detector_is_timed_by_chunks(capsys: Capture) -> None:
 def test_the_command_runs_the_sections_that_it_is_given(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["bench", "recording", "--minutes", "0.005"])
+    monkeypatch.setattr("sys.argv", ["bench", "recording", "--minutes", "0.005", "--busy-machine"])
     main()
     printed = capsys.readouterr().out
     for label in ("those who tell the recorder", "the recorder's thread", "the file"):
@@ -158,7 +241,10 @@ def test_the_command_runs_the_sections_that_it_is_given(
     ("arguments", "problem"),
     [
         (["weather"], "no section weather; there are streaming, samples, live, hour, memory"),
-        (["live", "--recordings", "nowhere"], "there are no recordings of utterances"),
+        (
+            ["live", "--recordings", "nowhere", "--busy-machine"],
+            "there are no recordings of utterances",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_said(
