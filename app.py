@@ -10,16 +10,18 @@ import asyncio
 import io
 import os
 import shlex
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from backend.cli.arguments import parse
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
-from backend.errors import AudioInteractionError, SettingsError
+from backend.errors import AudioInteractionError, EngineFailedError, SettingsError
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
+from backend.serving.listening import listen_on, page_address
 from backend.serving.space import recordings_folder, settle_in, surroundings, without_proxies
 from client.errors import ClientError
 from client.messages import Language
@@ -33,6 +35,7 @@ EXIT_UNUSABLE_FILE = 1
 EXIT_DIFFERENT = 1
 EXIT_UNWELL = 1
 EXIT_ERROR = 2
+EXIT_ENGINE_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -47,6 +50,9 @@ def main(arguments: list[str]) -> int:
         exit_code = COMMANDS[parsed.command](parsed)
         sys.stdout.flush()
         return exit_code
+    except EngineFailedError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        _leave_at_once(EXIT_ENGINE_FAILED)
     except AudioInteractionError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return EXIT_ERROR
@@ -70,6 +76,13 @@ def main(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
 
 
+def _leave_at_once(exit_code: int) -> NoReturn:
+    """Do not wait for a thread that cannot be told to end: it hangs, or loads a model."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
 def _leave_quietly() -> None:
     """The reader of our output has left (`| head`): leave as well, without a last flush."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,17 +91,19 @@ def _leave_quietly() -> None:
 def serve(parsed: argparse.Namespace) -> int:
     """Serve the live page until interrupted."""
     settle_in(os.environ)
+    here = surroundings(os.environ)
+    host = parsed.host or here.host
+    # Before anything that takes seconds.
+    listening = listen_on(host, parsed.port)
     from backend.engine import Engine
     from backend.model.checkpoint import load_checkpoint, resolve_device
     from backend.model.hub import TerminalProgress
     from backend.model.hub_store import Report
 
     with without_proxies(os.environ):
-        from backend.serving.server import ServingOptions, page_address
+        from backend.serving.server import ServingOptions
         from backend.serving.server import serve as serve_engine
 
-    here = surroundings(os.environ)
-    host = parsed.host or here.host
     config = EngineConfig(num_slots=parsed.sessions, max_positions=parsed.max_positions)
     records = here.may_record and not parsed.no_recordings
     options = ServingOptions(
@@ -100,6 +115,7 @@ def serve(parsed: argparse.Namespace) -> int:
         framed_by=here.framed_by + tuple(parsed.framed_by or ()),
         connections_per_address=parsed.connections_per_address,
     )
+    is_open = threading.Event()
     with ExitStack() as stack:
 
         def open_engine(report: Report) -> Engine:
@@ -117,9 +133,16 @@ def serve(parsed: argparse.Namespace) -> int:
             return engine
 
         def say_where() -> None:
-            print(f"Open {page_address(host, parsed.port)} (Ctrl+C stops)", flush=True)
+            is_open.set()
+            port = listening.getsockname()[1]
+            print(f"Open {page_address(host, port)} (Ctrl+C stops)", flush=True)
 
-        serve_engine(open_engine, host, parsed.port, options, say_where)
+        try:
+            serve_engine(open_engine, listening, options, say_where)
+        except KeyboardInterrupt:
+            if not is_open.is_set():
+                _leave_at_once(EXIT_INTERRUPTED)
+            raise
     return 0
 
 

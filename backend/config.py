@@ -111,3 +111,5 @@ class EngineConfig:
     """Chunks a session may be ahead of the model before its feeder has to wait."""
     num_threads: int | None = None
     """CPU threads of a step; None takes one for a small model and the machine's for a large."""
+    least_patience_seconds: float = 30.0
+    """A step that takes longer may hang; on a slow machine it may take longer still."""

@@ -25,6 +25,10 @@ class SessionClosedError(AudioInteractionError):
     """The session was closed, or its engine was."""
 
 
+class EngineFailedError(SessionClosedError):
+    """The engine can serve no conversation any more: its thread has ended, or hangs."""
+
+
 class SessionFailedError(AudioInteractionError):
     """A conversation cannot go on: the model failed on it, or the engine was stopped."""
 

@@ -77,6 +77,8 @@ class SessionFailed:
     """The session cannot go on; `message` is a sentence for its user."""
 
     message: str
+    of_engine: bool = False
+    """Whether the engine has failed: no other session can go on either, or be opened."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ LOST_CODES = (1001, 1005, LOST)
 REFUSED = 1008
 
 FULL = 1013
+ENGINE_FAILED = "engine_failed"
 STARTING = "starting"
 """Why a server is full that has no model yet."""
 
@@ -312,6 +313,8 @@ class RealtimeSocket:
                 return message(known) if known else message("problem.refused", reason=reason)
             case _ if code == FULL and error.get("code") == STARTING:
                 return message("problem.session_lost")
+            case _ if error.get("code") == ENGINE_FAILED:
+                return message("problem.engine_failed")
             case _ if code in CLOSED:
                 return message(CLOSED[code])
         return message("problem.connection_ended", code=code)

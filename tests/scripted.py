@@ -6,6 +6,7 @@ Run it to work on the page: `python -m tests.scripted`.
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,7 @@ class ScriptedEngine:
         self.seconds_per_word = seconds_per_word
         self.max_pending_chunks = max_pending_chunks
         self.sessions: set[ScriptedSession] = set()
+        self.failed: Future[str] = Future()
 
     @property
     def max_positions(self) -> int:

@@ -25,8 +25,9 @@ from backend.engine import Engine
 from backend.errors import CheckpointError, SettingsError
 from backend.model.hub_store import DownloadPhase, Progress, Report
 from backend.serving.access import SecurityHeaders, is_same_origin
+from backend.serving.listening import listen_on, page_address
 from backend.serving.prefix import Prefixed
-from backend.serving.server import ServingOptions, page_address, serve
+from backend.serving.server import ServingOptions, serve
 from backend.serving.space import Surroundings, settle_in, surroundings
 from backend.serving.starting import LOADING, LeavingError, StartingApp
 from tests.browsing import open_page, part
@@ -301,7 +302,11 @@ def test_a_model_that_cannot_be_opened_ends_the_server() -> None:
     # Not in this thread: a browser's driver may have a loop here.
     with ThreadPoolExecutor(1) as pool:
         serving = pool.submit(
-            serve, fail, "127.0.0.1", 0, ServingOptions(), lambda: pytest.fail("it is open")
+            serve,
+            fail,
+            listen_on("127.0.0.1", 0),
+            ServingOptions(),
+            lambda: pytest.fail("it is open"),
         )
         with pytest.raises(CheckpointError, match="there is no model someone/nobody"):
             serving.result(60)
@@ -328,10 +333,6 @@ def test_the_address_that_is_told_is_one_that_is_served(host: str, place: str) -
 # Where it cannot serve
 
 
-def never(_: Report) -> Engine:
-    raise AssertionError("no model is loaded for an address that cannot be served on")
-
-
 @pytest.mark.parametrize(
     ("host", "port", "reason"),
     [
@@ -347,5 +348,5 @@ def test_an_address_that_cannot_be_served_on_is_said_in_words(
         port = port or taken.getsockname()[1]
         message = f"port {port} of {host} cannot be served on: .*{reason}.*--port or --host"
         with pytest.raises(SettingsError, match=message) as told:
-            serve(never, host, port, ServingOptions(), lambda: None)
+            listen_on(host, port)
     assert str(told.value).count(host) == 1

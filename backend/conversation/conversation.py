@@ -249,10 +249,10 @@ class Conversation:
         if self._idle.activity():
             self._tell(ActivityResumed(self._replies.num_turns, self._replies.is_replying))
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, *, of_engine: bool = False) -> None:
         """It cannot go on, for a reason that `message` says to its user."""
         if not self._is_over:
-            self._tell(ConversationFailed(message))
+            self._tell(ConversationFailed(message, of_engine))
             self.end(EndReason.FAILED)
 
     def end(self, reason: EndReason) -> None:
@@ -511,7 +511,7 @@ class Conversation:
                         )
                     )
                 case SessionFailed():
-                    self.fail(event.message)
+                    self.fail(event.message, of_engine=event.of_engine)
                     raise _OverError
                 case SessionEnded():
                     pass

@@ -332,6 +332,8 @@ class ConversationFailed:
     """It cannot go on; `message` is a sentence for its user."""
 
     message: str
+    of_engine: bool = False
+    """Whether the engine has failed: no other conversation can go on either, or begin."""
 
 
 @dataclass(frozen=True, slots=True)

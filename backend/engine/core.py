@@ -253,12 +253,16 @@ class EngineCore:
 
     def fail_active(self) -> Iterator[SessionEvent]:
         """After a step that broke: end every conversation that was in it."""
-        if self._batch is None:
-            return
-        for session in self._batch.members:
+        message = "the model failed on this conversation; start a new one"
+        for session in self._batch.members if self._batch is not None else []:
             if not session.is_ended:
-                message = "the model failed on this conversation; start a new one"
                 yield session, _fail(session, message)
+
+    def fail_all(self, message: str) -> Iterator[SessionEvent]:
+        """End every conversation, as no step will be taken any more."""
+        for session in self.sessions:
+            if not session.is_ended:
+                yield session, replace(_fail(session, message), of_engine=True)
 
     def _sampling(self, settings: SessionSettings) -> SamplingConfig:
         return settings.sampling or self.checkpoint.sampling

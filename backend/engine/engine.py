@@ -4,6 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import defaultdict
 from collections.abc import (
     AsyncGenerator,
@@ -14,12 +15,12 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,13 @@ from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionS
 from backend.engine.core import EngineCore, MakeRunner, SessionEvent
 from backend.engine.model_runner import ModelRunner
 from backend.engine.session import Session
-from backend.errors import AudioInputError, SessionClosedError, SessionFailedError
+from backend.engine.watchdog import watch, where
+from backend.errors import (
+    AudioInputError,
+    EngineFailedError,
+    SessionClosedError,
+    SessionFailedError,
+)
 from backend.events import Decision, Event, SessionEnded, SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint
 from backend.trace import Trace
@@ -42,6 +49,9 @@ Answer = TypeVar("Answer")
 _Tell = Callable[[Event], None]
 _Letter = tuple[_Tell, Event]
 
+PATIENCE = 5
+"""A step may take so many times as long as all of those that warm the engine up."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Caller:
@@ -50,9 +60,6 @@ class _Caller:
     tell: _Tell
     loop: asyncio.AbstractEventLoop | None = None
     """In which it wants to be told; None for at once, on the engine's thread."""
-
-
-_STOPPED = SessionFailed("the engine was stopped")
 
 
 class EngineSession:
@@ -199,13 +206,21 @@ class Engine:
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config or EngineConfig()
+        self.failed: Future[str] = Future()
+        """Done once no conversation can go on any more, or begin: why, in a few words."""
         self.core = EngineCore(checkpoint, self.config, runner=runner)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._callers: dict[int, _Caller] = {}
         """Whom to tell what happens in a session, by its id."""
         self._is_running = False
-        self._has_stopped = False
-        self._stopping = threading.Lock()
+        self._asked: set[Future[Any]] = set()
+        """What callers wait for."""
+        self._work: object | None = None
+        """Another object for each piece of the thread's work; None while it waits for some."""
+        self._ending = threading.Lock()
+        self._refusal: SessionClosedError | None = None
+        """Why nothing can be asked any more; None while it can."""
+        self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def __enter__(self) -> Self:
@@ -226,7 +241,7 @@ class Engine:
         Raises:
             SessionClosedError: it was started, or closed, before: an engine runs once.
         """
-        if self._has_stopped or self._thread.ident is not None:
+        if self._refusal is not None or self._thread.ident is not None:
             raise SessionClosedError("an engine runs only once: make another one")
         self._is_running = True
         self._thread.start()
@@ -234,12 +249,38 @@ class Engine:
     def warm_up(self) -> None:
         """Take the first steps, which are slow on a GPU, before anybody waits for them.
 
+        From then on the engine is watched: a step that takes far longer fails it.
+
         Raises:
             SettingsError: the device has no room for what a step needs.
             SessionLimitError: every slot is taken.
             SessionClosedError: the engine was stopped.
         """
+        began = time.monotonic()
         self.submit(self.core.warm_up).result()
+        took_seconds = time.monotonic() - began
+        patience_seconds = max(self.config.least_patience_seconds, PATIENCE * took_seconds)
+
+        def on_hang() -> None:
+            logger.critical("the engine hangs:\n%s", where(self._thread))
+            self.fail(f"a step did not come back within {patience_seconds:.0f} s")
+
+        watching = (lambda: self._work, patience_seconds, self._has_ended, on_hang)
+        threading.Thread(target=watch, args=watching, name="watchdog", daemon=True).start()
+
+    def fail(self, reason: str) -> None:
+        """End every conversation, and refuse all that is asked from now on.
+
+        For what no conversation survives. May be called on any thread, and more than once; nothing
+        waits for the engine's own thread, which may hang.
+
+        Args:
+            reason: in a few words, for users and the log.
+        """
+        message = f"the engine has failed, and every conversation with it: {reason}"
+        if self._end(EngineFailedError(message)):
+            logger.critical("%s", message)
+            self.failed.set_result(reason)
 
     def close(self) -> None:
         """Stop the thread; conversations that are open fail with a message.
@@ -247,10 +288,12 @@ class Engine:
         Closing twice is allowed, and so is closing an engine that was never started.
         """
         if self._thread.ident is None:
-            self._has_stopped = True
+            self._end(SessionClosedError("the engine was stopped"))
             return
         self.command(self._stop)
-        self._thread.join()
+        self._has_ended.wait()
+        if not self.failed.done():
+            self._thread.join()
 
     @property
     def max_positions(self) -> int:
@@ -356,9 +399,9 @@ class Engine:
             raise
         caller = EngineSession(self, session, self.config.max_pending_chunks)
         self._callers[session.session_id] = _Caller(caller.receive, caller.loop)
-        if self._has_stopped:
-            # Its thread has told those whom it knew of, and this one came too late for that.
-            caller.receive(_STOPPED)
+        if self._refusal is not None:
+            # Those were told that were known of, and this one came too late for that.
+            caller.receive(SessionFailed(str(self._refusal), of_engine=True))
         return caller
 
     async def close_session(self, session: Session) -> None:
@@ -381,16 +424,19 @@ class Engine:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                self._require_running()
                 future.set_result(question())
+            except InvalidStateError:
+                raise  # it was refused meanwhile
             except Exception as error:  # handed to whoever waits for the future
                 future.set_exception(error)
 
-        with self._stopping:
-            if not self._has_stopped:
+        with self._ending:
+            if self._refusal is None:
+                self._asked.add(future)
+                future.add_done_callback(self._asked.discard)
                 self._commands.put(answer)
                 return future
-        answer()
+        future.set_exception(self._refused())
         return future
 
     def _require_started(self) -> None:
@@ -401,8 +447,13 @@ class Engine:
             )
 
     def _require_running(self) -> None:
-        if self._has_stopped:
-            raise SessionClosedError("the engine was stopped")
+        if self._refusal is not None:
+            raise self._refused()
+
+    def _refused(self) -> SessionClosedError:
+        """One for each that is refused, as it takes down where it is raised."""
+        assert self._refusal is not None, "the engine goes on"
+        return type(self._refusal)(str(self._refusal))
 
     def _discard(self, opening: "Future[Session]") -> None:
         """Close a session whose opener has gone before it got it."""
@@ -411,24 +462,44 @@ class Engine:
             self.command(lambda: self.core.close(session))
 
     def _run(self) -> None:
-        self.core.limit_threads()
-        while self._is_running:
-            self._obey_commands()
-            self._step()
-        with self._stopping:
-            self._has_stopped = True
-        # What was asked too late is refused, so that nobody waits for ever.
-        self._obey_waiting_commands()
-        self._deliver((session, _STOPPED) for session in self.core.sessions)
+        try:
+            self.core.limit_threads()
+            while self._is_running:
+                self._obey_commands()
+                self._work = object()
+                self._step()
+        except BaseException as error:  # whatever it is, those who wait for this thread are told
+            if not self.failed.done():
+                logger.critical("the engine's thread broke", exc_info=True)
+            self.fail(f"its thread broke: {type(error).__name__}")
+        else:
+            self._end(SessionClosedError("the engine was stopped"))
+
+    def _end(self, refusal: SessionClosedError) -> bool:
+        """Tell all who wait, and refuse who comes later; False where that was done before."""
+        with self._ending:
+            if self._refusal is not None:
+                return False
+            self._refusal = refusal
+            self._is_running = False
+        try:
+            self._deliver(self.core.fail_all(str(refusal)))
+        finally:
+            for future in list(self._asked):
+                # It may be answered at this very moment.
+                with suppress(InvalidStateError):
+                    future.set_exception(self._refused())
+            self._has_ended.set()
+        return True
 
     def _obey_commands(self) -> None:
         """Run the commands that wait; without work for the model, wait for one."""
         if not self.core.has_work():
-            self._commands.get()()
-        self._obey_waiting_commands()
-
-    def _obey_waiting_commands(self) -> None:
-        while True:
+            self._work = None
+            command = self._commands.get()
+            self._work = object()
+            command()
+        while self._is_running:
             try:
                 command = self._commands.get_nowait()
             except queue.Empty:

@@ -6,21 +6,21 @@ import mimetypes
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
 import uvicorn
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocketDisconnected
 
 from backend.admission import Admission
 from backend.engine import Engine
-from backend.errors import SettingsError
+from backend.errors import EngineFailedError
 from backend.model.hub_store import Report
 from backend.recordings.forks import Forks
 from backend.recordings.live import Recordings
@@ -60,10 +60,11 @@ SEND_TIMEOUT_SECONDS = 10.0
 """A client that takes no message for this long is gone."""
 SHUTDOWN_SECONDS = 2
 """Pages that are still open do not hold up Ctrl+C for longer."""
+FAREWELL_SECONDS = 5.0
+"""Between the engine's failure and the server's end: clients are told, recordings are packed."""
 PING_SECONDS = 20.0
 """Between pings, and for the answer: a peer that is gone without a word is found out."""
 
-_HERE = frozenset(map(ip_address, ("127.0.0.1", "0.0.0.0", "::1", "::")))
 _GOODBYES = (1000, 1001, CloseCode.POLICY)
 """Close codes of a page that is done, of a window that was closed, and of a socket that floods."""
 
@@ -185,9 +186,11 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=lifespan)
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health(response: Response) -> dict[str, Any]:
+        if engine.failed.done():
+            response.status_code = 503
         return {
-            "status": "ok",
+            "status": "failed" if engine.failed.done() else "ok",
             "checkpoint": engine.checkpoint.name,
             "device": str(engine.checkpoint.device),
             "sessions": service.admission.num_taken,
@@ -252,8 +255,7 @@ def _uvicorn_config(app: ASGIApp, host: str, port: int, options: ServingOptions)
 
 def serve(
     open_engine: Callable[[Report], Engine],
-    host: str,
-    port: int,
+    listening: socket.socket,
     options: ServingOptions,
     on_open: Callable[[], None],
 ) -> None:
@@ -261,62 +263,46 @@ def serve(
 
     Args:
         open_engine: does so, in a thread of its own, and reports how a download goes.
-        host: address to serve on.
-        port: 0 takes a free one.
+        listening: where to serve; it is closed in the end.
         options: how clients are treated.
         on_open: is called when the page is there.
 
     Raises:
-        SettingsError: the address is taken, not this machine's or not allowed.
+        EngineFailedError: the engine failed while it served.
         What `open_engine` raises.
     """
-    listening = listen_on(host, port)
     raise_descriptor_limit()
+    host, port = listening.getsockname()[:2]
+
+    failures: list[str] = []
+
+    def leave() -> None:
+        server.should_exit = True
+
+    def engine_failed(failed: "Future[str]") -> None:
+        failures.append(failed.result())
+        farewell = threading.Timer(FAREWELL_SECONDS, leave)
+        farewell.daemon = True
+        farewell.start()
+
+    def open_app(report: Report) -> FastAPI:
+        engine = open_engine(report)
+        engine.failed.add_done_callback(engine_failed)
+        return create_app(engine, options)
 
     def end(starting: StartingApp) -> None:
         if starting.error is None:
             on_open()
         else:
-            server.should_exit = True
+            leave()
 
-    starting = StartingApp(
-        lambda report: create_app(open_engine(report), options), STATIC_FOLDER, end
-    )
+    starting = StartingApp(open_app, STATIC_FOLDER, end)
     server = uvicorn.Server(_uvicorn_config(starting, host, port, options))
     server.run([listening])
     if starting.error is not None:
         raise starting.error
-
-
-def page_address(host: str, port: int) -> str:
-    """Where a browser on this machine finds the page of a server that listens on `host`."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return f"http://{host}:{port}"
-    # Browsers give localhost the microphone; the unspecified address stands for every one.
-    if address in _HERE:
-        return f"http://localhost:{port}"
-    return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
-
-
-def listen_on(host: str, port: int) -> socket.socket:
-    """A socket for the address; `::` is every address of this machine, 127.0.0.1 among them.
-
-    Raises:
-        SettingsError: it is taken, not this machine's or not allowed; uvicorn would only log that.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    is_for_both = host == "::" and socket.has_dualstack_ipv6()
-    try:
-        return socket.create_server((host, port), family=family, dualstack_ipv6=is_for_both)
-    except (OSError, OverflowError) as error:
-        # What follows in brackets is the address once more.
-        reason = str(getattr(error, "strerror", None) or error).partition(" (while ")[0]
-        raise SettingsError(
-            f"port {port} of {host} cannot be served on: {reason[0].lower()}{reason[1:]}; "
-            "choose another with --port or --host"
-        ) from error
+    if failures:
+        raise EngineFailedError(f"the engine failed ({failures[0]}): start the server again")
 
 
 def _recording_fields(options: StoreOptions | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class StartingApp:
         static_folder: Path,
         on_end: Callable[["StartingApp"], None],
     ) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.app: FastAPI | None = None
         """The other one, once it is open."""
         self._open_app = open_app
@@ -76,18 +77,36 @@ class StartingApp:
             await send({"type": "lifespan.startup.complete"})
             await receive()
             self._is_leaving.set()
-            await opening
+            # A model that is being loaded goes on being loaded, for as long as the process lives.
+            opening.cancel()
+            await asyncio.wait([opening])
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _open(self, stack: AsyncExitStack) -> None:
         try:
-            app = await asyncio.to_thread(self._open_app, self._report)
+            app = await asyncio.wrap_future(self._opened())
             await stack.enter_async_context(app.router.lifespan_context(app))
             self.app = app
-        except Exception as error:  # whatever it is, it ends the server, which then raises it
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever it is, it ends the server, which then raises it
             self.error = error
         if not self._is_leaving.is_set():
             self._on_end(self)
+
+    def _opened(self) -> "Future[FastAPI]":
+        """The other application, from a thread that does not keep the process from ending."""
+        opened: Future[FastAPI] = Future()
+
+        def run() -> None:
+            if opened.set_running_or_notify_cancel():
+                try:
+                    opened.set_result(self._open_app(self._report))
+                except BaseException as error:
+                    opened.set_exception(error)
+
+        threading.Thread(target=run, name="opening", daemon=True).start()
+        return opened
 
     def _report(self, progress: Progress) -> None:
         self._progress = progress

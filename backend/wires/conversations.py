@@ -13,7 +13,7 @@ from backend.conversation.conversation import Conversation
 from backend.conversation.events import ConversationEnded, ConversationEvent
 from backend.conversation.model_session import SessionOpener
 from backend.conversation.settings import ConversationSettings
-from backend.errors import AudioInteractionError, SessionLimitError
+from backend.errors import AudioInteractionError, EngineFailedError, SessionLimitError
 from backend.recordings.live import Recordings
 from backend.timing import WorkTime
 from backend.wires.errors import (
@@ -215,6 +215,8 @@ class Conversations:
             )
         except SessionLimitError as error:
             raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
+        except EngineFailedError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
         except AudioInteractionError as error:
             raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
         except Exception as error:

@@ -6,6 +6,7 @@ from backend.conversation.errors import CommandError, Problem, SettingRangeError
 from backend.errors import (
     AudioInputError,
     AudioInteractionError,
+    EngineFailedError,
     RecordingError,
     SessionLimitError,
     SettingsError,
@@ -91,6 +92,11 @@ def session_failed(message: str = SESSION_FAILURE) -> WireError:
     return WireError(message, "session_failed", error_type=ErrorType.SERVER)
 
 
+def engine_failed(message: str) -> WireError:
+    """No conversation can go on, or begin."""
+    return WireError(message, "engine_failed", error_type=ErrorType.SERVER)
+
+
 def first_end(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:
     """The first of several tasks' ends: the others follow from it."""
     end = ends.exceptions[0]
@@ -139,5 +145,7 @@ def as_wire_error(error: AudioInteractionError) -> WireError:
             )
         case SessionLimitError():
             return WireError(str(error), "session_limit_reached", error_type=ErrorType.SERVER)
+        case EngineFailedError():
+            return engine_failed(str(error))
         case _:
             return session_failed(str(error))

@@ -5,6 +5,7 @@ import { hasMessage, message } from './messages.js';
 import { LoudspeakerError, OutputChoiceError } from './sound-card.js';
 
 const REFUSED = 1008;
+const ENGINE_FAILED = 'engine_failed';
 const CLOSED = {
   1001: 'problem.server_gone',
   1005: 'problem.server_gone',
@@ -50,6 +51,7 @@ export function explainClose(code, error) {
     const known = `refused.${error.code}`;
     return hasMessage(known) ? message(known) : message('problem.refused', { reason: error.message });
   }
+  if (error?.code === ENGINE_FAILED) return message('problem.engine_failed');
   const key = CLOSED[code];
   return key === undefined ? message('problem.connection_ended', { code }) : message(key);
 }

@@ -35,7 +35,7 @@ from backend.conversation.events import (
     VoiceFellBack,
 )
 from backend.conversation.settings import ConversationSettings
-from backend.wires.errors import WireError, session_failed
+from backend.wires.errors import WireError, engine_failed, session_failed
 from backend.wires.realtime.dialect import Dialect
 from backend.wires.realtime.items import Items, user_audio_item
 from backend.wires.realtime.responses import Responses, decision_metadata
@@ -181,7 +181,8 @@ class ServerMessages:
             case Refused():
                 yield error_message(event.error)
             case ConversationFailed():
-                yield error_message(session_failed(event.message))
+                failed = engine_failed if event.of_engine else session_failed
+                yield error_message(failed(event.message))
             case ConversationIdled() if not self._is_duplex:
                 minutes = event.idle_seconds / 60
                 yield error_message(
