@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from backend.model.decoder import Decoder
-from backend.model.kv_cache import CacheRow
+from backend.model.kv_cache import CacheRow, RowAttention
 from backend.model.language_model import (
     LanguageModelConfig,
     empty_language_model,
@@ -37,7 +37,8 @@ def test_pieces_of_any_length_equal_the_library_s_whole_pass(n_layer: int) -> No
         row = CacheRow(2, start, steps)
         positions = torch.arange(row.start, row.end)
         last = torch.tensor([steps - 1])
-        found = decoder.forward(decoder.embed(ids[positions]), [row], positions, last)
+        attention = RowAttention(decoder.cache, [row])
+        found = decoder.forward(decoder.embed(ids[positions]), attention, positions, last)
         start = row.end
         torch.testing.assert_close(found, hidden[start - 1 :][:1], atol=1e-5, rtol=1e-4)
     assert start == NUM_TOKENS
@@ -53,7 +54,8 @@ def test_rows_of_which_nothing_is_wanted_are_stored_all_the_same() -> None:
     nothing = torch.empty(0, dtype=torch.int64)
     for piece in torch.arange(26).split(13):
         row, last = CacheRow(0, int(piece[0]), 13), nothing if piece[0] == 0 else torch.tensor([12])
-        found = decoder.forward(decoder.embed(ids[piece]), [row], piece, last)
+        attention = RowAttention(decoder.cache, [row])
+        found = decoder.forward(decoder.embed(ids[piece]), attention, piece, last)
         assert len(found) == len(last)
     torch.testing.assert_close(found, hidden[-1:], atol=1e-5, rtol=1e-4)
 

@@ -15,7 +15,7 @@ from backend.features import StreamingLogMel
 from backend.model.audio_tower import ChunkEncoder
 from backend.model.checkpoint import Checkpoint
 from backend.model.decoder import Decoder
-from backend.model.kv_cache import CacheRow
+from backend.model.kv_cache import CacheRow, RowAttention
 from backend.protocol import listening_tokens
 
 SMALL_MODEL_PARAMETERS = 30_000_000
@@ -160,7 +160,8 @@ class ModelRunner:
             listening[:, FIRST_FEATURE : FIRST_FEATURE + FEATURES_PER_CHUNK] = features
         for start, piece_features in heard:
             embeddings[start : start + FEATURES_PER_CHUNK] = piece_features
-        return self._decoder.forward(embeddings, rows, places, ends)
+        attention = RowAttention(self._decoder.cache, rows)
+        return self._decoder.forward(embeddings, attention, places, ends)
 
     def _decide(self, rows: Sequence[StepRow], hidden: Tensor) -> list[Choice]:
         if not rows:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
-from backend.model.kv_cache import CacheRow, CacheShape, RowAttention, SlotCache
+from backend.model.kv_cache import Attention, CacheShape, SlotCache
 from backend.model.weights import joined_rows
 
 
@@ -88,13 +88,13 @@ class Decoder:
         return self._head[list(tokens)]
 
     def forward(
-        self, embeddings: Tensor, rows: Sequence[CacheRow], positions: Tensor, last: Tensor
+        self, embeddings: Tensor, attention: Attention, positions: Tensor, last: Tensor
     ) -> Tensor:
         """Compute rows, and store their keys and values.
 
         Args:
             embeddings: `[positions, width]` of all rows, one behind the other; overwritten.
-            rows: where they go. Rows of one slot come in the order of their positions.
+            attention: knows where they go. Rows of one slot come in the order of their positions.
             positions: `[positions]` int64, where each goes in its slot.
             last: `[wanted]` int64, for each of the first rows where its last position is among
                 `embeddings`. Of the others nothing but keys and values is wanted.
@@ -104,7 +104,6 @@ class Decoder:
         """
         shape = self.cache.shape
         num_rotated = shape.num_heads + shape.num_kv_heads
-        attention = RowAttention(self.cache, rows)
         cos, sin = self._cos[positions], self._sin[positions]
         hidden = embeddings
         for index, layer in enumerate(self._layers):

@@ -8,6 +8,7 @@ wherever in the cache it lies.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -60,7 +61,11 @@ class SlotCache:
         self.shape = shape
         sizes = (shape.num_layers, 2, shape.num_kv_heads, shape.max_positions, shape.head_size)
         # Not zeroed: nothing is read before it is written, and memory is taken as it is used.
-        self._slots = list(torch.empty(num_slots, *sizes, dtype=dtype, device=device).unbind(0))
+        storage = torch.empty(num_slots, *sizes, dtype=dtype, device=device)
+        self.layers = storage.unbind(1)
+        """Of each layer `[places, 2, kv_heads, positions, head_size]`."""
+        self._slots = list(storage.unbind(0))
+        self._places = list(range(num_slots))
         self._masks: dict[int, Tensor] = {}
 
     def view(self, slot: int, start: int, end: int) -> Tensor:
@@ -68,10 +73,15 @@ class SlotCache:
         assert 0 <= start < end <= self.shape.max_positions, f"there are no {start} to {end}"
         return self._slots[slot].narrow(3, start, end - start)
 
+    def place(self, slot: int) -> int:
+        """Where in `layers` a slot lies."""
+        return self._places[slot]
+
     def exchange(self, slot: int, other: int) -> None:
         """Let each of two slots hold what the other one held; nothing is copied."""
-        slots = self._slots
+        slots, places = self._slots, self._places
         slots[slot], slots[other] = slots[other], slots[slot]
+        places[slot], places[other] = places[other], places[slot]
 
     def mask(self, steps: int, num_keys: int) -> Tensor | None:
         """What the queries of a row see of the keys that end with its last position.
@@ -102,8 +112,21 @@ class SlotCache:
         return mask.repeat(shape.num_groups, 1).to(self._slots[0])
 
 
+class Attention(Protocol):
+    """Attention of the rows of one pass, each over its own slot."""
+
+    def store(self, layer: int, keys_values: Tensor) -> None:
+        """Write the rows' keys and values `[positions, 2, kv_heads, head_size]`."""
+
+    def attend(self, layer: int, queries: Tensor) -> Tensor:
+        """Queries `[positions, heads, head_size]` to `[positions, heads * head_size]`."""
+
+    def attend_last(self, layer: int, queries: Tensor) -> Tensor:
+        """The same for the last position of each of the first rows, `[rows, heads, head_size]`."""
+
+
 class RowAttention:
-    """Attention of the rows of one pass, each over its own slot.
+    """Attention row by row: a few launches for each, over as many keys as it sees.
 
     All rows are stored before any is read, so rows of one slot may follow each other in a pass.
     """
