@@ -340,6 +340,22 @@ def test_a_broken_checkpoint_is_one_clear_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [1e30, float("nan"), float("-inf")])
+@pytest.mark.parametrize("part", ["language model", "tower"])
+def test_numbers_that_are_no_weights_are_refused(folder: Path, part: str, number: float) -> None:
+    """Where no hash is stated, most damage shows in them."""
+
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        next(iter(tensors.values())).view(-1)[3] = number
+
+    if part == "tower":
+        edit_tower(folder / TOWER, damage)
+    else:
+        edit_shard(folder / FIRST_SHARD, damage)
+    with pytest.raises(CheckpointError, match=r"is damaged: tensor .* which are no weights"):
+        load(folder)
+
+
 def test_a_prompt_must_be_text(folder: Path) -> None:
     edit_json(
         folder / "config.json", lambda config: config["audio_interaction"].update(system_prompt=3)

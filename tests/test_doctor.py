@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,11 +16,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from huggingface_hub import constants
 
 from backend.cli import doctor
 from backend.cli.doctor import Finding, Verdict, examine
+from backend.errors import CheckpointError
+from backend.model import embedded
+from backend.model.checkpoint import load_checkpoint
 from backend.model.hub import obtain
 from backend.model.hub_store import Cache, HubFile, HubModel
 from tests.fake_hub import COMMIT, fake_hub
@@ -39,7 +44,7 @@ def only(findings: Iterable[Finding]) -> Finding:
 
 def test_the_stated_hashes_are_those_of_the_embedded_checkpoint() -> None:
     """After new weights: make checksums."""
-    lines = doctor.CHECKSUMS.read_text("utf-8").splitlines()
+    lines = embedded.CHECKSUMS.read_text("utf-8").splitlines()
     stated = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     folder = REPOSITORY / "assets"
     assert stated == {
@@ -163,10 +168,24 @@ def rewrite(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def flip_bytes(name: str) -> Callable[[Path], object]:
+    """A file that can still be read, as after a bad disk: 2 000 of its bytes are others."""
+
+    def flip(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        for place in np.random.default_rng(1).integers(20_000, len(content) - 20_000, 2_000):
+            content[place] ^= 0xFF
+        (folder / name).write_bytes(content)
+
+    return flip
+
+
 @pytest.mark.parametrize(
     ("damage", "said", "fix"),
     [
         (rewrite("model_config.yaml", b"n_layer: 1"), "was changed", "git checkout"),
+        (flip_bytes("model.safetensors"), "model.safetensors was changed", "git checkout"),
+        (flip_bytes("audiointeraction_ChunkwisedEncoder.pth"), "Encoder.pth was", "git checkout"),
         (
             rewrite("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
             "model.safetensors is only a pointer of git LFS",
@@ -182,16 +201,18 @@ def test_a_damaged_checkpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shutil.copytree(doctor.CHECKSUMS.parent / "checkpoint", tmp_path / "checkpoint")
-    monkeypatch.setattr(
-        doctor, "CHECKSUMS", Path(shutil.copy(doctor.CHECKSUMS, tmp_path / "checkpoint.sha256"))
-    )
+    shutil.copytree(embedded.EMBEDDED_FOLDER, tmp_path / "checkpoint")
+    checksums = Path(shutil.copy(embedded.CHECKSUMS, tmp_path / "checkpoint.sha256"))
+    monkeypatch.setattr(embedded, "CHECKSUMS", checksums)
     damage(tmp_path / "checkpoint")
     finding = only(doctor.check_embedded_checkpoint())
     assert finding.verdict is Verdict.PROBLEM
     assert said in finding.text
     assert finding.fix is not None
     assert fix in finding.fix
+    # Nor is it loaded, and what is said then is the same.
+    with pytest.raises(CheckpointError, match=f"damaged: .*{re.escape(said)}.*{fix}"):
+        load_checkpoint("embedded", device="cpu")
 
 
 def test_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

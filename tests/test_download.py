@@ -26,7 +26,16 @@ from backend.model import hub as hub_module
 from backend.model import hub_store
 from backend.model.checkpoint import load_checkpoint
 from backend.model.hub import download_to_folder, obtain, require_complete, verify
-from backend.model.hub_store import Cache, DownloadPhase, Folder, HubModel, Progress
+from backend.model.hub_store import (
+    Cache,
+    DownloadPhase,
+    Folder,
+    HubFile,
+    HubModel,
+    Meter,
+    Progress,
+    is_intact,
+)
 from tests.fake_hub import COMMIT, TOKEN, FakeHub, fake_hub
 from tests.small_checkpoint import small_language_model_config, write_small_checkpoint
 
@@ -391,6 +400,55 @@ def test_a_folder_of_one_s_own(hub: FakeHub, published: Path, tmp_path: Path) ->
         load_checkpoint(str(folder), device="cpu")
     download_to_folder(ID, "main", folder)
     assert (folder / SHARD).read_bytes() == (published / SHARD).read_bytes()
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    # Not within the second in which it was written first.
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+
+
+def test_a_folder_that_was_damaged_is_not_loaded(hub: FakeHub, tmp_path: Path) -> None:
+    folder = download_to_folder(ID, "main", tmp_path / "model")
+    flip_a_byte(folder / SHARD)
+    with pytest.raises(CheckpointError, match=f"{SHARD} is not as it was downloaded"):
+        load_checkpoint(str(folder), device="cpu")
+
+
+def test_a_folder_that_was_copied_is_hashed_once(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = download_to_folder(ID, "main", tmp_path / "model")
+    for path in folder.rglob("*.*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    hashed: list[str] = []
+
+    def count(path: Path, file: HubFile, meter: Meter) -> bool:
+        hashed.append(file.path)
+        return is_intact(path, file, meter)
+
+    monkeypatch.setattr(hub_module, "is_intact", count)
+    load_checkpoint(str(folder), device="cpu")
+    assert SHARD in hashed
+    hashed.clear()
+    load_checkpoint(str(folder), device="cpu")
+    assert hashed == []
+
+
+@pytest.mark.parametrize("is_offline", [False, True])
+def test_a_cache_that_was_damaged_is_mended_or_refused(
+    hub: FakeHub, published: Path, monkeypatch: pytest.MonkeyPatch, is_offline: bool
+) -> None:
+    folder = obtain(ID)
+    flip_a_byte((folder / SHARD).resolve())
+    if is_offline:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(CheckpointError):
+            obtain(ID)
+    else:
+        assert (obtain(ID) / SHARD).read_bytes() == (published / SHARD).read_bytes()
 
 
 def test_a_half_filled_folder_is_not_loaded(

@@ -4,7 +4,6 @@ Nothing but Python is needed to run it: every check imports what it looks at by 
 """
 
 import asyncio
-import hashlib
 import http.client
 import importlib
 import importlib.metadata
@@ -31,14 +30,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from backend.cli.arguments import DEFAULT_PORT
+from backend.model import embedded
 
 if TYPE_CHECKING:
     from backend.model.hub_store import Cache, HubModel, Progress
 
 REPOSITORY = Path(__file__).parents[2]
 REQUIREMENTS = REPOSITORY / "requirements.txt"
-CHECKSUMS = REPOSITORY / "assets" / "checkpoint.sha256"
-"""Hashes of the embedded checkpoint's files, as `sha256sum` writes them."""
 PORT = DEFAULT_PORT
 
 _GIGABYTE = 1e9
@@ -52,7 +50,6 @@ _RELEASED_GPU_BYTES = 12 * _GIGABYTE
 _NETWORK_SECONDS = 4.0
 _DEVICE_SECONDS = 120.0
 _BLOCK_BYTES = 1024 * 1024
-_LFS_POINTER = b"version https://git-lfs"
 
 # In a process of its own: a broken driver can hang or kill the one that asks it.
 _TRY_DEVICES = """
@@ -390,41 +387,14 @@ def _folder_finding(about: str, folder: Path, fix: str) -> Finding:
 
 
 def check_embedded_checkpoint() -> Iterator[Finding]:
-    """Its files against their hashes."""
-    wrong = []
-    lines = CHECKSUMS.read_text("utf-8").splitlines()
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        path = CHECKSUMS.parent / name
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-        elif _begin_of(path) == _LFS_POINTER:
-            wrong.append(f"{name} is only a pointer of git LFS")
-        elif _sha256(path) != digest:
-            wrong.append(f"{name} was changed")
-    if not wrong:
-        yield Finding("checkpoint", Verdict.OK, f"embedded, {len(lines)} files, hashes are right")
-        return
-    is_pointer = any("pointer" in each for each in wrong)
-    folder = os.path.relpath(REPOSITORY)
-    git = "git" if folder == os.curdir else f"git -C {shlex.quote(folder)}"
-    if not (REPOSITORY / ".git").exists():
-        fix = "get the folder assets again from where the program came from"
-    elif is_pointer:
-        fix = f"{git} lfs pull"
+    """Its files against their hashes, as when it is loaded."""
+    wrong = list(embedded.damages())
+    if wrong:
+        text = f"embedded: {', '.join(wrong)}"
+        yield Finding("checkpoint", Verdict.PROBLEM, text, embedded.mending())
     else:
-        fix = f"{git} checkout -- assets"
-    yield Finding("checkpoint", Verdict.PROBLEM, f"embedded: {', '.join(wrong)}", fix)
-
-
-def _begin_of(path: Path) -> bytes:
-    with path.open("rb") as content:
-        return content.read(len(_LFS_POINTER))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        text = f"embedded, {len(embedded.embedded_files())} files, hashes are right"
+        yield Finding("checkpoint", Verdict.OK, text)
 
 
 def check_downloads() -> Iterator[Finding]:

@@ -23,6 +23,8 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import SinusoidsPosi
 from backend.config import GREEDY, NUM_MEL_BINS, RELEASED_SYSTEM_PROMPT, SamplingConfig
 from backend.errors import CheckpointError, SettingsError
 from backend.model.audio_tower import AudioTower
+from backend.model.embedded import EMBEDDED_FOLDER as EMBEDDED_FOLDER
+from backend.model.embedded import damages, mending
 from backend.model.fingerprint import LoadedFile, files_in
 from backend.model.hub import obtain, require_complete
 from backend.model.hub_store import Report
@@ -47,9 +49,9 @@ from backend.model.memory import needing_memory
 from backend.model.word_head import WordHead, load_word_head
 from backend.protocol import ControlTokens, Emotion
 
-EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "checkpoint"
-
 _UNUSED_TOWER_PARAMETER = "audio_bos_eos_token.weight"
+LARGEST_WEIGHT = 1e6
+"""Of a model that was trained: in a damaged file most often some are far beyond."""
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -126,6 +128,8 @@ def load_checkpoint(
     placed_on = resolve_device(device)
     number_format = resolve_dtype(dtype, placed_on)
     folder, name = locate(source, report)
+    if name == EMBEDDED:
+        _require_as_shipped()
     # First of all: what is replaced while it is read is then seen to have changed.
     files = files_in(folder)
     config = _language_model_config(folder)
@@ -207,7 +211,7 @@ def locate(source: str, report: Report | None = None) -> tuple[Path, str]:
         return EMBEDDED_FOLDER, EMBEDDED
     folder = Path(source).expanduser()
     if folder.is_dir():
-        require_complete(folder)
+        require_complete(folder, report)
         return folder, folder.resolve().name
     if folder.exists():
         raise CheckpointError(f"{source} is a file; a checkpoint is a folder or a Hub id")
@@ -216,6 +220,18 @@ def locate(source: str, report: Report | None = None) -> tuple[Path, str]:
         raise CheckpointError(f"there is no checkpoint folder {source}")
     repository, revision = named[1], named[2] or DEFAULT_REVISION
     return obtain(repository, revision, report), source
+
+
+def _require_as_shipped() -> None:
+    try:
+        wrong = list(damages())
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}") from error
+    if wrong:
+        raise CheckpointError(
+            f"the embedded checkpoint is damaged: {', '.join(wrong)}; this helps: {mending()} "
+            "(or make checksums, if it was changed on purpose)"
+        )
 
 
 # Configuration files
@@ -370,6 +386,7 @@ def _audio_tower(folder: Path, width: int, device: torch.device, dtype: torch.dt
         _require_float(path, name, tensor.dtype)
         _require_shape(path, name, tensor.shape, parameters[name].shape)
         _fill(parameters[name], tensor)
+        _require_plausible(path, name, parameters[name])
     return tower.requires_grad_(False)
 
 
@@ -459,6 +476,7 @@ def _language_model(
             for part in parts:
                 parameter = parameters[part]
                 _fill(parameter, rows[start : start + len(parameter)])
+                _require_plausible(shards[name], name, parameter)
                 start += len(parameter)
     return model.requires_grad_(False)
 
@@ -539,6 +557,16 @@ def _require_shape(path: Path, name: str, found: Iterable[int], expected: torch.
     if list(found) != list(expected):
         raise CheckpointError(
             f"{path}: tensor {name} has shape {list(found)}, expected {list(expected)}"
+        )
+
+
+def _require_plausible(path: Path, name: str, parameter: nn.Parameter) -> None:
+    least, most = torch.aminmax(parameter.detach())
+    # Written so that what is not a number is refused too.
+    if not (least > -LARGEST_WEIGHT and most < LARGEST_WEIGHT):
+        raise CheckpointError(
+            f"{path} is damaged: tensor {name} holds numbers between {least:.3g} and {most:.3g}, "
+            "which are no weights; fetch it again"
         )
 
 

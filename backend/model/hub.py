@@ -6,8 +6,8 @@ and what those have fetched is not fetched again. The library's own download wou
 checks sizes only, and forgets what it had of a file when it is interrupted.
 
 A model is complete when its receipt is written, which happens last: it names every file with the
-size and hash that were found. From then on only sizes are looked at, as reading gigabytes again at
-every start would take longer than loading them.
+size and hash that were found. From then on only sizes and times of change are looked at, as reading
+gigabytes again at every start would take longer than loading them.
 """
 
 import errno
@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -55,12 +55,14 @@ from backend.model.hub_store import (
     Progress,
     Report,
     Store,
+    changed_since,
     digest_of,
     is_intact,
     of_another_size,
     part_of,
     read_receipt,
     size_of,
+    write_receipt,
 )
 from backend.model.layout import (
     AUDIO_TOWERS,
@@ -162,8 +164,12 @@ def _earlier(
     return folder
 
 
-def require_complete(folder: Path) -> None:
-    """Refuse a folder into which a download has not ended, or from which something is gone.
+def require_complete(folder: Path, report: Report | None = None) -> None:
+    """Refuse a folder into which a download has not ended, or that is no longer as it was then.
+
+    Args:
+        folder: any; one that nothing was downloaded into is none of those.
+        report: is told how the hashing goes of what was changed; None draws a bar on a terminal.
 
     Raises:
         CheckpointError: it is one.
@@ -174,11 +180,22 @@ def require_complete(folder: Path) -> None:
             f"{_again(unfinished, folder)}"
         )
     stated = read_receipt(folder / RECEIPT)
-    if stated is not None and (wrong := of_another_size(stated, folder)) is not None:
+    if stated is None or not (changed := changed_since(folder / RECEIPT, folder)):
+        return
+    wrong = of_another_size(stated, folder)
+    if wrong is None:
+        with _shown(report) as shown:
+            checking = Meter(replace(stated, files=tuple(changed)), DownloadPhase.CHECKING, shown)
+            damaged = (f.path for f in changed if not is_intact(folder / f.path, f, checking))
+            wrong = next(damaged, None)
+    if wrong is not None:
         raise CheckpointError(
             f"{folder / wrong} is not as it was downloaded; this mends it: "
             f"{_again(stated, folder)} (if it was changed on purpose, delete {folder / RECEIPT})"
         )
+    # They were only copied. Where that cannot be written down, they are hashed the next time too.
+    with suppress(OSError):
+        write_receipt(folder / RECEIPT, stated, folder)
 
 
 def _again(model: HubModel, folder: Path) -> str:

@@ -28,6 +28,8 @@ RECEIPT = "download.json"
 UNFINISHED = "download-unfinished.json"
 """Lies in a folder from the first byte to the last verified one: no such folder is loaded."""
 
+_CHANGES = "changed"
+"""In a receipt: when the files were changed last."""
 _LOCK = ".download.lock"
 _LOCK_SECONDS = 0.5
 _BLOCK_BYTES = 1024 * 1024
@@ -194,10 +196,10 @@ class Cache(Store):
         return self.root / "audio-interaction" / f"{commit}.json"
 
     def complete(self, model: HubModel) -> Path | None:
-        """By its receipt and the files' sizes."""
+        """By its receipt, and the files' sizes and times of change."""
         stated = read_receipt(self.receipt(model.commit))
         folder = self._snapshot(model.commit)
-        if stated is None or of_another_size(stated, folder) is not None:
+        if stated is None or changed_since(self.receipt(model.commit), folder):
             return None
         # Of what another program fetched, the receipt may name a part only.
         if not set(model.files) <= set(stated.files):
@@ -225,15 +227,16 @@ class Cache(Store):
         stated = receipt or self._linked_model(revision, commit)
         if not stated.files or of_another_size(stated, folder) is not None:
             return None
-        if receipt is None or hashes_again:
+        is_changed = bool(changed_since(self.receipt(commit), folder))
+        if receipt is None or hashes_again or is_changed:
             meter = Meter(stated, DownloadPhase.CHECKING, report)
             if not all(is_intact(self.place(file), file, meter) for file in stated.files):
                 if not self.is_read_only:
                     self.receipt(commit).unlink(missing_ok=True)
                 return None
         # A cache that is mounted read-only is checked every time.
-        if receipt is None and not self.is_read_only:
-            _write_receipt(self.receipt(commit), stated)
+        if (receipt is None or is_changed) and not self.is_read_only:
+            write_receipt(self.receipt(commit), stated, folder)
         return folder
 
     def _linked_model(self, revision: str, commit: str) -> HubModel:
@@ -260,7 +263,7 @@ class Cache(Store):
             fresh.replace(link)
         if model.revision != model.commit:
             _write_text(self.root / "refs" / model.revision, model.commit)
-        _write_receipt(self.receipt(model.commit), model)
+        write_receipt(self.receipt(model.commit), model, folder)
         return folder
 
     def _snapshot(self, commit: str) -> Path:
@@ -300,12 +303,12 @@ class Folder(Store):
 
     def begin(self, model: HubModel) -> None:
         """From here on the folder is not loaded."""
-        _write_receipt(self.root / UNFINISHED, model)
+        write_receipt(self.root / UNFINISHED, model, self.root)
         (self.root / RECEIPT).unlink(missing_ok=True)
 
     def finish(self, model: HubModel) -> Path:
         """From here on it is again."""
-        _write_receipt(self.root / RECEIPT, model)
+        write_receipt(self.root / RECEIPT, model, self.root)
         (self.root / UNFINISHED).unlink()
         return self.root
 
@@ -392,14 +395,33 @@ def of_another_size(model: HubModel, folder: Path) -> str | None:
     )
 
 
-def _write_receipt(path: Path, model: HubModel) -> None:
-    _write_text(path, json.dumps(asdict(model), indent=1))
+def write_receipt(path: Path, model: HubModel, folder: Path) -> None:
+    """State the files of a folder, and when those that are there were changed last."""
+    _write_text(path, json.dumps(asdict(model) | {_CHANGES: _changes(model, folder)}, indent=1))
+
+
+def changed_since(receipt: Path, folder: Path) -> list[HubFile]:
+    """The files that are not as a receipt says, by their sizes and times of change."""
+    stated = read_receipt(receipt)
+    if stated is None:
+        return []
+    before = json.loads(receipt.read_text("utf-8")).get(_CHANGES, {})
+    now = _changes(stated, folder)
+    return [file for file in stated.files if before.get(file.path) != now.get(file.path, [])]
+
+
+def _changes(model: HubModel, folder: Path) -> dict[str, list[int]]:
+    """Size and second of the last change of each file that is there."""
+    paths = {file.path: folder / file.path for file in model.files}
+    states = {name: path.stat() for name, path in paths.items() if path.is_file()}
+    return {name: [state.st_size, int(state.st_mtime)] for name, state in states.items()}
 
 
 def read_receipt(path: Path) -> HubModel | None:
     """A receipt; None where there is none that can be read."""
     try:
         content = json.loads(path.read_text("utf-8"))
+        content.pop(_CHANGES, None)
         files = tuple(HubFile(**stated) for stated in content.pop("files"))
         return HubModel(**content, files=files)
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
