@@ -190,8 +190,15 @@ async def test_who_asks_to_be_recorded_does_not_talk_unrecorded(tmp_path: Path) 
         assert house.admission.num_taken == 0
 
 
-async def test_a_full_disk_ends_the_recording_and_not_the_conversation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MemoryError(), "there is no memory left"),
+    ],
+)
+async def test_a_recorder_that_fails_ends_the_recording_and_not_the_conversation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     async with recorded_house(ScriptedEngine([REPLY]), tmp_path) as house:
         visitor = house.talk("")
@@ -202,18 +209,22 @@ async def test_a_full_disk_ends_the_recording_and_not_the_conversation(
             await settle()
 
         def fails(writer: _Writer, fact: object) -> None:
-            raise OSError(28, "No space left on device")
+            raise error
 
         monkeypatch.setattr(_Writer, "write", fails)
         visitor.append(silence(0.4))
         stopped = await visitor.until("recording.stopped")
         assert stopped["reason"] == "failed"
-        assert "No space left on device" in stopped["message"]
+        assert reason in stopped["message"]
         assert str(tmp_path) not in stopped["message"]
         monkeypatch.undo()
         await ask(visitor)
-        with SessionFile(house.store.find(stopped["recording_id"])) as file:
-            assert not file.is_complete
+        visitor.send("recording.stop")
+        assert await visitor.error_code() == "recording_not_active"
+        path = house.store.find(stopped["recording_id"])
+        assert stopped["bytes"] == path.stat().st_size > 0
+        with SessionFile(path) as file:
+            assert file.is_complete
             assert [reply.text for reply in read_transcript(file).replies] == [REPLY.text]
 
 

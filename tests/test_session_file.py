@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import queue
 import resource
 import signal
 import struct
@@ -57,6 +58,7 @@ from tests.conftest import SAMPLES
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
 
 REPOSITORY = Path(__file__).parents[1]
+WAIT_SECONDS = 60.0
 DRAWN = SessionSettings(
     sampling=SamplingConfig(temperature=1.0, top_k=50),
     seed=7,
@@ -160,6 +162,58 @@ def test_a_recording_that_has_ended_holds_nothing_open(
     assert (recorder.close() is None) == (ending != "packed")
     assert len(notices) == (ending != "packed")
     assert not open_below(tmp_path)
+    # No chunk was decided on: there is nothing to keep, and no folder that cannot be read.
+    assert recorder.folder.exists() == (ending == "could not be packed")
+    assert not list(tmp_path.rglob("packed"))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (MemoryError(), "there is no memory left"),
+        (AttributeError("'NoneType' object has no attribute 'write'"), "it broke"),
+    ],
+)
+@pytest.mark.parametrize("where", ["in its own thread", "in the engine's"])
+def test_whatever_breaks_a_recorder_is_told_and_the_rest_is_packed(
+    golden_checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    error: Exception,
+    reason: str,
+) -> None:
+    def fail(*_: object) -> Any:
+        raise error
+
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1, max_positions=512))
+    path = tmp_path / "broken.aisession"
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    recorder = Recorder(path, describe(golden_checkpoint, DRAWN, 512), told.put)
+    session = core.open(replace(DRAWN, max_reply_tokens=2), recorder)
+    chunks = noise_chunks(6)
+    for number, chunk in enumerate(chunks):
+        if number == 4:
+            while (recorder.folder / "events.jsonl").read_bytes().count(b'"decision"') < number:
+                time.sleep(0.01)
+            if where == "in its own thread":
+                monkeypatch.setattr(_Writer, "write", fail)
+            else:
+                monkeypatch.setattr("backend.recordings.recorder.float_to_pcm16", fail)
+        core.hear(session, chunk)
+        run(core)
+    # Before anybody closes it.
+    assert reason in told.get(timeout=WAIT_SECONDS)
+    monkeypatch.undo()
+    assert session.num_chunks_heard == len(chunks), "the conversation goes on"
+    core.close(session)
+    assert recorder.close() == path
+    assert recorder.failure is not None
+    assert not recorder.folder.exists()
+    assert told.empty()
+    with SessionFile(path) as file:
+        assert (file.is_complete, file.num_chunks) == (True, 4)
 
 
 def test_more_replies_than_a_reader_takes_end_the_recording(
@@ -171,10 +225,9 @@ def test_more_replies_than_a_reader_takes_end_the_recording(
     recorder = Recorder(tmp_path / "talkative.aisession", manifest, notices.append)
     for turn in range(4):
         recorder.reply_audio(turn, bytes(200))
-    assert recorder.close() is None
+    recorder.close()
     (notice,) = notices
     assert "more replies were spoken than a recording may hold" in notice
-    assert len(list((recorder.folder / "replies").iterdir())) == 3
 
 
 def test_everything_that_is_recorded_is_read_back(
@@ -334,7 +387,8 @@ def test_a_full_disk_ends_the_recording_and_not_the_conversation(
     num_decisions = sum(event["event"] == "decision" for event in events)
     assert errors.count("the conversation goes on: File too large") == 1
     assert events[-1]["event"] == "decision"
-    with SessionFile(path.with_name(path.name + ".live")) as file:
+    assert not path.with_name(path.name + ".live").exists()
+    with SessionFile(path) as file:
         assert num_decisions > file.num_chunks > 1
         assert file.num_chunks <= 40_000 // (2 * CHUNK_SAMPLES)
         assert len(list(file.records())) >= file.num_chunks
@@ -355,8 +409,9 @@ def test_a_disk_that_is_too_slow_ends_the_recording(
     assert "too slow" in notices[0]
     assert not recorder.is_recording
     release()
+    # Nothing was decided on.
     assert recorder.close() is None
-    assert recorder.folder.exists()
+    assert not recorder.folder.exists()
 
 
 def test_more_events_than_a_reader_takes_end_the_recording(
@@ -367,12 +422,14 @@ def test_more_events_than_a_reader_takes_end_the_recording(
     path = tmp_path / "eventful.aisession"
     recorder = Recorder(path, describe(golden_checkpoint, DRAWN, 512), notices.append)
     recorder.hears(np.zeros(CHUNK_SAMPLES, np.float32))
+    decision = Decision(0, False, 0.01, 0.5, 5.0, 100, 512)
+    recorder.decided(TracedDecision(decision, 151605, (3.0, -2.0), Cause.DRAWN))
     for _ in range(100):
         recorder.note(TypedRecord(at=0.0, chunk=0, text="again"))
-    assert recorder.close() is None
+    assert recorder.close() == path
     (notice,) = notices
     assert "more has happened than a recording may hold" in notice
-    with SessionFile(recorder.folder) as file:
+    with SessionFile(path) as file:
         assert 5 < len(list(file.records())) < 100
 
 

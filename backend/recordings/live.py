@@ -204,8 +204,8 @@ class Recordings:
         try:
             num_bytes = await asyncio.to_thread(self._pack, live)
             failure = live.recorder.failure
-        except (OSError, RecordingError) as error:
-            logger.warning("a recording's file cannot be looked at: %s", error)
+        except Exception as error:  # whatever it is, the client is told
+            logger.warning("a recording's file cannot be looked at: %r", error)
             failure = "the recording has ended, and its file cannot be looked at"
         finally:
             del self._going[live.recording_id]

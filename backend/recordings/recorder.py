@@ -1,19 +1,19 @@
 """Record a conversation while it goes on: a folder while it lives, one file when it has ended.
 
 The conversation is never held up and never told of an error: its threads put what happens into a
-queue, and a thread of the recorder's writes it. Whatever goes wrong there ends the recording, with
-a notice, and not the conversation.
+queue, and a thread of the recorder's writes it. Whatever goes wrong on either side ends the
+recording, with a notice, and not the conversation; what was written until then is packed.
 """
 
+import logging
 import os
 import queue
 import shutil
 import threading
 import time
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from backend.audio import float_to_pcm16, pcm16_to_float
 from backend.config import CHUNK_SAMPLES, VERSION, SamplingConfig, SessionSettings
 from backend.errors import SessionFileError
 from backend.events import ContextRolled
 from backend.model.fingerprint import fingerprint
-from backend.recordings.packing import Track, pack
+from backend.recordings.packing import Track, pack, pack_copy
 from backend.recordings.reader import (
     EVENTS,
     LIVE_SUFFIX,
@@ -39,6 +38,7 @@ from backend.recordings.reader import (
     MAX_HOURS,
     MAX_REPLY_TRACKS,
     MICROPHONE,
+    SessionFile,
     reply_name,
 )
 from backend.recordings.records import (
@@ -58,6 +58,8 @@ from backend.trace import TracedDecision, TracedToken
 
 if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 APPLICATION = f"audio-interaction-live {VERSION}"
 MAX_WAITING = 4096
@@ -151,7 +153,7 @@ class _RecorderState(Enum):
     CLOSED = auto()
     """It was ended, and is packed."""
     FAILED = auto()
-    """It could not go on: what was written is in the folder."""
+    """It could not go on: what was written until then is packed."""
 
 
 class Recorder:
@@ -233,51 +235,59 @@ class Recorder:
 
     def hears(self, chunk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Write a chunk `[6400]` down in 16 bits, which are then what the model hears."""
+        heard = chunk
         if not self.is_recording:
-            return chunk
-        pcm = float_to_pcm16(chunk)
-        self._arrivals.append(self._now())
-        self._put(_Audio(MICROPHONE, pcm))
-        self._num_heard += 1
-        if self._num_heard == MAX_CHUNKS:
-            self._give_up(f"a recording is at most {MAX_HOURS} hours long")
-        return pcm16_to_float(pcm)
+            return heard
+        with self._giving_up():
+            pcm = float_to_pcm16(chunk)
+            heard = pcm16_to_float(pcm)
+            self._arrivals.append(self._now())
+            self._put(_Audio(MICROPHONE, pcm))
+            self._num_heard += 1
+            if self._num_heard == MAX_CHUNKS:
+                self._give_up(f"a recording is at most {MAX_HOURS} hours long")
+        return heard
 
     def decided(self, decision: TracedDecision) -> None:
         """Write a decision down."""
-        if self.is_recording:
-            self._put(_Decided(self._now(), self._arrivals.popleft(), decision))
+        with self._giving_up():
+            if self.is_recording:
+                self._put(_Decided(self._now(), self._arrivals.popleft(), decision))
 
     def said(self, token: TracedToken) -> None:
         """Write a token of a reply down."""
-        self._put(_Said(self._now(), token))
+        with self._giving_up():
+            self._put(_Said(self._now(), token))
 
     def settings_changed(
         self, settings: SessionSettings, sampling: SamplingConfig, max_reply_tokens: int
     ) -> None:
         """Write down what is drawn by from now on."""
         assert settings.system_prompt is not None, "a trace is told the prompt"
-        changed = SettingsRecord(
-            at=self._now(),
-            system_prompt=settings.system_prompt,
-            seed=settings.seed,
-            drawing=Drawing.of(settings, sampling),
-        )
-        self._put(changed)
+        with self._giving_up():
+            changed = SettingsRecord(
+                at=self._now(),
+                system_prompt=settings.system_prompt,
+                seed=settings.seed,
+                drawing=Drawing.of(settings, sampling),
+            )
+            self._put(changed)
 
     def rolled(self, rolled: ContextRolled) -> None:
         """Write down that the context rolled."""
-        self._put(
-            RolledRecord(
-                at=self._now(),
-                positions_before=rolled.positions_before,
-                positions_after=rolled.positions_after,
+        with self._giving_up():
+            self._put(
+                RolledRecord(
+                    at=self._now(),
+                    positions_before=rolled.positions_before,
+                    positions_after=rolled.positions_after,
+                )
             )
-        )
 
     def failed(self, message: str) -> None:
         """Write down why the conversation could not go on."""
-        self._put(FailedRecord(at=self._now(), message=message))
+        with self._giving_up():
+            self._put(FailedRecord(at=self._now(), message=message))
 
     # Told by the front end, on any thread
 
@@ -299,8 +309,8 @@ class Recorder:
         Close the session first: what comes later is left out.
 
         Returns:
-            the file; None where the recording had to end before, or could not be packed: then
-            what was written is in the folder.
+            the file, with what was recorded until it had to end, if it had to; None where it
+            could not be packed: then what was written is in the folder, if anything was.
         """
         with self._changing:
             is_recording = self.is_recording
@@ -329,40 +339,59 @@ class Recorder:
             if not self.is_recording:
                 return
             self._state = _RecorderState.FAILED
-        self._tell(f"the recording has ended, the conversation goes on: {reason}")
+        self._tell(f"the recording has ended, the conversation goes on: {reason}", self.path)
         # The writer is to find out; where it is full, it will.
         with suppress(queue.Full):
             self._queue.put_nowait(_Close(self._now()))
 
-    def _tell(self, failure: str) -> None:
+    def _tell(self, failure: str, place: Path) -> None:
         self.failure = failure
-        self._notice(f"{failure}; what was recorded is in {self.folder}")
+        self._notice(f"{failure}; what was recorded is in {place}")
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Let nothing that goes wrong with what is told reach the model, or other conversations."""
+        try:
+            yield
+        except Exception as error:
+            self._give_up(_reason(error))
 
     def _run(self) -> None:
+        is_whole = False
         try:
-            closed_at = self._write_all()
+            is_whole = self._write_all()
+        except Exception as error:  # whatever it is, the client is told at once
+            reason = _reason(error)
+            self._give_up(reason)
             if self._state is _RecorderState.CLOSED:
-                self._writer.end(closed_at)
-                self._writer.pack(self.path)
-        except (OSError, ValueError, soundfile.LibsndfileError, zipfile.LargeZipFile) as error:
-            # ValueError: a number that cannot be written down.
-            self._give_up(_reason(error))
-            if self._state is _RecorderState.CLOSED:
-                self._tell(f"the recording could not be packed: {_reason(error)}")
+                self._tell(f"the recording ends early: {reason}", self.path)
             # The thread that closes it may be waiting for room.
             self._empty_queue()
-        finally:
-            self._writer.close()
+        try:
+            if is_whole:
+                self._writer.pack(self.path)
+            else:
+                self._writer.pack_beginning(self.path)
+        except Exception as error:  # as before
+            reason = _reason(error)
+            if is_whole:
+                self._tell(f"the recording could not be packed: {reason}", self.folder)
+            else:
+                logger.warning("what was recorded is not packed: %s", reason)
 
-    def _write_all(self) -> float:
+    def _write_all(self) -> bool:
+        """Write until the end; whether it has come to that."""
         while not isinstance(fact := self._queue.get(), _Close):
             self._writer.write(fact)
             if self._queue.empty():
                 self._writer.flush()
                 if self._state is _RecorderState.FAILED:
-                    return self._now()
-        self._writer.flush()
-        return fact.at
+                    return False
+        if self._state is _RecorderState.FAILED:
+            self._writer.flush()
+            return False
+        self._writer.end(fact.at)
+        return True
 
     def _empty_queue(self) -> None:
         with suppress(queue.Empty):
@@ -371,7 +400,17 @@ class Recorder:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    match error:
+        case MemoryError():
+            return "there is no memory left"
+        case OSError() if error.strerror:
+            return error.strerror
+        case OSError() | ValueError() | RuntimeError() | SessionFileError():
+            # ValueError: a number that cannot be written down.
+            return str(error)
+        case _:
+            logger.exception("a recorder broke", exc_info=error)
+            return "it broke"
 
 
 class _Writer:
@@ -452,17 +491,39 @@ class _Writer:
     def pack(self, path: Path) -> None:
         """Make one file of the folder, and remove the folder once the file is there."""
         self.close()
-        packed = self._folder / "packed"
-
-        def create(name: str, flags: int) -> int:
-            return os.open(name, flags, self._packed_mode)
-
-        tracks = (
-            Track(name, _pcm_blocks(self._folder / f"{name}.pcm")) for name in self._track_names
-        )
-        with open(packed, "wb", opener=create) as output:
+        with self._replacing(path) as packed, packed.open("wb") as output:
+            tracks = (
+                Track(name, _pcm_blocks(self._folder / f"{name}.pcm")) for name in self._track_names
+            )
             pack(output, self._manifest, self._folder / EVENTS, tracks, self._folder)
-        os.replace(packed, path)
+
+    def pack_beginning(self, path: Path) -> None:
+        """Make one file of what can be read; where nothing was heard, nothing is left behind."""
+        self.close()
+        try:
+            file = SessionFile(self._folder)
+        except SessionFileError:
+            self.give_back()
+            raise
+        with file:
+            if not file.num_chunks:
+                self.give_back()
+                return
+            with self._replacing(path) as packed:
+                pack_copy(file, packed)
+
+    @contextmanager
+    def _replacing(self, path: Path) -> Iterator[Path]:
+        """The file that is written in the block takes the place of the folder."""
+        packed = self._folder / "packed"
+        try:
+            packed.touch(self._packed_mode)
+            yield packed
+            os.replace(packed, path)
+        except BaseException:
+            # Its bytes may be those that the disk lacks.
+            packed.unlink(missing_ok=True)
+            raise
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_track(self, name: str) -> BinaryIO:
