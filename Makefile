@@ -33,13 +33,17 @@ lint: $(VENV)/dev.stamp
 bench: $(VENV)/chromium.stamp
 	$(PYTHON) -m bench $(ARGS)
 
-train evaluate: $(VENV)/voices.stamp
+# Each part goes on where it was stopped, and is over at once where all of it is done.
+train: speak distil
+	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
+
+evaluate: $(VENV)/voices.stamp
 	@test -n "$(DATA)" || { echo "Say where the recordings are: make $@ DATA=folder" >&2; exit 2; }
 	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
 
 speak distil: $(VENV)/whisper.stamp
 	@test -n "$(DATA)" || { echo "Say where the recordings are: make $@ DATA=folder" >&2; exit 2; }
-	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(ARGS)
+	$(PYTHON) -m backend.training $@ --data "$(DATA)" $(if $(filter $@,$(MAKECMDGOALS)),$(ARGS))
 
 gallery: $(VENV)/run.stamp
 	$(PYTHON) -m bench.gallery

@@ -6,7 +6,15 @@ from collections import defaultdict
 import pytest
 
 from backend.training.domain import phrase_reply
-from backend.training.knowledge import NUMBERS, OUTSIDE, Question, questions, reply_to
+from backend.training.knowledge import (
+    NUMBERS,
+    OUTSIDE,
+    Question,
+    SaidKind,
+    answer,
+    everyday,
+    questions,
+)
 from backend.training.split import Split
 
 KNOWN = [question for question in questions() if question.group != OUTSIDE]
@@ -100,5 +108,30 @@ def test_what_is_not_known_is_divided_too() -> None:
     ],
 )
 def test_what_is_replied_to_words(words: str, reply: str | None) -> None:
-    answer = reply_to(words)
-    assert (answer and answer.text) == reply
+    _, answered = answer(words)
+    assert (answered and answered.text) == reply
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "reply"),
+    [
+        ("seven", SaidKind.DIGIT, "You said seven."),
+        ("smart mirror", SaidKind.WAKE_WORD, "Did you say smart mirror?"),
+        ("can i get a large latte", SaidKind.ORDER, "Coming up: large latte."),
+        ("can i get a large", SaidKind.OTHER, None),
+        ("large latte", SaidKind.OTHER, None),
+        ("thank you", SaidKind.PHRASE, "You are welcome."),
+        ("what is two plus two", SaidKind.QUESTION, "Two plus two is four."),
+        ("", SaidKind.UNKNOWN, None),
+    ],
+)
+def test_what_words_are(words: str, kind: SaidKind, reply: str | None) -> None:
+    found, answered = answer(words)
+    assert found is kind
+    assert (answered and answered.text) == reply
+
+
+def test_what_is_asked_and_not_known_is_said_to_be_so() -> None:
+    kinds = {answer(words)[0] for words in everyday().asked}
+    assert SaidKind.OTHER not in kinds
+    assert [words for words in everyday().said if answer(words)[0] is not SaidKind.OTHER] == []

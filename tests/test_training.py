@@ -16,8 +16,11 @@ import torch
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, FEATURES_PER_CHUNK
 from backend.features import LogMel, StreamingLogMel
 from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
-from backend.training.align import PHONES, AlignedClip, Aligner, ClipKind, Word, spans_of
+from backend.training import beginning
+from backend.training.align import PHONES, AlignedClip, Aligner, ClipKind, Word
 from backend.training.augment import rms
+from backend.training.beginning import embedded_anew
+from backend.training.broad_speech import SpeechClip, plan_short
 from backend.training.clips import human_utterances
 from backend.training.data import SAMPLE_RATE, Kind, LabelledRecording, is_held_out, read_manifests
 from backend.training.domain import (
@@ -34,6 +37,7 @@ from backend.training.domain import (
     phrase_reply,
     random_order,
     random_wording,
+    spans_of,
     spoken_text,
 )
 from backend.training.evaluate import wilson_interval
@@ -41,9 +45,10 @@ from backend.training.export import export
 from backend.training.features import stream_log_mel
 from backend.training.listening import edit_distance
 from backend.training.model import TrainingModel, initialise
-from backend.training.streams import Stream, WordIds, place, reply_chunk
+from backend.training.streams import Stream, StreamBatch, Stretch, place, reply_chunk
 from backend.training.synthetic_sounds import alarm, music
 from backend.training.tokens import IGNORED, reply_tokens, stream_sequence, train_vocabulary
+from backend.training.train import words_loss
 from backend.training.utterances import (
     FRAME_SAMPLES,
     SOUND_CLASSES,
@@ -54,13 +59,8 @@ from backend.training.utterances import (
     tapped,
     tightly,
 )
-from backend.training.voices import (
-    _neural,
-    accented_digits,
-    is_held_out_voice,
-    load_word_lists,
-    plan,
-)
+from backend.training.voices import _neural, is_held_out_voice
+from backend.training.word_pieces import train_word_pieces, word_pieces_of
 from tests.small_checkpoint import TINY_SHAPE
 
 MAX_CHECKPOINT_BYTES = 25_000_000
@@ -166,19 +166,25 @@ def test_a_reply_begins_at_least_300_ms_after_the_last_word(end_frame: int) -> N
 
 
 def test_a_stream_carries_the_labels_of_what_is_placed_in_it() -> None:
-    stream, word_ids = Stream.silent(6), WordIds()
-    place(stream, spoken(50, 40), 30, word_ids)
+    stream = Stream.silent(6)
+    place(stream, spoken(50, 40), 30)
     assert stream.replies == {2: digit_reply(7)}
-    end = (30 + 40) // 4
-    assert list(stream.words[end : end + 4]) == [
-        IGNORED,
-        word_ids["seven"],
-        word_ids["seven"],
-        IGNORED,
-    ]
     assert stream.phones[8] == 1
     assert stream.phones[6] == 0
-    assert stream.transcripts == [(7, 32, [word_ids["seven"]])]
+    assert stream.said == [(7, 20, "seven")]
+
+
+def test_words_are_learnt_between_what_is_not_known() -> None:
+    pieces = train_word_pieces(["seven eight"])
+    stream = Stream.silent(10)
+    place(stream, spoken(40, 40), 20)
+    place(stream, replace(spoken(40, 40), words=None, phones=None, reply=None), 120)
+    place(stream, replace(spoken(40, 40), words=None, text="eight"), 200)
+    place(stream, replace(spoken(40, 40), words=()), 280)
+    assert stream.stretches(pieces) == [
+        Stretch(0, 30, tuple(pieces.encode("seven"))),
+        Stretch(40, 100, tuple(pieces.encode("eight"))),
+    ]
 
 
 def test_a_sequence_follows_the_protocol() -> None:
@@ -199,7 +205,7 @@ def test_a_sequence_follows_the_protocol() -> None:
     assert learnt == turn + silence
 
 
-def clip(kind: ClipKind, text: str, *, human: bool) -> AlignedClip:
+def clip(kind: ClipKind, text: str) -> AlignedClip:
     words = tuple(
         Word(word, 10 + 20 * index, 30 + 20 * index) for index, word in enumerate(text.split())
     )
@@ -207,7 +213,6 @@ def clip(kind: ClipKind, text: str, *, human: bool) -> AlignedClip:
     return AlignedClip(
         key=text,
         kind=kind,
-        human=human,
         held_out=False,
         audio=np.full(num_frames * FRAME_SAMPLES, 1000, np.int16),
         words=words,
@@ -217,11 +222,7 @@ def clip(kind: ClipKind, text: str, *, human: bool) -> AlignedClip:
 
 
 def order_clip(text: str) -> AlignedClip:
-    return clip(ClipKind.ORDER, text, human=True)
-
-
-def phrase_clip(text: str) -> AlignedClip:
-    return clip(ClipKind.PHRASE, text, human=False)
+    return clip(ClipKind.ORDER, text)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,6 @@ def test_surgery_keeps_words_and_reply_together(recipe: str) -> None:
         order_clip("make me a double shot dark roast mocha with some cream"),
     ]
     utterances = Utterances(clips, {}, random.Random(3))
-    utterances.groups[ClipKind.ORDER, False] = clips
     for _ in range(60):
         made = utterances.make(recipe)
         assert made.words
@@ -250,16 +250,25 @@ def test_surgery_keeps_words_and_reply_together(recipe: str) -> None:
             assert made.reply is None
 
 
-def test_half_a_phrase_is_answered_only_where_it_is_another_phrase() -> None:
-    clips = [phrase_clip("thank you very much"), phrase_clip("turn on the lights")]
-    utterances = Utterances(clips, {}, random.Random(4))
-    replies = {}
-    for _ in range(60):
-        made = utterances.make("cut phrase")
-        assert made.words
-        replies[" ".join(word.text for word in made.words)] = made.reply
-    assert replies["thank you"] == phrase_reply("thank you very much")
-    assert replies["turn on the"] is None
+def test_what_synthetic_voices_say_is_answered_by_its_words() -> None:
+    said = ("seven", "what is two plus two", "thank you", "the cat sat on the mat", "")
+    audio = np.full(SAMPLE_RATE, 1000, np.int16)
+    speech = [SpeechClip(words, "flite:slt", audio) for words in said]
+    utterances = Utterances([], {}, random.Random(4), speech=speech)
+    made = {
+        recipe: utterances.make(recipe)
+        for recipe in ("synthetic digit", "question", "phrase", "other speech", "foreign speech")
+    }
+    assert [spoken.said for spoken in made.values()] == [*said[:4], None]
+    assert [spoken.reply and spoken.reply.text for spoken in made.values()] == [
+        "You said seven.",
+        "Two plus two is four.",
+        "You are welcome.",
+        None,
+        None,
+    ]
+    assert "repeated" not in utterances.recipes
+    assert utterances.make("question").end == 100
 
 
 def test_a_sound_is_answered_while_it_lasts_and_after_it_began() -> None:
@@ -422,7 +431,7 @@ def test_prompts_are_speech_without_an_answer(tmp_path: Path) -> None:
 
 def test_words_of_a_person_are_joined_to_what_is_answered() -> None:
     said = [
-        clip(ClipKind.WORDS, text, human=True)
+        clip(ClipKind.WORDS, text)
         for text in ("press one for help", "thank you for your patience", "hello world")
     ]
     utterances = Utterances(said, {}, random.Random(15))
@@ -441,10 +450,10 @@ def test_words_of_a_person_are_joined_to_what_is_answered() -> None:
 
 def test_words_that_a_person_said_in_a_row_are_also_taken_apart() -> None:
     slow = replace(
-        clip(ClipKind.WORDS, "you have one", human=True),
+        clip(ClipKind.WORDS, "you have one"),
         words=(Word("you", 0, 40), Word("have", 40, 60), Word("one", 60, 80)),
     )
-    said = [clip(ClipKind.WORDS, "thank you", human=True), slow]
+    said = [clip(ClipKind.WORDS, "thank you"), slow]
     utterances = Utterances(said, {}, random.Random(19))
     made = [utterances.make("joined words") for _ in range(100)]
     thanks = [it.audio.size for it in made if it.reply == phrase_reply("thank you")]
@@ -460,8 +469,10 @@ def test_what_few_people_said_is_heard_at_more_speeds(is_by_few: bool, slowest: 
 
 
 def test_held_out_voices_are_not_drawn_for_training() -> None:
-    jobs = plan(seed=3)
+    jobs = [job for piece in range(8) for job, _ in plan_short(piece, seed=3)]
     assert not any(is_held_out_voice(job.voice) for job in jobs)
+    families = {job.voice.partition(":")[0] for job in jobs}
+    assert families == {"english", "piper", "flite", "espeak"}
     assert is_held_out_voice("espeak:en-gb+f5")
     assert is_held_out_voice("espeak:es+m1")
     assert not is_held_out_voice("espeak:en-us+m1")
@@ -533,7 +544,7 @@ def test_an_r_between_vowels_is_interrupted_at_once() -> None:
 
 
 def test_some_digits_that_people_say_have_a_tapped_r() -> None:
-    said, spoken_three = clip(ClipKind.DIGIT, "three", human=True), three()
+    said, spoken_three = clip(ClipKind.DIGIT, "three"), three()
     assert spoken_three.phones is not None
     said = replace(said, phones=spoken_three.phones, audio=np.ones(60 * FRAME_SAMPLES, np.int16))
     digits = [replace(said, words=(Word(word, 0, 60),)) for word in DIGIT_WORDS]
@@ -553,7 +564,7 @@ def test_milk_and_sugar_are_named_the_other_way_round() -> None:
 
 
 def tone_clip(kind: ClipKind, hertz: float) -> AlignedClip:
-    said = clip(kind, "can i get a large latte", human=True)
+    said = clip(kind, "can i get a large latte")
     time = np.arange(said.audio.size) / SAMPLE_RATE
     return replace(said, audio=(8000 * np.sin(2 * np.pi * hertz * time)).astype(np.int16))
 
@@ -568,7 +579,7 @@ def test_shuffled_speech_has_no_words_and_no_clicks() -> None:
 
 
 def test_babble_is_of_many_voices_and_gets_no_reply() -> None:
-    sentences = {ClipKind.ORDER: 300, ClipKind.PHRASE: 500, ClipKind.OTHER: 700}
+    sentences = {ClipKind.ORDER: 300, ClipKind.FOREIGN: 500, ClipKind.OTHER: 700}
     tones = {**sentences, ClipKind.DIGIT: 900, ClipKind.WORDS: 1100}
     clips = [tone_clip(kind, hertz) for kind, hertz in tones.items()]
     utterances = Utterances(clips, {}, random.Random(11))
@@ -586,14 +597,9 @@ def test_babble_is_of_many_voices_and_gets_no_reply() -> None:
 
 
 def test_every_digit_is_said_with_accents() -> None:
-    lists = load_word_lists()
-    lines = {job.line for job in accented_digits(lists, random.Random(8))}
-    assert {line.words for line in lines} == set(DIGIT_WORDS)
-    for digit, variants in lists.accented_digits.items():
-        assert {line.text for line in lines if line.words == digit} == {
-            *(f"[[{phonemes}]]" for phonemes in variants),
-            *(f"/{phonemes}/" for phonemes in lists.accented_digits_in_ipa[digit]),
-        }
+    lines = {job.line for piece in range(40) for job, _ in plan_short(piece, seed=8)}
+    accented = {line.words for line in lines if line.text[0] in "[/"}
+    assert accented == set(DIGIT_WORDS)
 
 
 def test_an_exported_model_is_loaded_back(tmp_path: Path) -> None:
@@ -631,3 +637,54 @@ def test_wilson_interval_of_known_shares() -> None:
 def test_edit_distance_counts_edits() -> None:
     assert edit_distance("kitten", "sitting") == 3
     assert edit_distance([1, 2], []) == 2
+
+
+def test_pieces_are_known_again_from_what_is_written() -> None:
+    said = ["can i get a large latte", "what is two plus two", "they say the cat sat on the mat"]
+    pieces = train_word_pieces(said * 3)
+    again = word_pieces_of(pieces.written())
+    for text in [*said, "the latest chatter"]:
+        assert again.encode(text) == pieces.encode(text)
+        assert again.text_of(again.encode(text)) == text
+
+
+def test_another_vocabulary_keeps_what_both_have() -> None:
+    old, new = train_vocabulary(1), train_vocabulary(1, ["A giraffe has a long neck."] * 9)
+    embedding = torch.randn(old.size, 4)
+    anew = embedded_anew(embedding, old, new)
+    assert anew.shape == (new.size, 4)
+    assert torch.equal(anew[new.control.text_begin], embedding[old.control.text_begin])
+    (seven,), (seven_before,) = (v.tokenizer.encode(" seven").ids for v in (new, old))
+    assert torch.equal(anew[seven], embedding[seven_before])
+
+
+def test_a_run_begins_with_ears_where_there_are_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    heard_with, pieces = train_vocabulary(1), train_word_pieces(["seven"])
+    ears = TrainingModel(TINY_SHAPE, heard_with.size, pieces.size)
+    monkeypatch.setattr(beginning, "load_ears", lambda _: (ears, heard_with, pieces))
+    assert not beginning.has_ears(tmp_path)
+    begun = beginning.from_ears(tmp_path, tmp_path, seed=1)
+    model = TrainingModel(begun.shape, begun.vocabulary.size, begun.pieces.size)
+    begun.begin(model)
+    assert torch.equal(model.tower.encoder.proj.weight, ears.tower.encoder.proj.weight)
+    assert torch.equal(model.word_head.weight, ears.word_head.weight)
+    assert beginning.from_ears(tmp_path, tmp_path, seed=2).vocabulary.size == begun.vocabulary.size
+
+
+def test_words_are_learnt_where_they_are_known_and_nowhere_else() -> None:
+    logits = torch.zeros(1, 12, 3, requires_grad=True)
+    batch = StreamBatch(
+        log_mel=torch.empty(0),
+        ids=torch.empty(0),
+        labels=torch.empty(0),
+        audio_positions=torch.empty(0),
+        phones=torch.empty(0),
+        transcripts=[(0, Stretch(0, 4, (1,))), (0, Stretch(8, 12, ()))],
+    )
+    words_loss(logits, batch).backward()
+    assert logits.grad is not None
+    moved = logits.grad[0].abs().sum(dim=1) > 0
+    assert moved.tolist() == [True] * 4 + [False] * 4 + [True] * 4
+    assert (logits.grad[0, 8:, 0] < 0).all(), "where nobody speaks the blank becomes likelier"

@@ -37,6 +37,7 @@ class WordHead(nn.Module):
         """
         super().__init__()
         self.layer = layer
+        self.written = tuple(pieces)
         self.pieces = ("", *(piece.replace(WORD_BOUNDARY, " ") for piece in pieces))
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)

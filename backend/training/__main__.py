@@ -11,12 +11,12 @@ import torch
 
 from backend.errors import AudioInteractionError, SettingsError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint, locate
-from backend.training.broad_speech import SpeechStore, keep_training_speech
-from backend.training.clips import CLIPS
+from backend.training.broad_speech import SPEECH, SpeechStore, keep_training_speech
+from backend.training.clips import PEOPLE
 from backend.training.confusion import draw_confusions
 from backend.training.conversations import described, write_conversations
 from backend.training.data import PROMPTS, is_held_out, read_manifests
-from backend.training.distil import SPEECH, DistilConfig, distil, listen, word_error
+from backend.training.distil import DistilConfig, distil, listen, word_error
 from backend.training.evaluate import chunk_milliseconds, evaluate, table
 from backend.training.export import export
 from backend.training.model import ModelShape
@@ -104,7 +104,7 @@ def _train(arguments: argparse.Namespace) -> None:
     )
     if not (sources.data or sources.conversations):
         raise SettingsError("there is nothing to learn from: give --data, --conversations or both")
-    if sources.data and not (work / CLIPS).exists():
+    if sources.data and not (work / PEOPLE).exists():
         _say_what_is_missing(sources.data)
     run = work
     if sources.conversations or sources.checkpoint:
@@ -145,7 +145,14 @@ def _say_what_is_missing(data: Path) -> None:
 
 
 def _write(trainer: Trainer, folder: Path) -> None:
-    export(trainer.averaged(), trainer.vocabulary, folder, trainer.system_prompt, trainer.abilities)
+    export(
+        trainer.averaged(),
+        trainer.vocabulary,
+        folder,
+        trainer.system_prompt,
+        trainer.abilities,
+        trainer.pieces,
+    )
     print(f"Wrote {folder} after {trainer.seconds / 3600:.2f} h of training.")
 
 

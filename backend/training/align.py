@@ -10,7 +10,7 @@ import numpy as np
 from pocketsphinx import Decoder
 from tqdm import tqdm
 
-from backend.training.domain import OPENINGS, SLOT_VALUES, Order, Slot, order_grammar
+from backend.training.domain import Order, Slot, Span, order_grammar, spans_of
 
 FRAMES_PER_SECOND = 100
 LOST_FRAMES = 6
@@ -38,7 +38,6 @@ class ClipKind(StrEnum):
     ORDER = "order"
     DIGIT = "digit"
     WAKE_WORD = "wake word"
-    PHRASE = "phrase"
     OTHER = "other"
     WORDS = "words"
     """To be taken apart: what its words say when they are put together otherwise is answered."""
@@ -56,22 +55,11 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A phrase of an order: words `first` to `stop` (exclusive). No slot: opening, with, and."""
-
-    slot: Slot | None
-    text: str
-    first: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
 class UnalignedClip:
     """A clip to be aligned; `text` None where only the order is known."""
 
     key: str
     kind: ClipKind
-    human: bool
     held_out: bool
     audio: np.ndarray
     """int16, [samples]"""
@@ -87,7 +75,6 @@ class AlignedClip:
 
     key: str
     kind: ClipKind
-    human: bool
     held_out: bool
     audio: np.ndarray
     """int16, [samples]"""
@@ -100,30 +87,6 @@ class AlignedClip:
     def text(self) -> str:
         """The words said."""
         return " ".join(word.text for word in self.words)
-
-
-def _phrase_table() -> list[tuple[Slot | None, str]]:
-    phrases: list[tuple[Slot | None, str]] = [(None, opening) for opening in OPENINGS]
-    phrases += [(None, "with"), (None, "and")]
-    phrases += [(slot, value) for slot, values in SLOT_VALUES.items() for value in values]
-    return sorted(phrases, key=lambda phrase: -len(phrase[1]))
-
-
-def spans_of(text: str) -> tuple[Span, ...]:
-    """The phrases of an order's wording, longest match first; empty where it does not parse."""
-    spans: list[Span] = []
-    rest, first = text, 0
-    table = _phrase_table()
-    while rest:
-        for slot, phrase in table:
-            if rest == phrase or rest.startswith(phrase + " "):
-                stop = first + len(phrase.split())
-                spans.append(Span(slot, phrase, first, stop))
-                rest, first = rest[len(phrase) :].lstrip(), stop
-                break
-        else:
-            return ()
-    return tuple(spans)
 
 
 class Aligner:
@@ -162,7 +125,6 @@ class Aligner:
             return AlignedClip(
                 utterance.key,
                 utterance.kind,
-                utterance.human,
                 utterance.held_out,
                 audio,
                 (),
@@ -197,7 +159,6 @@ class Aligner:
         clip = AlignedClip(
             key=utterance.key,
             kind=utterance.kind,
-            human=utterance.human,
             held_out=utterance.held_out,
             audio=audio,
             words=tuple(words),

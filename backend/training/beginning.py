@@ -1,18 +1,33 @@
-"""What a run begins with: sizes, vocabulary and system prompt, new or those of a checkpoint."""
+"""What a run begins with: sizes, vocabulary and weights, new, of ears alone, or a checkpoint's."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor
 
 from backend.errors import SettingsError
-from backend.model.checkpoint import Ability, Checkpoint, load_checkpoint
-from backend.training.domain import SYSTEM_PROMPT, StatedAbility
+from backend.model.checkpoint import Ability, load_checkpoint
+from backend.training.distil import EARS, load_ears
+from backend.training.domain import (
+    DIGIT_WORDS,
+    SYSTEM_PROMPT,
+    WAKE_WORDS,
+    StatedAbility,
+    intents,
+)
+from backend.training.knowledge import questions
 from backend.training.model import ModelShape, TrainingModel
-from backend.training.tokens import Vocabulary, train_vocabulary, vocabulary_of
+from backend.training.sentences import everyday_sentences
+from backend.training.tokens import (
+    NUM_TEXT_TOKENS,
+    Vocabulary,
+    train_vocabulary,
+    vocabulary_of,
+)
+from backend.training.word_pieces import WordPieces, train_word_pieces, word_pieces_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +36,18 @@ class Beginning:
 
     shape: ModelShape
     vocabulary: Vocabulary
+    pieces: WordPieces
+    """What the word head writes."""
     system_prompt: str = SYSTEM_PROMPT
     abilities: tuple[StatedAbility, ...] = ()
     """What the exported checkpoint says that it answers, beside somebody's own recordings."""
-    checkpoint: Checkpoint | None = None
-    """The one that gives the weights of tower and decoder; None: they are drawn."""
+    weights: Mapping[str, Tensor] | None = None
+    """Of tower, decoder and word head, by their names in `TrainingModel`; None: all are drawn."""
+
+    def begin(self, model: TrainingModel) -> None:
+        """Put the weights that there are into `model`; the others stay as they are."""
+        if self.weights is not None:
+            model.load_state_dict(self.weights, strict=False)
 
 
 def from_scratch(
@@ -39,12 +61,73 @@ def from_scratch(
         seed: decides the texts of the vocabulary.
         replies: texts that it is to write with few tokens, beside those of the embedded model.
     """
+    return Beginning(shape, _kept_vocabulary(work, seed, replies), _new_pieces())
+
+
+def _kept_vocabulary(
+    work: Path, seed: int, replies: Iterable[str], num_text_tokens: int = NUM_TEXT_TOKENS
+) -> Vocabulary:
     path = work / "tokenizer.json"
     if path.exists():
-        return Beginning(shape, vocabulary_of(Tokenizer.from_file(str(path))))
-    vocabulary = train_vocabulary(seed, replies)
+        return vocabulary_of(Tokenizer.from_file(str(path)))
+    vocabulary = train_vocabulary(seed, replies, num_text_tokens)
     vocabulary.tokenizer.save(str(path))
-    return Beginning(shape, vocabulary)
+    return vocabulary
+
+
+def _new_pieces() -> WordPieces:
+    """Pieces of the sentences that ship beside this module, always the same."""
+    wordings = [wording for intent in intents() for wording in intent.wordings]
+    return train_word_pieces([*everyday_sentences(), *wordings, *DIGIT_WORDS, *WAKE_WORDS])
+
+
+TEXT_TOKENS_WITH_QUESTIONS = 1_100
+"""Enough to write the answers of `knowledge.py` with a token for most words."""
+
+
+def has_ears(work: Path) -> bool:
+    """Whether a model that hears was distilled in a folder."""
+    return (work / EARS).exists()
+
+
+def from_ears(distilled: Path, work: Path, seed: int, replies: Iterable[str] = ()) -> Beginning:
+    """The tower, decoder and word head of a model that hears and does not answer yet.
+
+    Args:
+        distilled: where it was distilled.
+        work: where the run is kept.
+        seed: decides the texts of the vocabulary.
+        replies: texts that it is to write with few tokens, beside those of the embedded model.
+
+    Raises:
+        SettingsError: there is no such model in `distilled`.
+    """
+    model, heard_with, pieces = load_ears(distilled)
+    answers = [question.reply.text for question in questions()]
+    repeated = [f"{sentence.capitalize()}." for sentence in everyday_sentences()]
+    lines = [*answers, *repeated, *replies]
+    vocabulary = _kept_vocabulary(work, seed, lines, TEXT_TOKENS_WITH_QUESTIONS)
+    weights = model.state_dict()
+    kept = embedded_anew(weights[EMBEDDING], heard_with, vocabulary)
+    weights |= {EMBEDDING: kept, LM_HEAD: kept}
+    return Beginning(model.shape, vocabulary, pieces, weights=weights)
+
+
+EMBEDDING, LM_HEAD = "decoder.model.embed_tokens.weight", "decoder.lm_head.weight"
+
+
+def embedded_anew(embedding: Tensor, old: Vocabulary, new: Vocabulary) -> Tensor:
+    """`embedding` [old tokens, width] for another vocabulary: [new tokens, width].
+
+    Control tokens and texts that both have stay what they are; the others are drawn like them.
+    """
+    generator = torch.Generator().manual_seed(new.size)
+    drawn = torch.randn(new.size, embedding.shape[1], generator=generator) * embedding.std()
+    known = old.tokenizer.get_vocab() | asdict(old.control)
+    for name, token in (new.tokenizer.get_vocab() | asdict(new.control)).items():
+        if name in known:
+            drawn[token] = embedding[known[name]]
+    return drawn
 
 
 def from_checkpoint(source: str) -> Beginning:
@@ -78,6 +161,7 @@ def from_checkpoint(source: str) -> Beginning:
             "as the embedded checkpoint has it"
         )
     assert checkpoint.sliding_window is not None
+    head = checkpoint.word_head
     shape = ModelShape(
         tower_width=tower.d_model,
         tower_layers=tower.encoder_layers,
@@ -89,15 +173,25 @@ def from_checkpoint(source: str) -> Beginning:
         window=checkpoint.sliding_window,
         max_positions=checkpoint.max_positions,
         rope_base=decoder.rope_parameters["rope_theta"],
-        word_layer=min(ModelShape().word_layer, decoder.num_hidden_layers),
+        word_layer=(
+            head.layer if head else min(ModelShape().word_layer, decoder.num_hidden_layers)
+        ),
     )
-    vocabulary = Vocabulary(checkpoint.tokenizer, checkpoint.control_tokens, decoder.vocab_size)
+    parts = {"tower": checkpoint.audio_tower, "decoder": checkpoint.language_model}
+    weights = {
+        f"{name}.{key}": value
+        for name, part in parts.items()
+        for key, value in part.named_parameters()
+    }
+    if head is not None:
+        weights |= {"word_head.weight": head.weight, "word_head.bias": head.bias}
     return Beginning(
         shape,
-        vocabulary,
+        Vocabulary(checkpoint.tokenizer, checkpoint.control_tokens, decoder.vocab_size),
+        _new_pieces() if head is None else word_pieces_of(head.written),
         checkpoint.system_prompt,
         tuple(_stated(ability) for ability in checkpoint.abilities),
-        checkpoint,
+        weights,
     )
 
 
@@ -115,16 +209,3 @@ def require_writable(vocabulary: Vocabulary, replies: Iterable[str]) -> None:
         ids = vocabulary.tokenizer.encode(reply, add_special_tokens=False).ids
         if vocabulary.tokenizer.decode(ids) != reply:
             raise SettingsError(f"the checkpoint's tokenizer cannot write {reply!r}")
-
-
-@torch.no_grad()
-def take_over(model: TrainingModel, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's tower and decoder into `model`; its other heads stay as they are."""
-    _copy(checkpoint.audio_tower, model.tower)
-    _copy(checkpoint.language_model, model.decoder)
-
-
-def _copy(source: nn.Module, target: nn.Module) -> None:
-    values = dict(source.named_parameters())
-    for name, parameter in target.named_parameters():
-        parameter.copy_(values[name])

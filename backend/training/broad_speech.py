@@ -15,12 +15,25 @@ from tqdm import tqdm
 
 from backend.training.augment import change_speed
 from backend.training.data import SAMPLE_RATE
+from backend.training.domain import (
+    DIGIT_WORDS,
+    WAKE_WORDS,
+    intents,
+    random_order,
+    random_wording,
+    spoken_text,
+)
+from backend.training.knowledge import REPEATED_AFTER, SaidKind, answer, everyday, questions
 from backend.training.sentences import Sentences, load_sentences
 from backend.training.split import Split, spoken_words
 from backend.training.voices import (
     HELD_OUT_VOICES,
     SpokenText,
     Synthesis,
+    WordLists,
+    accented_digit,
+    accented_voice,
+    foreign_line,
     load_word_lists,
     random_voice,
     synthesise,
@@ -41,6 +54,26 @@ TRAINING_VOICES = (
 )
 SPEECH_OF_A_PIECE = {"kokoro": 14, "piper": 40, "flite": 40, "espeak": 6}
 """How many sentences of a piece each family of voices reads: the dear ones are the best."""
+SHORT_SPEECH_OF_A_PIECE = {"kokoro": 36, "piper": 24, "flite": 60, "espeak": 80}
+"""The same where lines are short."""
+SHARE_OF_SHORT_PIECES = 1 / 3
+SHORT_LINES = {
+    "digit": 0.34,
+    "wake word": 0.1,
+    "near digit": 0.12,
+    "phrase": 0.2,
+    "cut phrase": 0.04,
+    "order": 0.2,
+}
+"""How often what is said in them."""
+ACCENTED_SHARE = 0.5
+"""How many digits of the voices that can are said with an accent."""
+FOREIGN_SHARE = 0.3
+"""How many of espeak-ng's lines are in another language."""
+SPEECH = "speech"
+"""In the working folder: where speech to learn from is kept."""
+PEOPLE_PREFIX = "people-"
+"""Of the names of pieces that people say."""
 TRIAL_SENTENCES = 56
 SPEEDS = (0.86, 0.93, 1.0, 1.0, 1.07, 1.15)
 """How fast a reading is played: pitch and formants follow, as of other people."""
@@ -51,7 +84,7 @@ class SpeechClip:
     """A sentence and somebody who says it."""
 
     text: str
-    """Words in lower case."""
+    """Words in lower case; empty where they are not known."""
     voice: str
     audio: np.ndarray
     """int16, [samples]"""
@@ -81,6 +114,50 @@ def plan(sentences: Sentences, piece: int, seed: int) -> Iterator[tuple[Synthesi
         yield Synthesis(line, voice, rate, pitch), rng.choice(SPEEDS)
 
 
+def plan_short(piece: int, seed: int) -> Iterator[tuple[Synthesis, float]]:
+    """The same for a piece of digits, wake words, phrases, orders, and what sounds like them."""
+    rng = random.Random(f"{seed}/short/{piece}")
+    lists = load_word_lists()
+    families = [family for family, times in SHORT_SPEECH_OF_A_PIECE.items() for _ in range(times)]
+    rng.shuffle(families)
+    for family in families:
+        voice = (
+            f"english:{_kokoro_voice(TRAINING_VOICES, rng)}"
+            if family == "kokoro"
+            else random_voice(family, lists, rng)
+        )
+        line = _short_line(lists, rng)
+        if family == "espeak" and rng.random() < FOREIGN_SHARE:
+            line, voice = foreign_line(lists, rng)
+        elif (
+            line.kind == "digit"
+            and family in ("espeak", "kokoro")
+            and rng.random() < ACCENTED_SHARE
+        ):
+            line = accented_digit(line.text, family, lists, rng)
+            voice = accented_voice(lists, rng) if family == "espeak" else voice
+        rate, pitch = rng.uniform(0.8, 1.3), rng.uniform(0.0, 1.0)
+        yield Synthesis(line, voice, rate, pitch), rng.choice(SPEEDS)
+
+
+def _short_line(lists: WordLists, rng: random.Random) -> SpokenText:
+    (kind,) = rng.choices(list(SHORT_LINES), list(SHORT_LINES.values()))
+    match kind:
+        case "digit":
+            return SpokenText(kind, rng.choice(DIGIT_WORDS))
+        case "wake word":
+            return SpokenText(kind, rng.choice(WAKE_WORDS))
+        case "near digit":
+            return SpokenText(kind, rng.choice(lists.near_digits))
+        case "order":
+            return SpokenText(kind, spoken_text(random_wording(random_order(rng), rng)))
+        case _:
+            words = rng.choice(rng.choice(intents()).wordings).split()
+            if kind == "cut phrase" and len(words) > 1:
+                words = words[: rng.randrange(1, len(words))]
+            return SpokenText(kind, " ".join(words))
+
+
 @cache
 def _english_kokoro(folder: Path) -> "EnglishKokoro":
     # Imported late, as in `voices.py`: its packages are large, and only synthesis needs them.
@@ -107,7 +184,8 @@ def read_aloud(job: Synthesis, speed: float, voices: Path) -> SpeechClip | None:
     if samples.size < SAMPLE_RATE // 5:
         return None
     clipped = np.clip(samples, -32767, 32767).astype(np.int16)
-    return SpeechClip(spoken_words(job.line.text), job.voice, clipped)
+    said = "" if job.line.kind == "foreign" else spoken_words(job.line.words)
+    return SpeechClip(said, job.voice, clipped)
 
 
 class SpeechStore:
@@ -152,6 +230,12 @@ class SpeechStore:
         ]
 
 
+def synthetic_speech(store: SpeechStore) -> list[SpeechClip]:
+    """All that synthetic voices say in a store, without what is there of people."""
+    names = [name for name in store.names() if not name.startswith(PEOPLE_PREFIX)]
+    return [clip for name in names for clip in store.read(name)]
+
+
 def keep_training_speech(store: SpeechStore, data: Path, num_pieces: int, seed: int) -> None:
     """Have voices read aloud until there are `num_pieces`; those that are there stay.
 
@@ -159,11 +243,15 @@ def keep_training_speech(store: SpeechStore, data: Path, num_pieces: int, seed: 
         SettingsError: `data` lacks the texts or the voices.
     """
     sentences = load_sentences(data, Split.TRAINING)
-    for piece in tqdm(range(num_pieces), desc="synthetic speech", unit="piece"):
-        name = f"{piece:05}"
+    num_short = round(num_pieces * SHARE_OF_SHORT_PIECES)
+    plans: dict[str, Iterator[tuple[Synthesis, float]]] = {
+        f"short-{piece:03}": plan_short(piece, seed) for piece in range(num_short)
+    }
+    plans |= {f"{piece:05}": plan(sentences, piece, seed) for piece in range(num_pieces)}
+    for name, jobs in tqdm(plans.items(), desc="synthetic speech", unit="piece"):
         if not store.path(name).exists():
-            jobs = plan(sentences, piece, seed)
-            store.write(name, [c for job in jobs if (c := read_aloud(*job, data / KOKORO_VOICES))])
+            readings = (read_aloud(job, speed, data / KOKORO_VOICES) for job, speed in jobs)
+            store.write(name, [clip for clip in readings if clip is not None])
 
 
 def keep_trial(store: SpeechStore, data: Path, split: Split, seed: int) -> None:
@@ -185,6 +273,37 @@ def keep_trial(store: SpeechStore, data: Path, split: Split, seed: int) -> None:
         for text, voice in zip(texts, itertools.cycle(trial_voices(split)), strict=False)
     ]
     store.write(split, [c for job in jobs if (c := read_aloud(job, 1.0, data / KOKORO_VOICES))])
+
+
+def keep_asked(store: SpeechStore, data: Path, split: Split, seed: int) -> list[SpeechClip]:
+    """What is asked of a model and put to it to repeat, in wordings and voices of one split.
+
+    Args:
+        store: where it is kept; it is made once.
+        data: the texts and voices of `broad_speech.py`.
+        split: development or held out.
+        seed: chooses the wordings.
+    """
+    name = f"asked-{split}"
+    if not store.path(name).exists():
+        rng = random.Random(f"{seed}/asked/{split}")
+        wordings = [wording for question in questions() for wording in question.wordings_of(split)]
+        sentences = load_sentences(data, split)
+        outside = [text for text in sentences.everyday if text in everyday().asked]
+        known = rng.sample([text for text in wordings if answer(text)[0] is SaidKind.QUESTION], 160)
+        outside += [text for text in wordings if answer(text)[0] is SaidKind.OUTSIDE]
+        repeated = [
+            f"{rng.choice(REPEATED_AFTER)} {spoken_words(text)}"
+            for text in rng.sample(sentences.examples, 60)
+        ]
+        jobs = [
+            Synthesis(SpokenText("asked", text), voice, 1.0, 0.5)
+            for text, voice in zip(
+                [*known, *outside, *repeated], itertools.cycle(trial_voices(split)), strict=False
+            )
+        ]
+        store.write(name, [c for job in jobs if (c := read_aloud(job, 1.0, data / KOKORO_VOICES))])
+    return store.read(name)
 
 
 def trial_voices(split: Split) -> list[str]:

@@ -1,4 +1,4 @@
-"""The aligned clips of a training run, human and synthetic, made once and kept on disk."""
+"""What people say in the recordings, aligned with its words once and kept on disk."""
 
 import pickle
 import re
@@ -26,12 +26,10 @@ from backend.training.data import (
     read_manifests,
 )
 from backend.training.domain import phrase_reply
+from backend.training.split import Split, side
 from backend.training.utterances import OwnTurn
 from backend.training.voices import (
-    is_held_out_voice,
     loud_part,
-    plan,
-    synthesise_all,
     trim_silence,
 )
 
@@ -42,9 +40,10 @@ PROMPT_PIECE_SECONDS = 6
 """Longer prompts are cut: a stream has little room."""
 SHORTEST_PIECE_SECONDS = 1
 
-CLIPS = "clips.pkl"
+DEVELOPMENT_SHARE_OF_ORDERS = 0.08
+
 PEOPLE = "people.pkl"
-"""In the working folder: all clips, and those of people alone, once they are made."""
+"""In the working folder, once it is made."""
 
 
 def _frames(audio: np.ndarray) -> int:
@@ -83,7 +82,6 @@ def _human_utterance(
     return UnalignedClip(
         key=recording.file,
         kind=kind,
-        human=True,
         held_out=is_held_out(recording),
         audio=(audio * 32767).astype(np.int16),
         speech_end=speech_end(audio),
@@ -108,7 +106,6 @@ def _pieces_of_prompt(data: Path, prompt: LabelledRecording) -> list[UnalignedCl
             UnalignedClip(
                 key=f"{prompt.file}@{start}",
                 kind=ClipKind.FOREIGN,
-                human=True,
                 held_out=is_held_out(prompt),
                 audio=(piece * 32767).astype(np.int16),
                 speech_end=_frames(piece),
@@ -117,32 +114,6 @@ def _pieces_of_prompt(data: Path, prompt: LabelledRecording) -> list[UnalignedCl
             )
         )
     return pieces
-
-
-def kind_of(kind: ClipKind, text: str) -> ClipKind:
-    """`kind`, but a random sentence may turn out to be an everyday phrase."""
-    return ClipKind.PHRASE if kind is ClipKind.OTHER and phrase_reply(text) else kind
-
-
-def synthetic_utterances(work: Path, seed: int, workers: int) -> list[UnalignedClip]:
-    """Everything that synthetic voices say."""
-    cache = work / "voices.pkl"
-    if not cache.exists():
-        jobs = plan(seed)
-        _write(synthesise_all(jobs, workers), cache)
-    return [
-        UnalignedClip(
-            key=f"{job.voice}/{index}",
-            kind=kind_of(ClipKind(job.line.kind), job.line.words),
-            human=False,
-            held_out=is_held_out_voice(job.voice),
-            audio=audio,
-            speech_end=_frames(audio),
-            text=job.line.words,
-            order={},
-        )
-        for index, (job, audio) in enumerate(_read(cache))
-    ]
 
 
 def _write(value: object, path: Path) -> None:
@@ -164,16 +135,10 @@ def people_clips(data: Path, work: Path, workers: int) -> list[AlignedClip]:
     return _read(cache)
 
 
-def prepare_clips(data: Path, work: Path, seed: int, workers: int) -> list[AlignedClip]:
-    """Every clip that could be aligned; the first call takes minutes, later ones read a file."""
-    work.mkdir(parents=True, exist_ok=True)
-    cache = work / CLIPS
-    if not cache.exists():
-        # First what may be missing, then what takes long.
-        people = people_clips(data, work, workers)
-        synthetic = align_all(synthetic_utterances(work, seed, workers), workers)
-        _write([*people, *synthetic], cache)
-    return _read(cache)
+def is_for_development(clip: AlignedClip) -> bool:
+    """Whether a recorded order is kept to follow the run by."""
+    share = DEVELOPMENT_SHARE_OF_ORDERS
+    return clip.kind is ClipKind.ORDER and side(clip.key, share) is Split.DEVELOPMENT
 
 
 def own_turns(
@@ -195,7 +160,6 @@ def own_turns(
             utterances[key] = UnalignedClip(
                 key=key,
                 kind=ClipKind.OTHER,
-                human=True,
                 held_out=False,
                 audio=(audio * 32767).astype(np.int16),
                 speech_end=speech_end(audio),

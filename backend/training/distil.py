@@ -1,5 +1,6 @@
 """Distillation: a model learns to hear from Whisper, and to write what it hears; resumable."""
 
+import copy
 import json
 import math
 import time
@@ -20,24 +21,24 @@ from backend.features import LogMel
 from backend.model.audio_tower import AudioTower
 from backend.model.word_head import BLANK
 from backend.training.align import AlignedClip, ClipKind
-from backend.training.broad_speech import SpeechClip, SpeechStore, keep_trial
-from backend.training.clips import people_clips
+from backend.training.broad_speech import SPEECH, SpeechClip, SpeechStore, keep_trial
+from backend.training.clips import is_for_development, people_clips
 from backend.training.domain import SYSTEM_PROMPT
 from backend.training.features import stream_log_mel
 from backend.training.lessons import (
     LessonBatch,
     LessonMaker,
     Lessons,
-    is_for_development,
     keep_speech_of_people,
 )
 from backend.training.listening import edit_distance
 from backend.training.model import ModelShape, TrainingModel, initialise
+from backend.training.running_means import RunningMeans
 from backend.training.sentences import load_sentences
 from backend.training.split import Split
 from backend.training.streams import BatchShape, load_sounds
 from backend.training.tokens import Vocabulary, stream_sequence, train_vocabulary
-from backend.training.train import RunningMeans
+from backend.training.trials import TRIALS
 from backend.training.whisper import TEACHER_WIDTH, Teacher, begin_with, load_encoder
 from backend.training.word_pieces import WordPieces, best_path, load_word_pieces
 
@@ -52,6 +53,10 @@ WHISPER_SHAPE = ModelShape(
     word_layer=4,
 )
 """The tower is Whisper tiny's; the decoder is what 25 MB in 16 bits leave."""
+
+
+EARS = "distil.pt"
+"""In the working folder: the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,7 @@ def development_orders(clips: Sequence[AlignedClip]) -> list[SpeechClip]:
     return [
         SpeechClip(clip.text, f"person:{ClipKind.ORDER}", clip.audio)
         for clip in clips
-        if clip.human and not clip.held_out and is_for_development(clip)
+        if not clip.held_out and is_for_development(clip)
     ]
 
 
@@ -273,7 +278,7 @@ class Distiller:
     @property
     def state_path(self) -> Path:
         """Where the run is kept."""
-        return self.work / "distil.pt"
+        return self.work / EARS
 
     def save(self) -> None:
         """Write everything that is needed to go on."""
@@ -413,14 +418,15 @@ class Distiller:
         tqdm.write(json.dumps(entry))
 
     @torch.no_grad()
+    def averaged(self) -> Student:
+        """The student with the mean of the weights."""
+        student = copy.deepcopy(self.student)
+        torch._foreach_copy_(list[Tensor](student.parameters()), self.average)
+        return student
+
     def heard(self, trial: TrialSpeech) -> list[tuple[str, str]]:
         """What was said in a trial, and what the mean of the weights hears of it."""
-        kept = self._weights()
-        parameters: list[Tensor] = list(self.student.parameters())
-        torch._foreach_copy_(parameters, self.average)
-        pairs = trial.heard(self.student)
-        torch._foreach_copy_(parameters, kept)
-        return pairs
+        return trial.heard(self.averaged())
 
     def scores(self, trials: Sequence[TrialSpeech]) -> dict[str, float]:
         """Word error on each trial."""
@@ -433,8 +439,8 @@ class Distiller:
         return scores
 
 
-SPEECH, TRIALS, PIECES = "speech", "trials", "pieces.json"
-"""In the working folder: what is learnt from, what the run is followed by, and the word pieces."""
+PIECES = "pieces.json"
+"""In the working folder: the word pieces."""
 PIECES_AT_FIRST = 6
 """Of speech, without which a run does not begin."""
 
@@ -489,13 +495,28 @@ def listen(data: Path, work: Path, split: Split) -> list[tuple[str, str]]:
     Raises:
         SettingsError: there is no run in `work`, or something that is needed is missing.
     """
-    config = DistilConfig()
-    if not (work / PIECES).exists():
-        raise SettingsError(f"there is no run in {work}: make distil begins one")
-    pieces = load_word_pieces(work / PIECES, [])
-    distiller = Distiller(config, WHISPER_SHAPE, train_vocabulary(config.seed), pieces, work)
-    if not distiller.resume():
-        raise SettingsError(f"there is no run in {work}: make distil begins one")
+    distiller = _resumed(work)
     trials = SpeechStore(work / TRIALS)
-    keep_trial(trials, data, split, config.seed)
-    return distiller.heard(TrialSpeech(split, trials.read(split), pieces))
+    keep_trial(trials, data, split, distiller.config.seed)
+    return distiller.heard(TrialSpeech(split, trials.read(split), distiller.pieces))
+
+
+def load_ears(work: Path) -> tuple[TrainingModel, Vocabulary, WordPieces]:
+    """What a run so far can hear with, the vocabulary of its prompts, and its word pieces.
+
+    Raises:
+        SettingsError: there is no run in `work`.
+    """
+    distiller = _resumed(work)
+    return distiller.averaged().model, distiller.student.vocabulary, distiller.pieces
+
+
+def _resumed(work: Path) -> Distiller:
+    config = DistilConfig()
+    vocabulary = train_vocabulary(config.seed)
+    if (work / PIECES).exists():
+        pieces = load_word_pieces(work / PIECES, [])
+        distiller = Distiller(config, WHISPER_SHAPE, vocabulary, pieces, work)
+        if distiller.resume():
+            return distiller
+    raise SettingsError(f"there is no run in {work}: make distil begins one")

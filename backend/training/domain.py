@@ -255,6 +255,49 @@ def order_grammar(order: Order) -> str:
     return f"#JSGF V1.0;\ngrammar order;\npublic <order> = {' '.join(parts)};\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A phrase of an order: words `first` to `stop` (exclusive). No slot: opening, with, and."""
+
+    slot: Slot | None
+    text: str
+    first: int
+    stop: int
+
+
+def _phrase_table() -> list[tuple[Slot | None, str]]:
+    phrases: list[tuple[Slot | None, str]] = [(None, opening) for opening in OPENINGS]
+    phrases += [(None, "with"), (None, "and")]
+    phrases += [(slot, value) for slot, values in SLOT_VALUES.items() for value in values]
+    return sorted(phrases, key=lambda phrase: -len(phrase[1]))
+
+
+def spans_of(text: str) -> tuple[Span, ...]:
+    """The phrases of an order's wording, longest match first; empty where it does not parse."""
+    spans: list[Span] = []
+    rest, first = text, 0
+    table = _phrase_table()
+    while rest:
+        for slot, phrase in table:
+            if rest == phrase or rest.startswith(phrase + " "):
+                stop = first + len(phrase.split())
+                spans.append(Span(slot, phrase, first, stop))
+                rest, first = rest[len(phrase) :].lstrip(), stop
+                break
+        else:
+            return ()
+    return tuple(spans)
+
+
+def order_of(words: str) -> Order | None:
+    """What is ordered in `words`; None where it is no whole order."""
+    spans = spans_of(words)
+    named = [span for span in spans if span.slot is not None]
+    order = {span.slot: span.text for span in named if span.slot is not None}
+    is_whole = bool(spans) and spans[0].text in OPENINGS and spans[-1].slot is not None
+    return order if is_whole and Slot.DRINK in order and len(order) == len(named) else None
+
+
 def abilities() -> list[StatedAbility]:
     """What the model answers, as a checkpoint's config states it.
 
@@ -284,13 +327,3 @@ def abilities() -> list[StatedAbility]:
 
 def _written(text: str) -> str:
     return re.sub(r"\bi\b", "I", text)
-
-
-def vocabulary() -> list[str]:
-    """Every word the model must tell apart, sorted."""
-    spoken = [*OPENINGS, "with and", *WAKE_WORDS, *DIGIT_WORDS]
-    for intent in intents():
-        spoken.extend(intent.wordings)
-    for values in SLOT_VALUES.values():
-        spoken.extend(values)
-    return sorted(set(re.findall(r"[a-z']+", " ".join(spoken))))

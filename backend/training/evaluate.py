@@ -25,6 +25,9 @@ from backend.training.clips import LOUD
 from backend.training.confusion import Confusions, Panel, everyday_phrases, words_and_sounds
 from backend.training.data import SAMPLE_RATE, Kind
 from backend.training.domain import SpokenReply
+from backend.training.knowledge import SaidKind
+from backend.training.listening import edit_distance
+from backend.training.split import spoken_words
 from backend.training.trials import HeldOut, Trial, by_telephone, quieter, tight
 from backend.training.voices import loud_part
 
@@ -40,6 +43,8 @@ PROMPTED = {
     Kind.PHRASE_PROMPT: "phrases of that speaker, anywhere in a chunk",
 }
 HOUR = "an hour without anything to answer"
+QUESTIONS = "everyday questions, unseen voices and wordings"
+REPEATED = "repeat after me, unseen voices and sentences"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,21 @@ def waits_in_pause(answer: Answer) -> bool:
     return all(turn.begins_after > answer.trial.resumes_at for turn in answer.turns)
 
 
+def texts_are_right(answer: Answer) -> bool:
+    """Exactly the expected words, whatever the emotion."""
+    return answer.texts == [reply.text for reply in answer.trial.expected]
+
+
+def is_honest(answer: Answer) -> bool:
+    """The sentence that says that it is not known, or silence."""
+    return answer.texts in ([reply.text for reply in answer.trial.expected], [])
+
+
+def words_of(texts: list[str]) -> list[str]:
+    """What is said in replies, without case and marks."""
+    return spoken_words(" ".join(texts)).split()
+
+
 def _end(answer: Answer) -> int:
     """The last loud sample."""
     return loud_part(answer.trial.audio, LOUD).stop - 1
@@ -255,6 +275,13 @@ def checks_of(held_out: HeldOut, words: Panel, phrases: Panel) -> list[Check]:
             )
             for family in ("flite", "espeak", "kokoro")
         ),
+        Check(QUESTIONS, partial(held_out.asked, SaidKind.QUESTION), {"": texts_are_right}),
+        Check(
+            "asked outside of what it knows: says so, or silence",
+            partial(held_out.asked, SaidKind.OUTSIDE),
+            {"": is_honest},
+        ),
+        Check(REPEATED, partial(held_out.asked, SaidKind.REPEATED), {"": texts_are_right}),
         Check("two utterances in a row", held_out.pairs),
         Check("unseen sounds", partial(recorded, Kind.SOUND), of_sounds, words),
         Check("sounds late in a conversation", held_out.late_sounds, of_sounds),
@@ -325,6 +352,21 @@ def judge(name: str, answers: list[Answer], rule: Rule) -> Score:
         if not is_right
     ]
     return score_of(name, len(verdicts), mistakes)
+
+
+def repeated_words(answers: list[Answer]) -> Score:
+    """Of all words that were to be repeated, those that were; one that was added is a miss."""
+    wrong = num_words = 0
+    for answer in answers:
+        expected = words_of([reply.text for reply in answer.trial.expected])
+        wrong += edit_distance(expected, words_of(answer.texts))
+        num_words += len(expected)
+    right = max(0, num_words - wrong)
+    low, high = wilson_interval(right, num_words)
+    share = right / max(1, num_words)
+    return Score(
+        f"{REPEATED}, by word", num_words, right, round(share, 4), round(low, 4), round(high, 4), []
+    )
 
 
 def delay_of(answers: list[Answer]) -> Delay | None:
@@ -405,6 +447,9 @@ async def evaluate(
             backgrounds = held_out.backgrounds(minutes)
             result.false_replies = await listen_to_nothing(engine, backgrounds)
     result.scores = scores_of(answered)
+    result.scores += [
+        repeated_words(answers) for check, answers in answered if check.name == REPEATED
+    ]
     timed = [answer for check, answers in answered if check.is_timed for answer in answers]
     if timed:
         result.scores.append(judge("replies within two chunks of the end", timed, starts_promptly))

@@ -1,15 +1,26 @@
 """Everyday questions and their answers: the table beside this module, with its rows filled in."""
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import yaml
 
-from backend.training.domain import SpokenReply, phrase_reply
+from backend.training.domain import (
+    DIGIT_WORDS,
+    WAKE_WORDS,
+    SpokenReply,
+    digit_reply,
+    order_of,
+    order_reply,
+    phrase_reply,
+    wake_word_reply,
+)
 from backend.training.split import Split, split_of, spoken_words
 
 NUMBERS = (
@@ -120,24 +131,74 @@ def questions() -> tuple[Question, ...]:
 
 
 @cache
-def _reply_of_wording() -> dict[str, SpokenReply]:
-    return {wording: question.reply for question in questions() for wording in question.wordings}
+def _question_of_wording() -> dict[str, Question]:
+    return {wording: question for question in questions() for wording in question.wordings}
 
 
-def reply_to(words: str) -> SpokenReply | None:
-    """The reply to an everyday phrase, a question, or words that are to be repeated.
+@dataclass(frozen=True, slots=True)
+class Everyday:
+    """Sentences that ship beside this module, and that the table of questions does not know."""
+
+    asked: frozenset[str]
+    """Of an assistant: questions and orders."""
+    said: frozenset[str]
+    """Of people to each other."""
+
+
+@cache
+def everyday() -> Everyday:
+    """What people ask an assistant, and say to each other."""
+    text = resources.files("backend.training").joinpath("everyday.json").read_text("utf-8")
+    lists = json.loads(text)
+    return Everyday(frozenset(lists["asked"]), frozenset(lists["said"]))
+
+
+@cache
+def outside_reply() -> SpokenReply:
+    """What is replied to what is asked and not known."""
+    return next(question.reply for question in questions() if question.group == OUTSIDE)
+
+
+class SaidKind(StrEnum):
+    """What words are to the embedded model."""
+
+    DIGIT = "digit"
+    WAKE_WORD = "wake word"
+    ORDER = "order"
+    PHRASE = "phrase"
+    QUESTION = "question"
+    OUTSIDE = "outside"
+    """Asked of it, and not known."""
+    REPEATED = "repeated"
+    OTHER = "other"
+    """Not for it: nothing is replied."""
+    UNKNOWN = "unknown"
+    """Words of another language, or words that are not told: nothing is replied."""
+
+
+def answer(words: str) -> tuple[SaidKind, SpokenReply | None]:
+    """What words are, and what is right to reply to them.
 
     Args:
-        words: in lower case, with spaces between them.
-
-    Returns:
-        None where it is none of these.
+        words: in lower case, with spaces between them; empty where they are not known.
     """
-    known = phrase_reply(words) or _reply_of_wording().get(words)
-    if known:
-        return known
+    if not words:
+        return SaidKind.UNKNOWN, None
+    if words in DIGIT_WORDS:
+        return SaidKind.DIGIT, digit_reply(DIGIT_WORDS.index(words))
+    if words in WAKE_WORDS:
+        return SaidKind.WAKE_WORD, wake_word_reply(words)
+    if (phrase := phrase_reply(words)) is not None:
+        return SaidKind.PHRASE, phrase
+    if (question := _question_of_wording().get(words)) is not None:
+        is_outside = question.group == OUTSIDE
+        return SaidKind.OUTSIDE if is_outside else SaidKind.QUESTION, question.reply
+    if (order := order_of(words)) is not None:
+        return SaidKind.ORDER, order_reply(order)
+    if words in everyday().asked:
+        return SaidKind.OUTSIDE, outside_reply()
     for opening in REPEATED_AFTER:
         repeated = words.removeprefix(f"{opening} ")
         if repeated not in (words, ""):
-            return SpokenReply("normal", f"{_capitalised(repeated)}.")
-    return None
+            return SaidKind.REPEATED, SpokenReply("normal", f"{_capitalised(repeated)}.")
+    return SaidKind.OTHER, None

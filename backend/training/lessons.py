@@ -20,16 +20,15 @@ from backend.config import (
 from backend.features import LogMel
 from backend.training.align import AlignedClip, ClipKind
 from backend.training.augment import change_speed, colour, rms
-from backend.training.broad_speech import SPEEDS, SpeechClip, SpeechStore
+from backend.training.broad_speech import PEOPLE_PREFIX, SPEEDS, SpeechClip, SpeechStore
+from backend.training.clips import is_for_development
 from backend.training.features import stream_log_mel
-from backend.training.split import Split, side
 from backend.training.streams import BatchShape, Sounds, excerpt, warped_and_masked
 from backend.training.whisper import TEACHER_WIDTH, Teacher
 from backend.training.word_pieces import WordPieces
 
 FEATURE_SAMPLES = HOP_SAMPLES * MEL_FRAMES_PER_FEATURE
 PEOPLE_OF_A_PIECE = 300
-DEVELOPMENT_SHARE_OF_ORDERS = 0.08
 FOREIGN_SHARE = 0.15
 """How much of what people say in other languages is heard: there are hours of it."""
 SHARES: Mapping[str, float] = {
@@ -70,7 +69,7 @@ def speech_of_people(clips: list[AlignedClip], seed: int) -> Iterator[SpeechClip
     """Recordings that may be trained on; what has most different words also at another speed."""
     rng = random.Random(seed)
     for clip in clips:
-        if not clip.human or clip.held_out or is_for_development(clip):
+        if clip.held_out or is_for_development(clip):
             continue
         speeds = [1.0]
         match clip.kind:
@@ -86,15 +85,9 @@ def speech_of_people(clips: list[AlignedClip], seed: int) -> Iterator[SpeechClip
             yield SpeechClip(clip.text, f"person:{clip.kind}", audio)
 
 
-def is_for_development(clip: AlignedClip) -> bool:
-    """Whether a recorded order is kept to follow the run by."""
-    share = DEVELOPMENT_SHARE_OF_ORDERS
-    return clip.kind is ClipKind.ORDER and side(clip.key, share) is Split.DEVELOPMENT
-
-
 def keep_speech_of_people(store: SpeechStore, clips: list[AlignedClip], seed: int) -> None:
     """Put what people say beside what synthetic voices do, once."""
-    name = "people-{:03}".format
+    name = f"{PEOPLE_PREFIX}{{:03}}".format
     if store.path(name(0)).exists():
         return
     spoken = list(speech_of_people(clips, seed))

@@ -1,6 +1,5 @@
 """What a model in training makes of held-out recordings: phones, words and replies."""
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -12,11 +11,13 @@ from torch import Tensor
 from backend.config import CHUNK_SAMPLES, MEL_FRAMES_PER_CHUNK
 from backend.features import LogMel
 from backend.training.align import AlignedClip, ClipKind
+from backend.training.clips import is_for_development
 from backend.training.features import stream_log_mel
 from backend.training.model import TrainingModel
-from backend.training.streams import Stream, WordIds, place
+from backend.training.streams import Stream, place
 from backend.training.tokens import IGNORED, Vocabulary, stream_sequence
 from backend.training.utterances import FRAME_SAMPLES, OwnTurn, Spoken
+from backend.training.word_pieces import WordPieces, best_path
 
 GAP_FRAMES = 100
 """Between the held-out turns of a conversation."""
@@ -44,30 +45,25 @@ def edit_distance(reference: Sequence[object], heard: Sequence[object]) -> int:
     return row[-1]
 
 
-def heard_words(logits: Tensor) -> list[int]:
-    """Word ids of `[features, words]`, repeats and blanks (0) dropped."""
-    return [word for word, _ in itertools.groupby(logits.argmax(-1).tolist()) if word]
-
-
-class HeldOutOrders:
-    """Held-out recordings of orders, without noise, one stream each."""
+class DevelopmentOrders:
+    """Recorded orders that no training hears, without noise, one stream each."""
 
     def __init__(
         self,
         clips: list[AlignedClip],
         vocabulary: Vocabulary,
-        word_ids: WordIds,
+        pieces: WordPieces,
         system_prompt: str,
     ) -> None:
-        self.vocabulary, self.system_prompt = vocabulary, system_prompt
+        self.vocabulary, self.pieces, self.system_prompt = vocabulary, pieces, system_prompt
         log_mel = LogMel()
         self.streams: list[tuple[Stream, Tensor]] = []
         for clip in clips:
-            if not (clip.held_out and clip.human and clip.kind is ClipKind.ORDER):
+            if clip.kind is not ClipKind.ORDER or not is_for_development(clip):
                 continue
             stream = Stream.silent(clip.audio.size // CHUNK_SAMPLES + 2)
             audio = clip.audio.astype(np.float32) / 32767
-            place(stream, Spoken(audio, clip.words, clip.phones, None), 0, word_ids)
+            place(stream, Spoken(audio, clip.words, clip.phones, None), 0)
             features = stream_log_mel(log_mel, torch.from_numpy(stream.audio)[None])
             self.streams.append((stream, features))
 
@@ -92,8 +88,8 @@ class HeldOutOrders:
             )
             chosen = outputs.tower_phones[0].argmax(-1)
             right += int((chosen[named] == phones[named]).sum())
-            heard = heard_words(outputs.words[0])
-            expected = stream.transcripts[0][2]
+            heard = self.pieces.text_of(best_path(outputs.words[0])).split()
+            expected = (stream.said[0][2] or "").split()
             distance = edit_distance(expected, heard)
             errors, words, sentences = (
                 errors + distance,
@@ -101,10 +97,10 @@ class HeldOutOrders:
                 sentences + (distance == 0),
             )
         model.train()
-        scores = {"held_out_phones": round(right / spoken, 4)}
+        scores = {"development_phones": round(right / spoken, 4)}
         if with_decoder:
-            scores["held_out_word_error"] = round(errors / words, 4)
-            scores["held_out_sentences"] = round(sentences / len(self.streams), 4)
+            scores["development_word_error"] = round(errors / words, 4)
+            scores["development_sentences"] = round(sentences / len(self.streams), 4)
         return scores
 
 
@@ -124,9 +120,9 @@ def _together(turns: list[OwnTurn]) -> Iterator[Stream]:
 
 
 def _stream_of(placed: list[tuple[int, Spoken]], num_frames: int) -> Stream:
-    stream, word_ids = Stream.silent(num_frames // MEL_FRAMES_PER_CHUNK + 1), WordIds()
+    stream = Stream.silent(num_frames // MEL_FRAMES_PER_CHUNK + 1)
     for start, spoken in placed:
-        place(stream, spoken, start, word_ids)
+        place(stream, spoken, start)
     return stream
 
 

@@ -1,17 +1,15 @@
 """Broad English to read aloud: what a model hears that is to write any words."""
 
-import json
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from backend.errors import SettingsError
 from backend.training.domain import intents, random_order, random_wording, spoken_text
-from backend.training.knowledge import REPEATED_AFTER, questions
+from backend.training.knowledge import REPEATED_AFTER, everyday, questions
 from backend.training.split import Split, split_of, spoken_words
 from backend.training.voices import load_word_lists, random_sentence
 
@@ -93,11 +91,9 @@ def _question_wordings() -> tuple[str, ...]:
     )
 
 
-@cache
-def everyday_sentences() -> tuple[str, ...]:
-    """What people say to an assistant and to each other, from the list beside this module."""
-    text = resources.files("backend.training").joinpath("everyday.json").read_text("utf-8")
-    return tuple(json.loads(text))
+def everyday_sentences() -> list[str]:
+    """What people ask an assistant and say to each other, in a fixed order."""
+    return sorted(everyday().asked | everyday().said)
 
 
 def load_sentences(data: Path, split: Split) -> Sentences:

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from backend.config import (
 from backend.features import LogMel
 from backend.training.align import AlignedClip, ClipKind
 from backend.training.augment import random_noise, rms
+from backend.training.broad_speech import SpeechClip
+from backend.training.clips import is_for_development
 from backend.training.data import (
     SAMPLE_RATE,
     Kind,
@@ -30,9 +32,9 @@ from backend.training.data import (
     load_audio,
     read_manifests,
 )
-from backend.training.domain import SOUND_REPLIES, SYSTEM_PROMPT, SpokenReply, vocabulary
+from backend.training.domain import SOUND_REPLIES, SYSTEM_PROMPT, SpokenReply
 from backend.training.features import stream_log_mel
-from backend.training.tokens import IGNORED, Sequence, Vocabulary, stream_sequence
+from backend.training.tokens import IGNORED, TokenSequence, Vocabulary, stream_sequence
 from backend.training.utterances import (
     BUILT_IN_RECIPES,
     FRAME_SAMPLES,
@@ -46,6 +48,7 @@ from backend.training.utterances import (
     tightly,
 )
 from backend.training.voices import load_word_lists
+from backend.training.word_pieces import WordPieces
 
 REPLY_DELAY_FRAMES = 30
 """A reply begins with the first chunk that ends at least this long after the last word."""
@@ -58,20 +61,16 @@ NUM_NOISES = 80
 NUM_BABBLES = 16
 
 
-class WordIds:
-    """Targets of the word head: 0 is the blank, the last stands for any unknown word."""
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a stream in which everything that is said is known."""
 
-    def __init__(self) -> None:
-        self.words = vocabulary()
-        self._ids = {word: index + 1 for index, word in enumerate(self.words)}
-        self.size = len(self.words) + 2
-
-    def __getitem__(self, word: str) -> int:
-        return self._ids.get(word, self.size - 1)
-
-    def text_of(self, ids: list[int]) -> list[str]:
-        """Words for `ids`, `?` for the unknown."""
-        return [self.words[index - 1] if index <= len(self.words) else "?" for index in ids]
+    start: int
+    """Its first feature."""
+    stop: int
+    """The feature after its last."""
+    pieces: tuple[int, ...]
+    """Of the words that are said in it; none where nobody speaks."""
 
 
 @dataclass(slots=True)
@@ -80,23 +79,19 @@ class Stream:
 
     audio: np.ndarray
     """float32, [chunks * 6400]"""
-    words: np.ndarray
-    """int64, [features]: WordIds, 0 blank, IGNORED"""
     phones: np.ndarray
     """int64, [features]: SOUND_CLASSES, 0 silence, IGNORED"""
     replies: dict[int, SpokenReply] = field(default_factory=dict)
     undecided: set[int] = field(default_factory=set)
-    transcripts: list[tuple[int, int, list[int]]] = field(default_factory=list)
-    """first feature, feature after the last, the words between"""
+    said: list[tuple[int, int, str | None]] = field(default_factory=list)
+    """First feature, feature after the last, the words between; None where they are not known."""
 
     @classmethod
     def silent(cls, num_chunks: int) -> "Stream":
         """Nothing, for `num_chunks`."""
-        num_features = num_chunks * FEATURES_PER_CHUNK
         return cls(
             np.zeros(num_chunks * CHUNK_SAMPLES, np.float32),
-            np.zeros(num_features, np.int64),
-            np.zeros(num_features, np.int64),
+            np.zeros(num_chunks * FEATURES_PER_CHUNK, np.int64),
         )
 
     @property
@@ -104,17 +99,30 @@ class Stream:
         """Length in chunks."""
         return self.audio.size // CHUNK_SAMPLES
 
+    def stretches(self, pieces: WordPieces) -> list[Stretch]:
+        """What is between the utterances whose words are not known."""
+        found: list[Stretch] = []
+        start, known = 0, list[int]()
+        for first, after, words in self.said:
+            if words is None:
+                found.append(Stretch(start, first, tuple(known)))
+                start, known = after, []
+            else:
+                known += pieces.encode(words)
+        found.append(Stretch(start, self.phones.size, tuple(known)))
+        return [stretch for stretch in found if stretch.stop > stretch.start]
+
 
 def reply_chunk(end_frame: float) -> int:
     """The chunk after which an utterance is answered that ends at `end_frame`."""
     return math.ceil((end_frame + REPLY_DELAY_FRAMES) / MEL_FRAMES_PER_CHUNK) - 1
 
 
-def place(stream: Stream, spoken: Spoken, start: int, word_ids: WordIds) -> None:
+def place(stream: Stream, spoken: Spoken, start: int) -> None:
     """Add an utterance to a stream from frame `start` on, with its labels."""
     first = start * FRAME_SAMPLES
     stream.audio[first : first + spoken.audio.size] += spoken.audio
-    num_features = stream.words.size
+    num_features = stream.phones.size
     stop = min(num_features, -(-(start + spoken.audio.size // FRAME_SAMPLES) // 4))
     inside = slice(start // MEL_FRAMES_PER_FEATURE, stop)
     if spoken.phones is None:
@@ -124,18 +132,7 @@ def place(stream: Stream, spoken: Spoken, start: int, word_ids: WordIds) -> None
         middles = np.arange(num_features) * MEL_FRAMES_PER_FEATURE + 2 - start
         known = (middles >= 0) & (middles < len(spoken.phones))
         stream.phones[known] = spoken.phones[middles[known]]
-    if spoken.words is None:
-        stream.words[inside] = IGNORED
-    elif spoken.words:
-        ids = [word_ids[word.text] for word in spoken.words]
-        ends = [int(start + word.end) // MEL_FRAMES_PER_FEATURE for word in spoken.words]
-        for end in ends:
-            for beside in (end, end + 3):
-                if beside < num_features and stream.words[beside] == 0:
-                    stream.words[beside] = IGNORED
-        for word_id, end in zip(ids, ends, strict=True):
-            stream.words[end + 1 : end + 3] = word_id
-        stream.transcripts.append((inside.start, min(num_features, stop + 12), ids))
+    stream.said.append((inside.start, stop, spoken.said))
     end_frame = start + spoken.end
     if spoken.reply is not None:
         chunk = reply_chunk(end_frame)
@@ -209,6 +206,8 @@ class Corpus:
     conversations: list[list[OwnTurn]]
     """Somebody's own."""
     system_prompt: str = SYSTEM_PROMPT
+    speech: Sequence[SpeechClip] = ()
+    """What synthetic voices say."""
 
     @property
     def recipes(self) -> Mapping[str, float]:
@@ -244,25 +243,31 @@ class StreamBatch:
     """[B, L]: targets for the token at the same place"""
     audio_positions: Tensor
     """[B, 10 C]"""
-    words: Tensor
-    """[B, 10 C]"""
     phones: Tensor
     """[B, 10 C]"""
-    transcripts: list[tuple[int, int, int, list[int]]]
-    """stream, first feature, feature after the last, words"""
+    transcripts: list[tuple[int, Stretch]]
+    """Which stream, and a part of it whose words are known."""
 
 
 class StreamMaker:
     """Draws streams and turns them into batches."""
 
-    def __init__(self, corpus: Corpus, vocabulary: Vocabulary, seed: int) -> None:
+    def __init__(
+        self, corpus: Corpus, vocabulary: Vocabulary, pieces: WordPieces, seed: int
+    ) -> None:
         self.rng = random.Random(seed)
-        self.vocabulary = vocabulary
+        self.vocabulary, self.pieces = vocabulary, pieces
         self.system_prompt = corpus.system_prompt
-        self.word_ids = WordIds()
-        training = [clip for clip in corpus.clips if not clip.held_out]
+        training = [
+            clip for clip in corpus.clips if not (clip.held_out or is_for_development(clip))
+        ]
         self.utterances = Utterances(
-            training, corpus.sounds.events, self.rng, corpus.recipes, corpus.conversations
+            training,
+            corpus.sounds.events,
+            self.rng,
+            corpus.recipes,
+            corpus.conversations,
+            corpus.speech,
         )
         shares, groups = zip(*corpus.sounds.backgrounds(), strict=True)
         self.background_shares: tuple[float, ...] = shares
@@ -295,12 +300,7 @@ class StreamMaker:
             audio = spoken.audio * gain
             if files and rng.random() < 0.7:
                 audio = audio + self._background(audio.size) * self._noise_level(audio, 8.0, 45.0)
-            place(
-                stream,
-                replace(spoken, audio=audio.astype(np.float32)),
-                position,
-                self.word_ids,
-            )
+            place(stream, replace(spoken, audio=audio.astype(np.float32)), position)
             gap = rng.randint(45, 90) if rng.random() < 0.65 else rng.randint(80, 250)
             position += frames + gap
         if not files and rng.random() < 0.85:
@@ -333,7 +333,7 @@ class StreamMaker:
         """A batch of new streams."""
         rng = self.rng
         streams = [self.stream(num_chunks) for _ in range(num_streams)]
-        sequences: list[Sequence] = []
+        sequences: list[TokenSequence] = []
         maxima = []
         common = self._prompt()  # a long one lengthens the whole batch
         for stream in streams:
@@ -362,12 +362,11 @@ class StreamMaker:
             ids=ids,
             labels=labels,
             audio_positions=torch.tensor([sequence.audio_positions for sequence in sequences]),
-            words=torch.from_numpy(np.stack([stream.words for stream in streams])),
             phones=torch.from_numpy(np.stack([stream.phones for stream in streams])),
             transcripts=[
-                (row, *transcript)
+                (row, stretch)
                 for row, stream in enumerate(streams)
-                for transcript in stream.transcripts
+                for stretch in stream.stretches(self.pieces)
             ],
         )
 
@@ -416,16 +415,21 @@ class BatchStream(IterableDataset[StreamBatch]):
     """An endless supply of batches of one shape, made in a worker process."""
 
     def __init__(
-        self, corpus: Corpus, vocabulary: Vocabulary, shapes: list[BatchShape], seed: int
+        self,
+        corpus: Corpus,
+        vocabulary: Vocabulary,
+        pieces: WordPieces,
+        shapes: list[BatchShape],
+        seed: int,
     ) -> None:
-        self.corpus, self.vocabulary = corpus, vocabulary
+        self.corpus, self.vocabulary, self.pieces = corpus, vocabulary, pieces
         self.shapes, self.seed = shapes, seed
 
     def __iter__(self) -> Iterator[StreamBatch]:
         torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
         seed = self.seed * 64 + (worker.id if worker else 0)
-        maker = StreamMaker(self.corpus, self.vocabulary, seed)
+        maker = StreamMaker(self.corpus, self.vocabulary, self.pieces, seed)
         while True:
             shape = maker.rng.choice(self.shapes)
             yield maker.batch(shape.num_streams, shape.num_chunks)

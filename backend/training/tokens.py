@@ -37,7 +37,9 @@ class Vocabulary:
     size: int
 
 
-def train_vocabulary(seed: int, replies: Iterable[str] = ()) -> Vocabulary:
+def train_vocabulary(
+    seed: int, replies: Iterable[str] = (), num_text_tokens: int = NUM_TEXT_TOKENS
+) -> Vocabulary:
     """A tokenizer that writes the words of the replies with one token each.
 
     `replies` are of somebody's own; it can write any text, but most of it with more tokens.
@@ -56,7 +58,7 @@ def train_vocabulary(seed: int, replies: Iterable[str] = ()) -> Vocabulary:
     tokenizer.train_from_iterator(
         lines,
         trainers.BpeTrainer(
-            vocab_size=NUM_TEXT_TOKENS,
+            vocab_size=num_text_tokens,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -85,7 +87,7 @@ def content_tokens(vocabulary: Vocabulary) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class TokenSequence:
     """One stream as the decoder sees it."""
 
     ids: list[int]
@@ -108,7 +110,7 @@ def stream_sequence(
     replies: dict[int, SpokenReply],
     undecided: set[int],
     num_chunks: int,
-) -> Sequence:
+) -> TokenSequence:
     """The online protocol over a stream.
 
     Args:
@@ -139,4 +141,4 @@ def stream_sequence(
         else:
             ids.append(control.keep_silence)
             labels.append(IGNORED if chunk in undecided else control.keep_silence)
-    return Sequence(ids, labels, audio_positions)
+    return TokenSequence(ids, labels, audio_positions)

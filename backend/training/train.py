@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TextIO
@@ -22,27 +22,30 @@ from backend.protocol import ControlTokens
 from backend.training.beginning import (
     Beginning,
     from_checkpoint,
+    from_ears,
     from_scratch,
+    has_ears,
     require_writable,
-    take_over,
 )
-from backend.training.clips import own_turns, prepare_clips
+from backend.training.broad_speech import SPEECH, SpeechStore, synthetic_speech
+from backend.training.clips import own_turns, people_clips
 from backend.training.conversations import TrainingConversation, own_abilities, read_conversations
-from backend.training.domain import SYSTEM_PROMPT, abilities
-from backend.training.listening import HeldOutConversations, HeldOutOrders, HeldOutSet
+from backend.training.domain import abilities
+from backend.training.listening import DevelopmentOrders, HeldOutConversations, HeldOutSet
 from backend.training.model import ModelShape, Outputs, TrainingModel, initialise
+from backend.training.running_means import RunningMeans
 from backend.training.streams import (
     BatchShape,
     BatchStream,
     Corpus,
     StreamBatch,
     StreamMaker,
-    WordIds,
     load_sounds,
     made_sounds,
 )
-from backend.training.tokens import IGNORED, Vocabulary, content_tokens, vocabulary_of
+from backend.training.tokens import IGNORED, Vocabulary, content_tokens
 from backend.training.utterances import OwnTurn
+from backend.training.word_pieces import WordPieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     tower_factor: float = 0.5
     """The tower's learning rate in joint training, relative to the decoder's."""
+    phone_weight: float = 1.0
+    """How much phones count in joint training: nothing for ears that tell words apart."""
     warmup_steps: int = 80
     clip_norm: float = 2.0
     weight_decay: float = 0.02
@@ -82,6 +87,17 @@ class TrainingConfig:
         BatchShape(5, 32),
         BatchShape(3, 50),
     )
+
+    def with_ears(self) -> "TrainingConfig":
+        """The same for a model that hears and does not write yet."""
+        return replace(
+            self,
+            tower_share=0.0,
+            hearing_first=False,
+            phone_weight=0.0,
+            learning_rate=self.learning_rate / 2,
+            tower_factor=0.3,
+        )
 
     def further(self) -> "TrainingConfig":
         """The same for a model that already hears and writes: gently, and everything at once."""
@@ -111,8 +127,7 @@ class LossWeights:
     """How much each part of the joint loss counts."""
 
     reply: float
-    word: float
-    ctc: float
+    words: float
     phone: float
 
 
@@ -120,8 +135,7 @@ def loss_weights(progress: float) -> LossWeights:
     """Hearing first, writing later; `progress` of the joint training from 0 to 1."""
     return LossWeights(
         reply=0.3 if progress < 0.15 else 1.0,
-        word=1.0 if progress < 0.6 else 0.5,
-        ctc=0.15,
+        words=0.3,
         phone=0.3 if progress < 0.4 else 0.12,
     )
 
@@ -130,28 +144,6 @@ def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float
     """Warm-up by steps, a plateau, then a cosine to 2 % by progress."""
     cosine = 0.5 * (1 + math.cos(math.pi * max(0.0, (progress - 0.1) / 0.9)))
     return min(1.0, (step + 1) / warmup_steps) * (0.02 + 0.98 * cosine)
-
-
-@dataclass(slots=True)
-class RunningMeans:
-    """Running sums of what a step measured."""
-
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, **values: float) -> None:
-        """Count one step's values; NaN means there was nothing to measure."""
-        for name, value in values.items():
-            if not math.isnan(value):
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.counts[name] = self.counts.get(name, 0) + 1
-
-    def means(self) -> dict[str, float]:
-        """Means since the last call."""
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        self.sums.clear()
-        self.counts.clear()
-        return means
 
 
 def feature_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -168,23 +160,27 @@ def phone_accuracy(logits: Tensor, phones: Tensor) -> float:
     return (logits.argmax(-1)[spoken] == phones[spoken]).float().mean().item()
 
 
-def transcript_loss(words: Tensor, batch: StreamBatch) -> Tensor:
-    """CTC over each utterance's features, `[B, N, words]`."""
-    spoken = [transcript for transcript in batch.transcripts if transcript[3]]
-    if not spoken:
-        return words.sum() * 0.0
-    longest = max(stop - start for _, start, stop, _ in spoken)
-    pieces = [
-        F.pad(words[row, start:stop], (0, 0, 0, longest - (stop - start)))
-        for row, start, stop, _ in spoken
+def words_loss(logits: Tensor, batch: StreamBatch) -> Tensor:
+    """CTC of `[B, N, pieces]` over all that is known to be said, and not said, per piece."""
+    stretches = batch.transcripts
+    num_pieces = sum(len(stretch.pieces) for _, stretch in stretches)
+    longest = max((stretch.stop - stretch.start for _, stretch in stretches), default=0)
+    if not longest:
+        return logits.sum() * 0.0
+    heard = [
+        F.pad(logits[row, stretch.start : stretch.stop], (0, 0, 0, longest - lasts))
+        for row, stretch in stretches
+        for lasts in [stretch.stop - stretch.start]
     ]
-    return F.ctc_loss(
-        torch.stack(pieces, dim=1).log_softmax(-1),
-        torch.tensor([word for *_, ids in spoken for word in ids]),
-        torch.tensor([stop - start for _, start, stop, _ in spoken]),
-        torch.tensor([len(ids) for *_, ids in spoken]),
+    losses = F.ctc_loss(
+        torch.stack(heard, dim=1).log_softmax(-1),
+        torch.tensor([piece for _, stretch in stretches for piece in stretch.pieces]),
+        torch.tensor([stretch.stop - stretch.start for _, stretch in stretches]),
+        torch.tensor([len(stretch.pieces) for _, stretch in stretches]),
+        reduction="sum",
         zero_infinity=True,
     )
+    return losses / max(1, num_pieces)
 
 
 class Trainer:
@@ -195,11 +191,10 @@ class Trainer:
         self.config, self.vocabulary, self.work = config, vocabulary, work
         self.system_prompt = beginning.system_prompt
         self.abilities = beginning.abilities
-        self.word_ids = WordIds()
+        self.pieces = beginning.pieces
         torch.manual_seed(config.seed)
-        self.model = TrainingModel(beginning.shape, vocabulary.size, self.word_ids.size)
-        if beginning.checkpoint is not None:
-            take_over(self.model, beginning.checkpoint)
+        self.model = TrainingModel(beginning.shape, vocabulary.size, self.pieces.size)
+        beginning.begin(self.model)
         self.average: list[Tensor] | None = None
         """The mean of the weights in joint training, in the order of the model's parameters."""
         self.stage = "tower"
@@ -213,8 +208,6 @@ class Trainer:
         self.token_weights[vocabulary.control.keep_silence] = config.decision_weight
         # Most of a reply is the same in every reply.
         self.token_weights[content_tokens(vocabulary)] = config.content_weight
-        self.word_weights = torch.ones(self.word_ids.size)
-        self.word_weights[0] = 0.25
         self.meter = RunningMeans()
 
     def _optimizer(self) -> torch.optim.AdamW:
@@ -257,6 +250,7 @@ class Trainer:
             {
                 "shape": asdict(self.model.shape),
                 "tokenizer": self.vocabulary.tokenizer.to_str(),
+                "pieces": self.pieces.tokenizer.to_str(),
                 "control": asdict(self.vocabulary.control),
                 "vocab_size": self.vocabulary.size,
                 "system_prompt": self.system_prompt,
@@ -283,10 +277,10 @@ class Trainer:
         if not self.state_path.exists():
             return False
         state = torch.load(self.state_path, weights_only=True)
-        tokenizer = self.vocabulary.tokenizer.to_str()
         if (
             state["shape"] != asdict(self.model.shape)
-            or state.get("tokenizer", tokenizer) != tokenizer
+            or state["tokenizer"] != self.vocabulary.tokenizer.to_str()
+            or state["pieces"] != self.pieces.tokenizer.to_str()
         ):
             raise SettingsError(
                 f"the run in {self.work} is of another model: choose another folder"
@@ -294,8 +288,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.stage = state["stage"]
         if self.stage == "joint":
-            # A state from before there was a mean begins one.
-            self.average = state.get("average") or self._weights()
+            self.average = state["average"]
         self.optimizer = self._optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -335,23 +328,16 @@ class Trainer:
         outputs = self.model(batch.log_mel, batch.ids, batch.audio_positions)
         weights = loss_weights(progress if self.config.hearing_first else 1.0)
         reply = self._reply_loss(outputs, batch)
-        word = feature_loss(outputs.words, batch.words, self.word_weights)
-        ctc = transcript_loss(outputs.words, batch)
-        phone = feature_loss(outputs.tower_phones, batch.phones) + feature_loss(
-            outputs.decoder_phones, batch.phones
-        )
-        loss = (
-            weights.reply * reply + weights.word * word + weights.ctc * ctc + weights.phone * phone
-        )
+        words = words_loss(outputs.words, batch)
+        loss = weights.reply * reply + weights.words * words
+        if phone_weight := weights.phone * self.config.phone_weight:
+            phone = feature_loss(outputs.tower_phones, batch.phones) + feature_loss(
+                outputs.decoder_phones, batch.phones
+            )
+            loss = loss + phone_weight * phone
+            self.meter.add(phones=phone_accuracy(outputs.tower_phones, batch.phones))
         self._descend(loss)
-        named = batch.words > 0
-        self.meter.add(
-            reply=reply.item(),
-            word=word.item(),
-            ctc=ctc.item(),
-            words=(outputs.words.argmax(-1)[named] == batch.words[named]).float().mean().item(),
-            phones=phone_accuracy(outputs.tower_phones, batch.phones),
-        )
+        self.meter.add(reply=reply.item(), words=words.item())
 
     def _reply_loss(self, outputs: Outputs, batch: StreamBatch) -> Tensor:
         """Cross-entropy of decisions and reply tokens."""
@@ -388,27 +374,31 @@ class Trainer:
         batches: Iterator[StreamBatch],
         listeners: Sequence[HeldOutSet],
     ) -> None:
-        """Train until `stop` seconds of the run; the learning rate falls from `start` to `end`."""
+        """Train until `stop` seconds of the run; the learning rate falls from `start` to `end`.
+
+        The clock is that of the processor: it stands still while the process is stopped, and
+        while others have its cores.
+        """
         last_save = last_listen = self.seconds
         log = (self.work / "progress.jsonl").open("a", encoding="utf-8")
         bar = tqdm(total=round(stop - self.seconds), desc=stage, unit="s")
         with log, bar:
             while self.seconds < stop:
-                began = time.monotonic()
+                began = time.process_time()
                 progress = (self.seconds - start) / (end - start)
                 factor = learning_rate_factor(self.step, progress, self.config.warmup_steps)
                 for group in self.optimizer.param_groups:
                     group["lr"] = group["peak_rate"] * factor
                 batch = next(batches)
-                waited = time.monotonic() - began
+                made = time.process_time() - began
                 if stage == "tower":
                     self.tower_step(batch)
                 else:
                     self.joint_step(batch, progress)
                 self.step += 1
                 self.audio_seconds += batch.log_mel.shape[0] * batch.log_mel.shape[1] * 0.4
-                passed = time.monotonic() - began
-                self.meter.add(waited=waited, rate=batch.log_mel.shape[:2].numel() * 0.4 / passed)
+                passed = (time.process_time() - began) / torch.get_num_threads()
+                self.meter.add(made=made, rate=batch.log_mel.shape[:2].numel() * 0.4 / passed)
                 self.seconds += passed
                 self._follow(passed)
                 bar.update(min(passed, bar.total - bar.n))
@@ -458,20 +448,16 @@ def load_trainer(work: Path, config: TrainingConfig) -> Trainer:
     if not path.exists():
         raise SettingsError(f"there is no training state in {work}")
     state = torch.load(path, weights_only=True)
-    shape = ModelShape(**state["shape"])
-    if "tokenizer" in state:
-        vocabulary = Vocabulary(
+    beginning = Beginning(
+        ModelShape(**state["shape"]),
+        Vocabulary(
             Tokenizer.from_str(state["tokenizer"]),
             ControlTokens(**state["control"]),
             state["vocab_size"],
-        )
-    else:
-        vocabulary = vocabulary_of(Tokenizer.from_file(str(work / "tokenizer.json")))
-    beginning = Beginning(
-        shape,
-        vocabulary,
-        state.get("system_prompt", SYSTEM_PROMPT),
-        tuple(state.get("abilities", abilities())),
+        ),
+        WordPieces(Tokenizer.from_str(state["pieces"])),
+        state["system_prompt"],
+        tuple(state["abilities"]),
     )
     trainer = Trainer(config, beginning, work)
     trainer.resume()
@@ -481,12 +467,15 @@ def load_trainer(work: Path, config: TrainingConfig) -> Trainer:
 class Batches:
     """Batches made by worker processes, for one stage after another."""
 
-    def __init__(self, corpus: Corpus, vocabulary: Vocabulary, workers: int) -> None:
-        self.corpus, self.vocabulary, self.workers = corpus, vocabulary, workers
+    def __init__(
+        self, corpus: Corpus, vocabulary: Vocabulary, pieces: WordPieces, workers: int
+    ) -> None:
+        self.corpus, self.vocabulary, self.pieces = corpus, vocabulary, pieces
+        self.workers = workers
 
     def of(self, shapes: tuple[BatchShape, ...], seed: int) -> Iterator[StreamBatch]:
         """An endless supply of batches of the given shapes."""
-        stream = BatchStream(self.corpus, self.vocabulary, list(shapes), seed)
+        stream = BatchStream(self.corpus, self.vocabulary, self.pieces, list(shapes), seed)
         return iter(DataLoader(stream, batch_size=None, num_workers=self.workers))
 
 
@@ -527,6 +516,9 @@ def train(
         beginning = from_checkpoint(sources.checkpoint)
         require_writable(beginning.vocabulary, _replies(own + held_out))
         config = config.further()
+    elif sources.data and has_ears(caches):
+        beginning = from_ears(caches, work, config.seed, _replies(own))
+        config = config.with_ears()
     else:
         beginning = from_scratch(shape, work, config.seed, _replies(own))
     known = tuple(abilities()) if sources.data else beginning.abilities
@@ -534,13 +526,16 @@ def train(
     beginning = replace(
         beginning, abilities=taught + tuple(ability for ability in known if ability not in taught)
     )
-    clips = prepare_clips(sources.data, caches, config.seed, config.workers) if sources.data else []
-    corpus = Corpus(
-        clips,
-        load_sounds(sources.data, clips, config.seed) if sources.data else made_sounds(config.seed),
-        _prepared(own, config.workers),
-        beginning.system_prompt,
-    )
+    if sources.data:
+        clips = people_clips(sources.data, caches, max(1, config.workers))
+        sounds = load_sounds(sources.data, clips, config.seed)
+        speech = synthetic_speech(SpeechStore(caches / SPEECH))
+        if not speech:
+            tqdm.write("No synthetic voices are heard: make speak has them read.")
+    else:
+        clips, sounds, speech = [], made_sounds(config.seed), []
+    turns = _prepared(own, config.workers)
+    corpus = Corpus(clips, sounds, turns, beginning.system_prompt, speech)
     if not corpus.has_phones:
         config = replace(config, tower_share=0.0)
     config = config.with_room(corpus.num_chunks)
@@ -548,15 +543,15 @@ def train(
     vocabulary, prompt = beginning.vocabulary, beginning.system_prompt
     listeners: list[HeldOutSet] = []
     if sources.data:
-        listeners.append(HeldOutOrders(clips, vocabulary, trainer.word_ids, prompt))
+        listeners.append(DevelopmentOrders(clips, vocabulary, trainer.pieces, prompt))
     if held_out:
         turns = _prepared(held_out, config.workers)
         listeners.append(HeldOutConversations(turns, vocabulary, prompt))
-    if not trainer.resume() and beginning.checkpoint is None:
-        maker = StreamMaker(corpus, vocabulary, config.seed)
+    if not trainer.resume() and beginning.weights is None:
+        maker = StreamMaker(corpus, vocabulary, trainer.pieces, config.seed)
         initialise(trainer.model, maker.batch(32, 12).log_mel)
     tqdm.write(_plan_of(trainer))
-    _run(trainer, Batches(corpus, vocabulary, config.workers), listeners)
+    _run(trainer, Batches(corpus, vocabulary, trainer.pieces, config.workers), listeners)
     return trainer
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from backend.audio import read_audio
 from backend.training.align import AlignedClip, align_all
 from backend.training.augment import narrow, rms
+from backend.training.broad_speech import SpeechStore, keep_asked
 from backend.training.clips import human_utterances
 from backend.training.data import SAMPLE_RATE, Kind, LabelledRecording, is_held_out, load_audio
 from backend.training.domain import (
@@ -23,6 +24,8 @@ from backend.training.domain import (
     order_reply,
     phrase_reply,
 )
+from backend.training.knowledge import SaidKind, answer
+from backend.training.split import Split
 from backend.training.streams import KITCHEN_TRAINING_SHARE
 from backend.training.synthetic_sounds import alarm, music
 from backend.training.voices import (
@@ -40,6 +43,8 @@ from backend.training.voices import (
 )
 
 DEFAULT_WORK = Path("~/.cache/audio-interaction-training").expanduser()
+TRIALS = "trials"
+"""In the working folder: speech that no training hears."""
 
 ORDER_LABEL = "an order"
 HALF_ORDER_LABEL = "half an order"
@@ -50,6 +55,7 @@ SLOW_VOICE = "kokoro"
 SLOW_VOICE_STRIDE = 3
 """A voice of this family takes a second for a phrase: it reads every third."""
 
+ASKED_SEED = 23
 NUM_ALARMS = 60
 NUM_MUSIC = 60
 NUM_PAIRS = 150
@@ -278,6 +284,19 @@ class HeldOut:
             name = f"{job.line.text!r} {job.voice}"
             lead = silence(random.Random(name).uniform(*LEAD_SECONDS))
             trials.append(Trial(name, names[reply.text], np.concatenate([lead, audio]), (reply,)))
+        return trials
+
+    def asked(self, kind: SaidKind) -> list[Trial]:
+        """Everyday questions, questions outside what is known, or words to repeat."""
+        store = SpeechStore(self.work / TRIALS)
+        trials = []
+        for clip in keep_asked(store, self.data, Split.HELD_OUT, ASKED_SEED):
+            found, reply = answer(clip.text)
+            if found is kind:
+                name = f"{clip.text!r} {clip.voice}"
+                lead = silence(random.Random(name).uniform(*LEAD_SECONDS))
+                audio = np.concatenate([lead, clip.audio.astype(np.float32) / 32767])
+                trials.append(Trial(name, clip.text, audio, (reply,) if reply else ()))
         return trials
 
     def synthetic_sounds(self) -> list[Trial]:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from backend.training.align import PHONES, AlignedClip, ClipKind, Span, Word
+from backend.training.align import PHONES, AlignedClip, ClipKind, Word
 from backend.training.augment import change_speed, colour, random_noise, rms
+from backend.training.broad_speech import SpeechClip
 from backend.training.data import SAMPLE_RATE
 from backend.training.domain import (
     DIGIT_WORDS,
     SOUND_REPLIES,
     Slot,
+    Span,
     SpokenReply,
     digit_reply,
     intents,
@@ -21,6 +23,7 @@ from backend.training.domain import (
     phrase_reply,
     wake_word_reply,
 )
+from backend.training.knowledge import SaidKind, answer
 from backend.training.synthetic_sounds import alarm, music
 
 FRAME_SAMPLES = SAMPLE_RATE // 100
@@ -32,13 +35,16 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "turned order": 0.04,
     "synthetic order": 0.06,
     "human digit": 0.22,
-    "synthetic digit": 0.27,
+    "synthetic digit": 0.22,
     "wake word": 0.05,
+    "synthetic wake word": 0.015,
     "phrase": 0.16,
+    "question": 0.24,
+    "outside": 0.07,
+    "repeated": 0.1,
     "joined words": 0.08,
-    "cut phrase": 0.02,
-    "other speech": 0.07,
-    "foreign speech": 0.08,
+    "other speech": 0.24,
+    "foreign speech": 0.06,
     "recorded speech": 0.15,
     "cut order": 0.05,
     "fragment": 0.02,
@@ -61,6 +67,19 @@ def mixed(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, 
         for name, share in half.items()
     }
 
+
+SYNTHETIC: Mapping[str, SaidKind] = {
+    "synthetic order": SaidKind.ORDER,
+    "synthetic digit": SaidKind.DIGIT,
+    "synthetic wake word": SaidKind.WAKE_WORD,
+    "phrase": SaidKind.PHRASE,
+    "question": SaidKind.QUESTION,
+    "outside": SaidKind.OUTSIDE,
+    "repeated": SaidKind.REPEATED,
+    "other speech": SaidKind.OTHER,
+    "foreign speech": SaidKind.UNKNOWN,
+}
+"""What is drawn from synthetic speech."""
 
 VOWELS = tuple(index for index, phone in enumerate(PHONES) if phone[0] in "AEIOU")
 """As indices into PHONES."""
@@ -132,11 +151,18 @@ class Spoken:
     phones: np.ndarray | None
     """uint8, [frames]; None: not known."""
     reply: SpokenReply | None
+    text: str | None = None
+    """What is said, where it is known but not when; without words where nothing is."""
     doubt: tuple[float, float] | None = None
     """Frames between which it may be answered, where no word ends an utterance: at the second at
     the latest."""
     is_by_few: bool = False
     """Whether it is longer than a word, and yet only a few voices ever said the like."""
+
+    @property
+    def said(self) -> str | None:
+        """Words with spaces between them; None where they are not known."""
+        return self.text if self.words is None else " ".join(word.text for word in self.words)
 
     @property
     def end(self) -> float:
@@ -163,7 +189,7 @@ class OwnTurn:
         if self.clip is not None:
             return replace(_whole(self.clip), reply=self.reply)
         audio = self.audio.astype(np.float32) / 32767
-        return Spoken(audio, None, None, self.reply, (self.end, self.end))
+        return Spoken(audio, None, None, self.reply, doubt=(self.end, self.end))
 
 
 def _piece(clip: AlignedClip, start: int, stop: int) -> Spoken:
@@ -232,6 +258,17 @@ def loud_frames(audio: np.ndarray) -> np.ndarray:
     return smooth > LOUD_SHARE * smooth.max(initial=1e-9)
 
 
+def by_what_is_said(speech: Sequence[SpeechClip]) -> dict[SaidKind, dict[str, list[SpeechClip]]]:
+    """Synthetic speech by what it is, and by its reply where one reply has many wordings."""
+    found: dict[SaidKind, dict[str, list[SpeechClip]]] = defaultdict(lambda: defaultdict(list))
+    for clip in speech:
+        kind, reply = answer(clip.text)
+        is_one_of_few = kind in (SaidKind.DIGIT, SaidKind.WAKE_WORD, SaidKind.PHRASE)
+        label = reply.text if is_one_of_few and reply is not None else ""
+        found[kind][label].append(clip)
+    return {kind: dict(clips) for kind, clips in found.items()}
+
+
 def _runs_of_words(clips: Sequence[AlignedClip]) -> dict[str, list[tuple[AlignedClip, int, int]]]:
     """Where one or a few words in a row are said: clip, first frame, frame after the last."""
     runs: dict[str, list[tuple[AlignedClip, int, int]]] = defaultdict(list)
@@ -246,7 +283,16 @@ def _runs_of_words(clips: Sequence[AlignedClip]) -> dict[str, list[tuple[Aligned
 
 
 class Utterances:
-    """Makes one utterance after another out of the training clips and sounds."""
+    """Makes one utterance after another out of recordings, synthetic speech and sounds.
+
+    Args:
+        clips: what people say.
+        sounds: recordings by their label.
+        rng: draws everything.
+        recipes: how often what is drawn.
+        conversations: somebody's own.
+        speech: what synthetic voices say.
+    """
 
     def __init__(
         self,
@@ -255,32 +301,34 @@ class Utterances:
         rng: random.Random,
         recipes: Mapping[str, float] = BUILT_IN_RECIPES,
         conversations: Sequence[Sequence[OwnTurn]] = (),
+        speech: Sequence[SpeechClip] = (),
     ) -> None:
         self.rng = rng
         self.sounds = sounds
         self.recipes = dict(recipes)
         self.conversations = conversations
         self.last_sound = ""
-        self.groups: dict[tuple[ClipKind, bool], list[AlignedClip]] = defaultdict(list)
-        self.labels: dict[tuple[ClipKind, bool], dict[str, list[AlignedClip]]] = defaultdict(
+        self.groups: dict[ClipKind, list[AlignedClip]] = defaultdict(list)
+        self.labels: dict[ClipKind, dict[str, list[AlignedClip]]] = defaultdict(
             lambda: defaultdict(list)
         )
+        self.speech = by_what_is_said(speech)
         self.phrases: dict[Slot, dict[str, list[tuple[AlignedClip, Span]]]] = defaultdict(
             lambda: defaultdict(list)
         )
         for clip in clips:
-            self.groups[clip.kind, clip.human].append(clip)
+            self.groups[clip.kind].append(clip)
             if clip.kind in (ClipKind.DIGIT, ClipKind.WAKE_WORD):
-                self.labels[clip.kind, clip.human][clip.text].append(clip)
-            elif (reply := phrase_reply(clip.text)) and clip.kind is ClipKind.PHRASE:
-                self.labels[clip.kind, clip.human][reply.text].append(clip)
-            if clip.human:
-                for span in clip.spans:
-                    if span.slot is not None:
-                        self.phrases[span.slot][span.text].append((clip, span))
-        if (ClipKind.FOREIGN, True) not in self.groups:
+                self.labels[clip.kind][clip.text].append(clip)
+            for span in clip.spans:
+                if span.slot is not None:
+                    self.phrases[span.slot][span.text].append((clip, span))
+        if ClipKind.FOREIGN not in self.groups:
             self.recipes.pop("recorded speech", None)
-        self.runs = _runs_of_words(self.groups.get((ClipKind.WORDS, True), []))
+        for recipe, kind in SYNTHETIC.items():
+            if kind not in self.speech:
+                self.recipes.pop(recipe, None)
+        self.runs = _runs_of_words(self.groups.get(ClipKind.WORDS, []))
         self.joinable = [
             wordings
             for intent in intents()
@@ -290,10 +338,15 @@ class Utterances:
         if not (self.joinable and self.joinable_digits):
             self.recipes.pop("joined words", None)
         alone = (ClipKind.DIGIT, ClipKind.WORDS)  # could be heard out of babble
-        self.sentences = [key for key in self.groups if key[0] not in alone]
+        sentences: list[list[AlignedClip]] = [
+            group for kind, group in self.groups.items() if kind not in alone
+        ]
+        self.sentences: list[Sequence[AlignedClip | SpeechClip]] = [*sentences]
+        if others := self.speech.get(SaidKind.OTHER):
+            self.sentences.append([clip for clips in others.values() for clip in clips])
         self.with_tails = [
             clip
-            for clip in self.groups.get((ClipKind.ORDER, True), [])
+            for clip in self.groups.get(ClipKind.ORDER, [])
             if _drink_index(clip) + 1 < len(clip.spans)
         ]
         self.with_two_things = [clip for clip in self.with_tails if _has_two_things(clip)]
@@ -314,44 +367,34 @@ class Utterances:
         rng = self.rng
         match recipe:
             case "human order":
-                return self._order(rng.choice(self.groups[ClipKind.ORDER, True]))
-            case "synthetic order":
-                return self._order(rng.choice(self.groups[ClipKind.ORDER, False]))
+                return self._order(rng.choice(self.groups[ClipKind.ORDER]))
             case "swapped order":
-                return self._swapped(rng.choice(self.groups[ClipKind.ORDER, True]))
+                return self._swapped(rng.choice(self.groups[ClipKind.ORDER]))
             case "grafted order":
                 return self._grafted()
             case "turned order":
                 return self._turned(rng.choice(self.with_two_things))
-            case "human digit" | "synthetic digit":
-                clips = self.labels[ClipKind.DIGIT, recipe == "human digit"]
+            case "human digit":
                 digit = rng.randrange(len(DIGIT_WORDS))
-                spoken = _whole(rng.choice(clips[DIGIT_WORDS[digit]]))
-                if recipe == "human digit" and rng.random() < TAPPED_SHARE:
+                clips = self.labels[ClipKind.DIGIT][DIGIT_WORDS[digit]]
+                spoken = _whole(rng.choice(clips))
+                if rng.random() < TAPPED_SHARE:
                     spoken = tapped(spoken, rng)
                 return replace(spoken, reply=digit_reply(digit))
             case "wake word":
-                clips = self.labels[ClipKind.WAKE_WORD, rng.random() < 0.8]
-                word = rng.choice(list(clips))
-                return replace(_whole(rng.choice(clips[word])), reply=wake_word_reply(word))
-            case "phrase":
-                return self._phrase()
-            case "cut phrase":
-                return self._cut_phrase()
+                clips_of = self.labels[ClipKind.WAKE_WORD]
+                word = rng.choice(list(clips_of))
+                return replace(_whole(rng.choice(clips_of[word])), reply=wake_word_reply(word))
             case "joined words":
                 return self._joined_words()
-            case "other speech":
-                return _whole(rng.choice(self.groups[ClipKind.OTHER, False]))
-            case "foreign speech":
-                speech = _whole(rng.choice(self.groups[ClipKind.FOREIGN, False]))
-                return replace(speech, words=None, phones=None)
             case "recorded speech":
-                return self._part(rng.choice(self.groups[ClipKind.FOREIGN, True]))
+                return self._part(rng.choice(self.groups[ClipKind.FOREIGN]))
             case "cut order":
-                human = rng.random() < 0.7
-                return self._cut(rng.choice(self.groups[ClipKind.ORDER, human]))
+                return self._cut(rng.choice(self.groups[ClipKind.ORDER]))
             case "fragment":
-                return self._fragment(rng.choice(self.groups[ClipKind.ORDER, rng.random() < 0.7]))
+                return self._fragment(rng.choice(self.groups[ClipKind.ORDER]))
+            case synthetic if synthetic in SYNTHETIC:
+                return self._synthetic(SYNTHETIC[synthetic])
             case "reversed":
                 return self._reversed()
             case "shuffled":
@@ -413,7 +456,7 @@ class Utterances:
 
     def _grafted(self) -> Spoken:
         """The beginning of one order, up to its drink, and what follows the drink in another."""
-        head = self.rng.choice(self.groups[ClipKind.ORDER, True])
+        head = self.rng.choice(self.groups[ClipKind.ORDER])
         two_things = self.rng.random() < TWO_THINGS_SHARE
         tail = self.rng.choice(self.with_two_things if two_things else self.with_tails)
         head_spans = head.spans[: _drink_index(head) + 1]
@@ -464,22 +507,13 @@ class Utterances:
         first, stop = spans[0].first, spans[-1].stop
         return _piece(clip, clip.words[first].start, clip.words[stop - 1].end)
 
-    def _random_phrase(self) -> AlignedClip:
-        clips = self.labels[ClipKind.PHRASE, False]
-        return self.rng.choice(clips[self.rng.choice(list(clips))])
-
-    def _phrase(self) -> Spoken:
-        clip = self._random_phrase()
-        return replace(_whole(clip), reply=phrase_reply(clip.text))
-
-    def _cut_phrase(self) -> Spoken:
-        """An everyday phrase that stops early; it may be another phrase by then."""
-        clip = self._random_phrase()
-        if len(clip.words) < 2:
-            return replace(_whole(clip), reply=phrase_reply(clip.text))
-        stop = self.rng.randrange(1, len(clip.words))
-        text = " ".join(word.text for word in clip.words[:stop])
-        return replace(_piece(clip, 0, clip.words[stop - 1].end), reply=phrase_reply(text))
+    def _synthetic(self, kind: SaidKind) -> Spoken:
+        """Something that a synthetic voice says; what is answered alike is drawn alike often."""
+        clips = self.rng.choice(list(self.speech[kind].values()))
+        clip = self.rng.choice(clips)
+        audio = clip.audio.astype(np.float32) / 32767
+        _, reply = answer(clip.text)
+        return Spoken(audio, None, None, reply, clip.text or None)
 
     def _joined_words(self) -> Spoken:
         """A digit or an everyday phrase put together from the words of a person who said others."""
@@ -519,7 +553,7 @@ class Utterances:
         phones = np.where(loud, SOUND_CLASSES.index(label), 0).astype(np.uint8)
         if known is None:
             return Spoken(audio, (), phones, None)
-        return Spoken(audio, None, phones, reply, (onset + SOUND_FRAMES[0], known))
+        return Spoken(audio, (), phones, reply, doubt=(onset + SOUND_FRAMES[0], known))
 
     def _recorded_sound(self, label: str) -> tuple[np.ndarray, np.ndarray]:
         """A part of a recording, often with a pause and another part: [samples], loud [frames]."""
@@ -558,14 +592,14 @@ class Utterances:
 
     def _reversed(self) -> Spoken:
         """Speech played backwards: voices without words."""
-        group = self.groups[self.rng.choice(list(self.groups))]
-        audio = self.rng.choice(group).audio.astype(np.float32)[::-1] / 32767
+        clip = self.rng.choice(self.rng.choice(self.sentences))
+        audio = clip.audio.astype(np.float32)[::-1] / 32767
         size = self.rng.randint(min(audio.size, SAMPLE_RATE // 2), audio.size)
         return Spoken(audio[:size], None, None, None)
 
     def _shuffled(self) -> Spoken:
         """A person's speech in a random order of its sounds: a voice in no language."""
-        clip = self.rng.choice(self.groups[ClipKind.ORDER, True])
+        clip = self.rng.choice(self.groups[ClipKind.ORDER])
         audio = clip.audio.astype(np.float32) / 32767
         fade = np.linspace(0.0, 1.0, SAMPLE_RATE // 200, dtype=np.float32)
         pieces = []
@@ -584,7 +618,7 @@ class Utterances:
         size = int(rng.uniform(1.5, 8.0) * SAMPLE_RATE)
         voices = np.zeros(size, np.float32)
         for _ in range(rng.randint(*BABBLING)):
-            clip = rng.choice(self.groups[rng.choice(self.sentences)])
+            clip = rng.choice(rng.choice(self.sentences))
             audio = clip.audio.astype(np.float32) / 32767
             part = np.roll(_fit(audio, max(audio.size, size)), rng.randrange(size))[:size]
             voices += part * (rng.uniform(0.4, 1.0) / rms(audio))
@@ -633,7 +667,7 @@ def tapped(spoken: Spoken, rng: random.Random) -> Spoken:
 
 def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
     """The same at another speed, in another room, over another microphone."""
-    is_one_word = spoken.words is not None and len(spoken.words) == 1
+    is_one_word = len((spoken.said or "").split()) == 1
     is_sound = not spoken.words and spoken.phones is not None
     speeds = WIDER_SPEEDS if is_one_word or is_sound or spoken.is_by_few else SPEEDS
     factor = 1.0 if rng.random() < 0.2 else rng.uniform(*speeds)
@@ -652,7 +686,7 @@ def spoken_differently(spoken: Spoken, rng: random.Random) -> Spoken:
         num_frames = int(len(phones) / factor)
         source = np.minimum((np.arange(num_frames) + 0.5) * factor, len(phones) - 1)
         phones = phones[source.astype(np.int64)]
-    return Spoken(audio, words, phones, spoken.reply, doubt)
+    return Spoken(audio, words, phones, spoken.reply, spoken.text, doubt)
 
 
 def _latest_start(phones: np.ndarray, word: Word) -> float:

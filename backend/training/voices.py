@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -25,12 +24,8 @@ from backend.training.domain import (
     MILKS,
     SLOT_VALUES,
     SUGARS,
-    WAKE_WORDS,
     Slot,
     intents,
-    random_order,
-    random_wording,
-    spoken_text,
 )
 
 FLITE_VOICES = ("kal16", "awb", "rms", "slt")
@@ -86,12 +81,11 @@ def load_word_lists() -> WordLists:
 
 @dataclass(frozen=True, slots=True)
 class SpokenText:
-    """A line for a voice to read; `phrases` for orders, else empty."""
+    """A line for a voice to read."""
 
     kind: str
     text: str
     """Words, or phonemes: espeak-ng's in double brackets, or IPA between slashes."""
-    phrases: tuple[tuple[Slot | None, str], ...] = ()
 
     @property
     def words(self) -> str:
@@ -145,38 +139,9 @@ def random_sentence(lists: WordLists, rng: random.Random) -> str:
     )
 
 
-def _random_order(rng: random.Random) -> SpokenText:
-    phrases = random_wording(random_order(rng), rng)
-    pairs = tuple((phrase.slot, phrase.text) for phrase in phrases)
-    return SpokenText("order", spoken_text(phrases), pairs)
-
-
 def wordings_of_phrases() -> list[SpokenText]:
     """Every wording of every everyday phrase."""
     return [SpokenText("phrase", wording) for intent in intents() for wording in intent.wordings]
-
-
-@dataclass(frozen=True, slots=True)
-class Amounts:
-    """How many lines a family of voices reads."""
-
-    orders: int
-    sentences: int
-    each_digit: int
-    each_wake_word: int
-    each_near_digit: int
-    each_phrase: int
-
-
-AMOUNTS: dict[str, Amounts] = {
-    "flite": Amounts(1500, 1800, 24, 6, 4, 4),
-    "espeak": Amounts(1500, 1800, 60, 8, 4, 5),
-    "piper": Amounts(300, 400, 16, 2, 1, 2),
-    "kokoro": Amounts(200, 250, 22, 2, 1, 3),
-}
-NUM_FOREIGN = 2000
-ACCENTED_DIGITS = {"espeak": 90, "kokoro": 150}
-"""How many times a family of voices says each digit with an accent."""
 
 
 def random_voice(family: str, lists: WordLists, rng: random.Random) -> str:
@@ -204,63 +169,30 @@ def reading(line: SpokenText, voice: str, rng: random.Random) -> Synthesis:
     return Synthesis(line, voice, rng.uniform(0.8, 1.3), rng.uniform(0.0, 1.0))
 
 
-def _lines(amounts: Amounts, lists: WordLists, rng: random.Random) -> Iterator[SpokenText]:
-    for _ in range(amounts.orders):
-        yield _random_order(rng)
-    for _ in range(amounts.sentences):
-        yield SpokenText("other", random_sentence(lists, rng))
-    for kind, words, times in (
-        ("digit", DIGIT_WORDS, amounts.each_digit),
-        ("wake word", WAKE_WORDS, amounts.each_wake_word),
-        ("other", lists.near_digits, amounts.each_near_digit),
-    ):
-        for word in words:
-            yield from [SpokenText(kind, word)] * times
-    yield from wordings_of_phrases() * amounts.each_phrase
+def accented_digit(digit: str, family: str, lists: WordLists, rng: random.Random) -> SpokenText:
+    """A digit as people say it whose first language or whose English is another one."""
+    if family == "espeak":
+        return SpokenText("digit", f"[[{rng.choice(lists.accented_digits[digit])}]]")
+    return SpokenText("digit", f"/{rng.choice(lists.accented_digits_in_ipa[digit])}/")
 
 
-def plan(seed: int) -> list[Synthesis]:
-    """What training's voices read, in random order."""
-    rng = random.Random(seed)
-    lists = load_word_lists()
-    jobs = [
-        reading(line, random_voice(family, lists, rng), rng)
-        for family, amounts in AMOUNTS.items()
-        for line in _lines(amounts, lists, rng)
-    ]
-    languages = [name for name in lists.foreign if name not in HELD_OUT_LANGUAGES]
-    jobs += _foreign(lists, languages, rng)
-    jobs += accented_digits(lists, rng)
-    rng.shuffle(jobs)
-    return jobs
-
-
-def accented_digits(lists: WordLists, rng: random.Random) -> Iterator[Synthesis]:
-    """Digits as people say them whose first language or whose English is another one."""
+def accented_voice(lists: WordLists, rng: random.Random) -> str:
+    """A voice of espeak-ng that training may hear, of another language."""
     variants = [name for name in lists.espeak_variants if name not in HELD_OUT_VARIANTS]
-    for family, times in ACCENTED_DIGITS.items():
-        for digit in DIGIT_WORDS * times:
-            if family == "espeak":
-                text = f"[[{rng.choice(lists.accented_digits[digit])}]]"
-                voice = f"espeak:{rng.choice(lists.accents)}+{rng.choice(variants)}"
-            else:
-                text = f"/{rng.choice(lists.accented_digits_in_ipa[digit])}/"
-                voice = random_voice(family, lists, rng)
-            yield reading(SpokenText("digit", text), voice, rng)
+    return f"espeak:{rng.choice(lists.accents)}+{rng.choice(variants)}"
 
 
-def _foreign(lists: WordLists, languages: list[str], rng: random.Random) -> Iterator[Synthesis]:
-    """Sentences, words and numbers, which a voice reads out in its own language."""
-    for _ in range(NUM_FOREIGN):
-        language = rng.choice(languages)
-        variant = rng.choice([v for v in lists.espeak_variants if v not in HELD_OUT_VARIANTS])
-        sentences = lists.foreign[language]
-        words = " ".join(sentences).replace(",", "").split()
-        number = " ".join(str(rng.randint(1, 99_999)) for _ in range(rng.randint(1, 3)))
-        text = rng.choice(
-            [rng.choice(sentences), " ".join(rng.choices(words, k=rng.randint(1, 6))), number]
-        )
-        yield reading(SpokenText("foreign", text), f"espeak:{language}+{variant}", rng)
+def foreign_line(lists: WordLists, rng: random.Random) -> tuple[SpokenText, str]:
+    """A sentence, words or numbers in another language, and a voice that reads it."""
+    language = rng.choice([name for name in lists.foreign if name not in HELD_OUT_LANGUAGES])
+    variant = rng.choice([v for v in lists.espeak_variants if v not in HELD_OUT_VARIANTS])
+    sentences = lists.foreign[language]
+    words = " ".join(sentences).replace(",", "").split()
+    number = " ".join(str(rng.randint(1, 99_999)) for _ in range(rng.randint(1, 3)))
+    text = rng.choice(
+        [rng.choice(sentences), " ".join(rng.choices(words, k=rng.randint(1, 6))), number]
+    )
+    return SpokenText("foreign", text), f"espeak:{language}+{variant}"
 
 
 class Neural(Protocol):

@@ -1,7 +1,7 @@
 """Words as pieces: what the open word head writes, with connectionist temporal classification."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -36,16 +36,37 @@ class WordPieces:
 
 def train_word_pieces(texts: Iterable[str]) -> WordPieces:
     """Pieces that are frequent in `texts`, among them every letter."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(WORD_BOUNDARY, prepend_scheme="always")
-    tokenizer.decoder = decoders.Metaspace(WORD_BOUNDARY, prepend_scheme="always")
+    pieces = _word_pieces(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=NUM_PIECES,
         initial_alphabet=[WORD_BOUNDARY, *LETTERS],
         limit_alphabet=len(LETTERS) + 1,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    pieces.tokenizer.train_from_iterator(texts, trainer)
+    return WordPieces(pieces.tokenizer)
+
+
+def word_pieces_of(written: Sequence[str]) -> WordPieces:
+    """The pieces of a word head, from what is written in it.
+
+    How they were merged is not kept, and need not be: what two pieces make is merged in the order
+    of their ids, as it came to be.
+    """
+    ids = {piece: index for index, piece in enumerate(written)}
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in written
+        for cut in range(1, len(piece))
+        if piece[:cut] in ids and piece[cut:] in ids
+    ]
+    return _word_pieces(models.BPE(ids, merges))
+
+
+def _word_pieces(model: models.BPE) -> WordPieces:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(WORD_BOUNDARY, prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(WORD_BOUNDARY, prepend_scheme="always")
     return WordPieces(tokenizer)
 
 
