@@ -269,7 +269,7 @@ def decoder_graph(checkpoint: Checkpoint, weight_format: WeightFormat) -> onnx.M
     mask = _mask(graph, checkpoint.sliding_window, config.num_attention_heads // num_groups)
     keys, values = [], []
     for number, layer in enumerate(model.layers):
-        attention = Attention(graph, layer.self_attn, config.num_attention_heads, num_groups)
+        attention = SelfAttention(graph, layer.self_attn, config.num_attention_heads, num_groups)
         normed = _rms_norm(graph, layer.input_layernorm, hidden)
         mixed, key, value = attention.run(normed, turns, mask, number)
         hidden = graph.add("Add", hidden, mixed)
@@ -347,7 +347,7 @@ def _rms_norm(graph: Graph, norm: Any, hidden: str) -> str:
     )
 
 
-class Attention:
+class SelfAttention:
     """Grouped-query attention of one layer over the ring and the new positions.
 
     The ring's keys are not joined with the new ones, which would copy all of them: scores are.
