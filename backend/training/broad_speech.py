@@ -75,6 +75,8 @@ SPEECH = "speech"
 PEOPLE_PREFIX = "people-"
 """Of the names of pieces that people say."""
 TRIAL_SENTENCES = 56
+NUM_QUESTIONS, NUM_REPEATED = 100, 40
+"""That are asked, and put to be repeated, in a trial."""
 SPEEDS = (0.86, 0.93, 1.0, 1.0, 1.07, 1.15)
 """How fast a reading is played: pitch and formants follow, as of other people."""
 
@@ -290,11 +292,13 @@ def keep_asked(store: SpeechStore, data: Path, split: Split, seed: int) -> list[
         wordings = [wording for question in questions() for wording in question.wordings_of(split)]
         sentences = load_sentences(data, split)
         outside = [text for text in sentences.everyday if text in everyday().asked]
-        known = rng.sample([text for text in wordings if answer(text)[0] is SaidKind.QUESTION], 160)
+        known = rng.sample(
+            [text for text in wordings if answer(text)[0] is SaidKind.QUESTION], NUM_QUESTIONS
+        )
         outside += [text for text in wordings if answer(text)[0] is SaidKind.OUTSIDE]
         repeated = [
             f"{rng.choice(REPEATED_AFTER)} {spoken_words(text)}"
-            for text in rng.sample(sentences.examples, 60)
+            for text in rng.sample(sentences.examples, NUM_REPEATED)
         ]
         jobs = [
             Synthesis(SpokenText("asked", text), voice, 1.0, 0.5)

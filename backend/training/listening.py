@@ -130,8 +130,13 @@ class HeldOutConversations:
     """Somebody's own held-out conversations, as they were recorded."""
 
     def __init__(
-        self, conversations: list[list[OwnTurn]], vocabulary: Vocabulary, system_prompt: str
+        self,
+        conversations: list[list[OwnTurn]],
+        vocabulary: Vocabulary,
+        system_prompt: str,
+        name: str = "held_out",
     ) -> None:
+        self.name = name
         self.control = vocabulary.control
         log_mel = LogMel()
         self.streams = [
@@ -169,6 +174,6 @@ class HeldOutConversations:
                     replies[-1] = replies[-1] and token == label
         model.train()
         return {
-            "held_out_replies": round(sum(replies) / max(1, len(replies)), 4),
-            "held_out_silences": round(sum(silences) / max(1, len(silences)), 4),
+            f"{self.name}_replies": round(sum(replies) / max(1, len(replies)), 4),
+            f"{self.name}_silences": round(sum(silences) / max(1, len(silences)), 4),
         }

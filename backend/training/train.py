@@ -27,13 +27,15 @@ from backend.training.beginning import (
     has_ears,
     require_writable,
 )
-from backend.training.broad_speech import SPEECH, SpeechStore, synthetic_speech
+from backend.training.broad_speech import SPEECH, SpeechStore, keep_asked, synthetic_speech
 from backend.training.clips import own_turns, people_clips
 from backend.training.conversations import TrainingConversation, own_abilities, read_conversations
 from backend.training.domain import abilities
+from backend.training.knowledge import answer
 from backend.training.listening import DevelopmentOrders, HeldOutConversations, HeldOutSet
 from backend.training.model import ModelShape, Outputs, TrainingModel, initialise
 from backend.training.running_means import RunningMeans
+from backend.training.split import Split
 from backend.training.streams import (
     BatchShape,
     BatchStream,
@@ -44,7 +46,8 @@ from backend.training.streams import (
     made_sounds,
 )
 from backend.training.tokens import IGNORED, Vocabulary, content_tokens
-from backend.training.utterances import OwnTurn
+from backend.training.trials import ASKED_SEED, TRIALS
+from backend.training.utterances import FRAME_SAMPLES, OwnTurn
 from backend.training.word_pieces import WordPieces
 
 
@@ -544,6 +547,8 @@ def train(
     listeners: list[HeldOutSet] = []
     if sources.data:
         listeners.append(DevelopmentOrders(clips, vocabulary, trainer.pieces, prompt))
+        asked = _asked(sources.data, caches)
+        listeners.append(HeldOutConversations(asked, vocabulary, prompt, "asked"))
     if held_out:
         turns = _prepared(held_out, config.workers)
         listeners.append(HeldOutConversations(turns, vocabulary, prompt))
@@ -553,6 +558,16 @@ def train(
     tqdm.write(_plan_of(trainer))
     _run(trainer, Batches(corpus, vocabulary, trainer.pieces, config.workers), listeners)
     return trainer
+
+
+def _asked(data: Path, caches: Path) -> list[list[OwnTurn]]:
+    """Questions and words to repeat that no training hears, each a conversation."""
+    store = SpeechStore(caches / TRIALS)
+    clips = keep_asked(store, data, Split.DEVELOPMENT, ASKED_SEED)
+    return [
+        [OwnTurn(clip.audio, clip.audio.size // FRAME_SAMPLES, answer(clip.text)[1], None)]
+        for clip in clips
+    ]
 
 
 def _replies(conversations: list[TrainingConversation]) -> list[str]:
