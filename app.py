@@ -45,6 +45,9 @@ def main(arguments: list[str]) -> int:
         # What it cannot encode, such as a file's name that is not UTF-8, is escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
+    # Torch's threads wait for each other hundreds of times in a step: asleep, so that a core that
+    # something else keeps busy does not hold up the others. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parsed = parse(arguments)
     try:
         exit_code = COMMANDS[parsed.command](parsed)
@@ -126,6 +129,8 @@ def serve(parsed: argparse.Namespace) -> int:
                     parsed.checkpoint or (RELEASED_MODEL if wants_released else "embedded"),
                     device=parsed.device,
                     dtype=parsed.dtype,
+                    bits=parsed.bits,
+                    engine=config,
                     report=progress,
                 )
             engine = stack.enter_context(Engine(checkpoint, config))
@@ -183,7 +188,9 @@ def listen(parsed: argparse.Namespace) -> int:
     from backend.engine import Engine
     from backend.model.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
+    checkpoint = load_checkpoint(
+        parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
+    )
     settings = _settings(parsed, checkpoint)
     is_one = len(parsed.files) == 1 and not parsed.files[0].lower().endswith(".json")
     if parsed.record is not None and not (is_one or parsed.continuous):
@@ -222,6 +229,7 @@ def replay(parsed: argparse.Namespace) -> int:
             parsed.checkpoint or cli_recordings.checkpoint_source(file),
             device=parsed.device or stated.device,
             dtype=parsed.dtype or stated.dtype,
+            bits=parsed.bits or stated.bits,
         )
         if parsed.verify:
             is_equal = cli_recordings.verify(file, checkpoint, sys.stdout, is_json=parsed.json)
@@ -264,7 +272,9 @@ def answer(parsed: argparse.Namespace) -> int:
     from backend.model.checkpoint import load_checkpoint
 
     clip = read_clip(parsed.file)
-    checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
+    checkpoint = load_checkpoint(
+        parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
+    )
     for event in OfflineAnswerer(checkpoint).answer(
         clip, _settings(parsed, checkpoint), parsed.text
     ):
@@ -284,7 +294,9 @@ def evaluate_proactive(parsed: argparse.Namespace) -> int:
     manifest = read_clips(parsed.manifest)
     used = ", ".join(f"{role} from {name!r}" for role, name in manifest.fields.items())
     print(f"{len(manifest.clips)} clips: {used}", file=sys.stderr)
-    checkpoint = load_checkpoint(parsed.checkpoint, device=parsed.device, dtype=parsed.dtype)
+    checkpoint = load_checkpoint(
+        parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
+    )
     settings = _settings(parsed, checkpoint)
     made_with = f"{checkpoint.name} {fingerprint(checkpoint)[:12]} {settings}"
     with Engine(checkpoint, EngineConfig(num_slots=parsed.sessions)) as engine:

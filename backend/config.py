@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 
 from backend.errors import SettingsError
 
@@ -98,6 +99,30 @@ class SessionSettings:
                 f"the decision bias must be between -{MAX_DECISION_BIAS:g} and "
                 f"{MAX_DECISION_BIAS:g}, not {self.decision_bias}"
             )
+
+
+class Bits(IntEnum):
+    """Of a weight that is multiplied with."""
+
+    SIXTEEN = 16
+    """As the number format says, which may be one of 32 bits."""
+    EIGHT = 8
+    FOUR = 4
+    """In the language model's layers; 8 in the rest, which is small and does not bear it well."""
+
+    @property
+    def of_the_rest(self) -> "Bits":
+        """Those of the audio tower, the embedding and the head."""
+        return max(self, Bits.EIGHT)
+
+
+BLOCK = 64
+"""Quantised weights of a row that share a scale."""
+
+
+def number_format(dtype: str, bits: int) -> str:
+    """What a model is computed in, in words: `float32`, `float32 with 8-bit weights`."""
+    return dtype if bits == Bits.SIXTEEN else f"{dtype} with {bits}-bit weights"
 
 
 @dataclass(frozen=True, slots=True)

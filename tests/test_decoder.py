@@ -12,6 +12,7 @@ from backend.model.language_model import (
     empty_language_model,
     litgpt_state_dict,
 )
+from backend.model.weights import DenseProjection
 from tests.small_checkpoint import CPU, small_language_model_config
 
 NUM_TOKENS = 70
@@ -74,8 +75,10 @@ def test_no_weight_is_held_twice() -> None:
                     layer.self_attn.v_proj.weight,
                 )
             }
-            assert storages == {fused.qkv.untyped_storage().data_ptr()}
-            assert layer.mlp.up_proj.weight.data_ptr() > fused.gate_up.data_ptr()
+            assert isinstance(fused.qkv, DenseProjection)
+            assert isinstance(fused.gate_up, DenseProjection)
+            assert storages == {fused.qkv.weight.untyped_storage().data_ptr()}
+            assert layer.mlp.up_proj.weight.data_ptr() > fused.gate_up.weight.data_ptr()
     for name, tensor in litgpt_state_dict(model).items():
         assert torch.equal(tensor, before[name]), name
 

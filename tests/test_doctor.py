@@ -150,11 +150,14 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"name": "H200", "free": free, "total": 140e9, "error": error}
 
     found = devices(
-        monkeypatch, cuda="13.0", gpus=[gpu(100e9), gpu(2e9), gpu(100e9, "no kernel image")]
+        monkeypatch, cuda="13.0", gpus=[gpu(100e9), gpu(7e9), gpu(100e9, "no kernel image")]
     )
+    released = "the released model takes 10.0 GB in bfloat16"
+    assert found[3].fix is not None
+    assert "take --bits 8 (6.2 GB)" in found[3].fix
     assert [(each.verdict, each.text) for each in found[2:]] == [
-        (Verdict.OK, "H200, 100.0 of 140.0 GB free, multiplies"),
-        (Verdict.WARNING, "H200, 2.0 of 140.0 GB free; the released model wants 12"),
+        (Verdict.OK, f"H200, 100.0 of 140.0 GB free, multiplies; {released}"),
+        (Verdict.WARNING, f"H200, 7.0 of 140.0 GB free; {released}"),
         (Verdict.PROBLEM, "H200, 100.0 of 140.0 GB free: no kernel image"),
     ]
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from backend.config import MAX_DECISION_BIAS, EngineConfig
+from backend.config import MAX_DECISION_BIAS, Bits, EngineConfig
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 from backend.serving.connection_limits import MAX_PER_ADDRESS
 from client.address import DEFAULT_SERVER
@@ -251,7 +251,7 @@ def _add_model(
     device: str | None = "auto",
     otherwise: str | None = None,
 ) -> None:
-    """`otherwise` says what all three are where no option does."""
+    """`otherwise` says what all four are where no option does."""
     parser.add_argument(
         "--checkpoint",
         type=_source,
@@ -265,6 +265,14 @@ def _add_model(
     parser.add_argument(
         "--dtype",
         help=f"float32, bfloat16 or float16 ({otherwise or 'bfloat16 on a GPU, float32 on a CPU'})",
+    )
+    parser.add_argument(
+        "--bits",
+        type=int,
+        choices=[bits.value for bits in Bits],
+        default=None if otherwise else Bits.SIXTEEN.value,
+        help="of a weight: 16 leaves it as --dtype says, 8 and 4 take less memory and, on a CPU, "
+        f"less time ({otherwise or Bits.SIXTEEN.value})",
     )
 
 

@@ -46,7 +46,6 @@ _TEMPORARY_BYTES = 0.05 * _GIGABYTE
 """What the page wants of the folder for temporary files."""
 _RELEASED_BYTES = 18 * _GIGABYTE
 """Room for the released model, about 17 GB."""
-_RELEASED_GPU_BYTES = 12 * _GIGABYTE
 _NETWORK_SECONDS = 4.0
 _DEVICE_SECONDS = 120.0
 _BLOCK_BYTES = 1024 * 1024
@@ -283,10 +282,23 @@ def _gpu_finding(gpu: dict[str, Any]) -> Finding:
     if gpu["error"] is not None:
         driver = f"update the NVIDIA driver, or go without: {_app()} --device cpu"
         return Finding("GPU", Verdict.PROBLEM, f"{text}: {gpu['error']}", driver)
-    if gpu["free"] < _RELEASED_GPU_BYTES:
-        text += f"; the released model wants {_RELEASED_GPU_BYTES / _GIGABYTE:.0f}"
-        return Finding("GPU", Verdict.WARNING, text, "nvidia-smi  # what else uses it?")
-    return Finding("GPU", Verdict.OK, f"{text}, multiplies")
+    room, advice = _room_for_the_released_model("cuda", "bfloat16", gpu["free"])
+    if advice is not None:
+        advice += "; what else uses it says: nvidia-smi"
+        return Finding("GPU", Verdict.WARNING, f"{text}; {room}", advice)
+    return Finding("GPU", Verdict.OK, f"{text}, multiplies; {room}")
+
+
+def _room_for_the_released_model(
+    device: str, dtype: str, free_bytes: float
+) -> tuple[str, str | None]:
+    """What it takes with as many conversations as a server usually has; what helps where not."""
+    from backend.config import EngineConfig
+    from backend.model.footprint import RELEASED_DIMENSIONS, MemoryNeed
+
+    need = MemoryNeed(RELEASED_DIMENSIONS, device, dtype, sessions=EngineConfig().num_slots)
+    text = f"the released model takes {need.total_bytes / _GIGABYTE:.1f} GB in {dtype}"
+    return text, None if need.total_bytes <= free_bytes else f"for it {need.advice(free_bytes)}"
 
 
 def _no_gpu_finding(*, has_cuda_build: bool) -> Finding:
@@ -311,24 +323,20 @@ def check_memory() -> Iterator[Finding]:
     """What is free, also within a container's limit."""
     import psutil
 
+    from backend.model.footprint import container_limit, free_memory
+
     memory = psutil.virtual_memory()
     text = f"{memory.total / _GIGABYTE:.1f} GB, {memory.available / _GIGABYTE:.1f} GB available"
-    limit = _container_limit()
+    limit = container_limit()
     if limit is not None and limit < memory.total:
         text += f", limited to {limit / _GIGABYTE:.1f} GB here"
-    if min(memory.available, limit or memory.total) < _MEMORY_BYTES:
+    if free_memory() < _MEMORY_BYTES:
         wanted = f"close something: the page wants {_MEMORY_BYTES / _GIGABYTE:.1f} GB"
         yield Finding("memory", Verdict.WARNING, text, wanted)
     else:
         yield Finding("memory", Verdict.OK, text)
-
-
-def _container_limit() -> int | None:
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        stated = Path(path)
-        if stated.is_file() and (text := stated.read_text("utf-8").strip()).isdigit():
-            return int(text)
-    return None
+    room, advice = _room_for_the_released_model("cpu", "float32", free_memory())
+    yield Finding("memory", Verdict.OK, f"without a GPU {room}", advice)
 
 
 def check_disk() -> Iterator[Finding]:

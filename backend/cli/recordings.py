@@ -258,7 +258,7 @@ def _headline(file: SessionFile) -> str:
     parts = [
         f"{file.seconds:.1f} s",
         f"{manifest.started_at.astimezone():%Y-%m-%d %H:%M}",
-        f"{_printable(stated.name)} on {stated.device} {stated.dtype}",
+        f"{_printable(stated.name)} on {stated.device} {stated.number_format}",
         f"temperature {manifest.drawing.temperature:g}",
         f"seed {manifest.seed}",
     ]
@@ -295,12 +295,12 @@ def _place(difference: "Difference") -> str:
 
 def _hardware_note(file: SessionFile, checkpoint: "Checkpoint") -> str:
     stated = file.manifest.checkpoint
-    found = (checkpoint.device.type, str(checkpoint.dtype).removeprefix("torch."))
-    if found == (stated.device, stated.dtype):
+    found = (checkpoint.device.type, checkpoint.number_format)
+    if found == (stated.device, stated.number_format):
         return ""
     return (
-        f"recorded on {stated.device} in {stated.dtype}, repeated on {found[0]} in {found[1]}: "
-        "rounding may choose otherwise"
+        f"recorded on {stated.device} in {stated.number_format}, "
+        f"repeated on {found[0]} in {found[1]}: rounding may choose otherwise"
     )
 
 

@@ -16,6 +16,7 @@ from backend.model.audio_tower import ChunkEncoder
 from backend.model.checkpoint import Checkpoint
 from backend.model.decoder import Decoder
 from backend.model.kv_cache import CacheRow, RowAttention
+from backend.model.weights import num_weights
 from backend.protocol import listening_tokens
 
 SMALL_MODEL_PARAMETERS = 30_000_000
@@ -81,7 +82,7 @@ class ModelRunner:
         if self.device.type == "cuda":
             choose_cuda_kernels()
         self._control = checkpoint.control_tokens
-        self._num_parameters = sum(p.numel() for p in checkpoint.language_model.parameters())
+        self._num_parameters = num_weights(checkpoint.language_model)
         self._encoder = ChunkEncoder(checkpoint.audio_tower)
         self._decoder = Decoder(
             checkpoint.language_model, checkpoint.sliding_window, num_slots, max_positions

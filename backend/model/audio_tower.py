@@ -14,7 +14,13 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 )
 
 from backend.config import MEL_FRAMES_PER_CHUNK, NUM_MEL_BINS
-from backend.model.weights import joined_rows
+from backend.model.weights import (
+    QKV,
+    Projection,
+    joined_layout,
+    joined_projection,
+    projection,
+)
 
 _POOLED_FRAMES = MEL_FRAMES_PER_CHUNK // 2
 """Frames that the second convolution leaves of a chunk."""
@@ -68,20 +74,27 @@ class AudioTower(nn.Module):
         return output
 
 
+def quantised_tower_layout(num_layers: int) -> dict[str, tuple[str, ...]]:
+    """As `language_model.quantised_layout`, for `AudioTower.encoder`."""
+    layout: dict[str, tuple[str, ...]] = {"proj": ("proj",)}
+    for index in range(num_layers):
+        layer = f"layers.{index}"
+        layout |= joined_layout(f"{layer}.self_attn", *QKV)
+        for name in ("self_attn.out_proj", "fc1", "fc2"):
+            layout[f"{layer}.{name}"] = (f"{layer}.{name}",)
+    return layout
+
+
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Weights of one layer, `[in, out]`, and biases."""
+    """What one layer multiplies with."""
 
     attention_norm: tuple[Tensor, Tensor]
-    qkv: Tensor
-    qkv_bias: Tensor
-    output: Tensor
-    output_bias: Tensor
+    qkv: Projection
+    output: Projection
     mlp_norm: tuple[Tensor, Tensor]
-    up: Tensor
-    up_bias: Tensor
-    down: Tensor
-    down_bias: Tensor
+    up: Projection
+    down: Projection
 
 
 class ChunkEncoder:
@@ -95,8 +108,7 @@ class ChunkEncoder:
         self._positions = table.to(encoder.conv1.weight.dtype)
         self._layers = [_layer(layer) for layer in encoder.layers]
         self._last_norm = _norm(encoder.ln_post)
-        self._projection = encoder.proj.weight.detach().T
-        self._projection_bias = encoder.proj.bias.detach()
+        self._projection = projection(encoder.proj)
 
     def encode(self, log_mel: Tensor) -> Tensor:
         """`[chunks, 128, 40]` to `[chunks, 10, width]`, as `AudioTower` does."""
@@ -106,36 +118,26 @@ class ChunkEncoder:
         hidden = F.gelu(_convolved(hidden, self._second, stride=2))
         hidden = (hidden + self._positions).flatten(0, 1)
         for layer in self._layers:
-            qkv = torch.addmm(layer.qkv_bias, _normed(hidden, layer.attention_norm), layer.qkv)
+            qkv = layer.qkv(_normed(hidden, layer.attention_norm))
             heads = qkv.unflatten(1, (3, self._num_heads, -1)).unflatten(0, (num_chunks, -1))
             query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
             mixed = F.scaled_dot_product_attention(query, key, value)
             mixed = mixed.transpose(1, 2).flatten(2).flatten(0, 1)
-            hidden.addmm_(mixed, layer.output).add_(layer.output_bias)
-            up = torch.addmm(layer.up_bias, _normed(hidden, layer.mlp_norm), layer.up)
-            hidden.addmm_(F.gelu(up), layer.down).add_(layer.down_bias)
+            layer.output.add_to(hidden, mixed)
+            layer.down.add_to(hidden, F.gelu(layer.up(_normed(hidden, layer.mlp_norm))))
         pooled = _normed(hidden.unflatten(0, (-1, 2)).mean(dim=1), self._last_norm)
-        features = torch.addmm(self._projection_bias, pooled, self._projection)
-        of_chunks: Tensor = features.unflatten(0, (num_chunks, -1))
+        of_chunks: Tensor = self._projection(pooled).unflatten(0, (num_chunks, -1))
         return of_chunks
 
 
 def _layer(layer: Any) -> _Layer:
-    attention = layer.self_attn
-    query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
-    # Keys have no bias.
-    biases = [query.bias.detach(), torch.zeros_like(query.bias), value.bias.detach()]
     return _Layer(
         attention_norm=_norm(layer.self_attn_layer_norm),
-        qkv=joined_rows([query.weight, key.weight, value.weight]).T,
-        qkv_bias=torch.cat(biases),
-        output=attention.out_proj.weight.detach().T,
-        output_bias=attention.out_proj.bias.detach(),
+        qkv=joined_projection(layer.self_attn, *QKV),
+        output=projection(layer.self_attn.out_proj),
         mlp_norm=_norm(layer.final_layer_norm),
-        up=layer.fc1.weight.detach().T,
-        up_bias=layer.fc1.bias.detach(),
-        down=layer.fc2.weight.detach().T,
-        down_bias=layer.fc2.bias.detach(),
+        up=projection(layer.fc1),
+        down=projection(layer.fc2),
     )
 
 
@@ -174,5 +176,5 @@ def _normed(hidden: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
 @torch.no_grad()
 def encode_clip(tower: AudioTower, log_mel: Tensor) -> Tensor:
     """Encode a whole clip's log-mel `[128, 40 n]` to `[n, 10, width]`, each chunk on its own."""
-    features: Tensor = tower(log_mel.unflatten(1, (-1, MEL_FRAMES_PER_CHUNK)).transpose(0, 1))
-    return features
+    chunks = log_mel.unflatten(1, (-1, MEL_FRAMES_PER_CHUNK)).transpose(0, 1)
+    return ChunkEncoder(tower).encode(chunks)

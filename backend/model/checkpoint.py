@@ -1,10 +1,12 @@
 """Load a checkpoint in the release layout: from this repository, a folder or the Hub."""
 
 import json
+import logging
 import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,29 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
 )
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import SinusoidsPositionEmbedding
 
-from backend.config import GREEDY, NUM_MEL_BINS, RELEASED_SYSTEM_PROMPT, SamplingConfig
+from backend.config import (
+    GREEDY,
+    NUM_MEL_BINS,
+    RELEASED_SYSTEM_PROMPT,
+    Bits,
+    EngineConfig,
+    SamplingConfig,
+    number_format,
+)
 from backend.errors import CheckpointError, SettingsError
-from backend.model.audio_tower import AudioTower
+from backend.model.audio_tower import AudioTower, quantised_tower_layout
 from backend.model.embedded import EMBEDDED_FOLDER as EMBEDDED_FOLDER
 from backend.model.embedded import damages, mending
+from backend.model.filling import Filling, Target
 from backend.model.fingerprint import LoadedFile, files_in
+from backend.model.footprint import GIGABYTE, Dimensions, MemoryNeed
 from backend.model.hub import obtain, require_complete
 from backend.model.hub_store import Report
 from backend.model.language_model import (
     LanguageModelConfig,
     empty_language_model,
     litgpt_layout,
+    quantised_layout,
 )
 
 # What reads and writes checkpoints knows them by these names.
@@ -45,9 +58,12 @@ from backend.model.layout import LANGUAGE_MODEL_CONFIG as LANGUAGE_MODEL_CONFIG
 from backend.model.layout import SHARD_INDEX as SHARD_INDEX
 from backend.model.layout import SINGLE_SHARD as SINGLE_SHARD
 from backend.model.layout import TOKENIZER as TOKENIZER
-from backend.model.memory import needing_memory
+from backend.model.memory import free_bytes, needing_memory
+from backend.model.weights import hollow
 from backend.model.word_head import WordHead, load_word_head
 from backend.protocol import ControlTokens, Emotion
+
+logger = logging.getLogger(__name__)
 
 _UNUSED_TOWER_PARAMETER = "audio_bos_eos_token.weight"
 LARGEST_WEIGHT = 1e6
@@ -86,6 +102,8 @@ class Checkpoint:
     """Empty where it does not say what it answers."""
     word_head: WordHead | None = None
     """None where it does not write down what it hears."""
+    bits: Bits = Bits.SIXTEEN
+    """Of a weight."""
     folder: Path | None = None
     """Where its files are; None where it was made here."""
     files: tuple[LoadedFile, ...] = ()
@@ -103,12 +121,19 @@ class Checkpoint:
         dtype: torch.dtype = self.language_model.dtype
         return dtype
 
+    @property
+    def number_format(self) -> str:
+        """Of numbers and weights, in words: `float32 with 8-bit weights`."""
+        return number_format(str(self.dtype).removeprefix("torch."), self.bits)
+
 
 def load_checkpoint(
     source: str = EMBEDDED,
     *,
     device: str = "auto",
     dtype: str | None = None,
+    bits: int = Bits.SIXTEEN,
+    engine: EngineConfig | None = None,
     report: Report | None = None,
 ) -> Checkpoint:
     """Load a checkpoint in the release layout.
@@ -118,15 +143,19 @@ def load_checkpoint(
             end in a revision: `@v1`.
         device: `auto` (a CUDA GPU where there is one, else the CPU) or what torch calls it.
         dtype: `float32`, `bfloat16` or `float16`; None is bfloat16 on a GPU and float32 on a CPU.
+        bits: of a weight: 16, which leaves it in `dtype`, 8 or 4. What is computed from the weights
+            stays in `dtype`.
+        engine: whose conversations have to find room beside it; None is one.
         report: is told how a download goes; None shows it on the terminal.
 
     Raises:
         CheckpointError: it is missing, incomplete, corrupt or of an unsupported kind, or the device
             has no room for it.
-        SettingsError: there is no such device or dtype.
+        SettingsError: there is no such device or dtype, or no weights of so many bits.
     """
     placed_on = resolve_device(device)
-    number_format = resolve_dtype(dtype, placed_on)
+    placed_as = resolve_dtype(dtype, placed_on)
+    bits_of_weights = resolve_bits(bits)
     folder, name = locate(source, report)
     if name == EMBEDDED:
         _require_as_shipped()
@@ -139,14 +168,28 @@ def load_checkpoint(
     sampling = _sampling(folder)
     tokenizer = _tokenizer(folder, config.padded_vocab_size)
     no_room = CheckpointError(
-        f"the memory of {placed_on} has no room for {name} in {number_format}: end what else uses "
+        f"the memory of {placed_on} has no room for {name} in {placed_as}: end what else uses "
         "it, or take another device"
     )
+    engine = engine or EngineConfig(num_slots=1)
+    shape = _shape(config, _audio_tower_config(folder / AUDIO_TOWER_CONFIG, config.n_embd))
+    need = MemoryNeed(
+        shape,
+        placed_on.type,
+        str(placed_as).removeprefix("torch."),
+        bits_of_weights,
+        engine.num_slots,
+        engine.max_positions,
+    )
+    _require_room(name, need, free_bytes(placed_on))
     with needing_memory(no_room):
         # The tower comes first: its file is read whole, while there is most room.
-        tower = _audio_tower(folder, config.n_embd, placed_on, number_format)
-        language_model = _language_model(folder, config, placed_on, number_format)
-        word_head = load_word_head(folder, config.n_embd, config.n_layer, placed_on, number_format)
+        to = Target(placed_on, placed_as, bits_of_weights)
+        tower = _audio_tower(folder, config.n_embd, to)
+        language_model = _language_model(
+            folder, config, to, (control_tokens.keep_silence, control_tokens.text_begin)
+        )
+        word_head = load_word_head(folder, config.n_embd, config.n_layer, placed_on, placed_as)
     return Checkpoint(
         name=name,
         language_model=language_model,
@@ -159,6 +202,7 @@ def load_checkpoint(
         sliding_window=config.sliding_window_size,
         abilities=_abilities(stated),
         word_head=word_head,
+        bits=bits_of_weights,
         folder=folder,
         files=files,
     )
@@ -191,6 +235,20 @@ def resolve_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     if dtype not in _DTYPES:
         raise SettingsError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
     return _DTYPES[dtype]
+
+
+def resolve_bits(bits: int) -> Bits:
+    """As weights can have them.
+
+    Raises:
+        SettingsError: they cannot.
+    """
+    try:
+        return Bits(bits)
+    except ValueError as error:
+        raise SettingsError(
+            f"bits must be one of {', '.join(map(str, Bits))}, not {bits}"
+        ) from error
 
 
 def locate(source: str, report: Report | None = None) -> tuple[Path, str]:
@@ -232,6 +290,36 @@ def _require_as_shipped() -> None:
             f"the embedded checkpoint is damaged: {', '.join(wrong)}; this helps: {mending()} "
             "(or make checksums, if it was changed on purpose)"
         )
+
+
+def _shape(config: LanguageModelConfig, tower: Qwen2_5OmniAudioEncoderConfig) -> Dimensions:
+    return Dimensions(
+        layers=config.n_layer,
+        width=config.n_embd,
+        heads=config.n_head,
+        kv_heads=config.n_query_groups,
+        head_size=config.head_size,
+        feed_forward=config.intermediate_size,
+        vocabulary=config.padded_vocab_size,
+        positions=config.block_size,
+        tower_layers=tower.encoder_layers,
+        tower_width=tower.d_model,
+        tower_feed_forward=tower.encoder_ffn_dim,
+    )
+
+
+def _require_room(name: str, need: MemoryNeed, free: float) -> None:
+    """Before gigabytes are read, and before the system ends the process for taking them."""
+    if need.total_bytes <= free:
+        return
+    wanted = (
+        f"{name} in {number_format(need.dtype, need.bits)} with {need.sessions} conversations of "
+        f"{need.positions} positions takes {need.total_bytes / GIGABYTE:.1f} GB, and of the "
+        f"memory of {need.device} {free / GIGABYTE:.1f} GB are free"
+    )
+    if need.least_bytes > free:
+        raise CheckpointError(f"{wanted}: {need.advice(free)}")
+    logger.warning("%s; it is taken as it is used, so better %s", wanted, need.advice(free))
 
 
 # Configuration files
@@ -372,30 +460,54 @@ def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
 # Audio tower
 
 
-def _audio_tower(folder: Path, width: int, device: torch.device, dtype: torch.dtype) -> AudioTower:
+def _audio_tower(folder: Path, width: int, to: Target) -> AudioTower:
     config = _audio_tower_config(folder / AUDIO_TOWER_CONFIG, width)
-    tower = empty_audio_tower(config, device=device, dtype=dtype)
     path = _audio_tower_file(folder)
     tensors = _read_audio_tower(path)
-    parameters = dict(tower.encoder.named_parameters())
+    with torch.device("meta"):
+        parameters = dict(AudioTower(config).encoder.named_parameters())
     optional = {_UNUSED_TOWER_PARAMETER}
     _require_same_names(path, tensors.keys() - optional, parameters.keys() - optional)
     for name, tensor in tensors.items():
-        if name in optional:
-            continue
-        _require_float(path, name, tensor.dtype)
-        _require_shape(path, name, tensor.shape, parameters[name].shape)
-        _fill(parameters[name], tensor)
-        _require_plausible(path, name, parameters[name])
+        if name not in optional:
+            _require_float(path, name, tensor.dtype)
+            _require_shape(path, name, tensor.shape, parameters[name].shape)
+    del parameters[_UNUSED_TOWER_PARAMETER]
+
+    def read(name: str, start: int, end: int) -> Tensor:
+        rows = tensors[name][start:end]
+        _require_plausible(path, name, rows)
+        return rows
+
+    return filled_audio_tower(config, Filling(parameters, read, to))
+
+
+def filled_audio_tower(config: Qwen2_5OmniAudioEncoderConfig, filling: Filling) -> AudioTower:
+    """A tower with weights in the target's format."""
+    to = filling.target
+    layout = quantised_tower_layout(config.encoder_layers) if to.bits < Bits.SIXTEEN else {}
+    replaced = chain.from_iterable(layout.values())
+    tower = empty_audio_tower(config, device=to.device, dtype=to.dtype, without=replaced)
+    filling.fill(tower.encoder)
+    for name, parts in layout.items():
+        tower.encoder.set_submodule(name, filling.linear(parts, to.bits.of_the_rest))
     return tower.requires_grad_(False)
 
 
 def empty_audio_tower(
-    config: Qwen2_5OmniAudioEncoderConfig, *, device: torch.device, dtype: torch.dtype
+    config: Qwen2_5OmniAudioEncoderConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    without: Iterable[str] = (),
 ) -> AudioTower:
-    """A tower on `device` whose weights are allocated and not yet filled, in eval mode."""
+    """A tower on `device` whose weights are allocated and not yet filled, in eval mode.
+
+    Modules of its encoder that are named in `without` are left out.
+    """
     with torch.device("meta"):
         tower = AudioTower(config)
+    hollow(tower.encoder, without)
     tower = tower.to(dtype).to_empty(device=device)
     # The position table is in no checkpoint; `to_empty` has left none.
     tower.encoder.positional_embedding = SinusoidsPositionEmbedding(
@@ -457,27 +569,51 @@ def _read_audio_tower(path: Path) -> dict[str, Tensor]:
 
 
 def _language_model(
-    folder: Path, config: LanguageModelConfig, device: torch.device, dtype: torch.dtype
+    folder: Path, config: LanguageModelConfig, to: Target, decisions: Iterable[int]
 ) -> Qwen2ForCausalLM:
     shards = _shard_of_each_tensor(folder)
-    layout = litgpt_layout(config.n_layer)
-    _require_same_names(folder, shards.keys(), layout.keys())
+    tensors = litgpt_layout(config.n_layer)
+    _require_same_names(folder, shards.keys(), tensors.keys())
     with torch.device("meta"):
-        shapes = dict(Qwen2ForCausalLM(config.to_transformers()).named_parameters())
+        parameters = dict(Qwen2ForCausalLM(config.to_transformers()).named_parameters())
+    place_of: dict[str, tuple[str, int]] = {}
+    for tensor, parts in tensors.items():
+        _check_tensor(shards[tensor], tensor, _stacked_shape([parameters[part] for part in parts]))
+        row = 0
+        for part in parts:
+            place_of[part] = (tensor, row)
+            row += len(parameters[part])
+
+    def read(name: str, start: int, end: int) -> Tensor:
+        tensor, first = place_of[name]
+        # Pages of a mapped shard stay in memory for as long as it is open: so one opening a part.
+        with _open_shard(shards[tensor]) as shard:
+            rows: Tensor = shard.get_slice(tensor)[first + start : first + end]
+        _require_plausible(shards[tensor], tensor, rows)
+        return rows
+
+    return filled_language_model(config, Filling(parameters, read, to), decisions)
+
+
+def filled_language_model(
+    config: LanguageModelConfig, filling: Filling, decisions: Iterable[int]
+) -> Qwen2ForCausalLM:
+    """A language model with weights in the target's format; decisions' rows of its head stay."""
+    to = filling.target
+    layout = quantised_layout(config.n_layer) if to.bits < Bits.SIXTEEN else {}
+    replaced = chain.from_iterable(layout.values())
+    model = empty_language_model(config, device=to.device, dtype=to.dtype, without=replaced)
+    filling.fill(model)
     for name, parts in layout.items():
-        _check_tensor(shards[name], name, _stacked_shape([shapes[part] for part in parts]))
-    model = empty_language_model(config, device=device, dtype=dtype)
-    parameters = dict(model.named_parameters())
-    for name, parts in layout.items():
-        # Pages of a mapped shard stay in memory for as long as it is open: so one opening a tensor.
-        with _open_shard(shards[name]) as shard:
-            rows = shard.get_slice(name)
-            start = 0
-            for part in parts:
-                parameter = parameters[part]
-                _fill(parameter, rows[start : start + len(parameter)])
-                _require_plausible(shards[name], name, parameter)
-                start += len(parameter)
+        module: nn.Module
+        match name:
+            case "model.embed_tokens":
+                module = filling.embedding(name, to.bits.of_the_rest)
+            case "lm_head":
+                module = filling.linear(parts, to.bits.of_the_rest, exact=decisions)
+            case _:
+                module = filling.linear(parts, to.bits)
+        model.set_submodule(name, module)
     return model.requires_grad_(False)
 
 
@@ -560,16 +696,11 @@ def _require_shape(path: Path, name: str, found: Iterable[int], expected: torch.
         )
 
 
-def _require_plausible(path: Path, name: str, parameter: nn.Parameter) -> None:
-    least, most = torch.aminmax(parameter.detach())
+def _require_plausible(path: Path, name: str, rows: Tensor) -> None:
+    least, most = torch.aminmax(rows)
     # Written so that what is not a number is refused too.
     if not (least > -LARGEST_WEIGHT and most < LARGEST_WEIGHT):
         raise CheckpointError(
             f"{path} is damaged: tensor {name} holds numbers between {least:.3g} and {most:.3g}, "
             "which are no weights; fetch it again"
         )
-
-
-@torch.no_grad()
-def _fill(parameter: nn.Parameter, values: Tensor) -> None:
-    parameter.copy_(values)

@@ -15,20 +15,19 @@ from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
 from backend.model.kv_cache import Attention, CacheShape, SlotCache
-from backend.model.weights import joined_rows
+from backend.model.weights import GATE_UP, QKV, Projection, joined_projection, projection
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Weights of one layer, `[in, out]`, and biases."""
+    """What one layer multiplies with."""
 
     input_norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor
-    output: Tensor
+    qkv: Projection
+    output: Projection
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Projection
+    down: Projection
 
 
 class Decoder:
@@ -64,28 +63,26 @@ class Decoder:
             model.device,
         )
         self._epsilon: float = config.rms_norm_eps
-        self._embedding: Tensor = model.model.embed_tokens.weight.detach()
+        self._embedding = model.model.embed_tokens
         self._norm: Tensor = model.model.norm.weight.detach()
-        self._head: Tensor = model.lm_head.weight.detach()
+        self._head = projection(model.lm_head)
+        self.vocabulary_size: int = config.vocab_size
+        """Tokens that there are."""
         self._layers = [_layer(layer) for layer in model.model.layers]
         self._cos, self._sin = _rotations(model, max_positions)
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Tokens that there are."""
-        return self._head.shape[0]
-
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids `[positions]` to `[positions, width]`."""
-        return F.embedding(ids, self._embedding)
+        embeddings: Tensor = self._embedding(ids)
+        return embeddings
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[rows, width]` to `[rows, tokens]`."""
-        return hidden @ self._head.T
+        return self._head(hidden)
 
     def head_rows(self, tokens: Sequence[int]) -> Tensor:
-        """The head's weights for some tokens, `[tokens, width]`."""
-        return self._head[list(tokens)]
+        """The head's weights for some tokens, `[tokens, width]`; quantised, for a decision's."""
+        return self._head.rows(tokens)
 
     def forward(
         self, embeddings: Tensor, attention: Attention, positions: Tensor, last: Tensor
@@ -108,7 +105,7 @@ class Decoder:
         hidden = embeddings
         for index, layer in enumerate(self._layers):
             normed = self._rms_norm(hidden, layer.input_norm)
-            qkv = torch.addmm(layer.qkv_bias, normed, layer.qkv).unflatten(1, (-1, shape.head_size))
+            qkv = layer.qkv(normed).unflatten(1, (-1, shape.head_size))
             _rotate(qkv[:, :num_rotated], cos, sin)
             queries, keys_values = qkv.tensor_split((shape.num_heads,), dim=1)
             attention.store(index, keys_values.unflatten(1, (2, -1)))
@@ -120,9 +117,9 @@ class Decoder:
                 mixed = attention.attend_last(index, queries[last])
             else:
                 return hidden[last]
-            hidden.addmm_(mixed, layer.output)
-            gate, up = self._rms_norm(hidden, layer.mlp_norm).mm(layer.gate_up).chunk(2, dim=1)
-            hidden.addmm_(F.silu(gate).mul_(up), layer.down)
+            layer.output.add_to(hidden, mixed)
+            gate, up = layer.gate_up(self._rms_norm(hidden, layer.mlp_norm)).chunk(2, dim=1)
+            layer.down.add_to(hidden, F.silu(gate).mul_(up))
         return self._rms_norm(hidden, self._norm)
 
     def _rms_norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
@@ -131,15 +128,13 @@ class Decoder:
 
 def _layer(layer: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     return _Layer(
         input_norm=layer.input_layernorm.weight.detach(),
-        qkv=joined_rows([projection.weight for projection in projections]).T,
-        qkv_bias=joined_rows([projection.bias for projection in projections]),
-        output=attention.o_proj.weight.detach().T,
+        qkv=joined_projection(attention, *QKV),
+        output=projection(attention.o_proj),
         mlp_norm=layer.post_attention_layernorm.weight.detach(),
-        gate_up=joined_rows([mlp.gate_proj.weight, mlp.up_proj.weight]).T,
-        down=mlp.down_proj.weight.detach().T,
+        gate_up=joined_projection(mlp, *GATE_UP),
+        down=projection(mlp.down_proj),
     )
 
 

@@ -1,6 +1,6 @@
 """The language model: LitGPT's configuration and tensor names as a `Qwen2ForCausalLM`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from backend.errors import CheckpointError
+from backend.model.weights import GATE_UP, QKV, hollow, joined_layout
 
 _FIXED_FIELDS: dict[str, tuple[object, object]] = {
     # field: (the only value this architecture has, LitGPT's default where the file is silent)
@@ -127,17 +128,39 @@ class LanguageModelConfig:
 
 
 def empty_language_model(
-    config: LanguageModelConfig, *, device: torch.device, dtype: torch.dtype
+    config: LanguageModelConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    without: Iterable[str] = (),
 ) -> Qwen2ForCausalLM:
-    """A model on `device` whose weights are allocated and not yet filled, in eval mode."""
+    """A model on `device` whose weights are allocated and not yet filled, in eval mode.
+
+    Modules that are named in `without` are left out.
+    """
     shape = config.to_transformers()
     with torch.device("meta"):
         model = Qwen2ForCausalLM(shape)
+    hollow(model, without)
     model = model.to(dtype).to_empty(device=device)
     # In half precision the angles of late positions collapse into each other: RoPE stays in fp32,
     # and its buffers, which are in no checkpoint, are computed anew where `to_empty` left none.
     model.model.rotary_emb = Qwen2RotaryEmbedding(shape).to(device)
     return model.eval()
+
+
+def quantised_layout(num_layers: int) -> dict[str, tuple[str, ...]]:
+    """Modules of a quantised `Qwen2ForCausalLM`, each with those for which it stands."""
+    layout: dict[str, tuple[str, ...]] = {
+        name: (name,) for name in ("lm_head", "model.embed_tokens")
+    }
+    for index in range(num_layers):
+        layer = f"model.layers.{index}"
+        layout |= joined_layout(f"{layer}.self_attn", *QKV)
+        layout |= joined_layout(f"{layer}.mlp", *GATE_UP)
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            layout[f"{layer}.{name}"] = (f"{layer}.{name}",)
+    return layout
 
 
 def litgpt_layout(num_layers: int) -> dict[str, tuple[str, ...]]:

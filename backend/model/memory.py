@@ -6,6 +6,16 @@ from contextlib import contextmanager
 import torch
 
 from backend.errors import AudioInteractionError
+from backend.model.footprint import free_memory
+
+
+def free_bytes(device: torch.device) -> float:
+    """What of a device's memory may still be taken."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return float(free)
+    # Others share the machine's.
+    return free_memory()
 
 
 @contextmanager

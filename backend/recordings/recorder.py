@@ -132,6 +132,7 @@ def describe(
                 Literal["float32", "bfloat16", "float16"],
                 str(checkpoint.dtype).removeprefix("torch."),
             ),
+            bits=checkpoint.bits.value,
             max_positions=max_positions,
         ),
         system_prompt=checkpoint.system_prompt if prompt is None else prompt,

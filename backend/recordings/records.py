@@ -11,6 +11,7 @@ from backend.config import (
     ONLY_WHEN_ASKED,
     SamplingConfig,
     SessionSettings,
+    number_format,
 )
 from backend.events import TurnStatus
 from backend.protocol import Emotion
@@ -72,8 +73,15 @@ class CheckpointStated(_Stated):
     """SHA-256 over the checkpoint's files."""
     device: Literal["cpu", "cuda", "mps", "xpu"]
     dtype: Literal["float32", "bfloat16", "float16"]
+    bits: Literal[16, 8, 4] = 16
+    """Of a weight; 16 is as `dtype` says."""
     max_positions: Count
     """At which the context rolls."""
+
+    @property
+    def number_format(self) -> str:
+        """In words."""
+        return number_format(self.dtype, self.bits)
 
 
 class Manifest(_Stated):

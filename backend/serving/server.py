@@ -193,6 +193,7 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
             "status": "failed" if engine.failed.done() else "ok",
             "checkpoint": engine.checkpoint.name,
             "device": str(engine.checkpoint.device),
+            "number_format": engine.checkpoint.number_format,
             "sessions": service.admission.num_taken,
             "session_limit": engine.config.num_slots,
             "waiting": service.admission.num_waiting,

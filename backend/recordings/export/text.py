@@ -18,7 +18,7 @@ def markdown(file: SessionFile, transcript: Transcript) -> str:
         f"- {manifest.started_at:%Y-%m-%d %H:%M} UTC, {_clock(file.seconds)} long"
         + ("" if file.is_complete else ", cut off"),
         f"- {_escaped(_line(checkpoint.name))} ({checkpoint.fingerprint[:12]}) on "
-        f"{checkpoint.device} in {checkpoint.dtype}",
+        f"{checkpoint.device} in {checkpoint.number_format}",
         f"- temperature {manifest.drawing.temperature:g}, top-k {manifest.drawing.top_k}, "
         f"seed {manifest.seed}",
         f"- told first: {_escaped(_line(manifest.system_prompt)) or 'nothing'}",
