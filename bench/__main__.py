@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 
 from backend.errors import AudioInteractionError
+from backend.model.checkpoint import EMBEDDED
+from bench.bits import report_bits
 from bench.errors import BenchError
 from bench.forks import report_forks
 from bench.held_out import report_held_out
@@ -33,6 +35,7 @@ SECTIONS = {
     "browser": "the model in a page: sizes, times, memory, and whether it says the same",
     "forks": "how long decisions take beside a fork",
     "rounding": "how far a batch moves what tokens are drawn from",
+    "bits": "what weights of 8 and 4 bits cost, and whether the model says the same",
     "voice-detector": "what the voice detector costs the event loop",
     "load": "how many people can talk at once, over real sockets",
     "sessions": "what a step costs with many sessions in it",
@@ -85,6 +88,7 @@ def main() -> None:
         help="go on while something else keeps the cores busy; the output says so",
     )
     parser.add_argument("--conversations", type=int, default=3, help="of `forks` (%(default)s)")
+    parser.add_argument("--checkpoint", default=EMBEDDED, help="of `bits` (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     parsed = parser.parse_args()
     if unknown := set(parsed.sections) - set(SECTIONS):
@@ -122,6 +126,8 @@ def run(parsed: argparse.Namespace) -> None:
         report_forks(parsed.conversations, parsed.seconds)
     if "rounding" in sections:
         report_rounding()
+    if "bits" in sections:
+        report_bits(parsed.checkpoint, parsed.threads)
     if "voice-detector" in sections:
         report_detector()
     if parsed.data and "browser" not in sections:
