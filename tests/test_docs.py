@@ -147,6 +147,7 @@ NOT_RUN = {
     f"{PYTHON} app.py --checkpoint mine": SERVES,
     f"{PYTHON} app.py --checkpoint zhifeixie/AudioInteraction": SERVES,
     f"{PYTHON} app.py --checkpoint zhifeixie/AudioInteraction --device cuda": SERVES,
+    f"{PYTHON} app.py --checkpoint zhifeixie/AudioInteraction --bits 8 --sessions 1": SERVES,
     f"{PYTHON} app.py --checkpoint zhifeixie/AudioInteraction --sessions 2 "
     "--max-positions 2048 --device cuda:0": SERVES,
     f"{PYTHON} app.py --port 7861": SERVES,
@@ -169,6 +170,7 @@ NOT_RUN = {
     f"{PYTHON} app.py doctor": LOOKS_AROUND,
     f"{ANY_PYTHON} app.py doctor": LOOKS_AROUND,
     f"{PYTHON} app.py doctor --json": LOOKS_AROUND,
+    f"{PYTHON} -m bench bits": MEASURES,
     f"{PYTHON} -m bench sessions": MEASURES,
     f"{PYTHON} -m bench voice-detector recording": MEASURES,
     f"{PYTHON} -m backend.training describe --data DATA --output FOLDER": TRAINS,
