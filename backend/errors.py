@@ -45,6 +45,10 @@ class VoiceUnavailableError(AudioInteractionError):
     """A voice cannot speak now: its service cannot be reached, or its library not loaded."""
 
 
+class VoiceUnreachableError(VoiceUnavailableError):
+    """The service behind a voice cannot be reached, and so none of its other voices either."""
+
+
 class TextInputError(AudioInteractionError):
     """Typed text that cannot be read to the model: too long, or nothing in it to be said."""
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from backend.config import SPEECH_RATE_HZ
-from backend.errors import VoiceUnavailableError
+from backend.errors import VoiceUnreachableError
 from backend.speech import Voices
 from backend.speech.prosody import Prosody
 
@@ -19,6 +19,9 @@ class ScriptedVoice:
         self.is_online = is_online
         self.said: list[str] = []
         self.fails_after_blocks: int | None = None
+        self.error: Exception = VoiceUnreachableError(f"{voice_id} is out of reach")
+        self.unspeakable: set[str] = set()
+        """What it fails at; without any, it fails at everything."""
         self.may_speak = asyncio.Event()
         self.may_speak.set()
         self.is_speaking = False
@@ -28,8 +31,9 @@ class ScriptedVoice:
         self.is_speaking = True
         try:
             for block in range(5):
-                if block == self.fails_after_blocks:
-                    raise VoiceUnavailableError(f"{self.id} is out of reach")
+                is_speakable = self.unspeakable and text not in self.unspeakable
+                if block == self.fails_after_blocks and not is_speakable:
+                    raise self.error
                 await self.may_speak.wait()
                 yield b"\x01\x00" * (SPEECH_RATE_HZ // 10)
         finally:

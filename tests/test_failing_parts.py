@@ -17,17 +17,29 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 import app
+from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
 from backend.engine import Engine
-from backend.errors import EngineFailedError
+from backend.errors import EngineFailedError, VoiceUnavailableError
 from backend.events import SessionFailed
 from backend.model.checkpoint import Checkpoint
 from backend.serving import server
 from backend.serving.listening import listen_on
 from backend.serving.server import ServingOptions, serve
+from backend.speech import Speaker, SpeechEvent, SpokenPiece, Voices, espeak, voices
+from backend.wires import connection
+from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.scripted_voices import Cast
+from tests.sockets import house, settle
 
 WAIT_SECONDS = 60.0
 QUIET = np.zeros(CHUNK_SAMPLES, np.float32)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
 
 # The engine
 
@@ -177,3 +189,142 @@ def test_the_exit_code_says_that_the_engine_failed(
     app.main([])
     assert codes == [app.EXIT_ENGINE_FAILED]
     assert capsys.readouterr().err.startswith("app.py: the engine failed (it is gone)")
+
+
+# Voices
+
+
+def said_by(events: list[SpeechEvent]) -> dict[str, str]:
+    """The voice that began each sentence."""
+    pieces = [event for event in events if isinstance(event, SpokenPiece)]
+    return {p.sentence.strip(): p.voice_id for p in pieces if p.is_first_of_sentence}
+
+
+async def spoken(cast: Cast, text: str, voice_id: str = "auto") -> dict[str, str]:
+    speaker = Speaker(cast.voices, voice_id)
+    speaker.say(text)
+    speaker.finish()
+    return said_by([event async for event in speaker])
+
+
+async def test_a_sentence_that_cannot_be_said_costs_itself_alone() -> None:
+    cast = Cast()
+    cast.online.fails_after_blocks, cast.online.unspeakable = 0, {"Two."}
+    for error in (VoiceUnavailableError("edge:en cannot say this"), ValueError("a bug")):
+        cast.online.error = error
+        for _ in range(3):
+            assert await spoken(cast, "One. Two. Three.") == {
+                "One.": "edge:en",
+                "Two.": "espeak:en",
+                "Three.": "edge:en",
+            }
+
+
+async def test_a_voice_that_hangs_is_left_alone_and_the_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(voices, "FIRST_SOUND_SECONDS", 0.05)
+    cast = Cast()
+    cast.online.may_speak.clear()
+    # One sentence, however often, is no reason yet.
+    for _ in range(3):
+        assert await spoken(cast, "One.") == {"One.": "espeak:en"}
+    assert cast.voices.failure_of(cast.online) is None
+    await spoken(cast, "Two.")
+    assert "does not answer in time" in (cast.voices.failure_of(cast.online) or "")
+    num_asked = len(cast.online.said)
+    assert await spoken(cast, "Three.") == {"Three.": "espeak:en"}
+    assert len(cast.online.said) == num_asked
+    assert await spoken(cast, "Four.", "edge:zh") == {"Four.": "edge:zh"}
+    cast.online.may_speak.set()
+    cast.seconds = voices.REST_SECONDS + 1
+    assert await spoken(cast, "Five.") == {"Five.": "edge:en"}
+
+
+async def test_who_interrupts_a_silent_voice_has_waited_too() -> None:
+    """Replies that are cut off before the deadline, one after another, are not silent for ever."""
+    cast = Cast()
+    cast.online.may_speak.clear()
+    for text in ("One.", "Two."):
+        speaking = asyncio.create_task(spoken(cast, text))
+        await settle()
+        assert cast.online.is_speaking
+        cast.seconds += 2 * voices.INTERRUPTED_SECONDS
+        speaking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await speaking
+    assert await spoken(cast, "Three.") == {"Three.": "espeak:en"}
+
+
+async def test_a_library_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on = threading.Event()
+    speak = espeak._Library.speak
+
+    def hang(library: espeak._Library, *rest: Any) -> Samples:
+        may_go_on.wait(WAIT_SECONDS)
+        return speak(library, *rest)
+
+    monkeypatch.setattr(espeak._Library, "speak", hang)
+    monkeypatch.setattr(espeak, "LONGEST_SENTENCE_SECONDS", 0.1)
+    monkeypatch.setattr(voices, "OFFLINE_FIRST_SOUND_SECONDS", 0.3)
+    house = Voices(online=[])
+    with pytest.raises(VoiceUnavailableError, match="does not answer in time"):
+        await house.read_aloud("Hello.")
+    with pytest.raises(VoiceUnavailableError, match="espeak-ng hangs"):
+        await house.read_aloud("Hello again.")
+    may_go_on.set()
+    await asyncio.to_thread(wait_for, lambda: espeak._speaking_thread()._began_at is None)
+    monkeypatch.setattr(voices, "OFFLINE_FIRST_SOUND_SECONDS", WAIT_SECONDS)
+    assert len(await house.read_aloud("Hello once more.")) > 0
+
+
+def typed(text: str) -> dict[str, Any]:
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+async def test_text_that_takes_long_to_read_keeps_nothing_else_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(voices, "OFFLINE_FIRST_SOUND_SECONDS", WAIT_SECONDS)
+    cast = Cast()
+    cast.offline.may_speak.clear()
+    async with house(ScriptedEngine([ScriptedReply("Yes.")])) as opened:
+        opened._voices = cast.voices
+        visitor = opened.visit()
+        visitor.send("conversation.item.create", item=typed("Hello?"))
+        visitor.send("response.create", response={"metadata": {"asked": "yes"}})
+        visitor.append(np.zeros(2 * CHUNK_SAMPLES, np.float32))
+        visitor.send("session.heartbeat")
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not {"session.heartbeat_ack", "response.listen"} <= set(visitor.types):
+                await settle()
+        assert "conversation.item.added" not in visitor.types
+        cast.offline.may_speak.set()
+        done = await visitor.until("response.done")
+        assert done["response"]["metadata"]["asked"] == "yes"
+        assert visitor.types.index("conversation.item.added") < visitor.types.index(
+            "response.created"
+        )
+
+
+async def test_text_that_cannot_be_read_costs_itself_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cast = Cast()
+    cast.offline.fails_after_blocks, cast.offline.error = 0, RuntimeError("a bug of the library's")
+    async with house(ScriptedEngine([ScriptedReply("Yes.")])) as opened:
+        opened._voices = cast.voices
+        visitor = opened.visit()
+        visitor.send("conversation.item.create", item=typed("Hello?"), event_id="mine")
+        error = (await visitor.until("error"))["error"]
+        assert (error["code"], error["event_id"]) == ("voice_unavailable", "mine")
+        cast.offline.fails_after_blocks = None
+        # Hung for good: it is told, later.
+        cast.offline.may_speak.clear()
+        monkeypatch.setattr(voices, "OFFLINE_FIRST_SOUND_SECONDS", 0.05)
+        visitor.send("conversation.item.create", item=typed("Hello?"))
+        assert await visitor.error_code() == "voice_unavailable"
+        visitor.append(np.zeros(CHUNK_SAMPLES, np.float32))
+        await visitor.until("response.listen")
+    assert "a bug of the library's" in caplog.text

@@ -1,6 +1,5 @@
 """The online voices: Microsoft Edge's, through edge-tts. The text leaves this machine."""
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
@@ -12,12 +11,11 @@ import edge_tts
 from edge_tts.exceptions import EdgeTTSException
 
 from backend.config import SPEECH_RATE_HZ
-from backend.errors import VoiceUnavailableError
+from backend.errors import VoiceUnavailableError, VoiceUnreachableError
 from backend.speech.prosody import Prosody
 
 CONNECT_TIMEOUT_SECONDS = 3
-SILENCE_TIMEOUT_SECONDS = 5.0
-"""Without sound for this long, at the start or on the way, the service counts as unreachable."""
+RECEIVE_TIMEOUT_SECONDS = 5
 
 Answer = AsyncGenerator[Mapping[str, Any], None]
 Communicate = Callable[..., Answer]
@@ -63,7 +61,8 @@ class EdgeVoice:
         """`text` as PCM16 mono at 24 kHz, while the service is still sending it.
 
         Raises:
-            VoiceUnavailableError: no internet, refused, too slow, or an answer without sound.
+            VoiceUnreachableError: no internet, or the service refuses us.
+            VoiceUnavailableError: it does not say this text.
         """
         decoder = _Mp3Decoder()
         has_sound = False
@@ -75,11 +74,13 @@ class EdgeVoice:
                 pitch=f"{prosody.pitch_hz:+d}Hz",
                 volume=f"{prosody.volume_percent:+d}%",
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                receive_timeout=round(SILENCE_TIMEOUT_SECONDS),
+                receive_timeout=RECEIVE_TIMEOUT_SECONDS,
             )
-            async with aclosing(_in_time(answer)) as chunks:
-                async for mp3 in chunks:
-                    for pcm in decoder.decode(mp3):
+            async with aclosing(answer):
+                async for chunk in answer:
+                    if chunk["type"] != "audio":
+                        continue
+                    for pcm in decoder.decode(bytes(chunk["data"])):
                         has_sound = True
                         yield pcm
             for pcm in decoder.flush():
@@ -87,7 +88,9 @@ class EdgeVoice:
                 yield pcm
         except _FAILURES as error:
             logger.warning("edge-tts failed: %r", error)
-            raise VoiceUnavailableError(f"{self.label} cannot speak: {_reason(error)}") from error
+            is_unreachable = _is_unreachable(error) and not has_sound
+            kind = VoiceUnreachableError if is_unreachable else VoiceUnavailableError
+            raise kind(f"{self.label} cannot speak: {_reason(error)}") from error
         if not has_sound:
             raise VoiceUnavailableError(f"{self.label} cannot speak: the service sent no sound")
 
@@ -104,26 +107,13 @@ def _reason(error: BaseException) -> str:
             return "the service answers something else than sound"
 
 
-async def _in_time(answer: Answer) -> AsyncGenerator[bytes, None]:
-    """The mp3 bytes of an answer.
-
-    Raises:
-        TimeoutError: none came for too long.
-    """
-    async with aclosing(answer):
-        while True:
-            async with asyncio.timeout(SILENCE_TIMEOUT_SECONDS):
-                mp3 = await _next_mp3(answer)
-            if mp3 is None:
-                return
-            yield mp3
-
-
-async def _next_mp3(answer: Answer) -> bytes | None:
-    async for chunk in answer:
-        if chunk["type"] == "audio":
-            return bytes(chunk["data"])
-    return None
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether it says nothing about the text: no connection, or we are not let in."""
+    if isinstance(error, aiohttp.ClientConnectionError):
+        return isinstance(error, aiohttp.ClientConnectorError)
+    return isinstance(error, OSError | aiohttp.ClientResponseError) and not isinstance(
+        error, TimeoutError
+    )
 
 
 class _Mp3Decoder:

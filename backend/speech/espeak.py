@@ -6,11 +6,13 @@ everybody, a sentence at a time: a sentence takes it a few milliseconds.
 
 import asyncio
 import ctypes
-from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from functools import cache, partial
 from pathlib import Path
-from threading import Event
+from queue import SimpleQueue
+from threading import Event, Thread
 
 import espeakng_loader
 import numpy as np
@@ -29,6 +31,8 @@ _CHARS_UTF8 = 1
 _EE_OK = 0
 _RATE, _VOLUME, _PITCH = 1, 2, 3
 
+LONGEST_SENTENCE_SECONDS = 5.0
+"""Of the library's time: one that takes longer hangs. A page of text takes a second."""
 _BUFFER_MILLISECONDS = 200
 """How often the callback is asked whether to go on."""
 _WORDS_PER_MINUTE = 165
@@ -63,11 +67,9 @@ class EspeakVoice:
             VoiceUnavailableError: the library cannot be loaded, or lacks this voice.
         """
         is_cancelled = Event()
-        loop = asyncio.get_running_loop()
         try:
-            yield await loop.run_in_executor(
-                _speaking_thread(), self._speak, text, prosody, is_cancelled
-            )
+            speaking = _speaking_thread().submit(partial(self._speak, text, prosody, is_cancelled))
+            yield await asyncio.wrap_future(speaking)
         finally:
             is_cancelled.set()
 
@@ -141,11 +143,48 @@ class _Library:
         return int(self._is_cancelled.is_set())
 
 
+class _SpeakingThread:
+    """Says one sentence after another. The process can end while it is at one."""
+
+    def __init__(self) -> None:
+        self._sentences: SimpleQueue[tuple[Future[bytes], Callable[[], bytes]]] = SimpleQueue()
+        self._began_at: float | None = None
+        """Of the sentence that is being said, by the machine's clock."""
+        Thread(target=self._run, name="espeak", daemon=True).start()
+
+    def submit(self, say: Callable[[], bytes]) -> "Future[bytes]":
+        """Have a sentence said.
+
+        Raises:
+            VoiceUnavailableError: the library does not come back from another one.
+        """
+        began_at = self._began_at
+        if began_at is not None and time.monotonic() - began_at > LONGEST_SENTENCE_SECONDS:
+            raise VoiceUnavailableError("espeak-ng hangs")
+        future: Future[bytes] = Future()
+        self._sentences.put((future, say))
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future, say = self._sentences.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            self._began_at = time.monotonic()
+            try:
+                future.set_result(say())
+            except BaseException as error:  # it is whoever waits for the sentence that is told
+                future.set_exception(error)
+            self._began_at = None
+            # Nothing of a sentence is kept until the next one comes.
+            del future, say
+
+
 @cache
 def _library() -> _Library:
     return _Library()
 
 
 @cache
-def _speaking_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
+def _speaking_thread() -> _SpeakingThread:
+    return _SpeakingThread()

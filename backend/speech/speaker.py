@@ -36,7 +36,7 @@ class SpokenPiece:
 
 @dataclass(frozen=True, slots=True)
 class VoiceFallback:
-    """From here on an offline voice speaks; comes at most once in a reply."""
+    """An offline voice says a sentence in place of another; comes at most once in a reply."""
 
     wanted_id: str
     voice_id: str
@@ -156,18 +156,17 @@ class Speaker:
         self, words: str
     ) -> AsyncGenerator[tuple[Voice, bytes] | VoiceFallback | TextLeaves, None]:
         voice = self._voices.voice_for(self._voice_id, words)
-        failure = self._voices.online_failure if voice.is_online else None
+        failure = self._voices.failure_of(voice)
         if voice.is_online and failure is None:
             if not self._has_left:
                 self._has_left = True
                 yield TextLeaves(voice.id)
             try:
-                async with aclosing(_pieces(voice.synthesize(words, self._prosody))) as pieces:
+                async with aclosing(self._pieces(voice, words)) as pieces:
                     async for pcm in pieces:
                         yield voice, pcm
             except VoiceUnavailableError as error:
                 failure = str(error)
-                self._voices.rest_online_voices(failure)
             else:
                 return
         if failure is not None:
@@ -176,9 +175,12 @@ class Speaker:
                 self._has_fallen_back = True
                 reason = f"{failure}; {voice.label} speaks instead"
                 yield VoiceFallback(wanted.id, voice.id, reason)
-        async with aclosing(_pieces(voice.synthesize(words, self._prosody))) as pieces:
+        async with aclosing(self._pieces(voice, words)) as pieces:
             async for pcm in pieces:
                 yield voice, pcm
+
+    def _pieces(self, voice: Voice, words: str) -> AsyncGenerator[bytes, None]:
+        return _pieces(self._voices.say(voice, words, self._prosody))
 
 
 def _is_task_cancelled() -> bool:

@@ -1,14 +1,22 @@
 """The voices on offer: which one says a sentence, and which takes over when it cannot."""
 
+import asyncio
+import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from backend.audio import Resampler, Samples, pcm16_to_float
 from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
-from backend.errors import TextInputError, UnknownVoiceError
+from backend.errors import (
+    TextInputError,
+    UnknownVoiceError,
+    VoiceUnavailableError,
+    VoiceUnreachableError,
+)
 from backend.speech.edge import EdgeVoice
 from backend.speech.espeak import EspeakVoice
 from backend.speech.prosody import Prosody
@@ -21,7 +29,17 @@ OPENAI_VOICES = frozenset(
 )
 """What clients of the Realtime API ask for by name; here each means `auto`."""
 REST_SECONDS = 180.0
-"""How long the online voices are left alone once they could not be reached."""
+"""How long a voice is left alone that keeps being late, and a service that cannot be reached."""
+FIRST_SOUND_SECONDS = 3.0
+"""A voice from which nothing of a sentence has come by then does not say it."""
+OFFLINE_FIRST_SOUND_SECONDS = 10.0
+"""The same here, where a sentence comes whole, after those of other conversations."""
+SILENCE_SECONDS = 5.0
+"""Nor does one that falls silent for so long within a sentence."""
+INTERRUPTED_SECONDS = 1.0
+"""A sentence that was waited for as long, and then given up, was late too."""
+LATE_SENTENCES = 2
+"""So many in a row are not a matter of one sentence."""
 MAX_READ_CHARACTERS = 2000
 
 OFFLINE_VOICES: tuple[Voice, ...] = (
@@ -50,8 +68,24 @@ class VoiceInfo:
     is_online: bool
 
 
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Health:
+    """Whether a voice, or a service, is left alone for some minutes."""
+
+    failure: str = ""
+    rests_until: float = -float("inf")
+    late: set[str] = field(default_factory=set)
+    """Sentences that it was late with, since it last said one."""
+
+
 class Voices:
-    """The voices that the sessions of a server share, and whether the online ones answer.
+    """The voices that the sessions of a server share, and which of them are left alone for a while.
+
+    A sentence that an online voice cannot say costs it nothing. One that is late with several is
+    left alone; a service that cannot be reached is, with all its voices.
 
     Of each kind the first for a language is the one that `auto` takes, and that stands in where
     the chosen voice cannot read the text: a Chinese sentence and an English voice.
@@ -66,8 +100,9 @@ class Voices:
         self._offline = tuple(offline)
         self._online = tuple(online)
         self._clock = clock
-        self._online_failure = ""
-        self._online_rests_until = -float("inf")
+        self._service = _Health()
+        """Of all online voices."""
+        self._health = {voice.id: _Health() for voice in (*self._offline, *self._online)}
 
     def catalogue(self) -> tuple[VoiceInfo, ...]:
         """The voices to offer, offline ones first; `auto` is always on offer too."""
@@ -109,15 +144,62 @@ class Voices:
         """The voice that says `text` without the internet."""
         return self._first_that_reads(text, self._offline)
 
-    @property
-    def online_failure(self) -> str | None:
-        """Why the online voices failed, so lately that they are not worth another wait."""
-        return self._online_failure if self._clock() < self._online_rests_until else None
+    def failure_of(self, voice: Voice) -> str | None:
+        """Why an online voice failed, so lately that it is not worth another wait; None if not."""
+        if not voice.is_online:
+            return None
+        for health in (self._service, self._health[voice.id]):
+            if self._clock() < health.rests_until:
+                return health.failure
+        return None
 
-    def rest_online_voices(self, failure: str) -> None:
-        """Remember for some minutes that, and why, the online voices cannot be reached."""
-        self._online_failure = failure
-        self._online_rests_until = self._clock() + REST_SECONDS
+    async def say(self, voice: Voice, text: str, prosody: Prosody) -> AsyncGenerator[bytes, None]:
+        """`text` in `voice` as PCM16 mono at 24 kHz, in blocks, none of which is waited for long.
+
+        Raises:
+            VoiceUnavailableError: the voice cannot say this now.
+        """
+        patience = FIRST_SOUND_SECONDS if voice.is_online else OFFLINE_FIRST_SOUND_SECONDS
+        asked_at, has_sound = self._clock(), False
+        try:
+            async with aclosing(voice.synthesize(text, prosody)) as blocks:
+                while True:
+                    async with asyncio.timeout(patience):
+                        block = await anext(blocks, None)
+                    if block is None:
+                        break
+                    has_sound = True
+                    yield block
+                    patience = SILENCE_SECONDS
+            self._health[voice.id].late.clear()
+        except VoiceUnreachableError as error:
+            self._rest(self._service, str(error))
+            raise
+        except VoiceUnavailableError:
+            raise
+        except TimeoutError as error:
+            failure = f"{voice.label} cannot speak: it does not answer in time"
+            self._note_late(voice, text, failure)
+            raise VoiceUnavailableError(failure) from error
+        except (asyncio.CancelledError, GeneratorExit):
+            if not has_sound and self._clock() - asked_at >= INTERRUPTED_SECONDS:
+                self._note_late(voice, text, f"{voice.label} cannot speak: it is too slow")
+            raise
+        except Exception as error:  # whatever breaks in a voice is a matter of this sentence
+            logger.exception("a voice broke")
+            raise VoiceUnavailableError(f"{voice.label} cannot speak: it broke") from error
+
+    def _note_late(self, voice: Voice, text: str, failure: str) -> None:
+        health = self._health[voice.id]
+        health.late.add(text)
+        if voice.is_online and len(health.late) >= LATE_SENTENCES:
+            self._rest(health, failure)
+
+    def _rest(self, health: _Health, failure: str) -> None:
+        logger.warning("left alone for %.0f s: %s", REST_SECONDS, failure)
+        health.failure = failure
+        health.rests_until = self._clock() + REST_SECONDS
+        health.late.clear()
 
     async def read_aloud(self, text: str) -> Samples:
         """Typed text as the offline voice reads it: float32 `[n]` at 16 kHz, for the model to hear.
@@ -135,8 +217,9 @@ class Voices:
         for sentence in cut_sentences(text):
             if words := speakable(sentence):
                 voice = self.offline_voice_for(words)
-                async for pcm in voice.synthesize(words, Prosody()):
-                    spoken.append(resampler.process(pcm16_to_float(pcm)))
+                async with aclosing(self.say(voice, words, Prosody())) as blocks:
+                    async for pcm in blocks:
+                        spoken.append(resampler.process(pcm16_to_float(pcm)))
         if not spoken:
             raise TextInputError("there is nothing in the typed message that can be read aloud")
         return np.concatenate([*spoken, resampler.flush()])

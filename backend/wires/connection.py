@@ -47,6 +47,10 @@ Send = Callable[[str], Awaitable[None]]
 
 FIRST_MESSAGE_SECONDS = 10.0
 """A socket whose first message says what it is for must say so by then."""
+PATIENCE_SECONDS = 1.0
+"""A message that takes longer no longer keeps the client's next ones waiting."""
+MAX_UNDER_WAY = 16
+"""Messages of one socket that take so long; with more of them the next ones do wait."""
 MAX_HELD_MESSAGES = 16
 MAX_HELD_CHARACTERS = 256 * 1024
 """Of what a client sends while it waits in line: its settings, no sound."""
@@ -112,6 +116,8 @@ class Connection:
         self._errors_allowed = TokenBucket(limits.errors_per_second, limits.error_burst, time)
         self._held: list[ClientMessage | SocketCommand] = []
         self._num_held_characters = 0
+        self._under_way: set[asyncio.Task[None]] = set()
+        """Messages that may take a while."""
         self._num_sent = 0
         """Number of the newest message that the client has or is about to have."""
 
@@ -130,15 +136,10 @@ class Connection:
                     tasks.create_task(self._loop_share.run(self._send, attachment)),
                     tasks.create_task(self._give_way(attachment)),
                 ]
-                try:
-                    await self._receive(attachment)
-                except ConnectionEnd:
-                    # Not a lost socket: this conversation is not to be taken up.
-                    self._conversations.end(attachment)
-                    raise
+                await self._receive(attachment, tasks)
                 if self._messages.has_left:
                     self._conversations.end(attachment)
-                for other in others:
+                for other in (*others, *self._under_way):
                     other.cancel()
         finally:
             self._conversations.let_go(attachment)
@@ -297,40 +298,73 @@ class Connection:
             )
             raise ConnectionEnd(error, CloseCode.POLICY) from timeout
 
-    async def _receive(self, attachment: Attachment) -> None:
+    async def _receive(self, attachment: Attachment, tasks: asyncio.TaskGroup) -> None:
         for held in self._held:
-            await self._answer(held, attachment)
+            await self._answer(held, attachment, tasks)
         self._held.clear()
         async for text in self._messages:
             # What comes over a socket that was replaced is sent again over the new one.
             if not attachment.is_lost.is_set():
-                await self._loop_share.run(self._answer, text, attachment)
+                await self._loop_share.run(self._answer, text, attachment, tasks)
             await self._allow(text)
 
     async def _answer(
-        self, message: Message | ClientMessage | SocketCommand, attachment: Attachment
+        self,
+        message: Message | ClientMessage | SocketCommand,
+        attachment: Attachment,
+        tasks: asyncio.TaskGroup,
     ) -> None:
-        event_id = None
         try:
             if isinstance(message, str | bytes):
                 message = self._wire.read(message)
-            event_id = message.event_id
+        except Exception as error:  # sorted out there
+            self._refuse(error, None, attachment)
+        else:
+            if isinstance(message, SocketCommand) or not self._wire.takes_time(message):
+                await self._follow(message, attachment)
+            else:
+                await self._set_about(message, attachment, tasks)
+
+    async def _set_about(
+        self, message: ClientMessage, attachment: Attachment, tasks: asyncio.TaskGroup
+    ) -> None:
+        """Have a message obeyed that may take a while, and wait for that a little."""
+        patience: float | None = 0 if self._under_way else PATIENCE_SECONDS
+        if len(self._under_way) >= MAX_UNDER_WAY:
+            patience = None
+        task = tasks.create_task(self._follow(message, attachment))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.wait([task], timeout=patience)
+
+    async def _follow(self, message: ClientMessage | SocketCommand, attachment: Attachment) -> None:
+        try:
             if isinstance(message, SocketCommand):
                 await self._obey(message, attachment)
             else:
                 # What was begun is done to its end, also if the socket breaks meanwhile.
                 await asyncio.shield(self._loop_share.run(attachment.obey, message))
-        except AudioInteractionError as error:
+        except Exception as error:  # sorted out there
+            self._refuse(error, message.event_id, attachment)
+
+    def _refuse(self, error: Exception, event_id: str | None, attachment: Attachment) -> None:
+        """Tell the client that a message of its own cannot be obeyed.
+
+        Raises:
+            ConnectionEnd: it was one too many, or has left something half done; this is no lost
+                socket, and the conversation is not to be taken up.
+        """
+        try:
+            if not isinstance(error, AudioInteractionError):
+                logger.error("a message could not be obeyed", exc_info=error)
+                raise ConnectionEnd(session_failed(), CloseCode.SESSION_FAILED) from error
             named = as_wire_error(error)
             named.event_id = named.event_id or event_id
             attachment.line.tell(Refused(named))
             self._count_error()
         except ConnectionEnd:
+            self._conversations.end(attachment)
             raise
-        except Exception as error:
-            # What it has left half done cannot be gone on with.
-            logger.exception("a message could not be obeyed")
-            raise ConnectionEnd(session_failed(), CloseCode.SESSION_FAILED) from error
 
     async def _obey(self, command: SocketCommand, attachment: Attachment) -> None:
         match command:

@@ -60,6 +60,8 @@ class Attachment:
     line: Line
     obeying: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a message is obeyed, by every socket of the conversation in its turn."""
+    taking_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """The same for messages that may take a while, beside which the others are obeyed."""
     generation: int = 1
     """How many sockets the conversation has had."""
     is_lost: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,7 +73,8 @@ class Attachment:
         Raises:
             AudioInteractionError: it cannot be done; the conversation goes on.
         """
-        async with self.obeying:
+        takes_time = self.line.wire.takes_time(message)
+        async with self.taking_time if takes_time else self.obeying:
             self.line.answer(await self.line.wire.obey(message, self.conversation))
 
 

@@ -178,6 +178,9 @@ class Wire(Protocol[ClientT, ServerT]):
             AudioInteractionError: they cannot be.
         """
 
+    def takes_time(self, message: ClientT) -> bool:
+        """Whether what a message asks may take a while, or has to come after what does."""
+
     async def obey(self, message: ClientT, conversation: Conversation) -> Sequence[ServerT]:
         """Have the conversation do what a message asks.
 

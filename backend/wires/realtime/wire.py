@@ -133,6 +133,10 @@ class RealtimeWire:
             return defaults.merged(settings_patch(message.session))
         return defaults
 
+    def takes_time(self, message: ConversationMessage) -> bool:
+        """Text is read aloud; a response to it, or a look at it, comes after that."""
+        return isinstance(message, CreateItem | CreateResponse | RetrieveItem | DeleteItem)
+
     async def obey(
         self, message: ConversationMessage, conversation: Conversation
     ) -> list[ServerMessage]:
