@@ -1,7 +1,9 @@
 """Recordings over HTTP: what is given, to whom, and what is refused."""
 
 import asyncio
+import errno
 import json
+import os
 import shutil
 import time
 from collections import Counter
@@ -390,6 +392,25 @@ def test_a_full_folder_takes_no_file(
     assert refused == (507, "recording_full")
 
 
+def test_a_disk_that_became_read_only_takes_nothing_and_keeps_what_there_is(
+    site: Site, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for name in ("touch", "unlink", "write_bytes"):
+        monkeypatch.setattr(Path, name, refuse)
+    # The system's calls, for what goes past the methods.
+    for name in ("unlink", "replace", "mkdir"):
+        monkeypatch.setattr(os, name, refuse)
+    uploaded = site.code("POST", "/v1/recordings", content=packed.read_bytes())
+    assert uploaded == (507, "recording_full")
+    shared = site.code("POST", f"{site.address}/shares", json={"hours": 2})
+    assert shared == (503, "recording_failed")
+    assert site.code("DELETE", site.address) == (503, "recording_failed")
+    assert site.get("/file").content == packed.read_bytes()
+
+
 # Another way
 
 
@@ -538,7 +559,7 @@ def test_what_fails_on_the_server_is_told_without_its_places(
     with monkeypatch.context() as patched:
         patched.setattr("backend.recordings.forks.fingerprint", has_changed)
         response = site.client.post(forks, json={"from_chunk": 1})
-        assert (response.status_code, response.json()["error"]["code"]) == (500, "recording_failed")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "recording_failed")
         assert place not in response.text
 
     def out_of_memory(*_: object) -> None:
@@ -547,7 +568,7 @@ def test_what_fails_on_the_server_is_told_without_its_places(
     with monkeypatch.context() as patched:
         patched.setattr("backend.recordings.replay.EngineCore.hear", out_of_memory)
         response = site.client.post(forks, json={"from_chunk": 1})
-        assert (response.status_code, response.json()["error"]["code"]) == (500, "recording_failed")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "recording_failed")
     with monkeypatch.context() as patched:
         patched.setattr("backend.recordings.recorder.MAX_EVENTS_BYTES", 100)
         response = site.client.post(forks, json={"from_chunk": 1})

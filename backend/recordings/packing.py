@@ -2,7 +2,8 @@
 
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -76,11 +77,15 @@ def pack_copy(file: SessionFile, output: Path) -> None:
         SessionFileError: it cannot be written, or has changed since it was opened.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=output.parent) as name, output.open("wb") as packed:
+        with (
+            tempfile.TemporaryDirectory(dir=output.parent) as name,
+            output.open("wb") as packed,
+            closing(_readable_tracks(file)) as tracks,
+        ):
             folder = Path(name)
             events = folder / EVENTS
             _write_events(file, events)
-            pack(packed, file.manifest, events, _readable_tracks(file), folder)
+            pack(packed, file.manifest, events, tracks, folder)
     except (OSError, soundfile.LibsndfileError, zipfile.LargeZipFile) as error:
         # Some name the file that they were to write.
         reason = getattr(error, "strerror", None) or "no file can be written"
@@ -98,7 +103,10 @@ def _write_events(file: SessionFile, path: Path) -> None:
         events.write(end.model_dump_json().encode() + b"\n")
 
 
-def _readable_tracks(file: SessionFile) -> Iterator[Track]:
-    yield Track(MICROPHONE, file.chunks())
+def _readable_tracks(file: SessionFile) -> Generator[Track]:
+    """To be closed, for where not all is written: each has a file open."""
+    with closing(file.chunks()) as chunks:
+        yield Track(MICROPHONE, chunks)
     for turn in file.reply_turns:
-        yield Track(reply_name(turn, "").removesuffix("."), file.reply_blocks(turn))
+        with closing(file.reply_blocks(turn)) as blocks:
+            yield Track(reply_name(turn, "").removesuffix("."), blocks)

@@ -150,8 +150,8 @@ class SessionFile:
                     return
                 yield record
 
-    def chunks(self) -> Iterator[Samples]:
-        """The microphone's audio `[6400]`, chunk by chunk, as the model heard it."""
+    def chunks(self) -> Generator[Samples]:
+        """The microphone's audio `[6400]`, by chunk, as the model heard it; close it as below."""
         if not self.num_chunks:
             return
         with _named(self.name), self._open_audio(MICROPHONE, SAMPLE_RATE_HZ) as blocks:

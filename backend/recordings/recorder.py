@@ -12,8 +12,8 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -492,10 +492,11 @@ class _Writer:
     def pack(self, path: Path) -> None:
         """Make one file of the folder, and remove the folder once the file is there."""
         self.close()
-        with self._replacing(path) as packed, packed.open("wb") as output:
-            tracks = (
-                Track(name, _pcm_blocks(self._folder / f"{name}.pcm")) for name in self._track_names
-            )
+        with (
+            self._replacing(path) as packed,
+            packed.open("wb") as output,
+            closing(self._written_tracks()) as tracks,
+        ):
             pack(output, self._manifest, self._folder / EVENTS, tracks, self._folder)
 
     def pack_beginning(self, path: Path) -> None:
@@ -512,6 +513,12 @@ class _Writer:
                 return
             with self._replacing(path) as packed:
                 pack_copy(file, packed)
+
+    def _written_tracks(self) -> Generator[Track]:
+        """To be closed, for where not all is packed: each has a file open."""
+        for name in self._track_names:
+            with closing(_pcm_blocks(self._folder / f"{name}.pcm")) as blocks:
+                yield Track(name, blocks)
 
     @contextmanager
     def _replacing(self, path: Path) -> Iterator[Path]:
@@ -581,7 +588,7 @@ def _token_record(fact: _Said) -> TokenRecord:
     )
 
 
-def _pcm_blocks(path: Path) -> Iterator[npt.NDArray[np.int16]]:
+def _pcm_blocks(path: Path) -> Generator[npt.NDArray[np.int16]]:
     with path.open("rb") as file:
         while block := file.read(CHUNK_SAMPLES * 2 * 16):
             yield np.frombuffer(block, "<i2")

@@ -35,7 +35,7 @@ PART_SUFFIX = ".part"
 SHARES = "shares.json"
 ID_BYTES = 24
 LEAST_ROOM_BYTES = 4_000_000
-"""About two minutes: with less room no recording starts."""
+"""About two minutes: with less room, of the limit or on the disk, no recording starts."""
 MB = 1_000_000
 LONGEST_SHARE_HOURS = 720
 PRIVATE_FOLDER_MODE = 0o700
@@ -166,8 +166,13 @@ class RecordingStore:
         try:
             # Other users of this machine are not to list the ids.
             self._folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
+            free_bytes = shutil.disk_usage(self._folder).free
         except OSError as error:
             raise _cannot("nothing can be recorded on this server", error) from error
+        if free_bytes < LEAST_ROOM_BYTES:
+            raise RecordingError(
+                "the disk for the recordings of this server is full", "recording_full"
+            )
         recording_id = _new_id()
         return recording_id, self._packed(recording_id)
 

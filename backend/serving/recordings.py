@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote
@@ -65,7 +65,7 @@ _STATUS = {
     "recording_off": 403,
     "sharing_off": 403,
     "recording_full": 507,
-    "recording_failed": 500,
+    "recording_failed": 503,
     "forks_full": 503,
     "upload_too_large": 413,
     "other_checkpoint": 409,
@@ -304,7 +304,9 @@ class RecordingsApi:
                 await asyncio.to_thread(_check, part)
             await asyncio.to_thread(part.rename, path)
         finally:
-            await asyncio.to_thread(part.unlink, missing_ok=True)
+            # A disk that became read-only has told of that before.
+            with suppress(OSError):
+                await asyncio.to_thread(part.unlink, missing_ok=True)
             await asyncio.to_thread(store.count)
         told = {"recording_id": recording_id}
         return JSONResponse(told, status_code=201, headers=_PRIVATE)
