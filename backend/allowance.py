@@ -147,6 +147,8 @@ class _Counted(Generic[Answer]):
                 answer: Answer = end.value
                 return answer
             finally:
+                # An error that it raises and holds would hold this frame, and that the error.
+                del step
                 share.charge(share.worked() - began)
             try:
                 yield awaited

@@ -1,12 +1,15 @@
 """When a part fails, those who are concerned are told, and the rest goes on."""
 
 import asyncio
+import gc
 import json
+import queue
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -19,18 +22,21 @@ from websockets.sync.client import ClientConnection, connect
 import app
 from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
+from backend.conversation.conversation import Conversation
 from backend.engine import Engine
+from backend.engine.core import EngineCore
 from backend.errors import EngineFailedError, VoiceUnavailableError
 from backend.events import SessionFailed
 from backend.model.checkpoint import Checkpoint
 from backend.serving import server
+from backend.serving.heap import Heap
 from backend.serving.listening import listen_on
 from backend.serving.server import ServingOptions, serve
 from backend.speech import Speaker, SpeechEvent, SpokenPiece, Voices, espeak, voices
 from backend.wires import connection
-from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.scripted import BREAK, ScriptedEngine, ScriptedReply
 from tests.scripted_voices import Cast
-from tests.sockets import house, settle
+from tests.sockets import House, Visitor, house, settle
 
 WAIT_SECONDS = 60.0
 QUIET = np.zeros(CHUNK_SAMPLES, np.float32)
@@ -328,3 +334,79 @@ async def test_text_that_cannot_be_read_costs_itself_alone(
         visitor.append(np.zeros(CHUNK_SAMPLES, np.float32))
         await visitor.until("response.listen")
     assert "a bug of the library's" in caplog.text
+
+
+# Memory
+
+
+@pytest.fixture
+def without_collections() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def converse(opened: House) -> tuple[Visitor, "weakref.ref[Conversation]"]:
+    """A reply is spoken, and a message refused."""
+    visitor = opened.visit()
+    visitor.send("session.update", session={"type": "realtime", "output_modalities": ["audio"]})
+    visitor.send("conversation.item.create", item=typed("Hello?"))
+    visitor.send("response.create")
+    await visitor.until("response.done")
+    visitor.send("nonsense")
+    await visitor.error_code()
+    (kept,) = opened.conversations._kept.values()
+    return visitor, weakref.ref(kept.holder.conversation)
+
+
+@pytest.mark.usefixtures("without_collections")
+@pytest.mark.parametrize("ending", ["closed", "left", "dropped", "idle", "failed"])
+async def test_a_conversation_that_has_ended_is_free_at_once(ending: str) -> None:
+    """Nothing holds itself in a circle, for which a collection would be needed."""
+    engine = ScriptedEngine([ScriptedReply("Yes."), ScriptedReply(BREAK)])
+    async with house(engine, idle_seconds=300 if ending == "idle" else 0) as opened:
+        opened._voices = Cast().voices
+        visitor, conversation = await converse(opened)
+        match ending:
+            case "closed":
+                visitor.send("session.close")
+                await visitor.closed()
+            case "left":
+                await visitor.leave()
+            case "dropped":
+                await visitor.drop()
+                await opened.time.pass_by(100)
+            case "idle":
+                async with opened.time.running():
+                    await visitor.closed()
+            case "failed":
+                visitor.send("response.create")
+                await visitor.closed()
+        opened.forget(visitor)
+        serving = weakref.ref(visitor.serving)
+        del visitor
+        await settle()
+        assert (conversation(), serving()) == (None, None)
+
+
+def test_the_heap_is_trimmed_after_conversations_have_ended() -> None:
+    trimmed: queue.SimpleQueue[str] = queue.SimpleQueue()
+    heap = Heap(lambda: trimmed.put(threading.current_thread().name), pause_seconds=0.05)
+    for _ in range(3):
+        heap.conversation_ended()
+    assert trimmed.get(timeout=WAIT_SECONDS) == "heap"
+    heap.conversation_ended()
+    assert trimmed.get(timeout=WAIT_SECONDS) == "heap"
+
+
+@pytest.mark.usefixtures("without_collections")
+def test_the_engine_holds_no_conversation_that_was_closed(golden_checkpoint: Checkpoint) -> None:
+    core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1))
+    session = core.open(SessionSettings())
+    core.hear(session, QUIET)
+    list(core.step())
+    core.close(session)
+    heard = weakref.ref(session.context[-1].features)
+    del session
+    assert heard() is None

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field, replace
+from traceback import clear_frames
 
 from backend.config import CHUNK_SECONDS
 from backend.conversation.additions import chunks_of_input, typed_text
@@ -221,8 +222,9 @@ class Conversation:
                 tasks.create_task(self._catch_up())
                 if self._options.idle_seconds:
                     tasks.create_task(self._end_when_idle())
-        except* _OverError:
-            pass
+        except* _OverError as over:
+            # The frame that raised the group holds it, and with it this conversation.
+            clear_frames(over.__traceback__)
 
     @property
     def arrived_seconds(self) -> float:

@@ -117,7 +117,7 @@ class EngineCore:
             self._runner = runner(checkpoint, num_slots, self.max_positions)
         self._scheduler = Scheduler(config.num_slots, limits)
         self._batch: Batch | None = None
-        """Of the step that is being taken, or was taken last."""
+        """Of the step that is being taken, or that broke."""
         self._clock = clock
         self._session_ids = itertools.count()
 
@@ -250,6 +250,8 @@ class EngineCore:
         yield from self._listened(batch, outcome, milliseconds)
         yield from self._spoken(batch, outcome)
         yield from self._end(batch)
+        # Those that are closed are not to be held until the next step.
+        self._batch = None
 
     def fail_active(self) -> Iterator[SessionEvent]:
         """After a step that broke: end every conversation that was in it."""
@@ -257,6 +259,7 @@ class EngineCore:
         for session in self._batch.members if self._batch is not None else []:
             if not session.is_ended:
                 yield session, _fail(session, message)
+        self._batch = None
 
     def fail_all(self, message: str) -> Iterator[SessionEvent]:
         """End every conversation, as no step will be taken any more."""

@@ -1,6 +1,7 @@
 """The HTTP and WebSocket application: the wire, the page's files, samples and health."""
 
 import asyncio
+import gc
 import logging
 import mimetypes
 import socket
@@ -10,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, Self
 
 import uvicorn
@@ -33,6 +35,7 @@ from backend.serving.connection_limits import (
     Proxies,
 )
 from backend.serving.descriptors import descriptor_limit, raise_descriptor_limit
+from backend.serving.heap import Heap
 from backend.serving.http_protocol import HttpProtocol
 from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed
@@ -101,7 +104,11 @@ class SocketService:
             store = RecordingStore(options.recordings)
             self.recordings = Recordings(store, engine.checkpoint)
         self._conversations = Conversations(
-            engine, self.admission, time, recordings=self.recordings
+            engine,
+            self.admission,
+            time,
+            recordings=self.recordings,
+            has_ended=Heap().conversation_ended,
         )
         self._offer = Offer(
             model=engine.checkpoint.name,
@@ -123,8 +130,9 @@ class SocketService:
                 await self._connection(websocket, kind).run()
         except* ConnectionEnd as ends:
             await _end(websocket, kind, first_end(ends))
-        except* (WebSocketDisconnect, TimeoutError):
+        except* (WebSocketDisconnect, TimeoutError) as gone:
             logger.info("a client went away")
+            clear_frames(gone.__traceback__)
 
     def _connection(self, websocket: WebSocket, kind: WireKind) -> Connection:
         async def send(text: str) -> None:
@@ -289,7 +297,11 @@ def serve(
     def open_app(report: Report) -> FastAPI:
         engine = open_engine(report)
         engine.failed.add_done_callback(engine_failed)
-        return create_app(engine, options)
+        app = create_app(engine, options)
+        # What is there by now stays: no collection need go through it again, which takes long.
+        gc.collect()
+        gc.freeze()
+        return app
 
     def end(starting: StartingApp) -> None:
         if starting.error is None:

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from traceback import clear_frames
 from typing import Any
 
 from backend.admission import Admission, Place
@@ -98,6 +99,7 @@ class Conversations:
         admission: says who may have one.
         kept_seconds: for those whose wire is resumable; others end with their socket.
         recordings: where those are recorded that ask for it; None where nothing is.
+        has_ended: is told of each conversation that is over.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Conversations:
         time: WorkTime,
         kept_seconds: float = KEPT_SECONDS,
         recordings: Recordings | None = None,
+        has_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.admission = admission
         self.time = time
@@ -115,6 +118,7 @@ class Conversations:
         self._engine = engine
         self._kept_seconds = kept_seconds
         self._recordings = recordings
+        self._has_ended = has_ended
         self._kept: dict[str, KeptConversation] = {}
 
     async def open(
@@ -163,6 +167,7 @@ class Conversations:
             raise ConnectionEnd(error, CloseCode.NOT_FOUND)
         if kept.abandoning is not None:
             kept.abandoning.cancel()
+            kept.abandoning = None
         kept.holder.is_lost.set()
         before = kept.holder
         kept.holder = replace(before, generation=before.generation + 1, is_lost=asyncio.Event())
@@ -193,6 +198,11 @@ class Conversations:
                 running.add_done_callback(lambda _: kept.is_over.set())
                 await kept.is_over.wait()
                 running.cancel()
+                try:
+                    await running
+                except asyncio.CancelledError as cancelled:
+                    # It, and the frames that it went through, would hold all that they had.
+                    clear_frames(cancelled.__traceback__)
         except* Exception:
             # What breaks one conversation ends it and no other.
             logger.exception("a conversation failed")
@@ -201,6 +211,7 @@ class Conversations:
             del self._kept[kept.holder.line.wire.key.session_id]
             if kept.abandoning is not None:
                 kept.abandoning.cancel()
+                kept.abandoning = None
             try:
                 await conversation.close()
             except Exception:
@@ -208,6 +219,7 @@ class Conversations:
                 logger.exception("a conversation could not be closed")
             finally:
                 self.admission.leave(kept.place)
+                self._has_ended()
 
     async def _open(
         self, request: Request, settings: ConversationSettings, line: Line

@@ -1,6 +1,7 @@
 """What goes wrong on the wire, named so that a client can act on it."""
 
 from enum import IntEnum, StrEnum
+from traceback import clear_frames
 
 from backend.conversation.errors import CommandError, Problem, SettingRangeError
 from backend.errors import (
@@ -98,7 +99,9 @@ def engine_failed(message: str) -> WireError:
 
 
 def first_end(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:
-    """The first of several tasks' ends: the others follow from it."""
+    """The first of several tasks' ends: the others follow from it, and are let go of."""
+    # The frame that raised a group holds it, and all that its function had.
+    clear_frames(ends.__traceback__)
     end = ends.exceptions[0]
     return first_end(end) if isinstance(end, BaseExceptionGroup) else end
 
