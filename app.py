@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from backend.model.checkpoint import Checkpoint
     from backend.recordings.store import StoreOptions
 
-OUR_PACKAGES = ("backend", "client", "webui")
 EXIT_UNUSABLE_FILE = 1
 EXIT_DIFFERENT = 1
 EXIT_UNWELL = 1
@@ -41,6 +40,10 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
+    for name in ("stdout", "stderr"):
+        # A service, or a window without a terminal, may have none.
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # What it cannot encode, such as a file's name that is not UTF-8, is escaped.
         if isinstance(stream, io.TextIOWrapper):
@@ -61,13 +64,7 @@ def main(arguments: list[str]) -> int:
         return EXIT_ERROR
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in OUR_PACKAGES:
-            raise
-        doctor = f"{shlex.quote(sys.executable)} app.py doctor"
-        print(
-            f"app.py: the package {package} is missing; what helps says: {doctor}", file=sys.stderr
-        )
-        return EXIT_ERROR
+        return _say_what_broke(error, f"the package {package} is missing")
     except BrokenPipeError:
         _leave_quietly()
         return 0
@@ -77,6 +74,19 @@ def main(arguments: list[str]) -> int:
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except Exception as error:
+        # A package that cannot load its libraries, say, or a system that gives no more threads.
+        reason = " ".join(str(error).split())
+        return _say_what_broke(error, f"{type(error).__name__}: {reason}".removesuffix(": "))
+
+
+def _say_what_broke(error: Exception, what: str) -> int:
+    """Of what is not foreseen: `python -X dev` shows where it was."""
+    if sys.flags.dev_mode:
+        raise error
+    doctor = f"{shlex.quote(sys.executable)} app.py doctor"
+    print(f"app.py: {what}; what helps says: {doctor}", file=sys.stderr)
+    return EXIT_ERROR
 
 
 def _leave_at_once(exit_code: int) -> NoReturn:

@@ -102,6 +102,36 @@ def test_before_anything_is_installed() -> None:
     assert re.fullmatch(r"app\.py: the package \w+ is missing; .* app\.py doctor\n", ended.stderr)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("raise ImportError('libtorch.so: cannot open\\n it')", "ImportError: libtorch.so: cannot"),
+        ("raise RuntimeError('no more threads')", "RuntimeError: no more threads"),
+        ("raise MemoryError", "MemoryError;"),
+    ],
+)
+def test_a_package_that_cannot_be_loaded(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(content)
+    ended = run("app.py", "listen", "nothing.wav", PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 2
+    assert re.fullmatch(rf"app\.py: {said}.*what helps says: .* app\.py doctor\n", ended.stderr)
+
+
+def test_without_a_terminal_at_all() -> None:
+    """As a service: its output may be closed."""
+    command = [sys.executable, "app.py", "export", "nothing.aisession", "--to", "html"]
+    ended = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=WAIT_SECONDS,
+    )
+    assert ended.returncode == 2
+    assert re.fullmatch(r"app\.py: nothing\.aisession cannot be read: .*\n", ended.stderr)
+
+
 def test_the_environment_names_the_port(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,6 +129,7 @@ def checks() -> list[tuple[str, Check]]:
         ("disk", check_disk),
         ("folders", check_folders),
         ("checkpoint", check_embedded_checkpoint),
+        ("page", check_page),
         ("downloads", check_downloads),
         ("port", check_port),
         ("audio files", check_audio_files),
@@ -452,6 +453,24 @@ def _show_progress(progress: "Progress") -> None:
 
 
 # Ports and the network
+
+
+def check_page() -> Iterator[Finding]:
+    """What the server imports and makes before it listens: versions alone do not tell."""
+    from backend.serving.space import without_proxies
+
+    try:
+        with without_proxies(os.environ):
+            server = importlib.import_module("backend.serving.server")
+            server.gradio_app()
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # of any package
+        reason = " ".join(str(error).split())
+        text = f"its server cannot be loaded: {type(error).__name__}: {reason}"
+        yield Finding("page", Verdict.PROBLEM, text, _install())
+    else:
+        yield Finding("page", Verdict.OK, "its server can be loaded")
 
 
 def check_port() -> Iterator[Finding]:
