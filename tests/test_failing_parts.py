@@ -226,6 +226,25 @@ async def test_a_sentence_that_cannot_be_said_costs_itself_alone() -> None:
             }
 
 
+async def test_a_sentence_that_no_voice_can_say_leaves_the_others() -> None:
+    cast = Cast()
+    for voice in (cast.online, cast.offline):
+        voice.error, voice.fails_after_blocks = VoiceUnavailableError("cannot"), 0
+        voice.unspeakable = {"Two."}
+    speaker = Speaker(cast.voices, "auto")
+    speaker.say("One. Two. Three.")
+    speaker.finish()
+    events: list[SpeechEvent] = []
+
+    async def listen() -> None:
+        async for event in speaker:
+            events.append(event)
+
+    with pytest.raises(VoiceUnavailableError, match="cannot"):
+        await listen()
+    assert said_by(events) == {"One.": "edge:en", "Three.": "edge:en"}
+
+
 async def test_a_voice_that_hangs_is_left_alone_and_the_others_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -405,7 +424,8 @@ def test_the_engine_holds_no_conversation_that_was_closed(golden_checkpoint: Che
     core = EngineCore(golden_checkpoint, EngineConfig(num_slots=1))
     session = core.open(SessionSettings())
     core.hear(session, QUIET)
-    list(core.step())
+    while core.has_work():
+        list(core.step())
     core.close(session)
     heard = weakref.ref(session.context[-1].features)
     del session

@@ -72,7 +72,8 @@ class Speaker:
 
     Raises:
         SettingsError: an unknown voice, or a speed out of range.
-        VoiceUnavailableError: while iterating, when not even the offline voice works.
+        VoiceUnavailableError: while iterating, at the end, when not even the offline voice could
+            say all of it.
     """
 
     def __init__(
@@ -137,20 +138,31 @@ class Speaker:
         return self._state is _SpeakerState.CANCELLED
 
     async def _speak(self) -> AsyncGenerator[SpeechEvent, None]:
+        failure = ""
         while (sentence := await self._sentences.get()) is not None:
-            if not (words := speakable(sentence)):
-                continue
-            is_first_of_sentence = True
-            async with aclosing(self._say_words(words)) as sounds:
-                async for sound in sounds:
-                    if isinstance(sound, VoiceFallback | TextLeaves):
-                        yield sound
-                        continue
-                    voice, pcm = sound
-                    start_ms = self.spoken_ms
-                    self._num_bytes += len(pcm)
-                    yield SpokenPiece(sentence, is_first_of_sentence, start_ms, pcm, voice.id)
-                    is_first_of_sentence = False
+            if words := speakable(sentence):
+                try:
+                    async with aclosing(self._say_sentence(sentence, words)) as sounds:
+                        async for sound in sounds:
+                            yield sound
+                except VoiceUnavailableError as error:
+                    # The next sentence may be one that it can say.
+                    failure = failure or str(error)
+        if failure:
+            raise VoiceUnavailableError(failure)
+
+    async def _say_sentence(self, sentence: str, words: str) -> AsyncGenerator[SpeechEvent, None]:
+        is_first_of_sentence = True
+        async with aclosing(self._say_words(words)) as sounds:
+            async for sound in sounds:
+                if isinstance(sound, VoiceFallback | TextLeaves):
+                    yield sound
+                    continue
+                voice, pcm = sound
+                start_ms = self.spoken_ms
+                self._num_bytes += len(pcm)
+                yield SpokenPiece(sentence, is_first_of_sentence, start_ms, pcm, voice.id)
+                is_first_of_sentence = False
 
     async def _say_words(
         self, words: str
