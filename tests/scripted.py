@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from backend.config import SamplingConfig, SessionSettings
+from backend.config import Bits, SamplingConfig, SessionSettings
 from backend.engine.session import ReplyRequest
 from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
@@ -60,6 +60,8 @@ class ScriptedCheckpoint:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    bits: Bits = Bits.SIXTEEN
+    number_format: str = "float32"
     folder: Path = Path(__file__).parent / "golden"
     """Without weights: what a recording tells it by is the same for all scripts."""
     abilities: tuple[Ability, ...] = ()
