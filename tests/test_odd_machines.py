@@ -147,6 +147,16 @@ def test_the_environment_names_the_port(
     assert "--port: must be a whole number, not 'http'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("typed", "title"), [("Größe 猫".encode(), "Größe 猫"), (b"caf\xe9", "caf\ufffd")]
+)
+def test_titles_in_a_locale_without_their_letters(typed: bytes, title: str) -> None:
+    """As Python hands them over with LC_ALL=C."""
+    argument = typed.decode("ascii", "surrogateescape")
+    assert parse(["talk", "--record", argument]).record == title
+    assert parse(["listen", "x.wav", "--system-prompt", argument]).system_prompt == title
+
+
 def test_every_address_of_ipv6_is_one_of_ipv4_too() -> None:
     if not socket.has_dualstack_ipv6():
         pytest.fail("this machine has no IPv6")

@@ -152,6 +152,7 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--record",
+        type=_text,
         nargs="?",
         const="",
         metavar="TITLE",
@@ -209,7 +210,9 @@ def _add_recordings(parser: argparse.ArgumentParser) -> None:
 
 def _add_answer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="an audio or video file of at most 20 s")
-    parser.add_argument("--text", help="what is asked about it (nothing: it asks itself)")
+    parser.add_argument(
+        "--text", type=_text, help="what is asked about it (nothing: it asks itself)"
+    )
     _add_model(parser)
     _add_drawing(parser)
 
@@ -287,7 +290,8 @@ def _add_sampling(parser: argparse.ArgumentParser, condition: str = "") -> None:
     parser.add_argument(
         "--top-k", type=int, help=f"{condition}draw from this many of the likeliest tokens"
     )
-    parser.add_argument("--system-prompt", help=f"{condition}what the model is told first")
+    words = f"{condition}what the model is told first"
+    parser.add_argument("--system-prompt", type=_text, help=words)
 
 
 def _add_decision_bias(
@@ -382,3 +386,12 @@ def _bias(text: str) -> float:
             f"must be from {-MAX_DECISION_BIAS:g} to {MAX_DECISION_BIAS:g}, not {text}"
         )
     return bias
+
+
+def _text(argument: str) -> str:
+    """What was typed: of letters that the locale does not know Python keeps the bytes."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(argument).decode("utf-8", "replace")
+    return argument
