@@ -152,9 +152,9 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     found = devices(
         monkeypatch, cuda="13.0", gpus=[gpu(100e9), gpu(7e9), gpu(100e9, "no kernel image")]
     )
-    released = "the released model takes 10.0 GB in bfloat16"
+    released = "the released model takes 10.4 GB in bfloat16"
     assert found[3].fix is not None
-    assert "take --bits 8 (6.2 GB)" in found[3].fix
+    assert "take --bits 8 (6.4 GB)" in found[3].fix
     assert [(each.verdict, each.text) for each in found[2:]] == [
         (Verdict.OK, f"H200, 100.0 of 140.0 GB free, multiplies; {released}"),
         (Verdict.WARNING, f"H200, 7.0 of 140.0 GB free; {released}"),

@@ -46,9 +46,9 @@ def test_what_is_advised_fits(load: MemoryNeed, free: float) -> None:
 
 
 def test_fewer_conversations_are_advised_as_many_as_fit() -> None:
-    advice = ON_GPU.advice(9.3e9)
-    assert "--sessions 3 (9.2 GB)" in advice
-    assert "--bits 8 (6.2 GB)" in advice
+    advice = ON_GPU.advice(9.7e9)
+    assert "--sessions 3 (9.6 GB)" in advice
+    assert "--bits 8 (6.4 GB)" in advice
 
 
 def test_without_any_room_another_device_is_advised() -> None:

@@ -18,6 +18,8 @@ _CPU_NUMBERS_OF_A_BLOCK = 3
 _CPU_WORKING_BYTES = 0.1 * GIGABYTE
 _GPU_WORKING_BYTES = 0.7 * GIGABYTE
 """For what lies between the layers, and on a GPU for its libraries' own needs."""
+_PEAK_SHARE = 0.05
+"""Of the weights, beside them while they are loaded, and left to what else runs."""
 _LEAST_ADVISED_POSITIONS = 1024
 """Half a minute of conversation: nothing shorter is advised."""
 
@@ -112,7 +114,8 @@ class MemoryNeed:
     def total_bytes(self) -> float:
         """Of all of it, when every context is full."""
         working = _CPU_WORKING_BYTES if self.is_on_cpu else _GPU_WORKING_BYTES
-        return self.weight_bytes + self.sessions * self.session_bytes + working
+        weights = (1 + _PEAK_SHARE) * self.weight_bytes
+        return weights + self.sessions * self.session_bytes + working
 
     @property
     def least_bytes(self) -> float:
