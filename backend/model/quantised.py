@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 _PIECE_WEIGHTS = 2**20
 """So many are quantised at once, and so take memory in full precision."""
-_WIDENED_WEIGHTS = 2**26
+_WIDENED_WEIGHTS = 2**25
+"""So many are widened at once."""
+_SMALLEST_SCALE = 1e-30
 _TORCH_INNER_TILES = 8
 _TORCH_INPUTS = 16 * _TORCH_INNER_TILES
 """Torch's product with 4 bits wants inputs in such multiples, and outputs in those of 8."""
@@ -59,7 +61,8 @@ class Quantised:
             blocks = (F.pad(values, (0, padding)) if padding else values).unflatten(1, (-1, BLOCK))
             least, most = blocks.amin(2, keepdim=True), blocks.amax(2, keepdim=True)
             scales = torch.where(most > -least, most, least) / -self.middle
-            steps = torch.where(scales == 0, 0, 1 / scales)
+            # What is smaller is 0: nothing can be divided by it.
+            steps = torch.where(scales.abs() < _SMALLEST_SCALE, 0, 1 / scales)
             numbers = (blocks * steps).add_(self.middle).round_().clamp_(max=2 * self.middle - 1)
             codes = numbers.to(torch.uint8)
             if self.bits == Bits.FOUR:
