@@ -62,6 +62,8 @@ class TurnDone:
     text: str
     emotion: Emotion | None
     status: TurnStatus
+    num_tokens: int = 0
+    """That the model has said, the first and the last among them."""
 
 
 @dataclass(frozen=True, slots=True)

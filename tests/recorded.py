@@ -13,7 +13,7 @@ from backend.recordings.store import RecordingStore, StoreOptions
 from backend.speech import Voices
 from backend.wires.conversations import Conversations
 from backend.wires.realtime.dialect import Dialect
-from backend.wires.wire import Start
+from backend.wires.wire import FirstMessage
 from tests.scripted import ScriptedEngine
 from tests.sockets import House, Visitor, request_of
 
@@ -36,11 +36,14 @@ class RecordedHouse(House):
         self._voices = voices or self._voices
 
     def talk(
-        self, title: str | None, dialect: Dialect = Dialect.DUPLEX, start: Start = Start.AT_ONCE
+        self,
+        title: str | None,
+        dialect: Dialect = Dialect.DUPLEX,
+        first_message: FirstMessage | None = None,
     ) -> Visitor:
         """Somebody comes; a title has the conversation recorded."""
         request = request_of(
-            self.engine, dialect, start, voices=self._voices, recording_title=title
+            self.engine, dialect, first_message, voices=self._voices, recording_title=title
         )
         visitor = Visitor(self.conversations, request)
         self._visitors.append(visitor)

@@ -185,7 +185,9 @@ class ScriptedSession:
         status = TurnStatus.CANCELLED if self._is_interrupted else TurnStatus.COMPLETED
         self._turn = None
         self._trace_token(turn, "", status=status)
-        self._events.put_nowait(TurnDone(turn, chunk, " ".join(said), reply.emotion, status))
+        self._events.put_nowait(
+            TurnDone(turn, chunk, " ".join(said), reply.emotion, status, len(said) + 1)
+        )
 
     def _trace_token(
         self,

@@ -21,13 +21,14 @@ from backend.wires.conversations import Conversations
 from backend.wires.errors import ConnectionEnd, first_end
 from backend.wires.realtime.dialect import Dialect
 from backend.wires.realtime.wire import RealtimeWire
-from backend.wires.wire import Offer, Request, Start
+from backend.wires.wire import FirstMessage, Offer, Request
 from tests.scripted import ScriptedEngine
 
 WireEvent = dict[str, Any]
 
 WAIT_SECONDS = 60.0
 SETTLING_TURNS = 50
+EXPECTED = FirstMessage("session.update or session.resume")
 
 
 async def settle() -> None:
@@ -140,18 +141,22 @@ class Visitor:
         pcm = float_to_pcm16(np.asarray(audio, np.float32))
         self.send("input_audio_buffer.append", audio=base64.b64encode(pcm).decode())
 
-    async def until(self, *event_types: str) -> WireEvent:
-        """The next event of one of some types; those before it are passed over."""
+    async def line(self) -> WireEvent:
+        """The next message."""
         async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                while self._num_seen < len(self.received):
-                    event = self.received[self._num_seen]
-                    self._num_seen += 1
-                    if event["type"] in event_types:
-                        return event
+            while self._num_seen == len(self.received):
                 assert self.end is None, f"the server closed the socket: {self.end}"
                 self._news.clear()
                 await self._news.wait()
+        self._num_seen += 1
+        return self.received[self._num_seen - 1]
+
+    async def until(self, *event_types: str) -> WireEvent:
+        """The next event of one of some types; those before it are passed over."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (event := await self.line())["type"] not in event_types:
+                pass
+        return event
 
     async def error_code(self) -> str:
         code: str = (await self.until("error"))["error"]["code"]
@@ -198,17 +203,12 @@ class Visitor:
             self._news.set()
 
 
-def request_of(
-    engine: ScriptedEngine,
-    dialect: Dialect = Dialect.DUPLEX,
-    start: Start = Start.AT_ONCE,
-    voices: Voices | None = None,
-    idle_seconds: float = 0.0,
-    recording_title: str | None = None,
-) -> Request:
-    """What a client asks for that sends 16 kHz."""
+def offer_of(
+    engine: ScriptedEngine, voices: Voices | None = None, idle_seconds: float = 0.0
+) -> Offer:
+    """What a server has."""
     checkpoint = engine.checkpoint
-    offer = Offer(
+    return Offer(
         checkpoint.name,
         checkpoint.system_prompt,
         checkpoint.sampling,
@@ -217,11 +217,23 @@ def request_of(
         idle_seconds,
         may_record=True,
     )
+
+
+def request_of(
+    engine: ScriptedEngine,
+    dialect: Dialect = Dialect.DUPLEX,
+    first_message: FirstMessage | None = None,
+    voices: Voices | None = None,
+    idle_seconds: float = 0.0,
+    recording_title: str | None = None,
+) -> Request:
+    """What a client asks for that sends 16 kHz."""
+    offer = offer_of(engine, voices, idle_seconds)
     options = ConversationOptions(
         offer.voices, dialect is Dialect.DUPLEX, idle_seconds, recording_title
     )
     defaults = ConversationSettings(offer.system_prompt, offer.sampling, SAMPLE_RATE_HZ)
-    return Request(RealtimeWire(dialect, offer), options, defaults, start)
+    return Request(RealtimeWire(dialect, offer), options, defaults, first_message)
 
 
 class House:
@@ -239,19 +251,27 @@ class House:
     def visit(
         self,
         dialect: Dialect = Dialect.DUPLEX,
-        start: Start = Start.AT_ONCE,
+        first_message: FirstMessage | None = None,
         limits: SocketLimits | None = None,
     ) -> Visitor:
         request = request_of(
-            self.engine, dialect, start, voices=self._voices, idle_seconds=self._idle_seconds
+            self.engine,
+            dialect,
+            first_message,
+            voices=self._voices,
+            idle_seconds=self._idle_seconds,
         )
+        return self.admit(request, limits)
+
+    def admit(self, request: Request, limits: SocketLimits | None = None) -> Visitor:
+        """Somebody comes with a request of their own."""
         visitor = Visitor(self.conversations, request, limits)
         self._visitors.append(visitor)
         return visitor
 
     async def resume(self, created: WireEvent, num_received: int) -> Visitor:
         """A new socket that asks for a conversation by what its `session.created` said."""
-        visitor = self.visit(start=Start.FIRST_MESSAGE)
+        visitor = self.visit(first_message=EXPECTED)
         visitor.send(
             "session.resume",
             session_id=created["session"]["id"],

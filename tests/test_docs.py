@@ -29,8 +29,8 @@ ANY_PYTHON = "python3"
 LANGUAGES = {"sh", "python", "json", "yaml", "nginx", "text"}
 """What a block of code may be; in `text` there are no commands."""
 PROGRAMS = (
-    f"{PYTHON} .venv/bin/pip apt arecord brew curl docker ffmpeg git hf make nginx npm pactl pip "
-    "python python3 ssh sudo systemctl"
+    f"{PYTHON} .venv/bin/pip apt arecord brew curl docker ffmpeg git hf make nginx node npm pactl "
+    "pip python python3 ssh sudo systemctl"
 ).split()
 COMMAND = re.compile(rf"^(?:[A-Z_]+=\S+ )*(?:{'|'.join(map(re.escape, PROGRAMS))})\b.*")
 
@@ -139,6 +139,8 @@ DOWNLOADS_PACKAGES = Instead("gets training's data from Debian and npm", is_shel
 PORTAUDIO = Instead("installs on the system; client/portaudio.py says the same", is_advice)
 OWN = Instead("is about the reader's own recordings; tests/test_recordings.py tests it", accepts)
 TALKS = Instead("needs a sound card and a server; tests/test_client_sound.py has both", accepts)
+DECIDES = Instead("needs a server; tests/test_decisions.py runs it with one", accepts)
+DECIDES_IN_JAVASCRIPT = Instead("the same", is_shell)
 CONVERSES = Instead("needs a server; tests/test_library.py runs it with one", accepts)
 LOOKS_AROUND = Instead("looks for networks and sound cards; tests/test_doctor.py runs it", accepts)
 
@@ -173,6 +175,8 @@ NOT_RUN = {
     f"{PYTHON} -m bench bits": MEASURES,
     f"{PYTHON} -m bench sessions": MEASURES,
     f"{PYTHON} -m bench voice-detector recording": MEASURES,
+    f"{PYTHON} -m bench wires": MEASURES,
+    f"{PYTHON} -m tests.fuzzing 10000": MEASURES,
     f"{PYTHON} -m backend.training describe --data DATA --output FOLDER": TRAINS,
     f"{PYTHON} -m backend.training evaluate --data DATA --checkpoint mine --minutes 5": TRAINS,
     f"{PYTHON} -m backend.training listen --data DATA --split held-out": TRAINS,
@@ -182,6 +186,9 @@ NOT_RUN = {
     f"{PYTHON} -m backend.browser page": EXPORTS,
     f"{PYTHON} -m http.server --directory build/static": FILE_SERVER,
     f"{PYTHON} -m examples.ask_server assets/samples/digit_seven.ogg": CONVERSES,
+    f"{PYTHON} -m examples.decisions assets/samples/digit_seven.ogg": DECIDES,
+    "ffmpeg -i assets/samples/digit_seven.ogg -f s16le -ar 16000 -ac 1 - | "
+    "node examples/decisions.mjs": DECIDES_IN_JAVASCRIPT,
     "make .venv/train.stamp": MAKES,
     "make .venv/voices.stamp": MAKES,
     "make distil DATA=folder": DISTILS,

@@ -42,8 +42,20 @@ OPEN = {"/health", "/v1/gallery", "/v1/gallery/{source}", "/v1/shared/{source}"}
 }
 """For anybody as well: what is not secret, and what a link has been given away to."""
 WITH_THE_KEY = {
+    "/v1/decisions",
     "/v1/gallery/{source}/forks",
+    "/v1/live/sessions",
+    "/v1/live/sessions/{session_id}/accept",
+    "/v1/live/sessions/{session_id}/attach",
+    "/v1/live/sessions/{session_id}/content",
+    "/v1/live/sessions/{session_id}/fork",
+    "/v1/live/sessions/{session_id}/hangup",
+    "/v1/live/sessions/{session_id}/refer",
+    "/v1/live/sessions/{session_id}/reject",
+    "/v1/models",
+    "/v1/models/{model:path}",
     "/v1/realtime",
+    "/v1/realtime/client_secrets",
     "/v1/recordings",
     "/v1/recordings/{source}",
     "/v1/recordings/{source}/export/{wanted}",

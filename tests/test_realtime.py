@@ -398,8 +398,8 @@ BAD_MESSAGES: dict[str, tuple[str | bytes, str]] = {
         "invalid_value",
     ),
     "negative seed": ('{"type": "session.update", "session": {"seed": -1}}', "invalid_value"),
-    "telephone": (
-        '{"type": "session.update", "session": {"input_audio_format": "g711_ulaw"}}',
+    "codec": (
+        '{"type": "session.update", "session": {"input_audio_format": "opus"}}',
         "unsupported_audio_format",
     ),
     "long prompt": (

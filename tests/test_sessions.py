@@ -5,6 +5,7 @@ import json
 import socket
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,9 @@ from backend.wires.errors import CloseCode, ConnectionEnd
 from backend.wires.outbox import MessagesLostError, Outbox
 from backend.wires.realtime.dialect import Dialect
 from backend.wires.realtime.wire import Realtime
-from backend.wires.wire import Start
 from tests.scripted import ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.serving import serving
-from tests.sockets import WAIT_SECONDS, SteppedTime, house, settle
+from tests.sockets import EXPECTED, WAIT_SECONDS, SteppedTime, house, settle
 
 REPLY = ScriptedReply("One moment please.")
 CHUNK = np.zeros(CHUNK_SAMPLES, np.float32)
@@ -347,7 +347,7 @@ async def test_who_cannot_begin_for_a_reason_that_nobody_foresaw_is_told(
 async def test_settings_that_come_first_are_those_of_the_conversation() -> None:
     engine = ScriptedEngine([REPLY])
     async with house(engine) as home:
-        visitor = home.visit(start=Start.FIRST_MESSAGE)
+        visitor = home.visit(first_message=EXPECTED)
         await settle()
         assert (visitor.received, engine.num_sessions, home.admission.num_taken) == ([], 0, 0)
         visitor.send("session.update", session={"instructions": "Be brief.", "voice": "alloy"})
@@ -361,7 +361,7 @@ async def test_settings_that_come_first_are_those_of_the_conversation() -> None:
 
 async def test_any_other_first_message_is_obeyed_in_a_new_conversation() -> None:
     async with house(ScriptedEngine([REPLY])) as home:
-        visitor = home.visit(start=Start.FIRST_MESSAGE)
+        visitor = home.visit(first_message=EXPECTED)
         visitor.append(CHUNK)
         await visitor.until("response.listen")
         assert visitor.types[0] == "session.created"
@@ -371,7 +371,7 @@ async def test_who_waits_in_line_begins_with_the_first_settings() -> None:
     async with house(full_house()) as home:
         talking = home.visit()
         await talking.until("session.created")
-        waiting = home.visit(start=Start.FIRST_MESSAGE)
+        waiting = home.visit(first_message=EXPECTED)
         waiting.send("session.update", session={"instructions": "Be brief."})
         await waiting.until("session.queued")
         await talking.leave()
@@ -399,11 +399,10 @@ BAD_BEGINNINGS: dict[str, tuple[str | bytes | None, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_BEGINNINGS)
-async def test_what_cannot_begin_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.wires.connection.FIRST_MESSAGE_SECONDS", 0.05)
+async def test_what_cannot_begin_is_refused(name: str) -> None:
     message, code = BAD_BEGINNINGS[name]
     async with house(ScriptedEngine([REPLY])) as home:
-        visitor = home.visit(start=Start.FIRST_MESSAGE)
+        visitor = home.visit(first_message=replace(EXPECTED, wait_seconds=0.05))
         if message is not None:
             visitor.send_text(message)
         assert await visitor.closed() == (CloseCode.POLICY, code)

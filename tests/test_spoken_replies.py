@@ -530,7 +530,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "unknown voice": {"audio": {"output": {"voice": "espeak:klingon"}}},
     "fast voice": {"audio": {"output": {"speed": 9}}},
     "output rate": {"audio": {"output": {"format": {"type": "audio/pcm", "rate": 16000}}}},
-    "output format": {"audio": {"output": {"format": {"type": "audio/pcmu"}}}},
+    "output format": {"audio": {"output": {"format": {"type": "audio/opus"}}}},
     "bias": {"decision_bias": 12},
     "endless bias": {"decision_bias": -math.inf},
     "modality": {"output_modalities": ["smell"]},

@@ -26,6 +26,7 @@ ENDED = ReplyEnded(
     reply_ms=20.0,
     first_text_ms=10.0,
     first_sound_ms=15.0,
+    num_tokens=7,
 )
 
 

@@ -49,8 +49,8 @@ class GivenSound:
 class AddInput:
     """Let the model hear what was typed, or a sound, beside the live audio."""
 
-    reference: str
-    """What the client calls it."""
+    reference: str | None
+    """What the client calls it; None where it is no input of the client's."""
     parts: tuple[GivenText | GivenSound, ...]
     """In order; empty for what is part of the conversation and not heard."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from traceback import clear_frames
 
@@ -16,6 +17,7 @@ from backend.conversation.commands import (
     DiscardAudio,
     EndRecording,
     EndUtterance,
+    GivenText,
     HearAudio,
     InterruptReply,
     NoteActivity,
@@ -38,6 +40,7 @@ from backend.conversation.events import (
     EndReason,
     IdleSoon,
     InputAdded,
+    QuietTimedOut,
     SettingsChanged,
     SettingsRefused,
     SpeechStarted,
@@ -57,7 +60,7 @@ from backend.conversation.speech_queue import ReplySpoken, SpeechQueue, SpeechQu
 from backend.conversation.timeline import Timeline
 from backend.conversation.turn_taking import TurnTaking
 from backend.conversation.voice_activity import VoiceDetection
-from backend.errors import AudioInteractionError, SettingsError
+from backend.errors import AudioInteractionError, SettingsError, VoiceUnavailableError
 from backend.events import (
     ContextRolled,
     Decision,
@@ -92,6 +95,8 @@ class ConversationOptions:
     """What its recording is called; None where it is not recorded."""
     voice_detection: VoiceDetection = field(default_factory=VoiceDetection)
     """Judges where people speak, for all conversations together."""
+    opening: str | None = None
+    """What the model is told that is to speak first; None where it speaks without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,10 @@ class Conversation:
         self._undecided: deque[InputChunk] = deque()
         self._added_since: int | None = None
         """The first chunk of what the client added and is not answered yet."""
+        self._quiet_since_seconds = 0.0
+        """Where in the client's audio a voice or a reply was heard last, where that matters."""
+        self._quiet_after: Reply | None = None
+        """The newest reply by then."""
         self._has_told_of_fallback = False
         self._is_over = False
         self._apply(settings)
@@ -291,7 +300,7 @@ class Conversation:
             case AddInput():
                 await self._add_input(command)
             case RequestReply():
-                self._request_reply(command)
+                await self._request_reply(command)
             case CancelReply():
                 self._cancel_reply()
             case StopOutput():
@@ -349,6 +358,22 @@ class Conversation:
                 piece, reply is not None, self._options.voice_detection
             )
             self._take(await hearing, reply)
+        await self._end_long_quiet()
+
+    async def _end_long_quiet(self) -> None:
+        """Ask for a reply where all has been quiet since the last one for too long."""
+        limit_seconds = self._settings.turns.quiet_reply_seconds
+        newest = self._replies.newest
+        if not limit_seconds or newest is None:
+            return
+        since_seconds, now_seconds = self._quiet_since_seconds, self._timeline.now_seconds
+        is_asked = self._replies.is_replying or self._replies.has_request
+        if is_asked or newest is not self._quiet_after or not self._turns.is_quiet:
+            self._quiet_since_seconds, self._quiet_after = now_seconds, newest
+        elif now_seconds - since_seconds >= limit_seconds:
+            self._quiet_since_seconds = now_seconds
+            self._tell(QuietTimedOut(since_seconds, now_seconds))
+            await self._request_reply(RequestReply("quiet"))
 
     def _end_utterance(self) -> None:
         if not self._turns.has_audio:
@@ -366,8 +391,12 @@ class Conversation:
 
     async def _add_input(self, added: AddInput) -> None:
         self._require_room("the item is not added")
+        await self._hear_added(added)
+
+    async def _hear_added(self, added: AddInput) -> None:
         chunks = await chunks_of_input(added, self._options.voices, self._settings.input_rate_hz)
-        self._tell(InputAdded(added.reference))
+        if added.reference is not None:
+            self._tell(InputAdded(added.reference))
         if chunks:
             self._added_since = self._timeline.num_chunks
             if text := typed_text(added):
@@ -375,7 +404,12 @@ class Conversation:
         for samples in chunks:
             self._enqueue(self._hearing.add(samples))
 
-    def _request_reply(self, command: RequestReply) -> None:
+    async def _request_reply(self, command: RequestReply) -> None:
+        if self._options.opening is not None and not self._timeline.num_chunks:
+            # A model that answers has nothing to say before it was spoken to.
+            opening = AddInput(None, (GivenText(self._options.opening),))
+            with suppress(VoiceUnavailableError):
+                await self._hear_added(opening)
         added_since, self._added_since = self._added_since, None
         reply = self._replies.newest
         if added_since is not None and reply is not None and reply.answered_chunk >= added_since:

@@ -59,6 +59,14 @@ class SpeechStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class QuietTimedOut:
+    """All was quiet for so long after a reply that another one is asked for."""
+
+    since_seconds: float
+    at_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class UtteranceEnded:
     """What the client sent since the last one is an utterance of its own."""
 
@@ -183,6 +191,8 @@ class ReplyEnded:
     """To the first text."""
     first_sound_ms: float | None
     """To the first sound."""
+    num_tokens: int
+    """That the model has said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +362,8 @@ class EndReason(Enum):
     """It had gone quiet."""
     FAILED = auto()
     """It could not go on."""
+    LEFT = auto()
+    """The client is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +379,7 @@ ConversationEvent = (
     | SettingsRefused
     | SpeechStarted
     | SpeechStopped
+    | QuietTimedOut
     | UtteranceEnded
     | InputAdded
     | AudioDiscarded

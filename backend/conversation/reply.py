@@ -135,6 +135,7 @@ class Reply:
             reply_ms=_milliseconds(self._arrived_at, self.ended_at),
             first_text_ms=_milliseconds_until(self._first_text_at, self._arrived_at),
             first_sound_ms=_milliseconds_until(self._first_sound_at, self._arrived_at),
+            num_tokens=self._done.num_tokens,
         )
 
     def truncate(self, heard_ms: float) -> ReplyTruncated:
@@ -150,7 +151,7 @@ class Reply:
                 continue
             share = (played_ms - sentence.start_ms) / (sentence.end_ms - sentence.start_ms)
             if share > 0:
-                heard += _whole_words(sentence.text, share)
+                heard += whole_words(sentence.text, share)
             break
         return heard
 
@@ -200,7 +201,7 @@ def _milliseconds_until(end: float | None, start: float) -> float | None:
     return None if end is None else _milliseconds(start, end)
 
 
-def _whole_words(text: str, share: float) -> str:
+def whole_words(text: str, share: float) -> str:
     """The first part of `text`, about `share` of it; text without spaces is cut anywhere."""
     length = round(len(text) * share)
     if " " not in text.strip():

@@ -27,6 +27,8 @@ class TurnSettings:
     """Whether the model replies when it wants to, or only when it is asked to."""
     may_interrupt: bool = True
     """Whether speaking over a spoken reply stops it."""
+    quiet_reply_seconds: float = 0.0
+    """After so much quiet that follows a reply another is asked for; 0 for never."""
 
 
 NO_TURNS = TurnSettings("none", replies_itself=False, may_interrupt=False)
@@ -39,6 +41,7 @@ class TurnPatch:
     kind: str | None = None
     replies_itself: bool | None = None
     may_interrupt: bool | None = None
+    quiet_reply_seconds: float | None = None
     is_off: bool = False
     """No turn begins or ends by itself, whatever the rest says."""
 
@@ -156,4 +159,5 @@ def _merged_turns(current: TurnSettings, patch: TurnPatch | None) -> TurnSetting
         kind=_given(patch.kind, base.kind),
         replies_itself=_given(patch.replies_itself, base.replies_itself),
         may_interrupt=_given(patch.may_interrupt, base.may_interrupt),
+        quiet_reply_seconds=_given(patch.quiet_reply_seconds, base.quiet_reply_seconds),
     )

@@ -70,6 +70,11 @@ class TurnTaking:
         """The spoken reply that is played, held or about to be."""
         return self._playback.current(self._timeline.now_seconds)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether neither the client's user nor a reply can be heard."""
+        return not self._is_speech_told and self.sounding_reply() is None
+
     def follow(self, outcomes: list[OverlapOutcome], reply: Reply | None) -> None:
         """Tell what was made of voices, over a reply or not; it is stopped if that follows."""
         if self._tell_outcomes(outcomes, reply):

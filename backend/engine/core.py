@@ -68,6 +68,8 @@ CPU_LIMITS = StepLimits(listening=8, pieces=4, spares=8)
 GPU_PIECES = 16
 _WARMING_POSITIONS = LISTENING_POSITIONS + 2
 """To hear a chunk, and to say two tokens."""
+WORDLESS_TOKENS = 16
+"""More than any reply has before its first character."""
 BROKEN_NUMBERS = "the model's numbers broke down in this conversation; start a new one"
 
 
@@ -412,7 +414,7 @@ class EngineCore:
         token = sampled
         if session.is_interrupted:
             token, status, cause = control.text_end, TurnStatus.CANCELLED, Cause.CANCELLED
-        elif turn.num_tokens >= session.max_reply_tokens:
+        elif turn.num_tokens >= _longest(session, turn):
             token, status, cause = control.text_end, TurnStatus.INCOMPLETE, Cause.LONGEST
         session.num_positions += 1
         session.context[-1].tokens.append(token)
@@ -434,7 +436,14 @@ class EngineCore:
             yield TextDelta(turn.number, delta)
         if effect is Effect.CLOSE_TURN:
             session.turn, session.is_interrupted = None, False
-            yield TurnDone(turn.number, turn.chunk, "".join(turn.pieces), turn.emotion, status)
+            yield TurnDone(
+                turn.number,
+                turn.chunk,
+                "".join(turn.pieces),
+                turn.emotion,
+                status,
+                turn.num_tokens,
+            )
 
     def _end(self, batch: Batch) -> Iterator[SessionEvent]:
         for session in batch.ending:
@@ -451,6 +460,12 @@ def _limits(num_slots: int, is_cpu: bool) -> StepLimits:
         spares = max(min(num_slots, CPU_LIMITS.spares), num_slots // CPU_LIMITS.spares)
         return replace(CPU_LIMITS, spares=spares)
     return StepLimits(num_slots, GPU_PIECES, 1 + num_slots // CPU_LIMITS.spares)
+
+
+def _longest(session: Session, turn: Turn) -> int:
+    """In tokens; a model that was asked to speak and has no words is not waited for."""
+    longest = session.max_reply_tokens
+    return longest if turn.pieces else min(longest, WORDLESS_TOKENS)
 
 
 def _step_of(batch: Batch) -> Step:

@@ -4,15 +4,17 @@ import re
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.serving.client_secrets import ClientSecret, ClientSecrets
 from backend.serving.connection_limits import counted_as
 from backend.wires.errors import CloseCode, ConnectionEnd, WireError
 
@@ -44,6 +46,8 @@ class Doorkeeper:
         self.own_hosts = own_hosts
         self._max_per_address = max_per_address
         self._num_sockets: Counter[str] = Counter()
+        self.secrets = ClientSecrets()
+        """Stand for the access key with sockets, for a while."""
 
     @property
     def requires_key(self) -> bool:
@@ -57,6 +61,11 @@ class Doorkeeper:
         Raises:
             ConnectionEnd: it may not connect.
         """
+        if self._secret(connection) is not None:
+            # Its page may be anybody's: who knows the key has sent it here.
+            with self._counted(connection):
+                yield
+            return
         _require_own_page(connection.headers, self.own_hosts)
         is_perhaps_a_page = "origin" in connection.headers or connection.scope["type"] == "http"
         # A page from elsewhere does not know the key.
@@ -64,6 +73,22 @@ class Doorkeeper:
             _require_own_host(connection.headers, self.own_hosts)
         if needs_key:
             self._require_key(connection)
+        with self._counted(connection):
+            yield
+
+    def session_of(self, connection: HTTPConnection) -> Mapping[str, Any]:
+        """The settings that a client's short-lived key stands for."""
+        secret = self._secret(connection)
+        return secret.session if secret else {}
+
+    def _secret(self, connection: HTTPConnection) -> ClientSecret | None:
+        if connection.scope["type"] != "websocket":
+            return None
+        offered = offered_key(connection.headers, connection.scope.get("subprotocols", []))
+        return self.secrets.find(offered)
+
+    @contextmanager
+    def _counted(self, connection: HTTPConnection) -> Iterator[None]:
         host = connection.client.host if connection.client else ""
         address = counted_as(host)
         if self._num_sockets[address] >= self._max_per_address:

@@ -518,7 +518,7 @@ def _error_fields(error: Exception) -> tuple[Fields, int]:
             # Of the checkpoint or the engine: it may name places on the server.
             logger.warning("a recording cannot be used: %s", error)
             message, code = "the server cannot do this: its log says why", "recording_failed"
-    return {"error": {"message": message, "code": code}}, _STATUS[code]
+    return {"error": {"message": message, "code": code}}, _STATUS.get(code, 400)
 
 
 def _too_large() -> RecordingError:

@@ -6,7 +6,7 @@ import logging
 import mimetypes
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,6 +23,7 @@ from starlette.websockets import WebSocketDisconnected
 from backend.admission import Admission
 from backend.engine import Engine
 from backend.errors import EngineFailedError
+from backend.model.checkpoint import Ability
 from backend.model.hub_store import Report
 from backend.recordings.forks import Forks
 from backend.recordings.live import Recordings
@@ -37,6 +38,7 @@ from backend.serving.connection_limits import (
 from backend.serving.descriptors import descriptor_limit, raise_descriptor_limit
 from backend.serving.heap import Heap
 from backend.serving.http_protocol import HttpProtocol
+from backend.serving.openai_api import OpenAIApi
 from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed
 from backend.serving.recordings import RecordingsApi
@@ -65,6 +67,7 @@ SHUTDOWN_SECONDS = 2
 """Pages that are still open do not hold up Ctrl+C for longer."""
 FAREWELL_SECONDS = 5.0
 """Between the engine's failure and the server's end: clients are told, recordings are packed."""
+OPENING = "hello"
 PING_SECONDS = 20.0
 """Between pings, and for the answer: a peer that is gone without a word is found out."""
 
@@ -103,7 +106,7 @@ class SocketService:
         if options.recordings is not None:
             store = RecordingStore(options.recordings)
             self.recordings = Recordings(store, engine.checkpoint)
-        self._conversations = Conversations(
+        self.conversations = Conversations(
             engine,
             self.admission,
             time,
@@ -118,6 +121,7 @@ class SocketService:
             voices=Voices(),
             idle_seconds=options.idle_minutes * 60,
             may_record=self.recordings is not None,
+            opening=_opening(engine.checkpoint.abilities),
         )
 
     async def serve(self, websocket: WebSocket, kind: WireKind) -> None:
@@ -142,11 +146,16 @@ class SocketService:
                     await websocket.send_text(text)
 
         try:
-            address = Address(websocket.query_params, websocket.headers)
+            address = Address(
+                websocket.query_params,
+                websocket.headers,
+                websocket.path_params,
+                self.doorkeeper.session_of(websocket),
+            )
             request = kind.request(address, self._offer)
         except WireError as error:
             raise ConnectionEnd(error, CloseCode.POLICY) from error
-        return Connection(self._conversations, request, SocketMessages(websocket), send)
+        return Connection(self.conversations, request, SocketMessages(websocket), send)
 
 
 class SocketMessages:
@@ -213,6 +222,7 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
     for kind in WIRES:
         app.add_api_websocket_route(kind.path, _serving(service, kind))
 
+    OpenAIApi(service.doorkeeper, engine.checkpoint.name, service.conversations).add_to(app)
     forks = Forks(
         engine.checkpoint, lambda: service.admission.num_taken, Admission(1, SystemTime())
     )
@@ -221,6 +231,11 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
     app.mount("/samples", samples, name="samples")
     app.router.routes.extend(page_routes(gradio, service.doorkeeper))
     return app
+
+
+def _opening(abilities: Sequence[Ability]) -> str | None:
+    """What a model answers with a greeting, if it says so of itself."""
+    return OPENING if any(ability.heard == OPENING for ability in abilities) else None
 
 
 def _serving(service: SocketService, kind: WireKind) -> Callable[[WebSocket], Awaitable[None]]:

@@ -9,7 +9,6 @@ from typing import Protocol
 from backend.admission import Place, Waiter
 from backend.allowance import MESSAGE_SECONDS, TokenBucket
 from backend.conversation.events import ConversationEnded, EndReason
-from backend.conversation.settings import ConversationSettings
 from backend.errors import AudioInteractionError, SessionLimitError
 from backend.wires.conversations import Attachment, Conversations
 from backend.wires.errors import (
@@ -27,6 +26,7 @@ from backend.wires.wire import (
     Beaten,
     ClientMessage,
     Close,
+    FirstMessage,
     Message,
     MessagesLost,
     Queued,
@@ -38,15 +38,12 @@ from backend.wires.wire import (
     Resumed,
     SocketCommand,
     SocketEvent,
-    Start,
 )
 
 logger = logging.getLogger(__name__)
 
 Send = Callable[[str], Awaitable[None]]
 
-FIRST_MESSAGE_SECONDS = 10.0
-"""A socket whose first message says what it is for must say so by then."""
 PATIENCE_SECONDS = 1.0
 """A message that takes longer no longer keeps the client's next ones waiting."""
 MAX_UNDER_WAY = 16
@@ -146,15 +143,15 @@ class Connection:
 
     async def _attach(self) -> Attachment | None:
         """The conversation that this socket is for; None if the client went meanwhile."""
-        match self._request.start:
-            case Start.FIRST_MESSAGE:
-                return await self._begin()
-            case Start.AT_ONCE:
-                return await self._open(self._request.defaults)
+        if self._request.observes is not None:
+            return self._conversations.observe(self._wire, self._request.observes)
+        if self._request.first_message is not None:
+            return await self._begin(self._request.first_message)
+        return await self._open(self._request)
 
-    async def _begin(self) -> Attachment | None:
+    async def _begin(self, expected: FirstMessage) -> Attachment | None:
         """What the first message asks for; None if the client went meanwhile."""
-        text = await self._first_message()
+        text = await self._first_message(expected)
         if text is None:
             return None
         try:
@@ -165,34 +162,34 @@ class Connection:
             case Resume():
                 return await self._resume(message)
             case Acknowledge() | Beat() | Close():
-                settings = self._request.defaults
+                request = self._request
             case _:
                 # What is told when it begins then tells of the conversation that was asked for.
-                settings = self._configured(message)
+                request = self._configured(message)
         self._held.append(message)
-        return await self._open(settings)
+        return await self._open(request)
 
-    async def _open(self, settings: ConversationSettings) -> Attachment | None:
+    async def _open(self, request: Request) -> Attachment | None:
         """A new conversation; None if the client went meanwhile."""
         place = await self._place()
         if place is None:
             return None
-        return await self._conversations.open(place, self._request, settings)
+        return await self._conversations.open(place, request)
 
-    def _configured(self, message: ClientMessage) -> ConversationSettings:
-        """The settings of a conversation that begins with `message`.
+    def _configured(self, message: ClientMessage) -> Request:
+        """What is asked for by a socket whose first message is `message`.
 
         Raises:
-            ConnectionEnd: they cannot be.
+            ConnectionEnd: it cannot be.
         """
         try:
-            settings = self._wire.settings(message, self._request.defaults)
-            voice = self._request.options.voices.find_voice(settings.voice)
+            request = self._wire.begin(message, self._request)
+            voice = request.options.voices.find_voice(request.defaults.voice)
         except AudioInteractionError as error:
             named = as_wire_error(error)
             named.event_id = message.event_id
             raise ConnectionEnd(named, CloseCode.POLICY) from error
-        return replace(settings, voice=voice)
+        return replace(request, defaults=replace(request.defaults, voice=voice))
 
     async def _place(self) -> Place | None:
         """The right to a conversation, after a wait if need be; None if the client went."""
@@ -286,14 +283,13 @@ class Connection:
         if self._num_sent > num_received:
             await self._say(MessagesLost(self._num_sent - num_received))
 
-    async def _first_message(self) -> Message | None:
+    async def _first_message(self, expected: FirstMessage) -> Message | None:
         try:
-            async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
+            async with asyncio.timeout(expected.wait_seconds):
                 return await anext(self._messages, None)
         except TimeoutError as timeout:
             error = WireError(
-                "with autostart=0 the first message is session.update or session.resume, within "
-                f"{FIRST_MESSAGE_SECONDS:g} s",
+                f"the first message is {expected.expected}, within {expected.wait_seconds:g} s",
                 "first_message_expected",
             )
             raise ConnectionEnd(error, CloseCode.POLICY) from timeout
@@ -360,7 +356,7 @@ class Connection:
                 raise ConnectionEnd(session_failed(), CloseCode.SESSION_FAILED) from error
             named = as_wire_error(error)
             named.event_id = named.event_id or event_id
-            attachment.line.tell(Refused(named))
+            attachment.line.say(Refused(named))
             self._count_error()
         except ConnectionEnd:
             self._conversations.end(attachment)
@@ -375,7 +371,7 @@ class Connection:
             case Beat():
                 if command.is_active:
                     attachment.conversation.activity()
-                attachment.line.tell(Beaten())
+                attachment.line.say(Beaten())
             case Close():
                 attachment.conversation.end(EndReason.CLIENT)
                 self._conversations.end(attachment)
@@ -416,7 +412,8 @@ class Connection:
     async def _say(self, event: SocketEvent | ConversationEnded) -> None:
         """Tell of this socket alone: it is not numbered, and not told again after a resume."""
         for message in self._wire.write(event):
-            await self._deliver(self._wire.encode(message, None))
+            if (text := self._wire.encode(message, None)) is not None:
+                await self._deliver(text)
 
 
 def _resume_unexpected(command: Resume) -> WireError:

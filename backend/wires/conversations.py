@@ -11,9 +11,8 @@ from typing import Any
 from backend.admission import Admission, Place
 from backend.allowance import LoopTime
 from backend.conversation.conversation import Conversation
-from backend.conversation.events import ConversationEnded, ConversationEvent
+from backend.conversation.events import ConversationEnded, ConversationEvent, EndReason
 from backend.conversation.model_session import SessionOpener
-from backend.conversation.settings import ConversationSettings
 from backend.errors import AudioInteractionError, EngineFailedError, SessionLimitError
 from backend.recordings.live import Recordings
 from backend.timing import WorkTime
@@ -26,12 +25,23 @@ from backend.wires.errors import (
     session_failed,
 )
 from backend.wires.outbox import Outbox
-from backend.wires.wire import AnyWire, ClientMessage, Request, SessionKey, SocketEvent
+from backend.wires.wire import (
+    AnyWire,
+    ClientMessage,
+    Observation,
+    Request,
+    SessionKey,
+    SocketEvent,
+)
 
 logger = logging.getLogger(__name__)
 
 KEPT_SECONDS = 60.0
 """A conversation whose socket dropped waits this long for another."""
+
+
+MAX_OBSERVERS = 4
+"""Of one conversation: each is told all of it."""
 
 
 class Line:
@@ -40,17 +50,50 @@ class Line:
     def __init__(self, wire: AnyWire) -> None:
         self.wire = wire
         self.outbox: Outbox[Any] = Outbox(wire.encode)
+        self.observers: list[ObserverLine] = []
+        """Those that are told all that the client is."""
 
     def tell(self, event: ConversationEvent | SocketEvent) -> None:
         """Put what happens into the client's messages."""
         self.answer(self.wire.write(event))
         if isinstance(event, ConversationEnded):
-            self.outbox.end(self.wire.ending(event.reason))
+            for line in (self, *self.observers):
+                line.outbox.end(self.wire.ending(event.reason))
+
+    def say(self, event: SocketEvent) -> None:
+        """Put what happens to this socket into its messages alone."""
+        self.outbox.put(self.wire.write(event))
 
     def answer(self, messages: Sequence[Any]) -> None:
         """Put messages of the wire's own."""
         if messages:
-            self.outbox.put(messages)
+            for line in (self, *self.observers):
+                line.outbox.put(messages)
+
+    def leave(self) -> None:
+        """The socket is gone."""
+
+
+class ObserverLine(Line):
+    """The line to a client that looks at and steers another's conversation.
+
+    Args:
+        wire: of the observer.
+        observed: the line of the conversation; all its clients are told what this one asks for.
+    """
+
+    def __init__(self, wire: AnyWire, observed: Line) -> None:
+        super().__init__(wire)
+        self._observed = observed
+        observed.observers.append(self)
+
+    def answer(self, messages: Sequence[Any]) -> None:
+        """Put messages of the wire's own."""
+        self._observed.answer(messages)
+
+    def leave(self) -> None:
+        """The socket is gone."""
+        self._observed.observers.remove(self)
 
 
 @dataclass(eq=False, slots=True)
@@ -121,22 +164,19 @@ class Conversations:
         self._has_ended = has_ended
         self._kept: dict[str, KeptConversation] = {}
 
-    async def open(
-        self, place: Place, request: Request, settings: ConversationSettings
-    ) -> Attachment:
+    async def open(self, place: Place, request: Request) -> Attachment:
         """Start a conversation in `place`, which is given back when it is over.
 
         Args:
             place: the right to it.
-            request: what its client's address asks for.
-            settings: with which it begins.
+            request: what its client asks for.
 
         Raises:
             ConnectionEnd: the engine cannot open it; the place is given back.
         """
         line = Line(request.wire)
         try:
-            conversation = await self._open(request, settings, line)
+            conversation = await self._open(request, line)
         except BaseException:
             self.admission.leave(place)
             raise
@@ -173,8 +213,42 @@ class Conversations:
         kept.holder = replace(before, generation=before.generation + 1, is_lost=asyncio.Event())
         return kept.holder
 
+    def observe(self, wire: AnyWire, observation: Observation) -> Attachment:
+        """Look at and steer a conversation that stays another socket's.
+
+        Raises:
+            ConnectionEnd: there is none of this id and protocol, or too many look at it.
+        """
+        kept = self._kept.get(observation.session_id)
+        if kept is None or kept.is_over.is_set():
+            error = WireError("there is no such session, or it is over", "session_not_found")
+            raise ConnectionEnd(error, CloseCode.NOT_FOUND)
+        observed = kept.holder.line
+        if len(observed.observers) >= MAX_OBSERVERS:
+            error = WireError(
+                f"{MAX_OBSERVERS} clients look at this session already", "too_many_observers"
+            )
+            raise ConnectionEnd(error, CloseCode.POLICY)
+        try:
+            greeting = observation.begin(observed.wire)
+        except WireError as error:
+            raise ConnectionEnd(error, CloseCode.NOT_FOUND) from error
+        line = ObserverLine(wire, observed)
+        line.outbox.put(greeting)
+        return replace(kept.holder, line=line, is_lost=asyncio.Event())
+
+    def hang_up(self, session_id: str) -> bool:
+        """End a conversation from elsewhere; whether there was one of this id."""
+        kept = self._kept.get(session_id)
+        if kept is None or kept.is_over.is_set():
+            return False
+        kept.holder.conversation.end(EndReason.CLIENT)
+        kept.is_over.set()
+        return True
+
     def let_go(self, attachment: Attachment) -> None:
         """The socket is gone: the conversation ends, at once or if no other socket comes."""
+        attachment.line.leave()
         kept = self._kept.get(attachment.line.wire.key.session_id)
         if kept is None or kept.holder is not attachment:
             return
@@ -196,13 +270,16 @@ class Conversations:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(conversation.run())
                 running.add_done_callback(lambda _: kept.is_over.set())
+                line = kept.holder.line
+                telling = tasks.create_task(line.wire.run(line.answer, self.time))
                 await kept.is_over.wait()
-                running.cancel()
-                try:
-                    await running
-                except asyncio.CancelledError as cancelled:
-                    # It, and the frames that it went through, would hold all that they had.
-                    clear_frames(cancelled.__traceback__)
+                for task in (running, telling):
+                    task.cancel()
+                    try:
+                        await task
+                    except asyncio.CancelledError as cancelled:
+                        # It, and the frames that it went through, would hold all that they had.
+                        clear_frames(cancelled.__traceback__)
         except* Exception:
             # What breaks one conversation ends it and no other.
             logger.exception("a conversation failed")
@@ -212,6 +289,7 @@ class Conversations:
             if kept.abandoning is not None:
                 kept.abandoning.cancel()
                 kept.abandoning = None
+            conversation.end(EndReason.LEFT)
             try:
                 await conversation.close()
             except Exception:
@@ -221,12 +299,15 @@ class Conversations:
                 self.admission.leave(kept.place)
                 self._has_ended()
 
-    async def _open(
-        self, request: Request, settings: ConversationSettings, line: Line
-    ) -> Conversation:
+    async def _open(self, request: Request, line: Line) -> Conversation:
         try:
             return await Conversation.open(
-                self._engine, settings, request.options, line.tell, self.time, self._recordings
+                self._engine,
+                request.defaults,
+                request.options,
+                line.tell,
+                self.time,
+                self._recordings,
             )
         except SessionLimitError as error:
             raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error

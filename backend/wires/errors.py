@@ -4,6 +4,7 @@ from enum import IntEnum, StrEnum
 from traceback import clear_frames
 
 from backend.conversation.errors import CommandError, Problem, SettingRangeError
+from backend.conversation.events import ConversationFailed
 from backend.errors import (
     AudioInputError,
     AudioInteractionError,
@@ -96,6 +97,11 @@ def session_failed(message: str = SESSION_FAILURE) -> WireError:
 def engine_failed(message: str) -> WireError:
     """No conversation can go on, or begin."""
     return WireError(message, "engine_failed", error_type=ErrorType.SERVER)
+
+
+def conversation_failed(event: ConversationFailed) -> WireError:
+    """The conversation cannot go on."""
+    return (engine_failed if event.of_engine else session_failed)(event.message)
 
 
 def first_end(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:

@@ -31,12 +31,12 @@ class Outbox(Generic[ServerT]):
     """Messages of one conversation, in order. Putting never waits; memory is bounded.
 
     Args:
-        encode: a message with its number, as the socket carries it.
+        encode: a message with its number, as the socket carries it; None leaves it out.
         max_kept_bytes: beyond it the oldest are let go, arrived or not; the newest stays.
     """
 
     def __init__(
-        self, encode: Callable[[ServerT, int], str], max_kept_bytes: int = MAX_KEPT_BYTES
+        self, encode: Callable[[ServerT, int], str | None], max_kept_bytes: int = MAX_KEPT_BYTES
     ) -> None:
         self.ending: Ending | None = None
         self._encode = encode
@@ -59,8 +59,10 @@ class Outbox(Generic[ServerT]):
     def put(self, messages: Iterable[ServerT]) -> None:
         """Tell the client, in order and with nothing in between."""
         for message in messages:
+            text = self._encode(message, self._last_number + 1)
+            if text is None:
+                continue
             self._last_number += 1
-            text = self._encode(message, self._last_number)
             self._kept.append(NumberedMessage(self._last_number, text))
             self._num_kept_bytes += sys.getsizeof(text)
         while self._num_kept_bytes > self._max_kept_bytes and len(self._kept) > 1:

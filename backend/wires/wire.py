@@ -5,10 +5,10 @@ messages of its own. A new one is a module beside `backend.wires.realtime`, and 
 `backend.wires.registry`.
 """
 
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any, Protocol, TypeVar
 
 from backend.admission import Standing
@@ -18,7 +18,10 @@ from backend.conversation.events import ConversationEvent, EndReason
 from backend.conversation.settings import ConversationSettings
 from backend.conversation.voice_activity import VoiceDetection
 from backend.speech import Voices
+from backend.timing import Time
 from backend.wires.errors import CloseCode, WireError
+
+_NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?", re.ASCII)
 
 Message = str | bytes
 """As a socket carries it."""
@@ -171,11 +174,11 @@ class Wire(Protocol[ClientT, ServerT]):
             WireError: it is none.
         """
 
-    def settings(self, message: ClientT, defaults: ConversationSettings) -> ConversationSettings:
-        """Those with which a conversation begins whose first message this is; it is obeyed after.
+    def begin(self, message: ClientT, request: "Request") -> "Request":
+        """The request of a socket whose first message this is; it is obeyed after.
 
         Raises:
-            AudioInteractionError: they cannot be.
+            AudioInteractionError: it cannot be.
         """
 
     def takes_time(self, message: ClientT) -> bool:
@@ -196,25 +199,38 @@ class Wire(Protocol[ClientT, ServerT]):
     def ending(self, reason: EndReason) -> Ending:
         """How the socket is closed when the conversation has ended."""
 
-    def encode(self, message: ServerT, number: int | None) -> str:
-        """A message as the socket carries it.
+    def encode(self, message: ServerT, number: int | None) -> str | None:
+        """A message as the socket carries it; None where this client is not told.
 
         Args:
             message: one that `write` has made.
             number: of it, from 1 in a conversation; None for one of this socket alone.
         """
 
+    async def run(self, tell: Callable[[Sequence[ServerT]], None], time: Time) -> None:
+        """Tell what has its time, for as long as the conversation goes on."""
+
 
 AnyWire = Wire[Any, Any]
 
 
-class Start(Enum):
-    """When a socket has its conversation."""
+@dataclass(frozen=True, slots=True)
+class FirstMessage:
+    """A socket has no conversation before a message, which says what it is for."""
 
-    AT_ONCE = auto()
-    """A new one, as soon as there is room."""
-    FIRST_MESSAGE = auto()
-    """A message takes up one whose socket was lost; anything else begins a new one."""
+    expected: str
+    """What it is, for a client that does not send it."""
+    wait_seconds: float = 10.0
+    """It must have come by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Looks at the conversation of another socket."""
+
+    session_id: str
+    begin: Callable[[AnyWire], Sequence[Any]]
+    """Gets to know the other's wire; gives what is told first. Raises WireError for a stranger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +241,10 @@ class Request:
     options: ConversationOptions
     defaults: ConversationSettings
     """Before the client changes them."""
-    start: Start = Start.AT_ONCE
+    first_message: FirstMessage | None = None
+    """None begins a new conversation at once."""
+    observes: Observation | None = None
+    """Has no conversation of its own, but looks at and steers another socket's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +253,10 @@ class Address:
 
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What its path names, as `session_id`."""
+    session: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that the client's short-lived key stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +273,56 @@ class Offer:
     idle_seconds: float
     """Of quiet that end a conversation; 0 for never."""
     may_record: bool
+    opening: str | None = None
+    """What the model answers with a greeting; None where that is not known."""
     voice_detection: VoiceDetection = field(default_factory=VoiceDetection)
     """Judges where people speak, for all conversations together."""
+
+
+def requested_options(
+    address: Address, offer: Offer, *, reports_playback: bool = False
+) -> ConversationOptions:
+    """What a conversation is from its beginning to its end.
+
+    Raises:
+        WireError: it was to be recorded, and nothing is here.
+    """
+    return ConversationOptions(
+        voices=offer.voices,
+        reports_playback=reports_playback,
+        idle_seconds=offer.idle_seconds,
+        recording_title=requested_recording(address, offer),
+        voice_detection=offer.voice_detection,
+        opening=offer.opening,
+    )
+
+
+def requested_number(query: Mapping[str, str], name: str, default: float) -> float:
+    """The number that an address gives something; `default` where it gives none.
+
+    Raises:
+        WireError: it is none.
+    """
+    given = query.get(name)
+    if given is None:
+        return default
+    # Python reads a number of any length, and in many scripts.
+    if _NUMBER.fullmatch(given) is None:
+        raise WireError(f"{name} is a number, not {given[:32]!r}", "invalid_value", name)
+    return float(given)
+
+
+def requested_recording(address: Address, offer: Offer) -> str | None:
+    """What the recording is called that an address asks for; None where it asks for none.
+
+    Raises:
+        WireError: nothing is recorded here.
+    """
+    if address.query.get("record") != "1":
+        return None
+    if not offer.may_record:
+        raise WireError("this server records nothing", "recording_off")
+    return address.query.get("title", "")
 
 
 class WireKind(Protocol):
@@ -259,7 +330,7 @@ class WireKind(Protocol):
 
     @property
     def path(self) -> str:
-        """As in `/v1/realtime`."""
+        """As in `/v1/realtime`, or `/v1/live/sessions/{session_id}/attach`."""
 
     def request(self, address: Address, offer: Offer) -> Request:
         """What a client's address asks for.

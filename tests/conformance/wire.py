@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import soxr
+from openai.types.live import ServerEvent as LiveServerEvent
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,7 +37,8 @@ VOICE = "espeak:en-us"
 
 TYPED = "And a seven, please."
 
-_SERVER_EVENT: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
+_REALTIME_EVENT: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
+_LIVE_EVENT: TypeAdapter[Any] = TypeAdapter(LiveServerEvent)
 
 
 @dataclass(slots=True)
@@ -75,10 +77,20 @@ class Wire:
                 await asyncio.sleep(0.01)
 
     def require_pure_ga(self) -> None:
-        """Every event is one of the OpenAI API, in its shape, and none is an error."""
+        """Every event is one of OpenAI's Realtime API, in its shape, and none is an error."""
         for event in self.to_clients:
-            _SERVER_EVENT.validate_python(event)
+            _REALTIME_EVENT.validate_python(event)
         assert self.told("error") == []
+
+    def require_pure_live(self) -> None:
+        """The same of its Live API."""
+        for event in self.to_clients:
+            _LIVE_EVENT.validate_python(event)
+        assert self.told("error") == []
+
+    def transcript(self) -> str:
+        """What a Live client was told that was said."""
+        return "".join(event["delta"] for event in self.told("session.output_transcript.delta"))
 
     def tap(self, app: ASGIApp) -> ASGIApp:
         """The application, overheard."""

@@ -1,26 +1,17 @@
 """What clients may send, validated once: the client events of the OpenAI Realtime API."""
 
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import from_json
+from pydantic import BaseModel, Field, model_validator
 
 from backend.conversation.settings import Modality
-from backend.wires.errors import WireError
-
-MAX_MESSAGE_CHARACTERS = 4 * 1024 * 1024
-"""Of one message; in base64 PCM16 this is more than a minute of audio at 24 kHz."""
-MAX_MESSAGE_VALUES = 20_000
-"""In one message: audio of any length is one, and hundreds of tools are thousands."""
-MAX_ECHO_CHARACTERS = 200
-"""Of what a client sent, in what it is told is wrong with it."""
+from backend.wires.json_messages import ClientEvent, CustomVoice, Name, parse_event, validated
 
 Modalities = Annotated[list[Modality], Field(max_length=8, fail_fast=True)]
 Eagerness = Literal["low", "medium", "high", "auto"]
-EventId = Annotated[str, Field(max_length=MAX_ECHO_CHARACTERS)]
 ItemId = Annotated[str, Field(min_length=1, max_length=128)]
-Name = Annotated[str, Field(max_length=128)]
-"""Of what the server has named: a response, a session, a voice."""
 MetadataName = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -47,6 +38,8 @@ class TurnDetection(BaseModel):
     eagerness: Eagerness | None = None
     create_response: bool | None = None
     interrupt_response: bool | None = None
+    idle_timeout_ms: int | None = Field(default=None, ge=1_000, le=300_000)
+    """Of quiet after a reply, which then is asked for another; null for never."""
 
 
 class AudioInput(BaseModel):
@@ -54,14 +47,9 @@ class AudioInput(BaseModel):
 
     format: AudioFormat | None = None
     sample_rate_hz: int | None = None
+    transcription: dict[str, Any] | None = None
     turn_detection: TurnDetection | None = None
     """An explicit null turns the model's own replies off: `model_fields_set` tells."""
-
-
-class CustomVoice(BaseModel):
-    """A voice as an object, which the API allows too."""
-
-    id: Name
 
 
 class AudioOutput(BaseModel):
@@ -83,6 +71,8 @@ class Audio(BaseModel):
 class SessionPatch(BaseModel):
     """The settings of `session.update` that are honoured; None leaves a setting as it is."""
 
+    type: str | None = None
+    tools: list[dict[str, Any]] | None = None
     audio: Audio | None = None
     output_modalities: Modalities | None = None
     instructions: str | None = None
@@ -113,15 +103,6 @@ class ResponseOptions(BaseModel):
         return "audio" if "audio" in self.output_modalities else "text"
 
 
-class ClientEvent(BaseModel):
-    """Base of all client messages."""
-
-    model_config = ConfigDict(frozen=True)
-    TYPE: ClassVar[str]
-
-    event_id: EventId | None = None
-
-
 class SessionUpdate(ClientEvent):
     """Change the configuration: a deep merge."""
 
@@ -134,6 +115,14 @@ class AppendAudio(ClientEvent):
 
     TYPE = "input_audio_buffer.append"
     audio: str
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryAudio:
+    """The same as a binary message, where the address says so."""
+
+    audio: bytes
+    event_id: None = None
 
 
 class CommitAudio(ClientEvent):
@@ -279,6 +268,7 @@ class CloseSession(ClientEvent):
 ConversationMessage = (
     SessionUpdate
     | AppendAudio
+    | BinaryAudio
     | CommitAudio
     | ClearAudio
     | CreateResponse
@@ -296,8 +286,8 @@ ConversationMessage = (
 SocketMessage = ResumeSession | AckEvent | Heartbeat | CloseSession
 AnyClientMessage = ConversationMessage | SocketMessage
 
-_MODELS: dict[str, type[AnyClientMessage]] = {
-    model.TYPE: model for model in get_args(AnyClientMessage)
+_MODELS: dict[str, type[Any]] = {
+    model.TYPE: model for model in get_args(AnyClientMessage) if model is not BinaryAudio
 }
 
 
@@ -305,43 +295,16 @@ def parse_client_message(message: str) -> AnyClientMessage:
     """The event that a message holds.
 
     Raises:
-        WireError: too long or of too many values, not JSON, not an event, of an unknown type, or
-            with a wrong field.
+        WireError: it holds none.
     """
-    if len(message) > MAX_MESSAGE_CHARACTERS:
-        raise WireError(
-            f"a message may have {MAX_MESSAGE_CHARACTERS} characters, this one has {len(message)}",
-            "message_too_large",
-        )
-    # Each is an object in memory, and to make millions of them takes long. In a text there are few.
-    if sum(map(message.count, "[{,")) > MAX_MESSAGE_VALUES:
-        raise WireError(
-            f"a message may have {MAX_MESSAGE_VALUES} values, this one has more",
-            "message_too_large",
-        )
-    try:
-        fields = from_json(message)
-    except ValueError as error:
-        raise WireError(f"the message is not JSON: {error}", "invalid_json") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
-        raise WireError("a message is an object with a `type`", "invalid_event", "type")
-    return _validate(fields)
+    parsed: AnyClientMessage = parse_event(message, _MODELS)
+    return parsed
 
 
-def _validate(fields: dict[str, Any]) -> AnyClientMessage:
-    given_id = fields.get("event_id")
-    event_id = given_id[:MAX_ECHO_CHARACTERS] if isinstance(given_id, str) else None
-    model = _MODELS.get(fields["type"])
-    if model is None:
-        raise WireError(
-            f"unknown event type {fields['type'][:64]!r}; known are {', '.join(_MODELS)}",
-            "unknown_event_type",
-            "type",
-            event_id,
-        )
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"])[:MAX_ECHO_CHARACTERS]
-        raise WireError(f"{param}: {first['msg']}", "invalid_value", param, event_id) from error
+def session_update(session: Mapping[str, Any]) -> SessionUpdate:
+    """The event that asks for these settings.
+
+    Raises:
+        WireError: they are none.
+    """
+    return validated({"type": SessionUpdate.TYPE, "session": session}, SessionUpdate)

@@ -1,10 +1,8 @@
 """Items and audio that a client puts into the conversation, checked and decoded."""
 
-import base64
-import binascii
+from collections.abc import Callable
 
 from backend.conversation.commands import GivenSound, GivenText
-from backend.conversation.input_audio import PCM16_BYTES
 from backend.wires.errors import WireError
 from backend.wires.realtime.client_messages import ContentPart, NewItem
 from backend.wires.realtime.items import message_item
@@ -14,8 +12,8 @@ from backend.wires.wire import new_id
 MAX_ITEM_CHARACTERS = 8192
 """Of text: an item is kept, and some are read aloud."""
 
-_HEARD_ROLES = ("user", "system")
-"""A system's message too: pipecat sends so what its user types in mid-conversation."""
+INSTRUCTING_ROLE = "system"
+"""Its messages join the instructions, and are not heard."""
 
 
 def given_item(new: NewItem) -> Item:
@@ -24,7 +22,7 @@ def given_item(new: NewItem) -> Item:
     Raises:
         WireError: it is no message, has no content or too much of it.
     """
-    if new.type != "message" or new.role not in (*_HEARD_ROLES, "assistant"):
+    if new.type != "message" or new.role not in ("user", INSTRUCTING_ROLE, "assistant"):
         raise WireError(
             "an item is a message of the user, the system or the assistant, not "
             f"{new.type[:64]!r} of {(new.role or 'nobody')[:64]!r}",
@@ -50,21 +48,34 @@ def _shown(part: ContentPart) -> Content:
     return {"type": part.type, "transcript": None}
 
 
-def heard_parts(new: NewItem) -> tuple[GivenText | GivenSound, ...]:
-    """What the model hears of an item; nothing of a reply, which it would have had to say itself.
+def heard_parts(new: NewItem, decode: Callable[[str], bytes]) -> tuple[GivenText | GivenSound, ...]:
+    """What the model hears of an item: a user's.
+
+    A reply it would have had to say itself, and instructions it goes by.
+
+    Args:
+        new: the item.
+        decode: its audio, to PCM16 at the rate of the conversation's.
 
     Raises:
         WireError: a part can neither be read nor heard.
     """
-    return tuple(map(_heard_part, new.content)) if new.role in _HEARD_ROLES else ()
+    return tuple(_heard_part(part, decode) for part in new.content) if new.role == "user" else ()
 
 
-def _heard_part(part: ContentPart) -> GivenText | GivenSound:
+def instructions_of(new: NewItem) -> str | None:
+    """What the model is to go by from now on; None where an item is none of the system's."""
+    if new.role != INSTRUCTING_ROLE:
+        return None
+    return " ".join(part.text for part in new.content if part.text)
+
+
+def _heard_part(part: ContentPart, decode: Callable[[str], bytes]) -> GivenText | GivenSound:
     match part.type:
         case "input_text" if part.text is not None:
             return GivenText(part.text)
         case "input_audio" if part.audio is not None:
-            return GivenSound(decoded_audio(part.audio))
+            return GivenSound(decode(part.audio))
         case _:
             raise WireError(
                 "content is an input_text with a text or an input_audio with audio, not "
@@ -72,20 +83,3 @@ def _heard_part(part: ContentPart) -> GivenText | GivenSound:
                 "invalid_value",
                 "item.content",
             )
-
-
-def decoded_audio(encoded: str) -> bytes:
-    """PCM16 bytes of base64 text.
-
-    Raises:
-        WireError: wrong base64, or not a whole number of samples.
-    """
-    try:
-        pcm = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise WireError(f"the audio is not base64: {error}", "invalid_base64", "audio") from error
-    if len(pcm) % PCM16_BYTES:
-        raise WireError(
-            f"16-bit audio has an even number of bytes, not {len(pcm)}", "odd_byte_count", "audio"
-        )
-    return pcm

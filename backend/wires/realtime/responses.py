@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from backend.config import SPEECH_RATE_HZ
+from backend.config import LISTENING_POSITIONS
 from backend.conversation.events import (
     CancelReason,
     ChunkDecision,
@@ -17,6 +17,7 @@ from backend.conversation.events import (
     ReplyTruncated,
 )
 from backend.conversation.settings import Modality
+from backend.wires.audio_formats import SpeechEncoder, WireFormat
 from backend.wires.realtime.dialect import Dialect
 from backend.wires.realtime.items import Items, reply_item, reply_part
 from backend.wires.realtime.server_messages import (
@@ -38,7 +39,9 @@ from backend.wires.realtime.server_messages import (
     ServerMessage,
     TextDone,
     TranscriptDone,
+    Usage,
 )
+from backend.wires.realtime.session import AudioFormats
 from backend.wires.wire import new_id
 
 MAX_METADATA_KEYS = 16
@@ -64,6 +67,8 @@ class _Response:
     own_metadata: Metadata = field(default_factory=dict)
     client_metadata: Mapping[str, str] = field(default_factory=dict)
     modality: Modality = "text"
+    num_input_tokens: int = 0
+    speech: SpeechEncoder = field(default_factory=lambda: SpeechEncoder(WireFormat()))
     heard_text: str | None = None
     """What was heard, where that is not all."""
 
@@ -105,6 +110,8 @@ class Responses:
         self._requested: OrderedDict[str, Mapping[str, str]] = OrderedDict()
         """What clients want to be told with the replies that they asked for, by request."""
         self._current: _Response | None = None
+        self.formats = AudioFormats()
+        """In force."""
 
     @property
     def current_id(self) -> str | None:
@@ -138,6 +145,8 @@ class Responses:
         response = self._current = self._of(started.turn)
         response.modality = started.modality
         response.own_metadata = _reply_metadata(started)
+        response.speech = SpeechEncoder(self.formats.output)
+        response.num_input_tokens = started.decision.positions
         if started.request_id is not None:
             response.client_metadata = self._requested.pop(started.request_id, {})
         item = reply_item(response.item_id, "in_progress", started.modality, None)
@@ -183,16 +192,9 @@ class Responses:
     def sound(self, sound: ReplySound) -> ServerMessage:
         """More of its sound."""
         response = self._of(sound.turn)
-        message = AudioDelta(
-            type="response.output_audio.delta",
-            delta=base64.b64encode(sound.pcm).decode("ascii"),
-            response_id=response.response_id,
-            item_id=response.item_id,
-            output_index=0,
-            content_index=0,
-        )
+        message = _audio_delta(response, response.speech.encode(sound.pcm))
         if self._dialect is Dialect.DUPLEX:
-            message["sample_rate_hz"] = SPEECH_RATE_HZ
+            message["sample_rate_hz"] = self.formats.output.rate_hz
             message["audio_start_ms"] = round(sound.start_ms, 1)
             if sound.is_first_of_sentence:
                 message["sentence"] = sound.sentence
@@ -210,6 +212,8 @@ class Responses:
         self._items.change(reply_item(response.item_id, item_status, modality, kept))
         ids = response.part_ids()
         if modality == "audio":
+            if rest := response.speech.finish():
+                yield _audio_delta(response, rest)
             yield AudioDone(type="response.output_audio.done", **ids)
             yield TranscriptDone(
                 type="response.output_audio_transcript.done", transcript=text, **ids
@@ -228,7 +232,9 @@ class Responses:
         yield ItemMessage(type="conversation.item.done", item=item)
         yield ResponseMessage(
             type="response.done",
-            response=_response_object(response, status, modality, [item], reason),
+            response=_response_object(
+                response, status, modality, [item], reason, _usage(response, ended)
+            ),
         )
 
     def truncate(self, truncated: ReplyTruncated) -> ServerMessage:
@@ -252,6 +258,17 @@ class Responses:
             while len(self._responses) > MAX_RESPONSES:
                 self._responses.popitem(last=False)
         return response
+
+
+def _audio_delta(response: _Response, audio: bytes) -> AudioDelta:
+    return AudioDelta(
+        type="response.output_audio.delta",
+        delta=base64.b64encode(audio).decode("ascii"),
+        response_id=response.response_id,
+        item_id=response.item_id,
+        output_index=0,
+        content_index=0,
+    )
 
 
 def decision_metadata(decision: ChunkDecision) -> Metadata:
@@ -308,6 +325,7 @@ def _response_object(
     modality: Modality,
     output: list[Item],
     reason: str | None = None,
+    usage: Usage | None = None,
 ) -> Response:
     return {
         "id": response.response_id,
@@ -317,5 +335,20 @@ def _response_object(
         "output": output,
         "output_modalities": [modality],
         "metadata": response.metadata(),
-        "usage": None,
+        "usage": usage,
+    }
+
+
+def _usage(response: _Response, ended: ReplyEnded) -> Usage:
+    num_input, num_output = response.num_input_tokens, ended.num_tokens
+    return {
+        "total_tokens": num_input + num_output,
+        "input_tokens": num_input,
+        "output_tokens": num_output,
+        "input_token_details": {
+            "text_tokens": 0,
+            "audio_tokens": num_input,
+            "cached_tokens": max(num_input - LISTENING_POSITIONS, 0),
+        },
+        "output_token_details": {"text_tokens": num_output, "audio_tokens": 0},
     }

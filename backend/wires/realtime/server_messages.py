@@ -40,6 +40,7 @@ class TurnDetectionShown(TypedDict):
     create_response: bool
     interrupt_response: bool
     eagerness: NotRequired[str]
+    idle_timeout_ms: NotRequired[int]
 
 
 class AudioInputShown(TypedDict):
@@ -122,6 +123,31 @@ class StatusDetails(TypedDict):
     reason: str
 
 
+class InputTokens(TypedDict):
+    """What the model had taken in when it began to reply; all of it is what was heard."""
+
+    text_tokens: int
+    audio_tokens: int
+    cached_tokens: int
+
+
+class OutputTokens(TypedDict):
+    """What it said; a voice of another's makes sound of that."""
+
+    text_tokens: int
+    audio_tokens: int
+
+
+class Usage(TypedDict):
+    """What a reply took, in positions of the model's context."""
+
+    total_tokens: int
+    input_tokens: int
+    output_tokens: int
+    input_token_details: InputTokens
+    output_token_details: OutputTokens
+
+
 class Response(TypedDict):
     """A reply."""
 
@@ -132,7 +158,8 @@ class Response(TypedDict):
     output: list[Item]
     output_modalities: list[Modality]
     metadata: dict[str, str]
-    usage: None
+    usage: Usage | None
+    """Once it has ended."""
 
 
 class Listening(TypedDict):
@@ -198,6 +225,15 @@ class SpeechStoppedMessage(TypedDict):
 
     type: Literal["input_audio_buffer.speech_stopped"]
     item_id: str
+    audio_end_ms: int
+
+
+class QuietTimeout(TypedDict):
+    """All was quiet for so long after a reply that another one is asked for."""
+
+    type: Literal["input_audio_buffer.timeout_triggered"]
+    item_id: str
+    audio_start_ms: int
     audio_end_ms: int
 
 
@@ -472,6 +508,7 @@ ServerMessage = (
     | SessionUpdated
     | SpeechStartedMessage
     | SpeechStoppedMessage
+    | QuietTimeout
     | InputCommitted
     | InputCleared
     | ItemMessage

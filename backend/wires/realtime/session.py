@@ -1,6 +1,6 @@
 """The session of the OpenAI Realtime API: a client's changes to it, and how it is shown."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 
 from backend.config import CHUNK_SECONDS, SPEECH_RATE_HZ
 from backend.conversation.settings import (
@@ -11,37 +11,61 @@ from backend.conversation.settings import (
     TurnPatch,
 )
 from backend.speech import VoiceInfo
+from backend.wires.audio_formats import G711_RATE_HZ, Encoding, WireFormat
 from backend.wires.errors import WireError
+from backend.wires.json_messages import CustomVoice
 from backend.wires.realtime.client_messages import (
-    AudioFormat,
     AudioInput,
     AudioOutput,
-    CustomVoice,
     Eagerness,
     SessionPatch,
 )
 from backend.wires.realtime.server_messages import Capabilities, SessionShown, TurnDetectionShown
 
-_PCM_FORMATS = ("audio/pcm", "pcm16")
+_ENCODINGS = {
+    **{encoding.value: encoding for encoding in Encoding},
+    "pcm16": Encoding.PCM,
+    "g711_ulaw": Encoding.MU_LAW,
+    "g711_alaw": Encoding.A_LAW,
+}
+"""The last are what older clients call them."""
 _EAGERNESS_BIAS: dict[Eagerness, float] = {"low": -2.0, "medium": 0.0, "auto": 0.0, "high": 2.0}
 _BIAS_EAGERNESS: dict[float, Eagerness] = {-2.0: "low", 2.0: "high"}
 
 
-def settings_patch(patch: SessionPatch) -> SettingsPatch:
+@dataclass(frozen=True, slots=True)
+class AudioFormats:
+    """How audio is encoded on its way in and out."""
+
+    input: Encoding = Encoding.PCM
+    """Its rate is the conversation's."""
+    output: WireFormat = field(default_factory=WireFormat)
+
+
+def settings_patch(patch: SessionPatch, formats: AudioFormats) -> SettingsPatch:
     """What a client changes, in the conversation's terms.
 
+    Args:
+        patch: the client's.
+        formats: those in force.
+
     Raises:
-        WireError: an audio format that is not supported.
+        WireError: an audio format, or a kind of session, that is not supported.
     """
+    if patch.type == "transcription":
+        raise WireError(
+            "the model of this server writes down nothing that it hears",
+            "transcription_unsupported",
+            "session.type",
+        )
     audio_input = patch.audio.input if patch.audio else None
     audio_output = patch.audio.output if patch.audio else None
-    _require_output_pcm(patch, audio_output)
     longest = patch.max_output_tokens
     return SettingsPatch(
         instructions=patch.instructions,
         temperature=patch.temperature,
         top_k=patch.top_k,
-        input_rate_hz=_requested_rate(patch, audio_input),
+        input_rate_hz=_requested_rate(patch, formats),
         seed=patch.seed,
         max_output_tokens=None if longest == "inf" else longest,
         decision_bias=_requested_bias(patch, audio_input),
@@ -52,7 +76,9 @@ def settings_patch(patch: SessionPatch) -> SettingsPatch:
     )
 
 
-def session_object(settings: ConversationSettings, session_id: str, model: str) -> SessionShown:
+def session_object(
+    settings: ConversationSettings, formats: AudioFormats, session_id: str, model: str
+) -> SessionShown:
     """The whole configuration that is in force."""
     return {
         "type": "realtime",
@@ -70,13 +96,16 @@ def session_object(settings: ConversationSettings, session_id: str, model: str) 
         "tool_choice": "auto",
         "audio": {
             "input": {
-                "format": {"type": "audio/pcm", "rate": settings.input_rate_hz},
+                "format": {"type": formats.input.value, "rate": settings.input_rate_hz},
                 "transcription": None,
                 "noise_reduction": None,
                 "turn_detection": _turn_detection(settings),
             },
             "output": {
-                "format": {"type": "audio/pcm", "rate": SPEECH_RATE_HZ},
+                "format": {
+                    "type": formats.output.encoding.value,
+                    "rate": formats.output.rate_hz,
+                },
                 "voice": settings.voice,
                 "speed": settings.speed,
             },
@@ -108,6 +137,8 @@ def _turn_detection(settings: ConversationSettings) -> TurnDetectionShown | None
         "create_response": turns.replies_itself,
         "interrupt_response": turns.may_interrupt,
     }
+    if turns.quiet_reply_seconds:
+        detection["idle_timeout_ms"] = round(turns.quiet_reply_seconds * 1000)
     if turns.kind == "semantic_vad":
         # The API knows eagerness for this type alone, and has no word for most biases.
         detection["eagerness"] = _BIAS_EAGERNESS.get(settings.decision_bias, "auto")
@@ -120,7 +151,12 @@ def _requested_turns(audio_input: AudioInput | None) -> TurnPatch | None:
     detection = audio_input.turn_detection
     if detection is None:
         return TurnPatch(is_off=True)
-    return TurnPatch(detection.type, detection.create_response, detection.interrupt_response)
+    quiet_seconds = None
+    if "idle_timeout_ms" in detection.model_fields_set:
+        quiet_seconds = (detection.idle_timeout_ms or 0) / 1000
+    return TurnPatch(
+        detection.type, detection.create_response, detection.interrupt_response, quiet_seconds
+    )
 
 
 def _requested_bias(patch: SessionPatch, audio_input: AudioInput | None) -> float | None:
@@ -145,51 +181,83 @@ def _requested_voice(patch: SessionPatch, audio_output: AudioOutput | None) -> s
     return voice.id if isinstance(voice, CustomVoice) else voice
 
 
-def _requested_rate(patch: SessionPatch, audio_input: AudioInput | None) -> int | None:
+def _requested_rate(patch: SessionPatch, current: AudioFormats) -> int | None:
     """The input rate that a patch asks for, in Hz, wherever it says so."""
+    encoding = requested_formats(patch, current).input
+    audio_input = patch.audio.input if patch.audio else None
+    wanted = audio_input.format if audio_input else None
+    given = wanted.rate if wanted else None
+    if given is None:
+        given = (audio_input.sample_rate_hz if audio_input else None) or patch.sample_rate_hz
+    if encoding is not Encoding.PCM:
+        if given not in (None, G711_RATE_HZ):
+            raise _unsupported(
+                f"{encoding.value} is sampled at {G711_RATE_HZ} Hz, not at {given}",
+                "session.audio.input.format.rate",
+            )
+        return G711_RATE_HZ
+    if given is None and current.input is not Encoding.PCM:
+        return SPEECH_RATE_HZ
+    return given
+
+
+def requested_formats(patch: SessionPatch, current: AudioFormats) -> AudioFormats:
+    """How audio is encoded from now on.
+
+    Raises:
+        WireError: in a way that is not supported.
+    """
+    audio_input = patch.audio.input if patch.audio else None
+    audio_output = patch.audio.output if patch.audio else None
+    heard = audio_input.format if audio_input else None
+    said = audio_output.format if audio_output else None
+    formats = current
     if patch.input_audio_format is not None:
-        _require_pcm(patch.input_audio_format, "session.input_audio_format")
-    if audio_input is not None and audio_input.format is not None:
-        _require_pcm(audio_input.format.type, "session.audio.input.format.type")
-        _require_mono(audio_input.format.channels, "session.audio.input.format.channels")
-        if audio_input.format.rate is not None:
-            return audio_input.format.rate
-    if audio_input is not None and audio_input.sample_rate_hz is not None:
-        return audio_input.sample_rate_hz
-    return patch.sample_rate_hz
-
-
-def _require_output_pcm(patch: SessionPatch, audio_output: AudioOutput | None) -> None:
+        encoding = _encoding(patch.input_audio_format, "session.input_audio_format")
+        formats = replace(formats, input=encoding)
+    if heard is not None:
+        _require_mono(heard.channels, "session.audio.input.format.channels")
+        encoding = _encoding(heard.type, "session.audio.input.format.type")
+        formats = replace(formats, input=encoding)
     if patch.output_audio_format is not None:
-        _require_pcm(patch.output_audio_format, "session.output_audio_format")
-    if audio_output is None:
-        return
-    wanted = audio_output.format or AudioFormat()
-    _require_pcm(wanted.type, "session.audio.output.format.type")
-    _require_mono(wanted.channels, "session.audio.output.format.channels")
+        encoding = _encoding(patch.output_audio_format, "session.output_audio_format")
+        formats = replace(formats, output=_speech_format(encoding))
+    if said is not None:
+        _require_mono(said.channels, "session.audio.output.format.channels")
+        encoding = _encoding(said.type, "session.audio.output.format.type")
+        formats = replace(formats, output=_speech_format(encoding))
     for rate_hz, param in (
-        (wanted.rate, "session.audio.output.format.rate"),
-        (audio_output.sample_rate_hz, "session.audio.output.sample_rate_hz"),
+        (said.rate if said else None, "session.audio.output.format.rate"),
+        (
+            audio_output.sample_rate_hz if audio_output else None,
+            "session.audio.output.sample_rate_hz",
+        ),
     ):
-        if rate_hz not in (None, SPEECH_RATE_HZ):
-            raise WireError(
-                f"spoken replies are sampled at {SPEECH_RATE_HZ} Hz, not at {rate_hz}",
-                "unsupported_audio_format",
+        if rate_hz not in (None, formats.output.rate_hz):
+            raise _unsupported(
+                f"spoken replies are sampled at {formats.output.rate_hz} Hz as "
+                f"{formats.output.encoding.value}, not at {rate_hz}",
                 param,
             )
+    return formats
 
 
-def _require_pcm(name: str, param: str) -> None:
-    if name not in _PCM_FORMATS:
-        raise WireError(
-            f"audio must be audio/pcm (16 bit, mono), not {name[:64]!r}",
-            "unsupported_audio_format",
-            param,
-        )
+def _speech_format(encoding: Encoding) -> WireFormat:
+    is_pcm = encoding is Encoding.PCM
+    return WireFormat(encoding, SPEECH_RATE_HZ if is_pcm else G711_RATE_HZ)
+
+
+def _encoding(name: str, param: str) -> Encoding:
+    encoding = _ENCODINGS.get(name)
+    if encoding is None:
+        raise _unsupported(f"audio is one of {', '.join(Encoding)}, mono, not {name[:64]!r}", param)
+    return encoding
 
 
 def _require_mono(num_channels: int | None, param: str) -> None:
     if num_channels not in (None, 1):
-        raise WireError(
-            f"audio must be mono, not of {num_channels} channels", "unsupported_audio_format", param
-        )
+        raise _unsupported(f"audio must be mono, not of {num_channels} channels", param)
+
+
+def _unsupported(message: str, param: str) -> WireError:
+    return WireError(message, "unsupported_audio_format", param)

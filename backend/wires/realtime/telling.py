@@ -18,6 +18,7 @@ from backend.conversation.events import (
     InputAdded,
     OutputStopped,
     PlaybackAcknowledged,
+    QuietTimedOut,
     RecordingStarted,
     RecordingStopped,
     ReplyEnded,
@@ -35,7 +36,7 @@ from backend.conversation.events import (
     VoiceFellBack,
 )
 from backend.conversation.settings import ConversationSettings
-from backend.wires.errors import WireError, engine_failed, session_failed
+from backend.wires.errors import WireError, conversation_failed
 from backend.wires.realtime.dialect import Dialect
 from backend.wires.realtime.items import Items, user_audio_item
 from backend.wires.realtime.responses import Responses, decision_metadata
@@ -54,6 +55,7 @@ from backend.wires.realtime.server_messages import (
     PlaybackAcknowledgedMessage,
     QueueDoneMessage,
     QueueMessage,
+    QuietTimeout,
     RecordingStartedMessage,
     RecordingStoppedMessage,
     ResponseListen,
@@ -65,6 +67,7 @@ from backend.wires.realtime.server_messages import (
     SessionGoAway,
     SessionReplaced,
     SessionResumed,
+    SessionShown,
     SessionUpdated,
     SpeechStartedMessage,
     SpeechStoppedMessage,
@@ -154,6 +157,13 @@ class ServerMessages:
                     item_id=self._utterance_id,
                     audio_end_ms=round(event.end_seconds * 1000),
                 )
+            case QuietTimedOut():
+                yield QuietTimeout(
+                    type="input_audio_buffer.timeout_triggered",
+                    item_id=self._utterance_id,
+                    audio_start_ms=round(event.since_seconds * 1000),
+                    audio_end_ms=round(event.at_seconds * 1000),
+                )
             case UtteranceEnded():
                 yield from self._commit()
             case InputAdded():
@@ -163,7 +173,7 @@ class ServerMessages:
             case ConversationOpened():
                 yield self._created(event.settings)
             case SettingsChanged():
-                session = session_object(event.settings, self._key.session_id, self._offer.model)
+                session = self._shown(event.settings)
                 if self._is_duplex:
                     session["capabilities"] = self._capabilities()
                 yield SessionUpdated(type="session.updated", session=session)
@@ -181,8 +191,7 @@ class ServerMessages:
             case Refused():
                 yield error_message(event.error)
             case ConversationFailed():
-                failed = engine_failed if event.of_engine else session_failed
-                yield error_message(failed(event.message))
+                yield error_message(conversation_failed(event))
             case ConversationIdled() if not self._is_duplex:
                 minutes = event.idle_seconds / 60
                 yield error_message(
@@ -257,13 +266,17 @@ class ServerMessages:
                 yield SessionReplaced(type="session.replaced", session_id=session_id)
 
     def _created(self, settings: ConversationSettings) -> SessionCreated:
-        session = session_object(settings, self._key.session_id, self._offer.model)
+        session = self._shown(settings)
         created = SessionCreated(type="session.created", session=session)
         if self._is_duplex:
             session["capabilities"] = self._capabilities()
             created["resume_token"] = self._key.resume_token
             created["attachment_generation"] = 1
         return created
+
+    def _shown(self, settings: ConversationSettings) -> SessionShown:
+        formats, session_id = self.responses.formats, self._key.session_id
+        return session_object(settings, formats, session_id, self._offer.model)
 
     def _capabilities(self) -> Capabilities:
         return capabilities(self._offer.voices.catalogue(), self._offer.max_positions)

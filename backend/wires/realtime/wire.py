@@ -1,6 +1,8 @@
 """The OpenAI Realtime API and its full-duplex dialect, as a wire: messages in and out."""
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.commands import (
@@ -17,18 +19,25 @@ from backend.conversation.commands import (
     StopOutput,
     TruncateReply,
 )
-from backend.conversation.conversation import Conversation, ConversationOptions
+from backend.conversation.conversation import Conversation
 from backend.conversation.events import (
     ConversationEvent,
+    ConversationOpened,
     EndReason,
+    SettingsChanged,
 )
 from backend.conversation.settings import ConversationSettings
-from backend.errors import SettingsError
+from backend.errors import AudioInteractionError
+from backend.timing import Time
+from backend.wires.audio_formats import WireFormat
 from backend.wires.errors import CloseCode, WireError, as_wire_error
+from backend.wires.json_messages import decoded_base64
+from backend.wires.prompt import Prompt
 from backend.wires.realtime.client_messages import (
     AckEvent,
     AppendAudio,
     BargeIn,
+    BinaryAudio,
     CancelResponse,
     ClearAudio,
     ClearOutput,
@@ -49,14 +58,15 @@ from backend.wires.realtime.client_messages import (
     TruncateItem,
     TurnSignal,
     parse_client_message,
+    session_update,
 )
 from backend.wires.realtime.dialect import Dialect
-from backend.wires.realtime.inputs import decoded_audio, given_item, heard_parts
+from backend.wires.realtime.inputs import given_item, heard_parts, instructions_of
 from backend.wires.realtime.server_messages import (
     ItemRetrieved,
     ServerMessage,
 )
-from backend.wires.realtime.session import settings_patch
+from backend.wires.realtime.session import AudioFormats, requested_formats, settings_patch
 from backend.wires.realtime.telling import ServerMessages, error_message
 from backend.wires.wire import (
     Acknowledge,
@@ -64,6 +74,7 @@ from backend.wires.wire import (
     Beat,
     Close,
     Ending,
+    FirstMessage,
     Message,
     Offer,
     Request,
@@ -71,11 +82,13 @@ from backend.wires.wire import (
     SessionKey,
     SocketCommand,
     SocketEvent,
-    Start,
     new_id,
+    requested_number,
+    requested_options,
 )
 
 _OLDER_API = "realtime=v1"
+_FIRST_MESSAGE = FirstMessage("with autostart=0 session.update or session.resume")
 
 
 class RealtimeWire:
@@ -86,15 +99,24 @@ class RealtimeWire:
         offer: what the server has.
         has_older_names: whether the client also waits for `conversation.item.created`, as before
             the API was generally available.
+        takes_binary: whether binary messages are audio.
     """
 
-    def __init__(self, dialect: Dialect, offer: Offer, has_older_names: bool = False) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        offer: Offer,
+        has_older_names: bool = False,
+        takes_binary: bool = False,
+    ) -> None:
         self.key = SessionKey()
         self.is_resumable = dialect is Dialect.DUPLEX
         """Whether clients wait in line, and take up conversations whose socket was lost."""
         self._messages = ServerMessages(
             self.key, dialect, offer, has_older_names or self.is_resumable
         )
+        self._takes_binary = takes_binary
+        self._prompt = Prompt()
         self._request_id: str | None = None
         """Of the last request for a response, as its client calls it."""
 
@@ -107,7 +129,13 @@ class RealtimeWire:
             WireError: it is none.
         """
         if isinstance(message, bytes):
-            raise WireError("events are JSON in text messages, not binary", "binary_message")
+            if self._takes_binary:
+                return BinaryAudio(message)
+            raise WireError(
+                "events are JSON in text messages; binary ones are audio with binary=1 in the "
+                "address",
+                "binary_message",
+            )
         match parsed := parse_client_message(message):
             case ResumeSession():
                 key = SessionKey(parsed.session_id, parsed.resume_token)
@@ -121,21 +149,31 @@ class RealtimeWire:
             case _:
                 return parsed
 
-    def settings(
-        self, message: ConversationMessage, defaults: ConversationSettings
-    ) -> ConversationSettings:
-        """Those with which a conversation begins whose first message this is; it is obeyed after.
+    def begin(self, message: ConversationMessage, request: Request) -> Request:
+        """The request of a socket whose first message this is; it is obeyed after.
 
         Raises:
-            AudioInteractionError: they cannot be.
+            AudioInteractionError: it cannot be.
         """
         if isinstance(message, SessionUpdate):
-            return defaults.merged(settings_patch(message.session))
-        return defaults
+            formats = requested_formats(message.session, self._formats)
+            settings = request.defaults.merged(settings_patch(message.session, self._formats))
+            self._formats = formats
+            return replace(request, defaults=settings)
+        return request
 
     def takes_time(self, message: ConversationMessage) -> bool:
-        """Text is read aloud; a response to it, or a look at it, comes after that."""
-        return isinstance(message, CreateItem | CreateResponse | RetrieveItem | DeleteItem)
+        """Text is read aloud; a response to it, or a look at it, comes after that.
+
+        Instructions are not read, and settings change one at a time.
+        """
+        match message:
+            case CreateItem():
+                return instructions_of(message.item) is None
+            case CreateResponse() | RetrieveItem() | DeleteItem():
+                return True
+            case _:
+                return False
 
     async def obey(
         self, message: ConversationMessage, conversation: Conversation
@@ -149,11 +187,11 @@ class RealtimeWire:
         """
         match message:
             case AppendAudio():
-                await conversation.obey(HearAudio(decoded_audio(message.audio)))
+                await conversation.obey(HearAudio(self._decoded(message.audio)))
+            case BinaryAudio():
+                await conversation.obey(HearAudio(self._input_format.decode(message.audio)))
             case SessionUpdate():
-                await conversation.obey(
-                    ChangeSettings(settings_patch(message.session), message.event_id)
-                )
+                await self._update(message, conversation)
             case CommitAudio():
                 await conversation.obey(EndUtterance())
             case ClearAudio():
@@ -164,7 +202,7 @@ class RealtimeWire:
                 self._require_current(message.response_id, conversation)
                 await conversation.obey(CancelReply())
             case CreateItem():
-                await self._create_item(message.item, conversation)
+                await self._create_item(message.item, conversation, message.event_id)
             case TruncateItem():
                 await conversation.obey(self._truncation(message))
             case ClearOutput():
@@ -188,6 +226,34 @@ class RealtimeWire:
             case TurnSignal():
                 conversation.activity()
         return []
+
+    async def _update(self, message: SessionUpdate, conversation: Conversation) -> None:
+        before = self._formats
+        patch = settings_patch(message.session, before)
+        # The conversation tells of the change while it makes it.
+        self._formats = requested_formats(message.session, before)
+        try:
+            await conversation.obey(ChangeSettings(patch, message.event_id))
+        except AudioInteractionError:
+            self._formats = before
+            raise
+        self._prompt.text = patch.instructions or self._prompt.text
+
+    def _decoded(self, audio: str) -> bytes:
+        return self._input_format.decode(decoded_base64(audio))
+
+    @property
+    def _input_format(self) -> WireFormat:
+        # How many of its samples are a second is the conversation's business.
+        return WireFormat(self._formats.input)
+
+    @property
+    def _formats(self) -> AudioFormats:
+        return self._messages.responses.formats
+
+    @_formats.setter
+    def _formats(self, formats: AudioFormats) -> None:
+        self._messages.responses.formats = formats
 
     async def _create_response(self, message: CreateResponse, conversation: Conversation) -> None:
         # A client that lost its connection may ask again, and not know whether it was heard. In
@@ -213,11 +279,16 @@ class RealtimeWire:
             "response_id",
         )
 
-    async def _create_item(self, new: NewItem, conversation: Conversation) -> None:
+    async def _create_item(
+        self, new: NewItem, conversation: Conversation, event_id: str | None
+    ) -> None:
         self._messages.items.require_new(new.id)
         item = given_item(new)
+        heard = heard_parts(new, self._decoded)
+        if (instructions := instructions_of(new)) is not None:
+            await self._prompt.append(instructions, conversation, event_id)
         with self._messages.adding(item):
-            await conversation.obey(AddInput(item["id"], heard_parts(new)))
+            await conversation.obey(AddInput(item["id"], heard))
 
     def _truncation(self, message: TruncateItem) -> TruncateReply:
         self._messages.items.find(message.item_id)
@@ -238,12 +309,14 @@ class RealtimeWire:
 
     def write(self, event: ConversationEvent | SocketEvent) -> list[ServerMessage]:
         """The messages that tell of what happens, in order."""
+        if isinstance(event, ConversationOpened | SettingsChanged):
+            self._prompt.follow(event)
         return self._messages.write(event)
 
     def ending(self, reason: EndReason) -> Ending:
         """How the socket is closed when the conversation has ended."""
         match reason:
-            case EndReason.CLIENT:
+            case EndReason.CLIENT | EndReason.LEFT:
                 return Ending(CloseCode.NORMAL, "client_request")
             case EndReason.IDLE:
                 return Ending(CloseCode.EXPIRED, "idle" if self.is_resumable else "session_expired")
@@ -256,6 +329,9 @@ class RealtimeWire:
         if number is not None and self.is_resumable:
             fields["server_event_seq"] = number
         return json.dumps(fields, ensure_ascii=False)
+
+    async def run(self, tell: Callable[[Sequence[ServerMessage]], None], time: Time) -> None:
+        """Nothing here has a time of its own."""
 
 
 class Realtime:
@@ -271,43 +347,30 @@ class Realtime:
         """
         query = address.query
         dialect = Dialect.DUPLEX if query.get("duplex") == "1" else Dialect.REALTIME
-        is_recorded = query.get("record") == "1"
-        if is_recorded and not offer.may_record:
-            raise WireError("this server records nothing", "recording_off")
-        options = ConversationOptions(
-            voices=offer.voices,
-            voice_detection=offer.voice_detection,
-            reports_playback=dialect is Dialect.DUPLEX,
-            idle_seconds=offer.idle_seconds,
-            recording_title=query.get("title", "") if is_recorded else None,
+        options = requested_options(address, offer, reports_playback=dialect is Dialect.DUPLEX)
+        wire = RealtimeWire(
+            dialect,
+            offer,
+            has_older_names=_OLDER_API in address.headers.get("openai-beta", ""),
+            takes_binary=query.get("binary") == "1",
         )
+        waits = dialect is Dialect.DUPLEX and query.get("autostart") == "0"
         try:
             defaults = ConversationSettings(
                 instructions=offer.system_prompt,
                 sampling=offer.sampling,
-                input_rate_hz=_input_rate_hz(query.get("input_rate", str(SPEECH_RATE_HZ))),
+                input_rate_hz=round(requested_number(query, "input_rate", SPEECH_RATE_HZ)),
             )
-        except SettingsError as error:
+            request = Request(wire, options, defaults, _FIRST_MESSAGE if waits else None)
+            if not address.session:
+                return request
+            granted = wire.begin(session_update(address.session), request)
+            voice = offer.voices.find_voice(granted.defaults.voice)
+        except AudioInteractionError as error:
             raise as_wire_error(error) from error
-        has_older_names = _OLDER_API in address.headers.get("openai-beta", "")
-        waits = dialect is Dialect.DUPLEX and query.get("autostart") == "0"
-        return Request(
-            RealtimeWire(dialect, offer, has_older_names),
-            options,
-            defaults,
-            Start.FIRST_MESSAGE if waits else Start.AT_ONCE,
-        )
+        return replace(granted, defaults=replace(granted.defaults, voice=voice))
 
     def refusal(self, error: WireError) -> str:
         """The message that tells a client why its socket is closed."""
         message = error_message(error)
         return json.dumps({"type": message["type"], "event_id": new_id("event"), **message})
-
-
-def _input_rate_hz(given: str) -> int:
-    # Python reads no number of thousands of digits.
-    if not (given.isascii() and given.isdigit() and len(given) < 10):
-        raise WireError(
-            f"input_rate must be a number of Hz, not {given[:32]!r}", "invalid_value", "input_rate"
-        )
-    return int(given)

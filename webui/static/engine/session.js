@@ -10,6 +10,9 @@ import { Detokenizer } from './tokenizer.js';
 export const BROKEN_NUMBERS =
   "the model's numbers broke down in this conversation; start a new one";
 
+/** More than any reply has before its first character. */
+const WORDLESS_TOKENS = 16;
+
 /** A setting that cannot be. */
 export class SettingsError extends Error {}
 
@@ -170,7 +173,8 @@ export class Session {
     this.state = state;
     const speak = effect === Effect.OPEN_TURN;
     if (speak) {
-      this.turn = { number: this.numTurns, detokenizer: new Detokenizer(this.tokenizer), length: 0 };
+      const detokenizer = new Detokenizer(this.tokenizer);
+      this.turn = { number: this.numTurns, detokenizer, length: 0, hasText: false };
       this.numTurns += 1;
     }
     this.onRecord({
@@ -198,7 +202,7 @@ export class Session {
     const { turn } = this;
     let [token, cause, ending] = [drawn, 'drawn', 'completed'];
     if (this.isInterrupted) [cause, ending] = ['cancelled', 'cancelled'];
-    else if (turn.length >= this.settings.maxReplyTokens) [cause, ending] = ['longest', 'incomplete'];
+    else if (turn.length >= this.longest(turn)) [cause, ending] = ['longest', 'incomplete'];
     if (cause !== 'drawn') token = this.protocol.control.text_end;
     this.numPositions += 1;
     this.context.at(-1).tokens.push(token);
@@ -206,6 +210,7 @@ export class Session {
     const [state, effect] = this.protocol.advance(this.state, token);
     this.state = state;
     const text = effect === Effect.ADD_TEXT ? turn.detokenizer.add(token) : '';
+    turn.hasText ||= text !== '';
     const record = { type: 'token', turn: turn.number, token, cause, text };
     if (effect === Effect.NAME_EMOTION) record.emotion = this.protocol.emotionOf(token);
     if (effect === Effect.CLOSE_TURN) {
@@ -214,6 +219,12 @@ export class Session {
       this.isInterrupted = false;
     }
     this.onRecord(record);
+  }
+
+  /** In tokens; a model that was asked to speak and has no words is not waited for. */
+  longest(turn) {
+    const { maxReplyTokens } = this.settings;
+    return turn.hasText ? maxReplyTokens : Math.min(maxReplyTokens, WORDLESS_TOKENS);
   }
 
   fail() {

@@ -1,0 +1,142 @@
+"""What a session says, as one track that goes on all the time: speech where there is some, silence.
+
+A client plays what it gets, so nothing may be sent before its time: what is stopped must not lie
+at the client already.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from backend.config import SPEECH_RATE_HZ
+from backend.conversation.events import ReplyEnded, ReplySound, ReplyStarted, ReplyStatus
+from backend.conversation.input_audio import PCM16_BYTES
+from backend.conversation.reply import whole_words
+from backend.protocol import Emotion
+
+FRAME_SECONDS = 0.2
+FRAME_BYTES = round(FRAME_SECONDS * SPEECH_RATE_HZ) * PCM16_BYTES
+CHARACTERS_PER_SECOND = 14.0
+"""Of speech, while it is not known how long a sentence will sound."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackFrame:
+    """The next 0.2 s of the track."""
+
+    pcm: bytes
+    """16 bit at 24 kHz; empty where all is silent."""
+    text: str
+    """What is said in it: whole words."""
+    emotion: Emotion | None
+    """Of the reply that begins in it; None where none does."""
+    ends_fixture: bool
+
+
+@dataclass(slots=True)
+class _Sentence:
+    """A sentence of a reply, and what was heard of it."""
+
+    turn: int
+    text: str
+    emotion: Emotion | None
+    sound: bytearray = field(default_factory=bytearray)
+    is_whole: bool = False
+    """Whether no more of its sound comes."""
+    num_heard: int = 0
+    """Bytes of its sound that were in frames."""
+    num_told: int = 0
+    """Characters of its text that were."""
+
+    def take(self, num_bytes: int) -> bytes:
+        """The next of its sound, as much as there is."""
+        piece = bytes(self.sound[self.num_heard : self.num_heard + num_bytes])
+        self.num_heard += len(piece)
+        return piece
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_whole and self.num_heard == len(self.sound)
+
+    def words(self) -> str:
+        """What is due of its text by now."""
+        total = len(self.sound)
+        if not self.is_whole:
+            seconds = len(self.text) / CHARACTERS_PER_SECOND
+            total = max(total, round(seconds * SPEECH_RATE_HZ * PCM16_BYTES))
+        due = self.text if self.is_over else whole_words(self.text, self.num_heard / max(total, 1))
+        words = due[self.num_told :]
+        self.num_told = max(self.num_told, len(due))
+        return words
+
+
+class OutputTrack:
+    """Replies and fixtures, one after another, cut into frames."""
+
+    def __init__(self) -> None:
+        self._sentences: deque[_Sentence] = deque()
+        self._emotion: Emotion | None = None
+        """Of the reply that is told and has not begun to sound."""
+        self._text = ""
+        """Of the reply that is told, as far as it came with its sound."""
+        self._fixture: bytes | None = None
+
+    @property
+    def has_fixture(self) -> bool:
+        """Whether one is played."""
+        return self._fixture is not None
+
+    def start(self, reply: ReplyStarted) -> None:
+        """A reply begins to be told."""
+        self._emotion, self._text = reply.emotion, ""
+
+    def add(self, sound: ReplySound) -> None:
+        """More of its sound."""
+        if sound.is_first_of_sentence or not self._sentences:
+            self._end_sentence()
+            self._append(sound.turn, sound.sentence)
+        self._sentences[-1].sound += sound.pcm
+
+    def end(self, reply: ReplyEnded) -> None:
+        """Nothing more of it comes; what was written and not read is shown after the rest."""
+        if reply.status is ReplyStatus.CANCELLED:
+            self.stop()
+            return
+        self._end_sentence()
+        if reply.text.startswith(self._text) and (rest := reply.text[len(self._text) :]):
+            self._append(reply.turn, rest)
+            self._end_sentence()
+
+    def stop(self) -> None:
+        """Nothing more of any reply is heard."""
+        self._sentences.clear()
+
+    def play(self, pcm: bytes) -> None:
+        """A fixture, which stands before all replies."""
+        self._fixture = pcm
+
+    def next_frame(self) -> TrackFrame:
+        """The next 0.2 s."""
+        if self._fixture is not None:
+            pcm, rest = self._fixture[:FRAME_BYTES], self._fixture[FRAME_BYTES:]
+            self._fixture = rest or None
+            return TrackFrame(pcm.ljust(FRAME_BYTES, b"\0"), "", None, ends_fixture=not rest)
+        pcm, text, emotion = b"", "", None
+        while self._sentences and len(pcm) < FRAME_BYTES:
+            sentence = self._sentences[0]
+            pcm += sentence.take(FRAME_BYTES - len(pcm))
+            if words := sentence.words():
+                text += words
+                emotion, sentence.emotion = emotion or sentence.emotion, None
+            if not sentence.is_over:
+                break
+            self._sentences.popleft()
+        return TrackFrame(pcm.ljust(FRAME_BYTES, b"\0") if pcm else b"", text, emotion, False)
+
+    def _append(self, turn: int, text: str) -> None:
+        self._sentences.append(_Sentence(turn, text, self._emotion))
+        self._emotion = None
+        self._text += text
+
+    def _end_sentence(self) -> None:
+        if self._sentences:
+            self._sentences[-1].is_whole = True
