@@ -24,6 +24,7 @@ from bench.samples import recordings_under, report_samples
 from bench.sessions import report_gpu, report_sessions
 from bench.streaming import report_streaming
 from bench.voice_detector import report_detector
+from bench.wires import report_wires
 
 SECTIONS = {
     "streaming": "what a chunk costs as a session grows",
@@ -36,6 +37,7 @@ SECTIONS = {
     "forks": "how long decisions take beside a fork",
     "rounding": "how far a batch moves what tokens are drawn from",
     "bits": "what weights of 8 and 4 bits cost, and whether the model says the same",
+    "wires": "what each wire adds to a chunk, over a real socket",
     "voice-detector": "what the voice detector costs the event loop",
     "load": "how many people can talk at once, over real sockets",
     "sessions": "what a step costs with many sessions in it",
@@ -128,6 +130,8 @@ def run(parsed: argparse.Namespace) -> None:
         report_rounding()
     if "bits" in sections:
         report_bits(parsed.checkpoint, parsed.threads)
+    if "wires" in sections:
+        report_wires()
     if "voice-detector" in sections:
         report_detector()
     if parsed.data and "browser" not in sections:

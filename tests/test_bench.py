@@ -43,6 +43,7 @@ from bench.rounding import Deviation, clips, measure_rounding, show_rounding
 from bench.serving import Served, health
 from bench.talkers import Load, Talked, talk
 from bench.voice_detector import measure_detector, report_detector
+from bench.wires import WIRES, measure_wires, show_wires
 from tests.scripted import ScriptedEngine
 from tests.serving import serving
 
@@ -254,3 +255,12 @@ def test_what_cannot_be_measured_is_said(
     with pytest.raises(SystemExit):
         main()
     assert problem in capsys.readouterr().err
+
+
+def test_wires(capsys: Capture) -> None:
+    with serving(ScriptedEngine([], num_slots=len(WIRES))) as address:
+        alone, times = measure_wires(address, 2)
+    show_wires(alone, times)
+    printed = capsys.readouterr().out
+    assert all(wire.name in printed for wire in WIRES)
+    assert min(map(min, [alone, *times.values()])) > 0
