@@ -98,8 +98,8 @@ def test_web_captions(packed: Path, tmp_path: Path) -> None:
     assert blocks[0] == "WEBVTT"
     assert blocks[1].splitlines() == [
         "1",
-        "00:00:01.200 --> 00:00:02.400",
-        "<v.happy Assistant>Hello there.</v>",
+        "00:00:02.000 --> 00:00:02.400",
+        "<v.happy Assistant>Hello …</v>",
     ]
     assert blocks[2].splitlines()[2] == "<v.sad Assistant>I was going …</v>"
     assert blocks[3].splitlines()[1].startswith("00:02:00.000 --> ")
@@ -110,7 +110,7 @@ def test_web_captions(packed: Path, tmp_path: Path) -> None:
 def test_subrip_captions(packed: Path, tmp_path: Path) -> None:
     blocks = exported(packed, ExportFormat.SRT, tmp_path).read_text().strip().split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == ["1", "2", "3"]
-    assert blocks[0].splitlines()[1] == "00:00:01,200 --> 00:00:02,400"
+    assert blocks[0].splitlines()[1] == "00:00:02.000 --> 00:00:02.400"
     assert "<" not in blocks[2]
     assert blocks[2].count("-->") == 1
 
@@ -118,10 +118,30 @@ def test_subrip_captions(packed: Path, tmp_path: Path) -> None:
 def test_markdown(packed: Path, tmp_path: Path) -> None:
     text = exported(packed, ExportFormat.MARKDOWN, tmp_path).read_text()
     assert text.startswith("# Two \\<minutes\\>\n")
-    assert "**0:01.2** *happy:* Hello there.  \n" in text
+    # Half a second of its second was heard.
+    assert "**0:01.2** *happy:* Hello … *(stopped)*  \n" in text
     assert "**0:02.4** *sad:* I was going … *(spoken over)*" in text
     assert r"*typed:* \<i\>typed\</i\>" in text
     assert r"\*x\*" in text
+
+
+def test_the_command_line_tells_what_was_heard_and_typed(
+    packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(["replay", str(packed), "--json"]) == 0
+    _, *said = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [(entry["event"], entry["seconds"]) for entry in said[:3]] == [
+        ("reply", 1.2),
+        ("typed", 1.6),
+        ("reply", 2.4),
+    ]
+    cut = said[0]
+    assert (cut["text"], cut["heard_text"], cut["status"]) == ("Hello there.", "Hello", "cancelled")
+    assert cut["cut_after_ms"] == 500
+    assert said[1]["text"] == "<i>typed</i>"
+    assert said[-1]["status"] == "completed"
+    assert app.main(["replay", str(packed)]) == 0
+    assert "happy    Hello [stopped]\n" in capsys.readouterr().out
 
 
 def test_a_title_begins_no_other_line_of_markdown(packed: Path, tmp_path: Path) -> None:

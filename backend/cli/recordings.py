@@ -20,6 +20,7 @@ from backend.protocol import Emotion
 from backend.recordings.cache import read
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
+from backend.recordings.records import TypedRecord
 from backend.recordings.store import RecordingStore
 from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript, summary_fields
 
@@ -51,14 +52,12 @@ def print_transcript(file: SessionFile, output: TextIO, *, is_json: bool) -> Non
     transcript = read_transcript(file)
     if is_json:
         _print_json(_session_fields(file), output)
-        for reply in transcript.replies:
-            _print_json(_reply_fields(reply), output)
+        for entry in transcript.entries():
+            _print_json(_entry_fields(entry), output)
         return
     print(_headline(file), file=output)
-    for reply in transcript.replies:
-        emotion = reply.emotion or "-"
-        note = _note(reply.status)
-        print(f"{reply.seconds:7.1f} s  {emotion:<9}{_printable(reply.text)}{note}", file=output)
+    for entry in transcript.entries():
+        print(_entry_line(entry), file=output)
     if not transcript.replies:
         print(f"{'':9}  no reply", file=output)
     if transcript.failure is not None:
@@ -170,7 +169,8 @@ def print_recordings(store: RecordingStore, output: TextIO, *, is_json: bool) ->
     if not is_json:
         size = store.count() / 1_000_000
         where = store.options.folder
-        print(f"{num_listed} recordings, {size:.1f} MB, in {where}", file=output)
+        recordings = "recording" if num_listed == 1 else "recordings"
+        print(f"{num_listed} {recordings}, {size:.1f} MB, in {where}", file=output)
 
 
 def _summary_or_error(store: RecordingStore, recording_id: str) -> dict[str, Any]:
@@ -315,9 +315,25 @@ def _session_fields(file: SessionFile) -> dict[str, object]:
     }
 
 
-def _reply_fields(reply: RecordedReply) -> dict[str, object]:
-    said = Said(reply.chunk, reply.emotion, reply.text, reply.status)
-    return {"event": "reply", "turn": reply.turn} | _said_fields(said)
+def _entry_line(entry: RecordedReply | TypedRecord) -> str:
+    if isinstance(entry, TypedRecord):
+        return f"{chunk_end(entry.chunk):7.1f} s  {'typed':<9}{_printable(entry.text)}"
+    emotion, note = entry.emotion or "-", _note(entry.told_status)
+    return f"{entry.seconds:7.1f} s  {emotion:<9}{_printable(entry.heard_text)}{note}"
+
+
+def _entry_fields(entry: RecordedReply | TypedRecord) -> dict[str, object]:
+    if isinstance(entry, TypedRecord):
+        fields = {"chunk": entry.chunk, "seconds": chunk_end(entry.chunk), "text": entry.text}
+        return {"event": "typed", **fields}
+    said = Said(entry.chunk, entry.emotion, entry.text, entry.told_status)
+    return {
+        "event": "reply",
+        "turn": entry.turn,
+        **_said_fields(said),
+        "heard_text": entry.heard_text,
+        "cut_after_ms": entry.cut_after_ms,
+    }
 
 
 def _said_fields(said: Said) -> dict[str, object]:

@@ -54,11 +54,51 @@ class RecordedReply:
     barge_in: BargeInRecord | None = None
     playback: PlaybackRecord | None = None
     latency: LatencyRecord | None = None
+    sound_seconds: float | None = None
+    """How much sound of it there is; None where it did not sound."""
 
     @property
     def text(self) -> str:
-        """All that was said."""
+        """All that the model said."""
         return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def cut_after_ms(self) -> float | None:
+        """How much of its sound was heard, where it was cut off."""
+        return None if self.playback is None else self.playback.played_ms
+
+    @property
+    def heard_text(self) -> str:
+        """What was heard or read of it: of a reply that was cut off, whole words."""
+        if self.cut_after_ms is None:
+            return self.text
+        # Sound of what came after the cut may never have been made.
+        spoken_seconds = max(
+            self.sound_seconds or 0.0, len(self.text) / READING_CHARACTERS_PER_SECOND
+        )
+        share = min(1.0, self.cut_after_ms / 1000 / max(spoken_seconds, 1e-3))
+        return _whole_words(self.text, round(share * len(self.text)))
+
+    @property
+    def told_status(self) -> TurnStatus | None:
+        """How it ended for those who heard it, however much the model had said by then."""
+        return self.status if self.cut_after_ms is None else TurnStatus.CANCELLED
+
+    @property
+    def starts_at_seconds(self) -> float:
+        """Where it begins to be heard, or read where it did not sound."""
+        if self.playback is None or self.sound_seconds is None:
+            return self.seconds
+        return self.playback.starts_at_seconds
+
+    @property
+    def ends_at_seconds(self) -> float:
+        """Where it is over: its sound or, where there was none, the time that reading takes."""
+        if self.playback is None or self.sound_seconds is None:
+            return self.seconds + self.shown_seconds
+        cut_after_ms = self.cut_after_ms
+        length = self.sound_seconds if cut_after_ms is None else cut_after_ms / 1000
+        return self.playback.starts_at_seconds + length
 
     @property
     def shown_seconds(self) -> float:
@@ -71,7 +111,7 @@ class RecordedReply:
         if self.barge_in is not None:
             # The model may have said it to its end before it was all heard.
             return "(spoken over)"
-        match self.status:
+        match self.told_status:
             case TurnStatus.COMPLETED:
                 return ""
             case TurnStatus.CANCELLED:
@@ -100,6 +140,10 @@ class Transcript:
     """One per chunk."""
     changes: list[SettingsChange] = field(default_factory=list)
     failure: str | None = None
+
+    def entries(self) -> list[RecordedReply | TypedRecord]:
+        """Replies and what was typed, in order."""
+        return sorted([*self.typed, *self.replies], key=lambda entry: entry.chunk)
 
     @property
     def num_online_replies(self) -> int:
@@ -141,7 +185,19 @@ def read_transcript(file: SessionFile) -> Transcript:
                 _add_to_reply(transcript, record)
             case FailedRecord():
                 transcript.failure = record.message
+    for reply in transcript.replies:
+        if reply.turn in file.reply_turns:
+            reply.sound_seconds = file.reply_seconds(reply.turn)
     return transcript
+
+
+def _whole_words(text: str, length: int) -> str:
+    """The beginning of `text`, without a word that is only begun."""
+    if length >= len(text):
+        return text
+    if " " not in text:
+        return text[:length]  # Chinese has no spaces
+    return text[: text.rfind(" ", 0, length + 1) + 1].rstrip() if length else ""
 
 
 def _opened(turn: int, decision: DecisionRecord) -> RecordedReply:
@@ -209,7 +265,7 @@ def transcript_fields(file: SessionFile, transcript: Transcript) -> Fields:
     """
     manifest = file.manifest
     said: list[tuple[float, Fields]] = [
-        (reply.seconds, _reply_fields(file, reply)) for reply in transcript.replies
+        (reply.seconds, _reply_fields(reply)) for reply in transcript.replies
     ]
     said += [(chunk_end(typed.chunk), _typed_fields(typed)) for typed in transcript.typed]
     return {
@@ -259,32 +315,23 @@ def _decision_fields(decision: DecisionRecord) -> Fields:
     }
 
 
-def _reply_fields(file: SessionFile, reply: RecordedReply) -> Fields:
+def _reply_fields(reply: RecordedReply) -> Fields:
     return {
         "kind": "reply",
         "turn": reply.turn,
         "chunk": reply.chunk,
         "seconds": reply.seconds,
-        "end": round(_end(file, reply), 2),
+        "end": round(reply.ends_at_seconds, 2),
         "emotion": reply.emotion,
-        "status": reply.status,
+        "status": reply.told_status,
         "is_requested": reply.is_requested,
         "pieces": [[round(piece.seconds, 2), piece.text] for piece in reply.pieces],
         "note": reply.note,
         "latency": _latency_fields(reply.latency),
-        "cut_at_ms": reply.playback.played_ms if reply.playback else None,
+        "cut_at_ms": reply.cut_after_ms,
+        "heard_text": None if reply.cut_after_ms is None else reply.heard_text,
         "spoken": _spoken_fields(reply.playback),
     }
-
-
-def _end(file: SessionFile, reply: RecordedReply) -> float:
-    """Where a reply is over: its sound or, where none was heard, the time that reading takes."""
-    playback = reply.playback
-    if playback is None or reply.turn not in file.reply_turns:
-        return reply.seconds + reply.shown_seconds
-    if playback.played_ms is not None:
-        return playback.starts_at_seconds + playback.played_ms / 1000
-    return playback.starts_at_seconds + file.reply_seconds(reply.turn)
 
 
 def _typed_fields(typed: TypedRecord) -> Fields:
@@ -302,6 +349,7 @@ def _typed_fields(typed: TypedRecord) -> Fields:
         "note": "",
         "latency": None,
         "cut_at_ms": None,
+        "heard_text": None,
         "spoken": None,
     }
 

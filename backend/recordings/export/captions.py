@@ -21,23 +21,23 @@ class Caption:
 
 
 def cues(transcript: Transcript) -> Iterator[Caption]:
-    """One caption a reply; each ends where the next begins, at the latest."""
-    replies = [reply for reply in transcript.replies if reply.text.strip()]
+    """One caption a reply, while it is heard; each ends where the next begins, at the latest."""
+    replies = [reply for reply in transcript.replies if reply.heard_text.strip()]
     for reply, following in zip(replies, [*replies[1:], None], strict=False):
-        end = reply.seconds + reply.shown_seconds
+        start, end = reply.starts_at_seconds, reply.ends_at_seconds
         if following is not None:
-            end = min(end, following.seconds)
+            end = min(end, following.starts_at_seconds)
         yield Caption(
-            reply.seconds,
-            max(end, reply.seconds + SHORTEST_CUE_SECONDS),
+            start,
+            max(end, start + SHORTEST_CUE_SECONDS),
             reply,
-            " ".join(reply.text.split()) + ("" if is_whole(reply) else " …"),
+            " ".join(reply.heard_text.split()) + ("" if is_whole(reply) else " …"),
         )
 
 
 def is_whole(reply: RecordedReply) -> bool:
-    """Whether the model said all that it wanted to."""
-    return reply.status is TurnStatus.COMPLETED
+    """Whether all that the model wanted to say was heard."""
+    return reply.told_status is TurnStatus.COMPLETED
 
 
 def vtt(transcript: Transcript) -> str:

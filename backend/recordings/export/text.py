@@ -43,7 +43,7 @@ def markdown(file: SessionFile, transcript: Transcript) -> str:
 def _reply(reply: RecordedReply) -> str:
     emotion = f"*{reply.emotion}:* " if reply.emotion else ""
     after = f" … *{reply.note}*" if reply.note else ""
-    return f"{emotion}{_escaped(_line(reply.text))}{after}"
+    return f"{emotion}{_escaped(_line(reply.heard_text))}{after}"
 
 
 def _clock(seconds: float) -> str:
