@@ -201,7 +201,7 @@ def listen(parsed: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(
         parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
     )
-    settings = _settings(parsed, checkpoint)
+    settings = replace(_settings(parsed, checkpoint), decision_bias=parsed.decision_bias)
     is_one = len(parsed.files) == 1 and not parsed.files[0].lower().endswith(".json")
     if parsed.record is not None and not (is_one or parsed.continuous):
         raise SettingsError("--record takes one conversation: give one file, or --continuous")
@@ -271,7 +271,7 @@ def export(parsed: argparse.Namespace) -> int:
         raise SettingsError(f"{output} exists already: name it with --out to write over it")
     with SessionFile(source) as file:
         export_session(file, wanted, output)
-    print(f"{output}: {output.stat().st_size / 1000:.0f} kB")
+    print(f"{output}: {output.stat().st_size:,} bytes")
     return 0
 
 

@@ -16,7 +16,7 @@ import torch
 import app
 from backend.audio import TRAILING_SILENCE_CHUNKS, Samples
 from backend.cli.arguments import EXPORT_FORMATS, parse
-from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
+from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, VERSION
 from backend.engine.model_runner import ModelRunner
 from backend.model.checkpoint import Checkpoint
 from backend.recordings.export import ExportFormat
@@ -392,3 +392,13 @@ def test_bias_out_of_range_is_refused(
 def test_bias_within_range_is_taken() -> None:
     assert parse(["talk", "--decision-bias", "-8"]).decision_bias == -8
     assert parse(["talk"]).decision_bias == 0
+
+
+def test_version_and_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as told:
+        app.main(["--version"])
+    assert told.value.code == 0
+    assert VERSION in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        app.main(["bogus"])
+    assert "invalid choice: 'bogus'" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from backend.config import MAX_DECISION_BIAS, Bits, EngineConfig
+from backend.config import MAX_DECISION_BIAS, VERSION, Bits, EngineConfig
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 from backend.serving.connection_limits import MAX_PER_ADDRESS
 from client.address import DEFAULT_SERVER
@@ -17,6 +17,7 @@ CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
 """What `serve` serves where no option says so: for Spaces and containers."""
 EXPORT_FORMATS = ("html", "vtt", "srt", "markdown", "wav")
 """Those of `backend.recordings.export.ExportFormat`, which needs packages."""
+OPTIONS_OF_ALL = ("-h", "--help", "--version")
 DEFAULT_PORT = 7860
 MAX_PORT = 65_535
 PORT_VARIABLES = ("PORT", "GRADIO_SERVER_PORT")
@@ -30,6 +31,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description="A voice model that listens all the time and decides when to reply.",
         epilog="Without a command: serve. See `app.py COMMAND --help` for a command's options.",
     )
+    parser.add_argument("--version", action="version", version=f"Audio-Interaction Live {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="serve the live page (the default)"))
     _add_talk(commands.add_parser("talk", help="talk with a server from this terminal"))
@@ -47,8 +49,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             "evaluate-proactive", help="let the model decide on a benchmark's clips"
         )
     )
-    names_command = bool(arguments) and arguments[0] in (*commands.choices, "-h", "--help")
-    return parser.parse_args(arguments if names_command else ["serve", *arguments])
+    # Options alone are those of `serve`; a word that is no command is named by argparse.
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in OPTIONS_OF_ALL):
+        arguments = ["serve", *arguments]
+    return parser.parse_args(arguments)
 
 
 def port_of(environment: Mapping[str, str]) -> str:
@@ -175,6 +179,7 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--realtime", action="store_true", help="take as long as the audio does")
     parser.add_argument("--continuous", action="store_true", help="one conversation over all files")
     _add_drawing(parser)
+    _add_decision_bias(parser, default=0.0)
     _add_record(parser, "record the conversation in a file")
 
 
