@@ -26,6 +26,8 @@ class _Spoken:
     is_online: bool = False
     starts_at: float | None = None
     """None before it sounds."""
+    sent_at: float = 0.0
+    """How much of the client's audio had come when its first sound was sent."""
     is_acknowledged: bool = False
     """Whether the client has said where it plays it."""
     furthest_ms: float = 0.0
@@ -76,6 +78,7 @@ class Notes:
         self._recorder.reply_audio(reply.turn, piece.pcm)
         if starts_at_seconds is not None:
             spoken.voice, spoken.starts_at = piece.voice_id, starts_at_seconds
+            spoken.sent_at = self._timeline.now_seconds
             self._note_latency(reply)
             self._note_playback(reply)
 
@@ -153,7 +156,11 @@ class Notes:
     def _note_latency(self, reply: Reply) -> None:
         """From the end of the speech that it answers; of a reply that answers none, nothing."""
         spoken = self._of(reply)
-        latency = reply.latency(spoken.starts_at if spoken.is_acknowledged else None)
+        played_after = 0.0
+        if spoken.is_acknowledged and spoken.starts_at is not None:
+            # Before it was sent it cannot have been heard, whatever the clocks say.
+            played_after = max(0.0, spoken.starts_at - spoken.sent_at)
+        latency = reply.latency(played_after)
         if self._recorder is None or latency is None:
             return
         self._recorder.note(

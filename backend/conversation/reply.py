@@ -155,27 +155,23 @@ class Reply:
             break
         return heard
 
-    def latency(self, starts_at_seconds: float | None = None) -> ReplyLatency | None:
-        """How long it took so far; None where it answers no speech.
+    def latency(self, played_after_seconds: float = 0.0) -> ReplyLatency | None:
+        """How long it took so far, all by this server's clock; None where it answers no speech.
 
         Args:
-            starts_at_seconds: where in the client's audio it began to sound, if the client has
-                said so; without that, its sound began when it was sent.
+            played_after_seconds: how long after its sound was sent the client began to play it, as
+                far as the client has said so.
         """
         decision = self._decision
-        speech_end_seconds = decision.speech_end_seconds
-        if speech_end_seconds is None:
+        if decision.speech_end_seconds is None:
             return None
-        waited_seconds = decision.seconds - speech_end_seconds
+        waited_seconds = max(0.0, decision.seconds - decision.speech_end_seconds)
         speech_ended_at = self._arrived_at - waited_seconds
-        if starts_at_seconds is not None:
-            first_sound_ms: float | None = (starts_at_seconds - speech_end_seconds) * 1000
-        else:
-            first_sound_ms = _milliseconds_until(self._first_sound_at, speech_ended_at)
+        sent_ms = _milliseconds_until(self._first_sound_at, speech_ended_at)
         return ReplyLatency(
             decision_ms=waited_seconds * 1000 + decision.decision_ms,
             first_text_ms=_milliseconds_until(self._first_text_at, speech_ended_at),
-            first_sound_ms=first_sound_ms,
+            first_sound_ms=None if sent_ms is None else sent_ms + played_after_seconds * 1000,
         )
 
     def _status(self, generated: TurnStatus) -> ReplyStatus:
