@@ -14,10 +14,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from backend.engine import Engine
 from backend.serving.access import Doorkeeper, SecurityHeaders, is_host
+from backend.serving.compression import compressed
 from backend.serving.page_routes import Endpoint, page_routes
 from backend.serving.server import ServingOptions, create_app
 from tests.scripted import ScriptedEngine
-from webui.gradio_app import gradio_app
+from webui.gradio_app import STATIC_FOLDER, gradio_app, modules
 
 KEY = "open sesame"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}
@@ -174,15 +175,18 @@ def test_other_pages_cannot_embed_what_has_to_be_made(client: TestClient) -> Non
     assert refused.json()["error"]["message"].startswith("a page from elsewhere may not connect")
 
 
-def test_assets_are_fetched_once_and_not_compressed_anew(client: TestClient) -> None:
+def test_assets_are_fetched_and_compressed_once(client: TestClient) -> None:
     page = client.get("/").text
     script = page.partition('crossorigin src="./assets/')[2].partition('"')[0]
     answer = client.get(f"/assets/{script}", headers={"Accept-Encoding": "br, gzip"})
     assert answer.status_code == 200
     assert "immutable" in answer.headers["cache-control"]
     for path in (f"/assets/{script}", "/theme.css", "/"):
+        client.get(path, headers={"Accept-Encoding": "br, gzip"})
+        before = compressed.cache_info()
         answer = client.get(path, headers={"Accept-Encoding": "br, gzip"})
-        assert "content-encoding" not in answer.headers
+        assert answer.headers["content-encoding"] == "br"
+        assert compressed.cache_info().misses == before.misses
 
 
 @pytest.mark.parametrize("query", ["page=none", "deep_link=../a", "all_endpoints=1", "view=api"])
@@ -219,3 +223,24 @@ def test_an_endpoint_that_is_named_is_behind_the_doorkeeper(app: FastAPI) -> Non
     assert client.get(endpoint.path, headers=WITH_KEY | ELSEWHERE).status_code == 403
     assert client.post(endpoint.path, headers=WITH_KEY).status_code == 405
     assert client.get("/gradio_api/app_id", headers=WITH_KEY).status_code == 404
+
+
+def test_texts_go_out_compressed_to_those_who_take_that(client: TestClient) -> None:
+    file = (STATIC_FOLDER / "strip.js").read_bytes()
+    plain = client.get("/live/strip.js", headers={"Accept-Encoding": "identity"})
+    assert (plain.content, "content-encoding" in plain.headers) == (file, False)
+    packed = client.get("/live/strip.js", headers={"Accept-Encoding": "gzip, br;q=0.9"})
+    assert packed.headers["content-encoding"] == "br"
+    assert int(packed.headers["content-length"]) < len(file) / 2
+    assert "Accept-Encoding" in packed.headers["vary"]
+    assert packed.content == file
+    # It is the same file, and not sent again.
+    again = client.get("/live/strip.js", headers={"If-None-Match": packed.headers["etag"]})
+    assert again.status_code == 304
+
+
+def test_all_that_the_page_needs_is_named_in_it(client: TestClient) -> None:
+    page = client.get("/").text
+    for name in modules("main.js"):
+        assert f'href="live/{name}"' in page
+        assert client.get(f"/live/{name}").status_code == 200

@@ -1,6 +1,9 @@
 """The live page: one Gradio panel whose microphone is a WebSocket away from the model."""
 
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
 
 import gradio as gr
 from fastapi import FastAPI
@@ -25,6 +28,7 @@ ASSETS_FOLDER = Path(BUILD_PATH_LIB)
 _TITLE = "Audio-Interaction Live"
 # A function body, not a module; the address is relative so that proxies with a prefix work.
 _START = "import(new URL('live/main.js', document.baseURI).href).then((m) => m.mount(element));"
+_IMPORT = re.compile(r"""^(?:import|export)\b[^;]*?\bfrom '(\.[^']+\.js)'""", re.MULTILINE)
 # The panel is the whole page: Gradio's frame around it goes.
 _FRAME_CSS = """
 .gradio-container .main.fillable { max-width: none; padding: 0; }
@@ -73,6 +77,32 @@ def gradio_app() -> FastAPI:
         run_history=False,
     )
     return mounted
+
+
+def preloads() -> Iterator[str]:
+    """Links for the page's head: all that it will ask for comes while Gradio gets ready.
+
+    Modules name each other, so that a browser would find them one after the other, each a journey
+    of the line later. Gradio writes what it is told of a head into it with a script: too late.
+    """
+    for name in modules("main.js"):
+        yield f'<link rel="modulepreload" href="live/{name}">'
+    for path in ("health", "samples/samples.json", "samples/sounds.json", "v1/gallery"):
+        yield f'<link rel="preload" as="fetch" href="{path}" crossorigin>'
+
+
+def modules(name: str) -> list[str]:
+    """A module of the page and all that it needs, each once."""
+    found = {name: None}
+    waiting = [name]
+    while waiting:
+        importing = waiting.pop()
+        for imported in _IMPORT.findall(_read(importing)):
+            path = PurePosixPath(normpath(PurePosixPath(importing).parent / imported)).as_posix()
+            if path not in found:
+                found[path] = None
+                waiting.append(path)
+    return list(found)
 
 
 def _theme() -> gr.themes.Base:

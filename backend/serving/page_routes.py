@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.serving.access import BehindDoorkeeper, Doorkeeper, OwnPagesOnly, is_host
-from webui.gradio_app import ASSETS_FOLDER, FILES, RENDERED, STATIC_FOLDER
+from backend.serving.compression import Compressed, WholeAnswer
+from webui.gradio_app import ASSETS_FOLDER, FILES, RENDERED, STATIC_FOLDER, preloads
 
 _NAMING_HOSTS = ("host", "x-forwarded-host")
 _SHOWN = frozenset((b"host", b"x-forwarded-host", b"x-forwarded-proto"))
@@ -61,8 +62,10 @@ class Rendered:
     look for files, to fail.
     """
 
-    def __init__(self, gradio: ASGIApp) -> None:
+    def __init__(self, gradio: ASGIApp, head: str) -> None:
+        """`head` is put at the end of the page's own."""
         self._gradio = gradio
+        self._head = head.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, if the address is one."""
@@ -73,7 +76,14 @@ class Rendered:
             await response(scope, receive, send)
             return
         shown = [(name, value) for name, value in scope["headers"] if name in _SHOWN]
+        if scope.get("method") == "GET":
+            send = WholeAnswer(send, self._with_head).send
         await self._gradio({**scope, "query_string": b"", "headers": shown}, receive, send)
+
+    async def _with_head(self, body: bytes, headers: MutableHeaders) -> bytes:
+        if not headers.get("content-type", "").startswith("text/html"):
+            return body
+        return body.replace(b"</head>", self._head + b"</head>", 1)
 
 
 def page_routes(
@@ -88,9 +98,9 @@ def page_routes(
     """
 
     def for_anybody(app: ASGIApp) -> ASGIApp:
-        return OwnPagesOnly(app, doorkeeper.own_hosts)
+        return OwnPagesOnly(Compressed(app), doorkeeper.own_hosts)
 
-    rendered = for_anybody(Rendered(gradio))
+    rendered = for_anybody(Rendered(gradio, "".join(preloads())))
     behind = BehindDoorkeeper(gradio, doorkeeper)
     return [
         *(Route(path, rendered, methods=["GET"]) for path in RENDERED),
