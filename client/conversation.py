@@ -24,6 +24,7 @@ CHUNKS_BEHIND = 3
 REMEMBERED_SECONDS = 120.0
 """More than a strip shows on any screen, and than a lost connection lets pass."""
 TURNS_IN_LATENCIES = 1000
+FEWEST_FOR_P95 = 20
 REMEMBERED_GAPS = 20
 SHORTEST_GAP_SECONDS = 1.0
 
@@ -150,7 +151,8 @@ class Latencies:
     """Milliseconds to the first sound, or to the text where nothing is spoken."""
 
     p50: float
-    p95: float
+    p95: float | None
+    """None of fewer than 20 replies: none of them is the slowest twentieth."""
 
 
 class Conversation:
@@ -303,8 +305,9 @@ class Conversation:
             turn.is_spoken = True
             turn.said_text = turn.said_text or ""
         turn.text += delta
-        if turn.timing.first_text_ms is None:
-            turn.timing.first_text_ms = (now - turn.asked_at) * 1000
+        timing = turn.timing
+        if timing.first_text_ms is None:
+            timing.first_text_ms = max((now - turn.asked_at) * 1000, timing.decided_ms)
 
     def add_sentence(self, response_id: str, text: str | None, start_ms: float | None) -> None:
         """More of a reply's sound; where a sentence begins in it, its text is told."""
@@ -341,7 +344,10 @@ class Conversation:
 
     def sound_started(self, turn: Turn, at: float) -> None:
         """The first sound of a reply is heard."""
-        turn.timing.first_sound_ms = (at - turn.asked_at) * 1000
+        timing = turn.timing
+        # The sound's clock and the client's are known to each other to some milliseconds only.
+        earliest = timing.decided_ms if timing.first_text_ms is None else timing.first_text_ms
+        timing.first_sound_ms = max((at - turn.asked_at) * 1000, earliest)
 
     def sound_played(self, turn: Turn, played_ms: float, total_ms: float) -> None:
         """`played_ms` of the `total_ms` of its sound that have come are heard."""
@@ -372,7 +378,8 @@ class Conversation:
             return
         self._latency_times.push(waited_ms)
         times = sorted(self._latency_times.since(0))
-        self.latencies = Latencies(_percentile(times, 0.5), _percentile(times, 0.95))
+        p95 = None if len(times) < FEWEST_FOR_P95 else _percentile(times, 0.95)
+        self.latencies = Latencies(_percentile(times, 0.5), p95)
 
     def _forget_if_over(self, turn: Turn) -> None:
         if turn.status is not TurnStatus.IN_PROGRESS and turn.end_seconds is not None:

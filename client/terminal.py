@@ -17,7 +17,7 @@ from client.keyboard import END, ESCAPE, TAB, Keyboard
 from client.live import Live, State
 from client.messages import PAGE_FOLDER
 from client.news import News
-from client.words import FACES, Words, clock_time, milliseconds
+from client.words import FACES, Words, clock_time
 
 LOOK_SECONDS = 0.1
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -113,8 +113,7 @@ class TerminalFrontEnd:
         if live.session.seconds_behind:
             beside.append(words.behind(live.session.seconds_behind))
         if live.conversation.latencies is not None:
-            p95 = milliseconds(live.conversation.latencies.p95)
-            beside.append(f"{words('latency.p95')} {p95}")
+            beside.append(words.latencies(live.conversation.latencies))
         beside += words.counts(live)
         return line.append("".join(f"  {note}" for note in beside), _style("soft"))
 

@@ -1,6 +1,6 @@
 """What front ends say of a conversation, in one language."""
 
-from client.conversation import Emotion, Turn, TurnStatus
+from client.conversation import Emotion, Latencies, Turn, TurnStatus
 from client.live import Live, State
 from client.messages import Language, Message, message
 from client.session import QueuePlace, Recording
@@ -61,6 +61,13 @@ class Words:
         if place.wait_seconds is None:
             return position
         return f"{position} {self('queue.wait', time=self._rough(place.wait_seconds))}"
+
+    def latencies(self, both: Latencies) -> str:
+        """How long replies take."""
+        p50 = milliseconds(both.p50)
+        if both.p95 is None:
+            return self("latency.p50", p50=p50)
+        return self("latency.both", p50=p50, p95=milliseconds(both.p95))
 
     def behind(self, seconds: float) -> str:
         """How far the model is behind."""

@@ -54,7 +54,8 @@ CONTRASTS = """() => {
 # Everything that can be read or is read out, but for what the model and the samples say.
 WORDS = """() => {
   const root = document.querySelector('.page');
-  const data = ['[data-part=reply]', '.said', '[data-part=facts] dd:last-child',
+  const data = ['[data-part=reply]', '[data-part=heard]', '[data-part=bubble]', '[data-part=tries]',
+    '.said', '[data-part=facts] dd:last-child',
     '[data-part=forkPrompt]', '[data-part=samples]', '[data-part=sounds]', '.credits'].join();
   const isData = (element) => element.closest(data) !== null;
   const found = [];

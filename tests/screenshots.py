@@ -24,7 +24,7 @@ LONGEST_WAIT_MS = 30_000
 SPOKEN = """localStorage.setItem('audio-interaction-live',
   JSON.stringify({ speakReplies: true, voice: 'espeak:en-us' }))"""
 SPEAKING_OF_TURN = """turn =>
-  document.querySelectorAll('[data-part=turns] li').length === turn &&
+  document.querySelectorAll('[data-part=turns] li[data-emotion]').length === turn &&
   document.querySelector('[data-part=state]').textContent === 'SPEAKING' &&
   document.querySelector('[data-part=latency]').textContent.includes('first sound')"""
 HALF_SAID_MILLISECONDS = 1_200
@@ -81,12 +81,12 @@ def take_privacy(browser: Browser, address: str) -> None:
     page = browser.new_context(color_scheme="light", viewport=DESKTOP, locale="en-US").new_page()
     page.goto(f"http://{address}/")
     page.wait_for_selector("[data-ready]")
-    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Record", exact=True).click()
     page.get_by_label("Title").fill("For the bug report")
     page.get_by_role("button", name="Start recording").click()
     expect(page.locator(part("recordingLight"))).to_be_visible(timeout=LONGEST_WAIT_MS)
     page.click(part("openPrivacy"))
-    expect(page.locator(part("recordings")).locator("li")).to_be_visible(timeout=LONGEST_WAIT_MS)
+    expect(page.locator(part("openRecordingsToo"))).to_be_visible(timeout=LONGEST_WAIT_MS)
     page.screenshot(path=FOLDER / "privacy-light.png", animations="disabled")
     page.context.close()
 

@@ -70,7 +70,13 @@ function converse(panel) {
   panel.showPace(12);
   panel.strip.show(conversation);
   panel.showLatencies({ p50: 331, p95: 430 });
-  for (const turn of turns) panel.showTurn(turn);
+  const pcm = Int16Array.from({ length: 16000 }, (_, i) => 9000 * Math.sin(i / 9) * Math.sin(i / 1900));
+  const hear = () => window.stage.asked.push(['hearAgain']);
+  for (const turn of turns) {
+    const spoken = { seconds: turn.seconds - 2, endSeconds: turn.seconds - 0.6, pcm };
+    if (!turn.isUnprompted) panel.showSpoken(spoken, hear);
+    panel.showTurn(turn);
+  }
   return turns.at(-1);
 }
 
@@ -96,9 +102,10 @@ const SCENES = {
   },
   speaking(panel) {
     const turn = converse(panel);
+    Object.assign(turn, { endSeconds: null, saidText: 'Coming up: large dark roast iced' });
     panel.showState('speaking', 'happy');
+    panel.showHeard(() => '“can I get a large iced latte”');
     panel.showReply(turn);
-    panel.showPlayback(0.62);
   },
   long(panel) {
     const turn = converse(panel);

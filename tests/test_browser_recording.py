@@ -58,12 +58,13 @@ def visit(quiet_browser: Browser, address: str) -> Iterator[Visit]:
 
 def record(page: Page, title: str = "Seven") -> None:
     """Press the red button, and say seven."""
-    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Record", exact=True).click()
     page.get_by_label("Title").fill(title)
     page.get_by_role("button", name="Start recording").click()
     expect(page.locator(part("recordingLight"))).to_contain_text("recording 0:0")
     page.get_by_role("button", name="Seven", exact=True).click()
-    expect(page.locator(part("turns")).locator("li")).to_contain_text(FIRST.text)
+    reply = page.locator(part("turns")).locator("li[data-emotion]").last
+    expect(reply).to_contain_text(FIRST.text)
 
 
 def drop(page: Page, name: str, content: bytes) -> None:
@@ -93,14 +94,20 @@ def test_recording_from_the_button_to_its_deletion(visit: Visit, folder: Path) -
         page.get_by_role("link", name="Open the recording").click()
     replay = opened.value
     expect(replay.get_by_role("heading", level=1)).to_have_text("Seven")
-    expect(replay.locator(part("turns")).locator("li")).to_contain_text(FIRST.text)
+    expect(replay.locator(part("turns")).locator("li:not(.spoken)")).to_contain_text(FIRST.text)
     page.click(part("openPrivacy"))
     privacy = page.get_by_role("dialog", name="Privacy")
-    expect(privacy.get_by_role("link", name="Seven")).to_be_visible()
     expect(privacy).to_contain_text("Nothing: no online voice was asked to read a reply")
+    privacy.get_by_role("button", name="Your recordings…").click()
+    recordings = page.get_by_role("dialog", name="Recordings")
+    expect(recordings.get_by_role("link", name="Seven")).to_be_visible()
+    recordings.get_by_role("button", name="Rename").click()
+    recordings.get_by_label("Title").fill("Lucky seven")
+    page.keyboard.press("Enter")
+    expect(recordings.get_by_role("link", name="Lucky seven")).to_be_visible()
     for name in ("Delete", "Delete for good?"):
-        privacy.get_by_role("button", name=name, exact=True).click()
-    expect(privacy).to_contain_text("Nothing of yours.")
+        recordings.get_by_role("button", name=name, exact=True).click()
+    expect(recordings).to_contain_text("None yet.")
     assert stored(folder) == before
     replay.reload()
     expect(replay.get_by_role("alert")).to_contain_text("There is no such recording")
@@ -122,7 +129,7 @@ def test_recording_ends_with_the_conversation_and_all_can_be_deleted(
     expect(other.get_by_role("dialog", name="Privacy")).to_contain_text("Nothing of yours.")
     page.reload()
     page.wait_for_selector("[data-ready]")
-    page.click(part("openPrivacy"))
+    page.click(part("openRecordings"))
     recordings = page.locator(part("recordings")).locator("li")
     expect(recordings).to_have_count(2)
     expect(recordings.last).to_contain_text("One")
@@ -136,7 +143,7 @@ def test_shared_link_opens_and_ends(visit: Visit, quiet_browser: Browser) -> Non
     page = visit()
     record(page)
     page.click(part("start"))
-    page.click(part("openPrivacy"))
+    page.click(part("openRecordings"))
     page.get_by_role("button", name="Share…").click()
     page.get_by_role("button", name="Make a link").click()
     link = page.get_by_label(re.compile("^Link, until")).input_value()
@@ -178,7 +185,7 @@ def test_full_server_says_so_and_nobody_talks_unrecorded(
     options = ServingOptions(recordings=StoreOptions(tmp_path / "full", max_mb=0.001))
     with serving(ScriptedEngine([FIRST]), options=options) as address:
         page = open_page(quiet_browser, address, locale="en-US")
-        page.get_by_role("button", name="Record").click()
+        page.get_by_role("button", name="Record", exact=True).click()
         page.get_by_role("button", name="Start recording").click()
         expect(page.get_by_role("alert")).to_contain_text("no room for recordings")
         expect(page.locator(part("state"))).to_have_text("NOT LISTENING")

@@ -318,3 +318,18 @@ def test_controls_have_names_and_visible_focus(visit: Visit) -> None:
         page.keyboard.press("Tab")
         outline = page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")
         assert outline >= 2
+
+
+@pytest.mark.parametrize(("suffix", "beginning"), [("svg", b"<svg"), ("png", b"\x89PNG")])
+def test_a_session_is_saved_as_one_picture(
+    visit: Visit, tmp_path: Path, suffix: str, beginning: bytes
+) -> None:
+    page = visit("gallery=order")
+    page.locator(part("downloads")).locator("summary").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name=f"Picture (.{suffix})").click()
+    assert download.value.suggested_filename == f"A coffee order.{suffix}"
+    download.value.save_as(tmp_path / "picture")
+    content = (tmp_path / "picture").read_bytes()
+    assert content.startswith(beginning)
+    assert suffix == "png" or b"Coming up:" in content

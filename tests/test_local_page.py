@@ -127,7 +127,7 @@ def test_panel_is_the_live_page_s(panel: Page, theme: str) -> None:
     )
     expect(panel.locator(part("positions"))).to_have_text("342 of 4,096")
     ground = panel.locator(".page").first.evaluate("page => getComputedStyle(page).color")
-    assert (ground == "rgb(236, 236, 234)") is (theme == "dark")
+    assert (ground == "rgb(241, 240, 237)") is (theme == "dark")
     # A chunk that is chosen shows its numbers, and is to be heard.
     panel.locator(part("strip")).focus()
     panel.keyboard.press("End")

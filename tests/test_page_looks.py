@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -36,14 +37,22 @@ DIALOGS = [
     ("openSettings", "closeSettings"),
     ("record", "closeRecord"),
     ("openPrivacy", "closePrivacy"),
+    ("openRecordings", "closeRecordings"),
 ]
 PAGES = ["live.html", "replay.html"]
+KIND = (
+    Ability("orders", "2", "9", "9.", Emotion.HAPPY),
+    Ability("phrases", "3", "8", "9.", Emotion.SURPRISE),
+)
 ABILITIES = (
+    *KIND,
     Ability("digits", "0", "7", "7.", Emotion.NORMAL),
     Ability("sounds", "1", None, "8.", Emotion.HAPPY),
+    Ability("phrases", "4", "6", "6.", Emotion.SAD),
+    Ability("phrases", "5", "5", "5.", Emotion.URGENT),
 )
-SHORTEST_STRIP = 110
-SMALL_WINDOWS = [(1366, 650), (1024, 768), (861, 680), (320, 640)]
+SHORTEST_STRIP = 300
+SMALL_WINDOWS = [(390, 844), (844, 390), (640, 400), (320, 640)]
 
 Visit = Callable[..., Page]
 
@@ -94,45 +103,70 @@ def asked(page: Page) -> list[list[Any]]:
 # Layout
 
 
-@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
-@pytest.mark.parametrize("scene", SCENES)
-def test_one_screen_without_scrolling(visit: Visit, scene: str, locale: str) -> None:
-    page = visit(scene, locale=locale)
-    size = "[document.scrollingElement.scrollWidth, document.scrollingElement.scrollHeight]"
-    assert page.evaluate(size) == [1280, 800]
-    strip = page.locator(part("strip")).bounding_box()
-    assert strip is not None
-    assert strip["height"] >= SHORTEST_STRIP
-    for panel in page.locator(".panel:visible").all():
-        box = panel.bounding_box()
-        assert box is not None
-        assert box["y"] + box["height"] <= 800
-        assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth")
+# What stands beside each other on a page that has room for it, and what is outside its box.
+PLACES = (".stage", ".controls", ".conversation", ".memory")
+OVERFLOWING = """() => [...document.querySelectorAll('.page *')]
+  .filter((part) => part.checkVisibility({ visibilityProperty: true }) &&
+    getComputedStyle(part).overflowX === 'visible' && part.scrollWidth > part.clientWidth + 1 &&
+    part.clientWidth > 1 && !part.closest('.face, .eagerness'))
+  .map((part) => part.outerHTML.slice(0, 200))"""
+SHIFTS = """() => new Promise((resolve) => {
+  new PerformanceObserver((list) => resolve(
+    list.getEntries().reduce((sum, { value }) => sum + value, 0)
+  )).observe({ type: 'layout-shift', buffered: true });
+  requestAnimationFrame(() => requestAnimationFrame(() => resolve(0)));
+})"""
+SIZE = "[document.scrollingElement.scrollWidth, document.scrollingElement.scrollHeight]"
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
-@pytest.mark.parametrize("scene", SCENES)
-def test_one_column_on_a_phone(visit: Visit, scene: str, locale: str) -> None:
-    page = visit(scene, viewport=PHONE, locale=locale, has_touch=True)
-    assert page.evaluate("document.scrollingElement.scrollWidth") == 390
-    tops = [
-        box["y"]
-        for name in ("stage", "strip", "controls", "conversation", "memory")
-        if (box := page.locator(f".panel.{name}").bounding_box()) is not None
-    ]
-    assert len(tops) == 5
-    assert tops == sorted(tops)
+def test_one_screen_without_scrolling(visit: Visit, locale: str) -> None:
+    page = visit("idle", locale=locale)
+    for scene in SCENES:
+        show(page, scene)
+        for width, height in ((1280, 800), (1920, 1080)):
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate(SIZE) == [width, height], scene
+            strip = page.locator(part("strip")).bounding_box()
+            assert strip is not None
+            assert strip["height"] >= SHORTEST_STRIP
+            for place in PLACES:
+                box = page.locator(place).bounding_box()
+                assert box is not None
+                assert box["y"] + box["height"] <= height
+            assert page.evaluate(OVERFLOWING) == [], scene
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_start_stop_and_state_are_always_in_view(visit: Visit, locale: str) -> None:
+    """On telephones, upright and lying, and on a page at twice its size."""
+    page = visit("idle", viewport=PHONE, locale=locale, has_touch=True)
+    for scene in SCENES:
+        show(page, scene)
+        for width, height in SMALL_WINDOWS:
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate(SIZE) == [width, height], (scene, width)
+            for name in ("start", "state", "microphone", "stopReply", "typed", "strip"):
+                expect(page.locator(part(name))).to_be_in_viewport(ratio=0.9)
+            assert page.evaluate(OVERFLOWING) == [], (scene, width)
+        # The conversation lies over the stage, below the word for what goes on.
+        page.set_viewport_size(PHONE)
+        page.click(part("openSide"))
+        for name in ("start", "state", "turns" if scene == "speaking" else "closeSide"):
+            expect(page.locator(part(name))).to_be_in_viewport(ratio=0.9)
+        page.click(part("closeSide"))
+        expect(page.locator(part("side"))).to_be_hidden()
+
+
+def test_dialogs_and_abilities_fit_a_phone(visit: Visit) -> None:
+    page = visit("idle", viewport=PHONE, has_touch=True)
     page.click(part("askAbilities"))
-    head, close = (
-        page.locator(part("abilities")).locator(selector).bounding_box()
-        for selector in (".side-head", part("closeAbilities"))
-    )
-    assert head is not None
-    assert close is not None
-    assert head["y"] < close["y"]
-    assert close["y"] + close["height"] < head["y"] + head["height"]
+    expect(page.locator(part("closeAbilities"))).to_be_in_viewport()
+    expect(page.locator(part("state"))).to_be_in_viewport()
     page.keyboard.press("Escape")
-    for opener, closer in DIALOGS if scene == "idle" else DIALOGS[:1]:
+    for opener, closer in DIALOGS[:3]:
+        if opener == "openPrivacy":
+            page.click(part("openSide"))
         page.click(part(opener))
         dialog = page.get_by_role("dialog")
         assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
@@ -143,39 +177,93 @@ def test_one_column_on_a_phone(visit: Visit, scene: str, locale: str) -> None:
         page.click(part(closer))
 
 
-def test_small_windows_have_room_for_everything(visit: Visit) -> None:
-    page = visit("queued")  # with as many messages as there may be
-    for width, height in SMALL_WINDOWS:
-        page.set_viewport_size({"width": width, "height": height})
-        strip, controls, memory = (
-            page.locator(selector).bounding_box()
-            for selector in (part("strip"), ".panel.controls", ".panel.memory")
-        )
-        assert strip is not None
-        assert controls is not None
-        assert memory is not None
-        assert strip["height"] >= SHORTEST_STRIP
-        assert strip["y"] + strip["height"] < controls["y"]
-        if width > 860:
-            assert memory["y"] + memory["height"] == controls["y"] + controls["height"]
-        beyond = page.locator(".page :not(.play *):visible").evaluate_all(
-            "(parts, width) => parts.filter((part) => part.getBoundingClientRect().right > width)"
-            ".map((part) => part.outerHTML)",
-            width,
-        )
-        assert beyond == []
-
-
-def test_buttons_that_stay_do_not_move(visit: Visit) -> None:
+def test_nothing_moves_but_what_happens(visit: Visit) -> None:
     page = visit("idle")
-    names = ("start", "record", "hold", "stopReply", "file", "typed")
-    boxes = [[page.locator(part(name)).bounding_box() for name in names]]
-    for scene in ("connecting", "speaking", "cut", "recording"):
+    names = ("start", "record", "hold", "stopReply", "file", "typed", "state", "strip")
+    corners = "part => [part.getBoundingClientRect().x, part.getBoundingClientRect().y]"
+
+    def places() -> list[list[float]]:
+        return [page.locator(part(name)).evaluate(corners) for name in names]
+
+    before = places()
+    for scene in ("connecting", "speaking", "cut", "recording", "queued"):
         show(page, scene)
-        boxes.append([page.locator(part(name)).bounding_box() for name in names])
+        assert places() == before, scene
     page.click(part("speakReplies"))
-    boxes.append([page.locator(part(name)).bounding_box() for name in names])
-    assert all(row == boxes[0] for row in boxes)
+    assert places() == before
+    assert page.evaluate(SHIFTS) < 0.02
+
+
+def test_sample_session_plays_by_itself_until_a_conversation_begins(visit: Visit) -> None:
+    page = visit("idle")
+    expect(page.locator(part("sampleNote"))).to_be_visible()
+    expect(page.locator(part("bubble"))).to_have_text(re.compile("^Coming up"))
+    expect(page.locator(part("face"))).to_have_attribute("data-emotion", "happy")
+    expect(page.locator(part("state"))).to_have_text("NOT LISTENING")
+    show(page, "connecting")
+    expect(page.locator(part("sampleNote"))).to_be_hidden()
+    expect(page.locator(part("bubble"))).to_be_hidden()
+    assert page.evaluate("window.stage.panel.strip.conversation") is None
+
+
+def test_sample_session_stands_still_where_motion_is_not_wanted(visit: Visit) -> None:
+    page = visit("idle", reduced_motion="reduce")
+    expect(page.locator(part("bubble"))).to_be_visible()
+    seconds = "window.stage.panel.strip.conversation.seconds"
+    before = page.evaluate(seconds)
+    page.evaluate("new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)))")
+    assert page.evaluate(seconds) == before
+
+
+def test_suggestions_are_kind_and_are_said_when_they_are_chosen(visit: Visit) -> None:
+    page = visit("idle")
+    tries = page.locator(part("tries")).get_by_role("button")
+    texts = [text.strip("“”") for text in tries.all_text_contents()]
+    assert texts
+    assert set(texts) <= {ability.example for ability in KIND}
+    tries.first.click()
+    assert asked(page) == [["sendText", texts[0]]]
+
+
+def test_face_rises_with_the_chance_and_stays_up_while_it_speaks(visit: Visit) -> None:
+    page = visit("speaking")
+    height = """() => {
+      const { strip } = window.stage.panel;
+      strip.drawNow();
+      return new DOMMatrix(strip.face.element.style.transform).f;
+    }"""
+    speaking = page.evaluate(height)
+    assert speaking == pytest.approx(page.evaluate("window.stage.panel.strip.y(0.97)"), abs=0.1)
+    page.evaluate("window.stage.panel.strip.conversation.turns.last.endSeconds = 28")
+    assert page.evaluate(height) == pytest.approx(
+        page.evaluate("window.stage.panel.strip.y(0.02)"), abs=0.1
+    )
+
+
+def test_dotted_line_can_be_drawn(visit: Visit) -> None:
+    page = visit("speaking")
+    box = page.locator(part("eagerness")).bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y - 24)
+    page.mouse.up()
+    threshold = page.evaluate("window.stage.panel.strip.threshold")
+    assert 0.55 < threshold < 0.9
+    moved = page.locator(part("eagerness")).bounding_box()
+    assert moved is not None
+    assert moved["y"] == pytest.approx(box["y"] - 24, abs=8)  # it goes in steps
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(visit: Visit, theme: str) -> None:
+    page = visit("idle", color_scheme=theme)
+    axe = Axe()
+    for scene in ("idle", "speaking", "queued"):
+        show(page, scene)
+        found = axe.run(page, ".page").response["violations"]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], scene
 
 
 # Colours
@@ -283,9 +371,18 @@ def test_everything_is_reached_by_keyboard_with_visible_focus(visit: Visit) -> N
         if name is not None:
             assert outline >= 2, name
             reached.append(name)
-    expected = ["askAbilities", "language", "openSettings", "eagerness", "strip", "start", "record"]
-    expected += ["hold", "microphone", "stopReply", "speakReplies", "file", "turns", "typed"]
-    expected += ["openPrivacy"]
+    expected = ["askAbilities", "openRecordings", "language", "openSettings", "strip", "eagerness"]
+    expected += [
+        "start",
+        "microphone",
+        "hold",
+        "stopReply",
+        "speakReplies",
+        "record",
+        "tab",
+        "file",
+    ]
+    expected += ["typed", "clearTurns", "turns", "openPrivacy"]
     assert reached[: len(expected)] == expected
 
 
@@ -470,7 +567,7 @@ THRESHOLD_ROWS = """([from, until]) => {
   const rows = new Set();
   for (let i = 0; i < data.length; i += 4) {
     const isNear = wanted.every((channel, c) => Math.abs(channel - data[i + c]) < 60);
-    if (data[i + 3] > 40 && isNear) rows.add(1 - Math.floor(i / 4 / (right - left)) / height);
+    if (data[i + 3] > 90 && isNear) rows.add(1 - Math.floor(i / 4 / (right - left)) / height);
   }
   const all = [...rows];
   return all.reduce((sum, row) => sum + row, 0) / all.length;
@@ -518,15 +615,83 @@ def test_strip_is_drawn_once_a_frame_and_sharp(visit: Visit) -> None:
     assert width == pytest.approx(2, rel=0.01)
 
 
+# What the strip shows, once it is drawn: from when, until when, and whether it goes along with now.
+SHOWN = """() => {
+  const { strip } = window.stage.panel;
+  strip.drawNow();
+  return [strip.start, strip.end, !strip.part.isWalked];
+}"""
+
+
+def test_strip_is_walked_back_by_wheel_hand_and_keys(visit: Visit) -> None:
+    page = visit("speaking")
+    page.evaluate("window.stage.panel.strip.show(window.stage.stagedConversation(300))")
+    start, end, goes_along = page.evaluate(SHOWN)
+    assert (end, goes_along) == (120, True)
+    strip = page.locator(part("strip"))
+    box = strip.bounding_box()
+    assert box is not None
+    x, y = box["x"] + 400, box["y"] + 100
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -900)
+    page.wait_for_function("window.stage.panel.strip.part.isWalked")
+    wheeled, _, goes_along = page.evaluate(SHOWN)
+    assert wheeled == pytest.approx(start - 30, abs=1)
+    assert not goes_along
+    page.mouse.down()
+    page.mouse.move(x + 300, y, steps=4)
+    page.mouse.up()
+    drawn, _, _ = page.evaluate(SHOWN)
+    assert drawn == pytest.approx(wheeled - 10, abs=1)
+    assert asked(page) == []  # no chunk was chosen by that
+    page.get_by_role("button", name="Further away").click()
+    further, until, _ = page.evaluate(SHOWN)
+    assert until - further > 40
+    page.get_by_role("button", name="Back to now").click()
+    assert page.evaluate(SHOWN)[1:] == [120, True]
+    strip.focus()
+    page.keyboard.press("Home")  # what is chosen is in view
+    assert page.evaluate(SHOWN)[0] == 0
+    assert asked(page) == [["hearChunk", 0]]
+    # The overview leads anywhere.
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] - 8)
+    start, end, _ = page.evaluate(SHOWN)
+    assert start < 60 < end
+
+
+def test_strip_draws_nothing_that_is_out_of_view(visit: Visit) -> None:
+    page = visit("speaking")
+    page.evaluate("window.stage.panel.strip.show(window.stage.stagedConversation(3000))")
+    page.evaluate(SHOWN)
+    bars = page.evaluate(
+        """() => {
+          const { strip } = window.stage.panel;
+          let bars = 0;
+          const { fillRect } = strip.context;
+          strip.context.fillRect = (...place) => {
+            bars += 1;
+            fillRect.apply(strip.context, place);
+          };
+          strip.part.walkTo(600);
+          strip.drawNow();
+          return bars;
+        }"""
+    )
+    assert bars < 400
+
+
 # The conversation and the rest
 
 
 def test_conversation_says_what_happened(visit: Visit) -> None:
     page = visit("speaking")
     rows = page.locator(part("turns")).locator("li")
-    expect(rows).to_have_count(4)
+    expect(rows).to_have_count(7)
     expect(rows.first).to_contain_text("unprompted")
-    cut = rows.nth(2)
+    # What the visitor said stands before what answers it, and can be heard again.
+    rows.nth(1).get_by_role("button", name="Hear what you said at 0:08, 1.4 s").click()
+    assert asked(page) == [["hearAgain"]]
+    cut = rows.nth(4)
     expect(cut).to_contain_text("cut off by you after 0.9 s")
     expect(cut).to_contain_text("silent in 140 ms")
     expect(cut.locator("s")).to_have_text(" say jarvis?")
@@ -548,7 +713,7 @@ def test_words_on_the_stage_follow_the_voice(visit: Visit) -> None:
     said_until = page.evaluate(
         """(said) => {
           const { panel } = window.stage;
-          panel.showPlayback(0.5, Object.assign(panel.stage.shownTurn, { saidText: said }));
+          panel.showPlayback(Object.assign(panel.stage.shownTurn, { saidText: said }));
           const [place] = document.querySelector('[data-part=reply] s').getClientRects();
           const box = panel.stage.replyLine.getBoundingClientRect();
           return (place.top - box.top) / box.height;
@@ -583,7 +748,7 @@ def test_page_says_what_leaves_the_machine(visit: Visit) -> None:
     page = visit("speaking")
     leaves, note = page.locator(part("leaves")), page.locator(part("speakNote"))
     expect(leaves).to_contain_text("nowhere else")
-    speak = page.get_by_role("switch", name="Speak replies").first
+    speak = page.get_by_role("switch", name="Voice", exact=True)
     speak.click()
     expect(speak).to_have_attribute("aria-checked", "true")
     expect(note).to_contain_text("Microsoft")
@@ -619,12 +784,12 @@ def test_recording_is_asked_for_in_words_and_shown_all_the_while(visit: Visit) -
     page = visit("speaking")
     foot = page.locator(part("recordedNow"))
     expect(foot).to_have_text("Not recorded.")
-    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Record", exact=True).click()
     dialog = page.get_by_role("dialog", name="Record a conversation")
     expect(dialog).to_contain_text("The conversation that goes on now ends")
     page.get_by_role("button", name="Do not record").click()
     assert asked(page) == []
-    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Record", exact=True).click()
     page.get_by_label("Title").fill(" Mine ")
     page.keyboard.press("Enter")
     assert asked(page) == [["startRecording", "Mine"]]
@@ -634,15 +799,49 @@ def test_recording_is_asked_for_in_words_and_shown_all_the_while(visit: Visit) -
     page.get_by_role("button", name="Stop recording, 1:15").click()
     assert asked(page)[1:] == [["stopRecording"]]
     page.set_viewport_size(PHONE)
-    page.evaluate("scrollTo(0, 400)")
     expect(page.locator(part("recordingLight"))).to_be_in_viewport()
+
+
+def test_what_was_said_stays_when_another_conversation_begins(visit: Visit) -> None:
+    page = visit("speaking")
+    rows = page.locator(part("turns")).locator("li")
+    page.evaluate("window.stage.panel.turns.begin()")
+    expect(rows).to_have_count(8)
+    expect(rows.last).to_contain_text("A new conversation")
+    page.evaluate(
+        """() => {
+          const { panel, stagedConversation } = window.stage;
+          panel.showTurn(stagedConversation().turns.get(0));
+        }"""
+    )
+    expect(rows).to_have_count(9)  # its first reply is not the other's
+    page.click(part("language"))
+    expect(rows.nth(7)).to_contain_text("新的对话")
+    page.click(part("clearTurns"))
+    expect(rows).to_have_count(0)
+    expect(page.locator(part("gallery"))).to_be_visible()
+
+
+def test_messages_can_be_dismissed(visit: Visit) -> None:
+    page = visit("queued")
+    for name, close in (("alert", "closeAlert"), ("notice", "closeNotice")):
+        page.click(part(close))
+        expect(page.locator(part(name))).to_be_hidden()
+        expect(page.locator(part(close))).to_be_hidden()
+
+
+def test_muted_microphone_is_called_so(visit: Visit) -> None:
+    page = visit("speaking")
+    expect(page.get_by_role("button", name="Mute", exact=True)).to_be_visible()
+    page.evaluate("window.stage.panel.showMicrophone(true, true)")
+    expect(page.get_by_role("button", name="Unmute", exact=True)).to_be_visible()
 
 
 def test_settings_last_and_reset(visit: Visit) -> None:
     page = visit("speaking")
     page.click(part("openSettings"))
     page.get_by_role("switch", name="Noise suppression").click()
-    page.get_by_label("Access key").fill("secret")
+    page.get_by_role("textbox", name="Access key").fill("secret")
     page.get_by_label("Temperature").fill("0.5")
     top_k = page.get_by_label("Top-k")
     top_k.fill("0")
@@ -661,7 +860,7 @@ def test_settings_last_and_reset(visit: Visit) -> None:
     page.click(part("openSettings"))
     suppression = page.get_by_role("switch", name="Noise suppression")
     expect(suppression).to_have_attribute("aria-checked", "true")
-    expect(page.get_by_label("Access key")).to_have_value("secret")
+    expect(page.get_by_role("textbox", name="Access key")).to_have_value("secret")
     page.get_by_role("button", name="Reset all").click()
     expect(suppression).to_have_attribute("aria-checked", "false")
     expect(page.get_by_label("Temperature")).to_have_value("")

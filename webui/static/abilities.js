@@ -1,9 +1,10 @@
 // What the model says that it answers: a list to open and a few things to try.
 
-import { element } from './element.js';
+import { button, element } from './element.js';
 import { hasMessage, language, message } from './messages.js';
 
-const NUM_TRIES = 3;
+const NUM_TRIES = 4;
+const KIND = ['happy', 'surprise'];
 
 function quote(text) {
   return `“${text}”`;
@@ -15,11 +16,17 @@ function groupName(group) {
   return hasMessage(key) ? message(key) : group;
 }
 
+/** What is heard, in the page's language where it is known. */
+function heardWords(heard) {
+  const key = `heard.${heard}`;
+  return hasMessage(key) ? message(key) : heard;
+}
+
 function entry({ heard, example, reply, emotion }) {
   const row = element('li');
-  const cue = element('p', example === null ? heard : quote(example));
+  const cue = element('p', example === null ? heardWords(heard) : quote(example));
   // Most phrases are named by their first wording.
-  if (example !== null && example !== heard) cue.append(element('span', ` · ${heard}`));
+  if (example !== null && example !== heard) cue.append(element('span', ` · ${heardWords(heard)}`));
   const answer = element('p', reply);
   if (emotion !== null) {
     row.dataset.emotion = emotion;
@@ -40,6 +47,11 @@ function shuffled(items) {
     .map(([, item]) => item);
 }
 
+/** What a stranger may be asked to say: nothing of sorrow, anger or danger. */
+function kindExamples(abilities) {
+  return examplesOf(abilities.filter(({ emotion }) => emotion === null || KIND.includes(emotion)));
+}
+
 function examplesOf(abilities) {
   return abilities.map(({ example }) => example).filter((example) => example !== null);
 }
@@ -51,17 +63,10 @@ export function summary(abilities) {
   return message('abilities.summary', { groups: names });
 }
 
-/** How to begin. */
-export function hint(abilities) {
-  if (abilities.length === 0) return message('hint.any');
-  const [example] = examplesOf(abilities);
-  if (example === undefined) return message('hint.see');
-  return message('hint.say', { example });
-}
-
 export class AbilityList {
   constructor({ askAbilities, abilities, closeAbilities, aboutPhrases, groups, tries }) {
     Object.assign(this, { toggle: askAbilities, section: abilities, aboutPhrases, groups, tries });
+    this.onTry = () => {}; // gets what was chosen to be said
     this.abilities = [];
     this.tried = [];
     askAbilities.addEventListener('click', () => this.open(abilities.hidden));
@@ -74,7 +79,8 @@ export class AbilityList {
 
   show(abilities) {
     this.abilities = abilities;
-    this.tried = shuffled(examplesOf(abilities)).slice(0, NUM_TRIES);
+    const [first, ...others] = kindExamples(abilities);
+    this.tried = first === undefined ? [] : [first, ...shuffled(others).slice(0, NUM_TRIES - 1)];
     this.toggle.hidden = abilities.length === 0;
     this.aboutPhrases.hidden = abilities.every(({ group }) => group !== 'phrases');
     this.showAgain();
@@ -88,8 +94,7 @@ export class AbilityList {
       return [element('h3', groupName(group)), rows];
     });
     this.groups.replaceChildren(...parts);
-    const tries = this.tried.map((example) => element('li', message('abilities.try', { example })));
-    this.tries.replaceChildren(...tries);
+    this.tries.replaceChildren(...this.tried.map((example) => button(quote(example), () => this.onTry(example))));
   }
 
   open(isOpen) {

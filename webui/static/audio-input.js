@@ -34,6 +34,21 @@ async function streamOf(wanted) {
   }
 }
 
+/** A tab that was chosen, and gives no sound. */
+export class SilentTabError extends Error {}
+
+/** A browser asks for the picture along with the sound: it is let go at once. */
+async function tabSound() {
+  const stream = await navigator.mediaDevices.getDisplayMedia({
+    audio: { suppressLocalAudioPlayback: false },
+    video: true,
+    systemAudio: 'exclude',
+  });
+  stream.getVideoTracks().forEach((track) => track.stop());
+  if (stream.getAudioTracks().length === 0) throw new SilentTabError();
+  return new MediaStream(stream.getAudioTracks());
+}
+
 export class AudioInput {
   /**
    * `onFrame` gets {pcm, level, peak, time} every 50 ms; `onMicrophoneLost` is called when the
@@ -187,6 +202,23 @@ export class AudioInput {
     await this.play(player, { isHeard: true, as: 'recording' });
   }
 
+  /** Hear another tab of the browser, which the visitor chooses; it is heard where it plays. */
+  async playTab(signal) {
+    const stream = await tabSound();
+    const [track] = stream.getAudioTracks();
+    const player = {
+      node: this.context.createMediaStreamSource(stream),
+      start: (onEnded) => {
+        track.onended = onEnded;
+      },
+      stop: () => {
+        track.onended = null;
+        stream.getTracks().forEach((one) => one.stop());
+      },
+    };
+    await this.play(player, { isHeard: true, isPlayed: false, signal });
+  }
+
   /** Null where the conversation was stopped meanwhile: nothing ever ends on a closed context. */
   async decode(encoded) {
     if (this.isClosed) return null;
@@ -221,8 +253,11 @@ export class AudioInput {
     };
   }
 
-  /** Resolves when it has ended or was stopped. `as` names what it plays instead of the microphone. */
-  async play(player, { isHeard, as = null, signal = null }) {
+  /**
+   * Resolves when it has ended or was stopped. `as` names what it plays instead of the microphone;
+   * `isPlayed` is whether the visitor hears it from here.
+   */
+  async play(player, { isHeard, isPlayed = true, as = null, signal = null }) {
     if (signal?.aborted) return;
     const instead = this.insteadOfMicrophone;
     if (as !== null) instead[as]?.stop();
@@ -243,7 +278,7 @@ export class AudioInput {
       if (as !== null) instead[as] = playing;
       this.updateGate();
       if (isHeard) player.node.connect(this.capture);
-      player.node.connect(this.context.destination);
+      if (isPlayed) player.node.connect(this.context.destination);
       player.start(playing.stop, (error) => {
         reject(error);
         playing.stop();

@@ -11,13 +11,15 @@ import {
 import { History } from './history.js';
 
 const CHUNKS_BEHIND = 3; // more than this waiting for their decision is "catching up"
-const REMEMBERED_SECONDS = 120; // more than the strip shows on any screen
+const REMEMBERED_SECONDS = 3600; // that the strip can be walked back
+const SOUND_SECONDS = 300; // of it, that can be heard again: 10 MB
 const REMEMBERED_CHUNKS = REMEMBERED_SECONDS / CHUNK_SECONDS;
-const REMEMBERED_FRAMES = REMEMBERED_SECONDS / FRAME_SECONDS;
 const REMEMBERED_ENTRIES = 200;
 const TURNS_IN_LATENCIES = 1000;
+const FEWEST_FOR_P95 = 20; // of fewer replies none is the slowest twentieth
 const REMEMBERED_GAPS = 20;
 const SHORTEST_GAP_MS = 1000;
+const LEAD_SECONDS = 0.2; // of an utterance, before a voice was sure
 
 /** The smallest of the values that this share of them does not exceed. */
 function percentile(sorted, share) {
@@ -25,12 +27,16 @@ function percentile(sorted, share) {
 }
 
 export class Conversation {
-  /** `onTurn` gets every turn that has changed, `onTyped` what was typed: {text, seconds}. */
-  constructor({ onTurn = () => {}, onTyped = () => {} } = {}) {
-    this.onTurn = onTurn;
-    this.onTyped = onTyped;
-    this.peaks = new History(REMEMBERED_FRAMES); // one for each frame captured
-    this.frames = new History(REMEMBERED_FRAMES); // {pcm, capturedAt}, of its last sample
+  /**
+   * `onTurn` gets every turn that has changed, `onTyped` what was typed: {text, seconds}, and
+   * `onSpoken` what the visitor said, when it begins and when it is over: {seconds, endSeconds, pcm}.
+   */
+  constructor({ onTurn = () => {}, onTyped = () => {}, onSpoken = () => {} } = {}) {
+    Object.assign(this, { onTurn, onTyped, onSpoken });
+    this.utterance = null; // that goes on
+    this.typedAtSeconds = 0; // when something was typed last
+    this.peaks = new History(REMEMBERED_SECONDS / FRAME_SECONDS); // one for each frame captured
+    this.frames = new History(SOUND_SECONDS / FRAME_SECONDS); // {pcm, capturedAt}, of its last sample
     this.gaps = new History(REMEMBERED_GAPS); // {seconds, length}: where sound was not captured
     // By the place in the captured sound: {chunk, probability, threshold, speaks, milliseconds,
     // decisionMs, positions}; null where none was told. `chunk` is the model's own count.
@@ -43,7 +49,8 @@ export class Conversation {
     this.numUndecided = 0; // chunks captured that have no decision yet
     this.turnByResponse = new Map(); // those whose text or sound is not over
     this.latencyTimes = new History(TURNS_IN_LATENCIES);
-    this.latencies = null; // {p50, p95}: to the first sound, or text where nothing is spoken
+    // {p50, p95}: to the first sound, or text where nothing is spoken; of few replies no p95.
+    this.latencies = null;
   }
 
   get seconds() {
@@ -146,6 +153,8 @@ export class Conversation {
       reason: null,
       isUnprompted: speechEnd === null && typedAt === null,
       isTyped: typedAt !== null, // it answers what was typed
+      // What was typed is read to the model within a chunk that had begun before.
+      statedSeconds: typedAt === null ? seconds : Math.max(seconds, this.typedAtSeconds),
       saidText: null, // what has been heard of a reply that is being spoken
       heardText: null, // and of one that was cut off
       cutAfterMs: null,
@@ -172,7 +181,7 @@ export class Conversation {
       turn.saidText ??= '';
     }
     turn.text += delta;
-    turn.timing.firstTextMs ??= now - turn.askedAt;
+    turn.timing.firstTextMs ??= Math.max(now - turn.askedAt, turn.timing.decidedMs);
     this.onTurn(turn);
   }
 
@@ -205,13 +214,34 @@ export class Conversation {
   /** The visitor typed something. */
   typed(text) {
     const entry = { text, seconds: this.seconds };
+    this.typedAtSeconds = this.seconds;
     this.entries.push(entry);
     this.onTyped(entry);
   }
 
+  /** The visitor has begun to speak. */
+  speechStarted(seconds) {
+    this.utterance = { seconds, endSeconds: null, pcm: null };
+    this.onSpoken(this.utterance);
+  }
+
+  /** And is done: its sound is kept, in this page alone. */
+  speechStopped(seconds) {
+    const { utterance } = this;
+    if (utterance === null) return; // it began while the connection was lost
+    this.utterance = null;
+    utterance.endSeconds = seconds;
+    const [from, until] = [utterance.seconds - LEAD_SECONDS, seconds].map((at) => at * SAMPLE_RATE);
+    utterance.pcm = joined([...this.soundBetween(from, until)]);
+    this.onSpoken(utterance);
+  }
+
   /** The first sound of a reply is heard. */
   soundStarted(turn, at) {
-    turn.timing.firstSoundMs = at - turn.askedAt;
+    const { timing } = turn;
+    // The sound's clock and the page's are known to each other to some milliseconds only.
+    const earliest = timing.firstTextMs ?? timing.decidedMs;
+    timing.firstSoundMs = Math.max(at - turn.askedAt, earliest);
     this.onTurn(turn);
   }
 
@@ -248,13 +278,25 @@ export class Conversation {
   measured(latency) {
     this.latencyTimes.push(latency);
     const times = [...this.latencyTimes.from(0)].sort((a, b) => a - b);
-    this.latencies = { p50: percentile(times, 0.5), p95: percentile(times, 0.95) };
+    const p95 = times.length < FEWEST_FOR_P95 ? null : percentile(times, 0.95);
+    this.latencies = { p50: percentile(times, 0.5), p95 };
   }
 
   forgetIfOver(turn) {
     const isOver = turn.status !== 'in_progress' && turn.endSeconds !== null;
     if (isOver) this.turnByResponse.delete(turn.responseId);
   }
+}
+
+/** Pieces of sound as one. */
+function joined(pieces) {
+  const pcm = new Int16Array(pieces.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    pcm.set(piece, at);
+    at += piece.length;
+  }
+  return pcm;
 }
 
 /** What had been said of a reply's text, to the last whole word. */

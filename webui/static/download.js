@@ -14,9 +14,14 @@ function nameIn(disposition) {
 
 async function fetchFile(path) {
   const answer = await ask(path);
+  saveBlob(await answer.blob(), nameIn(answer.headers.get('Content-Disposition')));
+}
+
+/** Have the browser save something that is in the page. */
+export function saveBlob(blob, name) {
   const link = element('a');
-  link.download = nameIn(answer.headers.get('Content-Disposition'));
-  link.href = URL.createObjectURL(await answer.blob());
+  link.download = name;
+  link.href = URL.createObjectURL(blob);
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), DOWNLOAD_MS);
 }

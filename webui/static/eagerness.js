@@ -1,4 +1,4 @@
-// The slider from shy to eager: a bias on the decision, and with it the threshold.
+// The dotted line, which can be drawn up and down: a bias on the decision, and with it the threshold.
 
 import { percent } from './figures.js';
 import { message } from './messages.js';
@@ -15,10 +15,20 @@ function inWords(bias) {
   return `${message(bias < 0 ? 'eagerness.shy' : 'eagerness.eager')} ${size}`;
 }
 
+/** The bias of a threshold, in the slider's steps. */
+function biasOf(threshold, { min, max, step }) {
+  const bias = Math.log((1 - threshold) / threshold);
+  return Math.max(min, Math.min(max, step * Math.round(bias / step)));
+}
+
 export class Eagerness {
-  /** `onThreshold` gets the threshold now and whenever it moves. */
-  constructor({ eagerness, threshold, evenOut }, onThreshold) {
-    Object.assign(this, { slider: eagerness, output: threshold, evenOut, onThreshold });
+  /**
+   * `onThreshold` gets the threshold now and whenever it moves; `chanceAt` says which chance a place
+   * on the page stands for.
+   */
+  constructor({ eagerness, threshold, evenOut }, { onThreshold, chanceAt }) {
+    Object.assign(this, { slider: eagerness, output: threshold, evenOut, onThreshold, chanceAt });
+    this.listenToDrag();
     eagerness.addEventListener('input', () => {
       settings.set({ decisionBias: Number(eagerness.value) });
     });
@@ -32,13 +42,33 @@ export class Eagerness {
     });
   }
 
+  /** The handle lies on the line: it is drawn there, and not along a track. */
+  listenToDrag() {
+    const { slider } = this;
+    slider.addEventListener('pointerdown', (event) => {
+      event.preventDefault();
+      slider.focus({ focusVisible: false });
+      slider.setPointerCapture(event.pointerId);
+    });
+    slider.addEventListener('pointermove', (event) => {
+      if (!slider.hasPointerCapture(event.pointerId)) return;
+      const chance = Math.max(0.001, Math.min(0.999, this.chanceAt(event.clientY)));
+      const [min, max, step] = [slider.min, slider.max, slider.step].map(Number);
+      settings.set({ decisionBias: biasOf(chance, { min, max, step }) });
+    });
+  }
+
   show() {
     const { decisionBias } = settings.get();
-    const above = message('eagerness.above', { chance: percent(thresholdOf(decisionBias)) });
+    const chance = percent(thresholdOf(decisionBias));
+    const above = message('eagerness.above', { chance });
     this.slider.value = decisionBias;
     this.slider.setAttribute('aria-valuetext', `${inWords(decisionBias)}, ${above}`);
     this.output.textContent = above;
+    this.output.dataset.chance = chance; // all that there is room for on a telephone
     this.evenOut.classList.toggle('gone', decisionBias === 0);
+    // An eager line lies low: there is room above it.
+    this.output.parentElement.toggleAttribute('data-above', decisionBias > 1);
     this.onThreshold(thresholdOf(decisionBias));
   }
 }

@@ -1,4 +1,10 @@
-// Faces as a few strokes each, drawn around the origin; the ring shows level or progress.
+// Faces as a few strokes each, drawn around the origin. A halo shows how loud it is, a pulse that it
+// has decided to speak.
+
+/** States in which it hears nothing. */
+const RESTING = new Set([
+  'idle', 'connecting', 'queued', 'reconnecting', 'muted', 'no_microphone', 'interrupted',
+]);
 
 const OPEN_EYES = 'M-14 -8 v1 M14 -8 v1';
 const WIDE_EYES = 'M-14 -11 v6 M14 -11 v6';
@@ -30,32 +36,50 @@ const FACES = {
 
 const MARKUP = `
   <svg viewBox="-60 -60 120 120" aria-hidden="true">
-    <circle class="track" r="56"></circle>
-    <circle class="ring" r="56" pathLength="100" stroke-dasharray="100" stroke-dashoffset="100"></circle>
-    <circle class="skin" r="44"></circle>
-    <path class="lines"></path>
-    <path class="lines eyes"></path>
+    <circle class="halo" r="58"></circle>
+    <circle class="pulse" r="58"></circle>
+    <circle class="skin" r="58"></circle>
+    <g class="head"><path class="lines mouth"></path><path class="lines eyes"></path></g>
   </svg>`;
+const LEAN_LEVEL = 0.35; // of the loudness at which it has leant in all the way
 
 export class Face {
   constructor(element) {
     element.innerHTML = MARKUP;
     this.element = element;
-    this.ring = element.querySelector('.ring');
+    this.pulse = element.querySelector('.pulse');
     [this.lines, this.eyes] = element.querySelectorAll('.lines');
+    this.pulse.addEventListener('animationend', () => element.removeAttribute('data-decided'));
   }
 
   show(state, emotion) {
-    this.element.dataset.state = state;
-    if (emotion) this.element.dataset.emotion = emotion;
-    else delete this.element.dataset.emotion;
+    const { element } = this;
+    element.dataset.state = state;
+    if (emotion) element.dataset.emotion = emotion;
+    else delete element.dataset.emotion;
+    element.toggleAttribute('data-resting', RESTING.has(state));
     const face = FACES[emotion] ?? FACES[state];
     this.lines.setAttribute('d', face.lines);
     this.eyes.setAttribute('d', face.eyes);
+    if (RESTING.has(state)) this.showLevel(0);
   }
 
-  /** `fraction` of the ring, 0 to 1. */
-  fillRing(fraction) {
-    this.ring.setAttribute('stroke-dashoffset', 100 - 100 * fraction);
+  /** How loud it is, 0 to 1: it leans towards a voice. */
+  showLevel(level) {
+    this.level = level.toFixed(2);
+    this.element.style.setProperty('--level', this.level);
+    this.element.style.setProperty('--lean', Math.min(1, level / LEAN_LEVEL).toFixed(2));
+  }
+
+  /** Its place, in pixels. */
+  moveTo(x, y) {
+    const { style } = this.element;
+    style.left = `${x}px`; // at once, where the window changes
+    style.transform = `translateY(${y.toFixed(1)}px)`;
+  }
+
+  /** It has decided to speak. */
+  decide() {
+    this.element.setAttribute('data-decided', '');
   }
 }

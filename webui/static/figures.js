@@ -1,9 +1,16 @@
 // Numbers as the page writes them.
 
-import { language } from './messages.js';
+import { language, message } from './messages.js';
 
 export function milliseconds(value) {
   return `${Math.round(value)} ms`;
+}
+
+/** {p50, p95} in words; empty where there is none. */
+export function latencies(both) {
+  if (both === null) return '';
+  const [p50, p95] = [both.p50, both.p95].map((value) => value !== null && milliseconds(value));
+  return p95 ? message('latency.both', { p50, p95 }) : message('latency.p50', { p50 });
 }
 
 export function seconds(value) {
@@ -30,6 +37,11 @@ export function clockTime(time, decimals = 0) {
 export function dateTime(moment) {
   const format = new Intl.DateTimeFormat(language(), { dateStyle: 'medium', timeStyle: 'short' });
   return format.format(new Date(moment));
+}
+
+/** Hours and minutes of a Date. */
+export function timeOfDay(moment) {
+  return new Intl.DateTimeFormat(language(), { timeStyle: 'short' }).format(moment);
 }
 
 /** The size of a file. */

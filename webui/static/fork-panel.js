@@ -32,7 +32,7 @@ export class ForkPanel {
    */
   constructor(parts, { player, strip, part, onChunk }) {
     Object.assign(this, { parts, player, strip });
-    this.otherStrip = new Strip({ strip: parts.forkStrip, chunkCard: parts.forkCard }, onChunk, part);
+    this.otherStrip = new Strip({ strip: parts.forkStrip, chunkCard: parts.forkCard }, onChunk, { part });
     this.source = null;
     this.recorded = null;
     this.other = null;

@@ -1,8 +1,8 @@
-// What this browser remembers of its visitor's recordings: their ids, which open them, and how many
-// replies an online voice has read.
+// What this browser remembers of its visitor's recordings: their ids, which open them, what the visitor
+// calls them, and how many replies an online voice has read.
 
 const NAME = 'audio-interaction-live-recordings';
-const NOTHING = { recordings: [], numOnlineReplies: 0 };
+const NOTHING = { recordings: [], names: {}, numOnlineReplies: 0 };
 
 function load() {
   try {
@@ -38,7 +38,17 @@ class KeptRecordings {
   }
 
   forget(id) {
-    this.change({ recordings: this.ids.filter((other) => other !== id) });
+    const { [id]: _, ...names } = this.kept.names;
+    this.change({ recordings: this.ids.filter((other) => other !== id), names });
+  }
+
+  /** What the visitor calls one; undefined where it has its title alone. */
+  nameOf(id) {
+    return this.kept.names[id];
+  }
+
+  rename(id, name) {
+    this.change({ names: { ...this.kept.names, [id]: name || undefined } });
   }
 
   countOnlineReply() {

@@ -5,6 +5,7 @@ import { checkEcho } from './echo-check.js';
 import { clockTime } from './figures.js';
 import { keptRecordings } from './kept-recordings.js';
 import { message, words } from './messages.js';
+import { notify } from './notify.js';
 import { SERVER } from './places.js';
 import { explainClose, explainError, requireSecureAddress } from './problems.js';
 import { fetchSample } from './samples.js';
@@ -13,6 +14,7 @@ import { SESSION_SETTINGS, sessionOf } from './session-settings.js';
 import { settings } from './settings.js';
 import { FORGOTTEN } from './socket.js';
 import { SoundCard, listDevices } from './sound-card.js';
+import { titleOf } from './soundboard.js';
 
 const IDLE_NOTICE = words('notice.idle');
 const INTERRUPTED_NOTICE = words('notice.interrupted');
@@ -31,13 +33,16 @@ export class Live {
   constructor(panel, place = SERVER) {
     this.panel = panel;
     this.place = place;
+    this.shownTurn = null; // whose reply is on the stage
     this.told = new Map(); // what the panel was told last, by the name of its method
+    this.mayBegin = async () => true; // asks for what is wanted before a conversation
     this.problem = null; // of this page's, as words
     this.sound = null;
     this.socket = null;
     this.session = null; // the conversation that goes on, or the last one
     this.pressed = new Map(); // what stops a recording or sound that plays, by its button
     this.file = null; // the last that was played
+    this.given = null; // what the visitor has typed or played and nothing has answered, as words
     this.replayCard = null; // promise of one, while sound of an ended conversation is played again
     this.numReplays = 0;
     this.defaults = null; // the session as the server made it
@@ -126,13 +131,26 @@ export class Live {
 
   async playSample(sample, button) {
     await this.play(button, async (input, signal) => {
+      this.give(() => titleOf(sample));
       await input.playRecording(await fetchSample(sample), signal);
     });
   }
 
   async playSound(sound, button) {
     await this.play(button, async (input, signal) => {
+      this.give(() => titleOf(sound));
       await input.playSound(await fetchSample(sound), signal);
+    });
+  }
+
+  /** Listen to another tab until the button is pressed again, or its sharing ends. */
+  async playTab(button) {
+    await this.play(button, async (input, signal) => {
+      try {
+        await input.playTab(signal);
+      } catch (error) {
+        if (error.name !== 'NotAllowedError') throw error; // none was chosen
+      }
     });
   }
 
@@ -179,7 +197,14 @@ export class Live {
     await this.beOpen();
     if (!this.isRunning) return false;
     this.session.sendText(text, enteredAt);
+    this.give(() => `“${text}”`);
     return true;
+  }
+
+  /** What is known of what the next reply will answer. */
+  give(words) {
+    this.given = words;
+    this.panel.showHeard(words);
   }
 
   /** Play a chunk of the strip to the visitor, with as much before and after it. */
@@ -187,7 +212,11 @@ export class Live {
     if (this.conversation === null) return;
     const [start, end] = [place - 1, place + 2].map((at) => at * CHUNK_SECONDS * SAMPLE_RATE);
     const pieces = [...this.conversation.soundBetween(start, end)];
-    const pcm = pieces.flatMap((piece) => [...piece]);
+    await this.hearAgain(pieces.flatMap((piece) => [...piece]));
+  }
+
+  /** Play samples of what was captured to the visitor. */
+  async hearAgain(pcm) {
     if (pcm.length === 0) return;
     if (this.sound === null) await this.replay(pcm);
     else await this.sound.input.playAgain(pcm);
@@ -253,6 +282,7 @@ export class Live {
     this.showProblem(null);
     try {
       requireSecureAddress();
+      if (!(await this.mayBegin())) return this.stop();
       const sound = await this.openSound();
       if (attempt !== this.attempt) return await sound.close();
       this.sound = sound;
@@ -298,7 +328,8 @@ export class Live {
     this.session = new Session(this.socket, playback, {
       onTurn: (turn) => this.showTurn(turn),
       onTyped: (entry) => this.panel.showTyped(entry),
-      onPlayed: (turn, fraction) => this.panel.showPlayback(fraction, turn),
+      onSpoken: (entry) => this.panel.showSpoken(entry, (pcm) => this.hearAgain(pcm)),
+      onPlayed: (turn) => this.panel.showPlayback(turn),
       onBegun: (session) => this.begun(session),
       onDone: (turn, metadata) => this.replyDone(turn, metadata),
       onRecording: () => this.recordingChanged(),
@@ -306,7 +337,7 @@ export class Live {
     this.session.phase = Phase.CONNECTING;
     clearInterval(this.showing);
     this.showing = setInterval(() => this.show(), SHOWN_AGAIN_MS);
-    this.panel.turns.clear();
+    this.panel.turns.begin();
     this.panel.showLatencies(null);
     this.panel.strip.show(this.conversation);
     this.panel.showHint();
@@ -452,6 +483,8 @@ export class Live {
     if (onlineVoice !== undefined) keptRecordings.countOnlineReply();
     if (turn === null) return;
     const { emotion, text } = turn;
+    const isUnseen = turn.isUnprompted && document.visibilityState === 'hidden';
+    if (isUnseen && settings.get().notify) notify(text);
     this.panel.announce(
       emotion === null ? text : message('announce.reply', { emotion: message(`emotion.${emotion}`), text }),
     );
@@ -475,7 +508,13 @@ export class Live {
   showTurn(turn) {
     this.panel.showTurn(turn);
     this.panel.showLatencies(this.conversation.latencies);
-    if (turn === this.conversation.turns.last) this.panel.showReply(turn);
+    if (turn !== this.conversation.turns.last) return;
+    if (turn !== this.shownTurn) {
+      this.panel.showHeard(this.given);
+      this.given = null;
+    }
+    this.shownTurn = turn;
+    this.panel.showReply(turn);
   }
 
   /** The word for what goes on. */

@@ -2,8 +2,9 @@
 // webui/local_panel.py tells several times a second. Streamlit mounts it, in a shadow root.
 
 import { element, partsOf } from './element.js';
-import { milliseconds } from './figures.js';
+import { latencies } from './figures.js';
 import { History } from './history.js';
+import { drawIcons } from './icons.js';
 import { Memory } from './memory.js';
 import { message, setLanguage } from './messages.js';
 import { Shown, write } from './shown.js';
@@ -15,10 +16,10 @@ import { Turns } from './turns.js';
 const STYLES = ['page.css', 'live.css', 'local-panel.css'];
 // The live page's sections that each view has, and what of them Streamlit has itself.
 const SECTIONS = {
-  now: ['.stage', '.strip'],
+  now: ['.stage'],
   said: ['.conversation', '.memory'],
 };
-const ELSEWHERE = '.eagerness, .leave, .foot, .say, .empty > :not(:first-child)';
+const ELSEWHERE = '.narrow, [data-part=clearTurns], .eagerness, .leave, .foot, .empty > :not(:first-child)';
 
 /** The live page's markup. */
 const markup = fetch(new URL('./live.html', import.meta.url)).then((answer) => answer.text());
@@ -47,25 +48,21 @@ class NowView {
     this.parts = parts;
     this.shown = new Shown();
     this.stage = new Stage(parts, this.shown);
-    this.strip = new Strip(parts, onChunk);
-    parts.recordingLight = element('span');
-    parts.recordingLight.className = 'recording-light';
-    parts.emotion.after(parts.recordingLight);
+    this.strip = new Strip(parts, onChunk, { face: this.stage.face });
     parts.news = element('p');
     parts.news.className = 'soft news';
-    page.querySelector('.strip-head').append(parts.news);
+    parts.latency.after(parts.news);
     this.strip.show(null);
   }
 
   show(told, isNewStyle) {
     const { stage, strip, parts } = this;
-    stage.latencies = told.latencies;
     stage.showState(told.state, told.emotion);
     if (told.queue !== null) stage.showHint(() => queueWords(told.queue));
     else if (told.turn === null) stage.showHint(() => message(told.hint));
     else stage.showReply(told.turn);
     if (told.state === 'listening') stage.showLevel(told.level);
-    if (told.fraction !== null) stage.showPlayback(told.fraction, told.turn);
+    if (told.turn !== null) stage.showPlayback(told.turn);
     parts.recordingLight.hidden = told.recordingLight === '';
     write(parts.recordingLight, told.recordingLight);
     parts.news.replaceChildren(...told.news.map((line) => element('span', line)));
@@ -86,18 +83,14 @@ class SaidView {
     this.conversation = null; // the number of the one whose they are
   }
 
-  show({ conversation, entries, latencies, positions, maxPositions }, isNewStyle) {
+  show({ conversation, entries, latencies: both, positions, maxPositions }, isNewStyle) {
     if (conversation !== this.conversation) {
       this.turns.clear();
       this.kept.clear();
     }
     this.conversation = conversation;
     for (const { number, typed, turn } of entries) this.showEntry(number, typed, turn);
-    const figures =
-      latencies === null
-        ? ''
-        : `p50 ${milliseconds(latencies.p50)} · p95 ${milliseconds(latencies.p95)}`;
-    write(this.parts.latencies, figures);
+    write(this.parts.latencies, latencies(both));
     if (maxPositions !== null) this.memory.show({ positions, maxPositions });
     if (isNewStyle) this.turns.showAgain();
   }
@@ -130,6 +123,7 @@ class Mounted {
     const page = element('div');
     page.className = 'page local';
     page.append(column);
+    drawIcons(page);
     const theme = element('div');
     theme.append(page);
     const styles = Promise.all(links.map(loaded));

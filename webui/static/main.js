@@ -2,6 +2,7 @@
 
 import { closable } from './dialog.js';
 import { loadGallery } from './gallery.js';
+import { KeyDialog } from './key-dialog.js';
 import { Keys } from './keys.js';
 import { keptRecordings } from './kept-recordings.js';
 import { Live } from './live.js';
@@ -9,19 +10,19 @@ import { message, onLanguage, speakOfHere } from './messages.js';
 import { Panel } from './panel.js';
 import { PAGE, SERVER } from './places.js';
 import { PrivacyPanel } from './privacy-panel.js';
+import { SAMPLE_SESSION } from './sample-session.js';
 import { loadSamples } from './samples.js';
 import { sent } from './sent.js';
 import { askJson, explainRefusal } from './server.js';
 import { SettingsDialog } from './settings-dialog.js';
 import { settings } from './settings.js';
 import { ShareDialog } from './share-dialog.js';
-import { isSessionFile, replayAddress, upload } from './source.js';
+import { isSessionFile, replayAddress, Source, upload } from './source.js';
 
 const RETRY_MILLISECONDS = 1500;
 
-async function say(panel, live) {
+async function say(panel, live, text) {
   const { typed } = panel.parts;
-  const text = typed.value.trim();
   if (text === '') return;
   typed.value = '';
   const isOnItsWay = await live.sendText(text);
@@ -60,6 +61,23 @@ function listenToRecord(panel, live) {
   });
 }
 
+/** Where there is no room beside the stage, the conversation lies over it when it is asked for. */
+function listenToSide({ side, openSide, closeSide }) {
+  const open = (isOpen) => {
+    side.toggleAttribute('data-open', isOpen);
+    openSide.setAttribute('aria-expanded', isOpen);
+  };
+  openSide.addEventListener('click', () => open(!side.hasAttribute('data-open')));
+  closeSide.addEventListener('click', () => open(false));
+}
+
+/** One of the gallery's, by itself and without sound; the page is for more than that. */
+async function playSample(panel, gallery) {
+  if (!gallery.some(({ name }) => name === SAMPLE_SESSION)) return;
+  const story = await new Source('gallery', SAMPLE_SESSION).story().catch(() => null);
+  if (story !== null) panel.showSample(story);
+}
+
 function listen(panel, live) {
   const { parts, soundboard, strip, abilities } = panel;
   parts.start.addEventListener('click', () => live.startOrStop());
@@ -71,12 +89,17 @@ function listen(panel, live) {
   });
   parts.say.addEventListener('submit', (event) => {
     event.preventDefault();
-    say(panel, live);
+    say(panel, live, parts.typed.value.trim());
   });
+  abilities.onTry = (text) => say(panel, live, text);
+  parts.offerVoice.addEventListener('click', () => settings.set({ speakReplies: true }));
+  listenToSide(parts);
   soundboard.listen(parts.drop, {
     onFile: (file) => (isSessionFile(file) ? openSession(panel, file) : live.playFile(file)),
     onStop: () => live.stopPlaying(),
   });
+  parts.tab.hidden = navigator.mediaDevices?.getDisplayMedia === undefined;
+  parts.tab.addEventListener('click', () => live.playTab(parts.tab));
   panel.onChunk = (chunk) => live.hearChunk(chunk);
   new Keys(parts.hold, {
     onHold: (isHeld) => live.holdToTalk(isHeld),
@@ -122,6 +145,8 @@ export async function mount(root) {
   panel.showGallery(gallery);
   const live = new Live(panel, isHere ? PAGE : SERVER);
   const dialog = new SettingsDialog(panel, live, samples);
+  const key = new KeyDialog(panel.parts, health.requires_key === true);
+  live.mayBegin = () => key.beKnown();
   const sharing = new ShareDialog(panel.root);
   const privacy = new PrivacyPanel(panel.parts, health.recordings, sharing);
   panel.soundboard.show(samples, {
@@ -134,8 +159,11 @@ export async function mount(root) {
   onLanguage(() => {
     panel.showAgain();
     dialog.build();
+    key.showAgain();
     sharing.showAgain();
     privacy.showAgain();
   });
   panel.root.dataset.ready = 'true';
+  key.beKnown();
+  playSample(panel, gallery);
 }

@@ -4,8 +4,6 @@ import { count, percent } from './figures.js';
 import { message } from './messages.js';
 import { write } from './shown.js';
 
-const NEARLY_FULL = 0.9;
-
 export class Memory {
   /** `shown` is written again in another language. */
   constructor({ meter, positions }, shown) {
@@ -22,7 +20,6 @@ export class Memory {
       meter.setAttribute('aria-valuenow', positions);
       meter.setAttribute('aria-valuetext', `${used}, ${percent(fraction)}`);
       meter.style.setProperty('--fraction', fraction);
-      meter.toggleAttribute('data-full', fraction > NEARLY_FULL);
     });
   }
 }

@@ -1,13 +1,15 @@
 // The page's parts: shows what it is told, decides nothing.
 
-import { AbilityList, hint, summary } from './abilities.js';
+import { AbilityList, summary } from './abilities.js';
 import { Eagerness } from './eagerness.js';
 import { partsOf } from './element.js';
-import { clockTime, count, milliseconds, seconds } from './figures.js';
+import { clockTime, count, latencies, seconds } from './figures.js';
 import { Gallery } from './gallery.js';
+import { drawIcons, icon } from './icons.js';
 import { LanguageButton } from './language-button.js';
 import { Memory } from './memory.js';
-import { message } from './messages.js';
+import { hasMessage, message } from './messages.js';
+import { SampleSession } from './sample-session.js';
 import { settings } from './settings.js';
 import { Shown, write } from './shown.js';
 import { replayAddress } from './source.js';
@@ -32,20 +34,31 @@ export class Panel {
     Object.assign(this, { root, parts });
     this.onChunk = () => {}; // gets the number of a chunk of the strip that was chosen
     this.shown = new Shown(); // to be written again in another language
+    drawIcons(root);
     new LanguageButton(parts.language);
     this.stage = new Stage(parts, this.shown);
     this.memory = new Memory(parts, this.shown);
-    this.strip = new Strip(parts, (chunk) => this.onChunk(chunk));
-    this.turns = new Turns(parts.turns, parts.empty);
+    const { face } = this.stage;
+    this.strip = new Strip(parts, (chunk) => this.onChunk(chunk), { face });
+    this.sample = null; // the session that the strip plays before a conversation has begun
+    this.turns = new Turns(parts.turns, parts.empty, parts.clearTurns);
     this.abilities = new AbilityList(parts);
     this.gallery = new Gallery(parts.gallery);
     this.soundboard = new Soundboard(parts);
-    this.eagerness = new Eagerness(parts, (threshold) => this.strip.showThreshold(threshold));
+    this.eagerness = new Eagerness(parts, {
+      onThreshold: (threshold) => this.strip.showThreshold(threshold),
+      chanceAt: (clientY) => this.strip.chanceAt(clientY),
+    });
     this.voices = null;
     this.onVoices = () => {};
     settings.onChange((_, changed) => {
       if (changed.includes('speakReplies') || changed.includes('voice')) this.showSpeaking();
     });
+    for (const [part, close] of [['alert', 'closeAlert'], ['notice', 'closeNotice'], ['kept', 'closeKept']]) {
+      parts[close].addEventListener('click', () => {
+        parts[part].hidden = true; // until there is something else to say
+      });
+    }
     this.showAgain();
     this.showRunning(false);
     this.showMicrophone(false, false);
@@ -68,25 +81,39 @@ export class Panel {
   // The stage
 
   showState(state, emotion) {
-    this.stage.showState(state, emotion);
+    if (state !== 'idle') this.sample?.stop();
+    const isSilent = state === 'speaking' && !settings.get().speakReplies;
+    this.stage.showState(state, emotion, isSilent ? 'replying' : state);
     this.parts.stopReply.disabled = state !== 'speaking';
   }
 
   showLevel(level) {
     this.stage.showLevel(level);
+    this.parts.start.style.setProperty('--level', this.stage.face.level);
   }
 
-  /** How much of a reply has been heard, 0 to 1. */
-  showPlayback(fraction, turn) {
-    this.stage.showPlayback(fraction, turn);
+  /** More of a reply has been heard. */
+  showPlayback(turn) {
+    this.stage.showPlayback(turn);
   }
 
+  /** How to begin. */
   showHint() {
-    this.stage.showHint(() => hint(this.abilities.abilities));
+    this.stage.showHint(() => message(this.isRunning ? 'hint.speak' : 'hint.now'));
   }
 
   showReply(turn) {
     this.stage.showReply(turn);
+  }
+
+  /** What it was given to answer, as `words`; null where no words of it are known. */
+  showHeard(words) {
+    this.stage.showHeard(words);
+  }
+
+  /** Play what the server tells of a recording, until a conversation begins. */
+  showSample(story) {
+    if (this.strip.conversation === null) this.sample = new SampleSession(story, this);
   }
 
   /** {position, waitSeconds} while the visitor waits for a place. */
@@ -102,7 +129,7 @@ export class Panel {
       const words = queueWords(place);
       if (reply.textContent !== words) this.announce(words);
       return words;
-    });
+    }, false);
   }
 
   // The conversation
@@ -116,14 +143,14 @@ export class Panel {
     this.turns.showTyped(entry);
   }
 
+  /** What the visitor says: {seconds, endSeconds, pcm}; `onHear` gets its sound to be heard again. */
+  showSpoken(entry, onHear) {
+    this.turns.showSpoken(entry, onHear);
+  }
+
   /** {p50, p95} of the replies so far; null where there is none. */
-  showLatencies(latencies) {
-    this.stage.latencies = latencies;
-    const figures =
-      latencies === null
-        ? ''
-        : `p50 ${milliseconds(latencies.p50)} · p95 ${milliseconds(latencies.p95)}`;
-    write(this.parts.latencies, figures);
+  showLatencies(both) {
+    write(this.parts.latencies, latencies(both));
   }
 
   showContext(used) {
@@ -142,11 +169,12 @@ export class Panel {
     this.abilities.show(abilities);
     this.parts.model.hidden = false;
     this.shown.show('model', () => {
-      const values = { name: checkpoint, device: device.toUpperCase() };
+      const key = `checkpoint.${checkpoint}`;
+      const name = hasMessage(key) ? message(key) : checkpoint;
+      const values = { name, device: device.toUpperCase() };
       write(this.parts.model, message('model', values));
       write(this.parts.ability, summary(abilities));
     });
-    this.showHint();
   }
 
   showPace(time) {
@@ -164,25 +192,27 @@ export class Panel {
   }
 
   showRunning(isRunning) {
-    const { start, hold, microphone } = this.parts;
+    const { hold, microphone } = this.parts;
     this.root.toggleAttribute('data-running', isRunning);
-    start.dataset.shape = isRunning ? 'stop' : 'start';
+    this.parts.startIcon.replaceChildren(icon(isRunning ? 'stop' : 'microphone'));
     hold.disabled = !isRunning;
     microphone.disabled = !isRunning;
     this.gallery.openInTab(isRunning);
-    this.shown.show('running', () => write(start, message(isRunning ? 'stop' : 'start')));
+    this.shown.show('running', () => write(this.parts.startWords, message(isRunning ? 'stop' : 'start')));
+    if (this.stage.shownTurn === null) this.showHint();
   }
 
   showMicrophone(hasMicrophone, isMuted) {
     const { microphone } = this.parts;
     this.shown.show('microphone', () => {
       const isOff = this.isRunning && !hasMicrophone;
-      write(microphone, message(isOff ? 'microphone' : 'mute'));
+      const words = hasMicrophone && isMuted ? 'unmute' : 'mute';
+      write(this.parts.microphoneWords, message(isOff ? 'microphone' : words));
       if (isOff) microphone.setAttribute('aria-label', message('microphone.use'));
       else microphone.removeAttribute('aria-label');
     });
-    if (hasMicrophone) microphone.setAttribute('aria-pressed', isMuted);
-    else microphone.removeAttribute('aria-pressed');
+    this.parts.microphoneIcon.replaceChildren(icon(isMuted ? 'muted' : 'microphone'));
+    microphone.toggleAttribute('data-muted', hasMicrophone && isMuted);
   }
 
   get isRecording() {
@@ -239,6 +269,8 @@ export class Panel {
   showSpeaking() {
     const { speakReplies, voice } = settings.get();
     this.parts.speakReplies.setAttribute('aria-checked', speakReplies);
+    this.parts.voiceIcon.replaceChildren(icon(speakReplies ? 'voice' : 'silent'));
+    this.parts.offerVoice.hidden = speakReplies;
     this.shown.show('speaking', () => {
       const chosen = this.voices?.find(({ id }) => id === voice);
       const isOnline = this.isOnline(voice);

@@ -1,4 +1,4 @@
-// What is stored of this visitor, what left the server, and how to be rid of it.
+// The visitor's recordings: opened, renamed, shared and deleted; and what is stored, or left the server.
 
 import { closable } from './dialog.js';
 import { downloadLink } from './download.js';
@@ -19,7 +19,14 @@ export class PrivacyPanel {
     this.isSure = null; // the button that deletes with the next click
     this.words = null; // what went wrong
     closable(parts.privacy, parts.closePrivacy);
-    parts.openPrivacy.addEventListener('click', () => this.open());
+    closable(parts.recordingsDialog, parts.closeRecordings);
+    parts.openPrivacy.addEventListener('click', () => this.open(parts.privacy));
+    parts.openRecordings.addEventListener('click', () => this.open(parts.recordingsDialog));
+    parts.openRecordingsToo.addEventListener('click', () => {
+      parts.privacy.close();
+      this.open(parts.recordingsDialog);
+    });
+    parts.openRecordings.hidden = !server.is_on;
     parts.deleteAll.addEventListener('click', () => {
       this.confirm(parts.deleteAll, this.recordings);
     });
@@ -27,9 +34,9 @@ export class PrivacyPanel {
     this.showAgain();
   }
 
-  async open() {
+  async open(dialog) {
     this.showProblem(null);
-    this.parts.privacy.showModal();
+    dialog.showModal();
     await this.load();
   }
 
@@ -61,7 +68,7 @@ export class PrivacyPanel {
     this.isSure = null;
     await Promise.all(recordings.map((recording) => this.delete(recording)));
     this.showAgain();
-    this.parts.closePrivacy.focus(); // the button is gone
+    this.parts.closeRecordings.focus(); // the button is gone
   }
 
   async delete(recording) {
@@ -90,6 +97,8 @@ export class PrivacyPanel {
     const isEmpty = recordings.length === 0;
     const nothing = message(server.is_on ? 'privacy.nothing' : 'privacy.off');
     parts.privacyWhere.textContent = isEmpty ? nothing : where;
+    parts.recordingsNothing.hidden = !isEmpty;
+    parts.openRecordingsToo.hidden = isEmpty;
     parts.recordings.replaceChildren(...recordings.map((recording) => this.row(recording)));
     parts.deleteAll.hidden = isEmpty;
     parts.deleteAll.textContent = message('privacy.deleteAll');
@@ -101,13 +110,14 @@ export class PrivacyPanel {
 
   showProblem(words) {
     this.words = words;
-    this.parts.privacyProblem.textContent = words?.() ?? '';
+    this.parts.recordingsProblem.textContent = words?.() ?? '';
   }
 
   row(recording) {
     const { source, about } = recording;
     const row = element('li');
-    const title = element('a', about.title || message('replay.untitled'));
+    const name = keptRecordings.nameOf(source.id) ?? about.title;
+    const title = element('a', name || message('replay.untitled'));
     title.href = replayAddress('recording', source.id);
     title.target = '_blank';
     const facts = [
@@ -124,7 +134,8 @@ export class PrivacyPanel {
     words.className = 'soft';
     const buttons = element('p');
     buttons.className = 'row';
-    buttons.append(this.download(source));
+    const rename = button(message('recordings.rename'), () => this.rename(row, title, source.id, name));
+    buttons.append(rename, this.download(source));
     if (this.server.may_share) {
       buttons.append(button(message('share.open'), () => this.sharing.open(source)));
     }
@@ -132,6 +143,23 @@ export class PrivacyPanel {
     buttons.append(remove);
     row.append(title, words, buttons);
     return row;
+  }
+
+  /** A field in place of the title, until Enter is pressed or it is left. */
+  rename(row, title, id, name) {
+    const field = element('input');
+    Object.assign(field, { value: name, maxLength: 120 });
+    field.setAttribute('aria-label', message('record.name'));
+    field.addEventListener('keydown', (event) => {
+      if (event.key === 'Enter') field.blur();
+      if (event.key !== 'Escape') return;
+      event.preventDefault(); // the dialog stays
+      field.value = name;
+      field.blur();
+    });
+    field.addEventListener('blur', () => keptRecordings.rename(id, field.value.trim()));
+    title.replaceWith(field);
+    field.select();
   }
 
   download(source) {

@@ -1,6 +1,6 @@
 // What went wrong, in words, with what to do.
 
-import { MicrophoneError, RecordingError } from './audio-input.js';
+import { MicrophoneError, RecordingError, SilentTabError } from './audio-input.js';
 import { hasMessage, message } from './messages.js';
 import { LoudspeakerError, OutputChoiceError } from './sound-card.js';
 
@@ -59,6 +59,7 @@ export function explainClose(code, error) {
 export function explainError(error) {
   if (error instanceof InsecureAddressError) return message('problem.insecure_address');
   if (error instanceof OutputChoiceError) return message('problem.no_output_choice');
+  if (error instanceof SilentTabError) return message('problem.tab_silent');
   if (error instanceof RecordingError) return message('problem.recording_unreadable');
   if (error instanceof LoudspeakerError) {
     const isMissing = error.name === 'NotFoundError';

@@ -49,7 +49,7 @@ function turnOf(said, bargeIns) {
     reason: bargeIn === undefined ? 'client_cancelled' : 'turn_detected',
     isRecorded: true,
     isRequested: said.is_requested,
-    heardText: null,
+    heardText: said.heard_text,
     cutAfterMs: said.cut_at_ms,
     silentInMs: bargeIn?.silence_ms ?? null,
     wasHeld: false,

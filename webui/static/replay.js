@@ -4,7 +4,8 @@ import { CHUNK_SECONDS } from './audio-format.js';
 import { element, option, partsOf } from './element.js';
 import { thresholdOf } from './eagerness.js';
 import { clockTime, count, dateTime, percent } from './figures.js';
-import { downloadLink } from './download.js';
+import { downloadLink, saveBlob } from './download.js';
+import { drawIcons } from './icons.js';
 import { ForkPanel } from './fork-panel.js';
 import { Gallery, inLanguage, loadGallery } from './gallery.js';
 import { keptRecordings } from './kept-recordings.js';
@@ -35,6 +36,7 @@ class ReplayPage {
   constructor(root) {
     const parts = partsOf(root);
     Object.assign(this, { root, parts });
+    drawIcons(root);
     new LanguageButton(parts.language);
     this.source = null;
     this.about = null; // what the server says of it
@@ -45,12 +47,12 @@ class ReplayPage {
     this.part = new PlayedPart();
     this.player = new Player(parts.audio, () => this.follow());
     const hear = (chunk) => this.hearChunk(chunk);
-    this.strip = new Strip(parts, hear, this.part.view);
+    this.strip = new Strip(parts, hear, { part: this.part });
     this.list = new SaidList(parts.turns, parts.empty, (seconds) => this.hearFrom(seconds - LEAD_SECONDS));
     this.gallery = new Gallery(parts.gallery);
     this.sharing = new ShareDialog(root);
     const { player, strip } = this;
-    this.fork = new ForkPanel(parts, { player, strip, part: this.part.view, onChunk: hear });
+    this.fork = new ForkPanel(parts, { player, strip, part: this.part, onChunk: hear });
     this.listen();
     this.showAgain();
   }
@@ -143,7 +145,8 @@ class ReplayPage {
     parts.about.textContent = told?.about ?? '';
     this.showFacts();
     const formats = ['file', ...EXPORTS].map((format) => this.download(format));
-    parts.formats.replaceChildren(...formats);
+    const pictures = ['svg', 'png'].map((format) => this.picture(format, title));
+    parts.formats.replaceChildren(...formats, ...pictures);
   }
 
   get isGallery() {
@@ -194,6 +197,23 @@ class ReplayPage {
     return row;
   }
 
+  /** A link that draws the whole session when it is followed. */
+  picture(format, title) {
+    const link = element('a', message(`download.${format}`));
+    link.href = '#';
+    link.addEventListener('click', async (event) => {
+      event.preventDefault();
+      this.parts.downloads.open = false;
+      const { sessionPng, sessionSvg } = await import('./session-image.js');
+      const svg = sessionSvg(this.recorded, { title, model: this.about.checkpoint.name });
+      const blob = format === 'svg' ? new Blob([svg], { type: 'image/svg+xml' }) : await sessionPng(svg);
+      saveBlob(blob, `${title}.${format}`);
+    });
+    const row = element('li');
+    row.append(link);
+    return row;
+  }
+
   /** `words` gives them in the language of the moment; null takes them away. */
   showProblem(words) {
     this.problem = words;
@@ -208,6 +228,7 @@ class ReplayPage {
     const { parts, player } = this;
     const { seconds, isPlaying } = player;
     this.isStarted ||= seconds > 0;
+    if (isPlaying) this.part.goAlong();
     this.part.seconds = seconds;
     this.strip.draw();
     this.fork.draw();

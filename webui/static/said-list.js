@@ -6,13 +6,16 @@ import { message } from './messages.js';
 import { fillTyped, meta, times } from './turns.js';
 import { waited } from './waterfall.js';
 
-/** The text of a reply in the pieces in which it came: [{at, part}, ...]. */
-function words(pieces) {
+/** The text of a reply in the pieces in which it came: [{at, part}, ...]; what was not heard is set off. */
+function words({ pieces, heardText }) {
   const line = element('p');
   line.className = 'said';
+  let left = heardText === null ? Infinity : heardText.length;
   const parts = pieces.map(({ at, text }) => {
-    const part = element('span', text);
+    const part = element('span', text.slice(0, left));
     line.append(part);
+    if (text.length > left) line.append(element('s', text.slice(left)));
+    left = Math.max(0, left - text.length);
     return { at, part };
   });
   return { line, parts };
@@ -46,7 +49,7 @@ export class SaidList {
   reply(turn) {
     const row = element('li');
     if (turn.emotion) row.dataset.emotion = turn.emotion;
-    const { line, parts } = words(turn.pieces);
+    const { line, parts } = words(turn);
     row.append(meta(turn, this.place(turn.seconds)), line);
     if (waited(turn.timing) !== null) row.append(times(turn));
     return { row, from: turn.seconds, until: turn.endSeconds, parts };

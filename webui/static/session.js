@@ -29,14 +29,14 @@ function saying(sentence) {
 export class Session {
   /**
    * `link` takes messages to the server: {isAttached, send, sendAudio}. `listener` may have
-   * `onTurn(turn)`, `onTyped(entry)`, `onPlayed(turn, fraction)`, `onBegun(session)`,
+   * `onTurn(turn)`, `onTyped(entry)`, `onSpoken(entry)`, `onPlayed(turn, fraction)`, `onBegun(session)`,
    * `onDone(turn, metadata)` for a reply whose text is there, and `onRecording()`.
    */
   constructor(link, playback, listener = {}) {
     this.link = link;
     this.listener = listener;
-    const { onTurn, onTyped, onPlayed } = listener;
-    this.conversation = new Conversation({ onTurn, onTyped });
+    const { onTurn, onTyped, onSpoken, onPlayed } = listener;
+    this.conversation = new Conversation({ onTurn, onTyped, onSpoken });
     const { conversation } = this;
     this.speech = new SpeechOut({
       playback,
@@ -195,6 +195,10 @@ export class Session {
         break;
       case 'input_audio_buffer.speech_started':
         this.isActive();
+        this.conversation.speechStarted(event.audio_start_ms / 1000);
+        break;
+      case 'input_audio_buffer.speech_stopped':
+        this.conversation.speechStopped(event.audio_end_ms / 1000);
         break;
       case 'turn.event':
         if (event.event === 'activity_resumed') this.isActive();

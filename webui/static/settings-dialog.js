@@ -3,6 +3,7 @@
 import { closable } from './dialog.js';
 import { button, element, option } from './element.js';
 import { LANGUAGE_NAMES, message } from './messages.js';
+import { mayNotify } from './notify.js';
 import { explainError } from './problems.js';
 import { credits } from './samples.js';
 import { NEEDS_RESTART, SECTIONS } from './settings-fields.js';
@@ -125,7 +126,11 @@ export class SettingsDialog {
   }
 
   switchControl({ name }) {
-    const control = button('', () => settings.set({ [name]: !settings.get()[name] }));
+    const control = button('', async () => {
+      const isOn = !settings.get()[name];
+      if (name === 'notify' && isOn && !(await mayNotify())) return; // the browser has been told no
+      settings.set({ [name]: isOn });
+    });
     control.className = 'switch';
     control.role = 'switch';
     control.append(element('i'));

@@ -37,6 +37,7 @@ export const SECTIONS = [
     title: 'section.page',
     fields: [
       { name: 'language', kind: 'languages' },
+      { name: 'notify', kind: 'switch' },
       { name: 'accessKey', kind: 'secret', isOfServer: true },
     ],
   },

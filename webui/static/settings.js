@@ -15,6 +15,7 @@ export const DEFAULTS = Object.freeze({
   inputDevice: '',
   outputDevice: '',
   pushToTalk: false,
+  notify: false,
   instructions: null, // null: the model's own
   temperature: null,
   topK: null,

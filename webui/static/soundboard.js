@@ -1,23 +1,32 @@
 // Things to play into the conversation: sounds, voices, a file.
 
 import { button } from './element.js';
+import { icon, sampleIcon } from './icons.js';
 import { language, message } from './messages.js';
 
-function titleOf(sample) {
+export function titleOf(sample) {
   return sample[`title_${language()}`] ?? sample.title;
 }
 
 function playButton(sample, onPlay) {
-  const made = button(titleOf(sample), () => onPlay(sample, made));
-  made.dataset.kind = sample.kind;
-  made.title = `${sample.source} (${sample.licence})`;
+  const made = button('', () => onPlay(sample, made));
+  made.className = 'sample';
+  made.append(sampleIcon(sample));
+  name(made, titleOf(sample));
   return made;
+}
+
+/** What is drawn has a name too. */
+function name(made, words) {
+  made.setAttribute('aria-label', words);
+  made.title = words;
 }
 
 export class Soundboard {
   constructor({ sounds, samples, file, chosenFile }) {
     Object.assign(this, { sounds, voices: samples, file, chosenFile });
     this.buttons = new Map(); // by sample
+    file.append(icon('file'));
     this.playing = null; // {name, fraction} of a file
   }
 
@@ -36,11 +45,11 @@ export class Soundboard {
     this.file.toggleAttribute('data-playing', playing !== null);
     this.file.style.setProperty('--fraction', playing?.fraction ?? 0);
     const words = playing === null ? message('file') : message('file.stop', { name: playing.name });
-    if (this.file.textContent !== words) this.file.textContent = words;
+    if (this.file.title !== words) name(this.file, words);
   }
 
   showAgain() {
-    for (const [sample, made] of this.buttons) made.textContent = titleOf(sample);
+    for (const [sample, made] of this.buttons) name(made, titleOf(sample));
     this.showFile(this.playing);
   }
 

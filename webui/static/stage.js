@@ -1,4 +1,4 @@
-// The face, the word for what goes on, and the reply.
+// What goes on now: the word for it, what was heard, the reply, and the face.
 
 import { element } from './element.js';
 import { Face } from './face.js';
@@ -7,15 +7,7 @@ import { message } from './messages.js';
 import { write } from './shown.js';
 import { since, steps } from './waterfall.js';
 
-const RESTING = [
-  'idle', 'connecting', 'queued', 'reconnecting', 'muted', 'no_microphone', 'interrupted',
-];
 const LONG_REPLY = 90; // characters; beyond them the letters are smaller
-
-function levelToRing(level) {
-  const decibels = 20 * Math.log10(Math.max(level, 1e-4));
-  return Math.max(0, Math.min(1, (decibels + 60) / 50));
-}
 
 function figure(label, value) {
   const span = element('span', `${label} `);
@@ -35,6 +27,12 @@ export function queueWords({ position, waitSeconds }) {
   return `${message('queue.position', { position })} ${wait}`.trim();
 }
 
+/** How loud a level sounds, 0 to 1. */
+function loudness(level) {
+  const decibels = 20 * Math.log10(Math.max(level, 1e-4));
+  return Math.max(0, Math.min(1, (decibels + 60) / 50));
+}
+
 export class Stage {
   /** `shown` is written again in another language. */
   constructor(parts, shown) {
@@ -44,43 +42,50 @@ export class Stage {
     this.replyLine = parts.reply.parentElement;
     this.state = 'idle';
     this.shownTurn = null; // whose words are on the stage
-    this.latencies = null;
   }
 
-  showState(state, emotion) {
+  /** `word` is what a state is called, where that is not its name. */
+  showState(state, emotion, word = state) {
     this.shown.show('state', () => {
       this.stateLine.dataset.state = state;
-      write(this.parts.state, message(`state.${state}`));
+      write(this.parts.state, message(`state.${word}`));
       this.showEmotion(emotion);
     });
     this.parts.caret.hidden = state !== 'speaking';
     this.face.show(state, emotion);
-    if (state !== this.state && state === 'speaking') this.face.fillRing(1);
-    if (RESTING.includes(state)) this.face.fillRing(0);
     this.state = state;
   }
 
   showEmotion(emotion) {
-    write(this.parts.emotion, emotion ? message(`emotion.${emotion}`) : '');
-    if (emotion) this.parts.emotion.dataset.emotion = emotion;
-    else delete this.parts.emotion.dataset.emotion;
+    const { parts } = this;
+    write(parts.emotion, emotion ? message(`emotion.${emotion}`) : '');
+    for (const part of [parts.emotion, parts.stage]) {
+      if (emotion) part.dataset.emotion = emotion;
+      else delete part.dataset.emotion;
+    }
   }
 
   showLevel(level) {
-    this.face.fillRing(levelToRing(level));
+    this.face.showLevel(loudness(level));
   }
 
-  /** How much of a reply has been heard, 0 to 1. */
-  showPlayback(fraction, turn) {
-    this.face.fillRing(fraction);
+  /** More of a reply has been heard. */
+  showPlayback(turn) {
     if (turn === this.shownTurn) this.showWords(turn);
   }
 
-  /** `hint` gives the words, in the language of the moment. */
-  showHint(hint) {
+  /** What it was given to answer, in the language of the moment; null where no words of it are known. */
+  showHeard(words) {
+    this.shown.show('heard', () => write(this.parts.heard, words?.() ?? ''));
+  }
+
+  /** `hint` gives the words, in the language of the moment; `isInviting` says what could be said. */
+  showHint(hint, isInviting = true) {
     this.shownTurn = null;
+    this.showHeard(isInviting ? () => message('hint.what') : null);
+    this.parts.invite.hidden = !isInviting;
     this.shown.show('reply', () => {
-      this.replyLine.dataset.kind = 'hint';
+      this.replyLine.dataset.kind = isInviting ? 'hint' : 'long';
       write(this.parts.reply, hint());
       this.parts.latency.replaceChildren();
     });
@@ -88,13 +93,12 @@ export class Stage {
 
   showReply(turn) {
     this.shownTurn = turn;
+    this.parts.invite.hidden = true;
     this.shown.show('reply', () => {
       this.showWords(turn);
       const figures = steps(turn.timing).map(([name, time]) =>
         figure(message(`latency.${name}`), milliseconds(time)),
       );
-      const { latencies } = this;
-      if (latencies) figures.push(figure(message('latency.p95'), milliseconds(latencies.p95)));
       this.parts.latency.replaceChildren(element('span', since(turn)), ...figures);
     });
   }

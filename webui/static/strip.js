@@ -1,17 +1,26 @@
-// The decision strip: sound above, the chance to speak below, replies as spans, a line for now.
+// The decision strip: sound above, the chance to speak below, replies as spans, and for now a line, or
+// the face, which stands as high as the chance is.
 
 import { CHUNK_SECONDS, FRAME_SECONDS } from './audio-format.js';
 import { ChunkCard } from './chunk-card.js';
 import { clockTime, seconds as inSeconds } from './figures.js';
 import { message } from './messages.js';
-import { NOW_WIDTH, presentAtRight } from './strip-views.js';
+import { StripHand } from './strip-hand.js';
+import { NOW_WIDTH, Present } from './strip-views.js';
 
 const LABEL_HEIGHT = 20;
 const AXIS_HEIGHT = 22;
+const OVERVIEW_ROOM = 16; // below it, for all of a conversation
+const OVERVIEW_HEIGHT = 4;
 const CHANCE_SHARE = 0.34; // of the height
 const GAP = 12;
 const LABEL_GAP = 6;
+const ROOMY_HEIGHT = 220; // of a strip with a face: a smaller one has no notes
+const ROOMY_WIDTH = 560;
+const FACE_GAP = 6; // below it, when it has nothing to say
 const CHUNKS_PER_LABEL = 25; // 10 s
+const NARROWEST_LABEL = 70; // pixels between the times of the axis
+const NARROWEST_TICK = 4;
 const DOT_RADIUS = 4.5;
 const BAR_SHARE = 0.6; // of the room for it
 const NARROWEST_BAR = 2;
@@ -23,11 +32,14 @@ const COLOURS = [
 
 export class Strip {
   /**
-   * `onChunk` gets the number of a chunk that was chosen to be heard. `view` says what is shown of
-   * a conversation: see strip-views.js.
+   * `onChunk` gets the number of a chunk that was chosen to be heard. `part` says what is shown of
+   * a conversation: see strip-views.js. `face` stands at its edge, if there is one.
    */
-  constructor({ strip, chunkCard }, onChunk, view = presentAtRight) {
-    this.view = view;
+  constructor({ strip, chunkCard, stripTools = null }, onChunk, { part = new Present(), face = null } = {}) {
+    this.part = part;
+    this.face = face;
+    this.numPulsed = 0; // decisions of which the face has shown that they were to speak
+    this.places = {}; // what the style sheet knows of where things are
     this.canvas = strip;
     this.context = strip.getContext('2d');
     this.card = new ChunkCard(chunkCard);
@@ -41,7 +53,7 @@ export class Strip {
     new ResizeObserver(() => this.draw()).observe(strip);
     const readColours = () => this.readColours();
     new MutationObserver(readColours).observe(document.body, { attributeFilter: ['class'] });
-    strip.addEventListener('click', ({ offsetX }) => this.choose(this.chunkAt(offsetX)));
+    this.hand = new StripHand(this, stripTools);
     strip.addEventListener('keydown', (event) => this.onKey(event));
     this.readColours();
   }
@@ -54,6 +66,8 @@ export class Strip {
 
   show(conversation) {
     this.conversation = conversation;
+    this.numPulsed = conversation?.decisions.length ?? 0;
+    this.part.goAlong();
     this.closeCard();
     this.draw();
   }
@@ -95,6 +109,8 @@ export class Strip {
     if (decisions === undefined || decisions.length === 0) return;
     const chunk = Math.max(decisions.first, Math.min(this.lastChunk, number));
     this.chosen = chunk;
+    this.part.reveal(chunk * CHUNK_SECONDS, (chunk + 1) * CHUNK_SECONDS);
+    this.measure();
     const isAtRight = this.x((chunk + 0.5) * CHUNK_SECONDS) > this.width / 2;
     const words = this.card.show(chunk, decisions.get(chunk), isAtRight ? 'left' : 'right');
     this.canvas.setAttribute('aria-valuemin', decisions.first);
@@ -125,9 +141,10 @@ export class Strip {
       End: this.lastChunk,
       Enter: Math.min(current, this.lastChunk),
     };
-    if (!(event.key in steps)) return;
+    if (event.key === '+' || event.key === '-') this.hand.zoom(event.key === '+' ? 1 : -1);
+    else if (event.key in steps) this.choose(steps[event.key]);
+    else return;
     event.preventDefault();
-    this.choose(steps[event.key]);
   }
 
   // Drawing
@@ -150,7 +167,40 @@ export class Strip {
       this.drawRepeated();
     }
     this.drawNames();
-    this.drawNowLine();
+    this.drawOverview();
+    if (this.face === null) this.drawNowLine();
+    else this.placeFace();
+    this.tellPlaces();
+  }
+
+  /** Where now and the dotted line are, for what lies over the strip. */
+  tellPlaces() {
+    const places = { '--now': `${this.edge}px`, '--line': `${this.y(this.threshold).toFixed(1)}px` };
+    for (const [name, place] of Object.entries(places)) {
+      if (this.places[name] === place) continue;
+      this.places[name] = place;
+      this.canvas.parentElement.style.setProperty(name, place);
+    }
+  }
+
+  /** As high as the chance was of what it has decided on; a reply that goes on keeps it up. */
+  placeFace() {
+    const decisions = this.conversation?.decisions;
+    const turn = this.conversation?.turns.last;
+    const isReplying = turn !== undefined && turn.endSeconds === null;
+    const decided = isReplying ? decisions?.get(turn.startChunk) : null;
+    const { probability = 0 } = decided ?? decisions?.last ?? {};
+    this.face.moveTo(this.edge, this.y(probability));
+    if (decisions === undefined || decisions.length === this.numPulsed) return;
+    const isToSpeak = [...decisions.from(this.numPulsed)].some((decision) => decision?.speaks);
+    this.numPulsed = decisions.length;
+    if (isToSpeak) this.face.decide();
+  }
+
+  /** The chance that a place on the page stands for. */
+  chanceAt(clientY) {
+    const y = clientY - this.canvas.getBoundingClientRect().top;
+    return (this.bottom - y) / (this.bottom - this.chanceTop);
   }
 
   measure() {
@@ -162,14 +212,18 @@ export class Strip {
     this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.width = clientWidth;
     this.height = clientHeight;
-    this.bottom = clientHeight - AXIS_HEIGHT;
+    const room = this.face === null ? OVERVIEW_ROOM : this.face.element.clientHeight / 2 + FACE_GAP;
+    this.bottom = clientHeight - Math.max(AXIS_HEIGHT + OVERVIEW_ROOM, room);
     this.chanceTop = this.bottom - this.bottom * CHANCE_SHARE;
     this.soundBottom = this.chanceTop - GAP;
     this.middle = (LABEL_HEIGHT + this.soundBottom) / 2;
+    this.hasRoom = this.face === null || (clientHeight >= ROOMY_HEIGHT && clientWidth >= ROOMY_WIDTH);
     this.now = this.conversation?.seconds ?? 0;
     const seconds = this.now;
-    Object.assign(this, this.view({ width: clientWidth, ratio, seconds }));
+    const firstSeconds = (this.conversation?.peaks.first ?? 0) * FRAME_SECONDS;
+    Object.assign(this, this.part.view({ width: clientWidth, ratio, seconds, firstSeconds }));
     this.start = Math.max(0, this.offset / this.pixelsPerSecond);
+    this.end = Math.min(this.now, (this.offset + this.width) / this.pixelsPerSecond);
   }
 
   x(seconds) {
@@ -187,20 +241,29 @@ export class Strip {
     if (this.conversation === null) return;
     context.fillStyle = colours.soft;
     context.strokeStyle = colours.quiet;
-    for (let chunk = Math.ceil(this.start / CHUNK_SECONDS); chunk * CHUNK_SECONDS <= this.now; chunk += 1) {
+    // From afar every tick would touch the next.
+    const perTick = CHUNK_SECONDS * this.pixelsPerSecond < NARROWEST_TICK ? this.chunksPerLabel : 1;
+    const firstTick = Math.ceil(this.start / CHUNK_SECONDS / perTick) * perTick;
+    for (let chunk = firstTick; chunk * CHUNK_SECONDS <= this.end; chunk += perTick) {
       const x = Math.round(this.x(chunk * CHUNK_SECONDS)) + 0.5;
-      this.line(x, bottom + 1, x, bottom + (chunk % CHUNKS_PER_LABEL === 0 ? 7 : 4));
+      this.line(x, bottom + 1, x, bottom + (chunk % this.chunksPerLabel === 0 ? 7 : 4));
     }
     const note = message('strip.tick');
-    const noteFrom = this.width - context.measureText(note).width - 2;
-    context.fillText(note, noteFrom, bottom + 19);
-    const step = CHUNKS_PER_LABEL * CHUNK_SECONDS;
-    for (let time = Math.ceil(this.start / step) * step; time <= this.now; time += step) {
+    const noteFrom = this.width - context.measureText(note).width - 2 - this.inset;
+    if (this.hasRoom) context.fillText(note, noteFrom, bottom + 19);
+    const step = this.chunksPerLabel * CHUNK_SECONDS;
+    for (let time = Math.ceil(this.start / step) * step; time <= this.end; time += step) {
       const words = clockTime(time);
       const { width } = context.measureText(words);
       const x = this.x(time) - width / 2;
       if (x > 0 && x + width + LABEL_GAP < noteFrom) context.fillText(words, x, bottom + 19);
     }
+  }
+
+  /** As many as keep the times of the axis apart. */
+  get chunksPerLabel() {
+    const room = CHUNKS_PER_LABEL * CHUNK_SECONDS * this.pixelsPerSecond;
+    return CHUNKS_PER_LABEL * 2 ** Math.max(0, Math.ceil(Math.log2(NARROWEST_LABEL / room)));
   }
 
   drawMarked() {
@@ -238,11 +301,11 @@ export class Strip {
       const from = this.x(turn.seconds);
       const until = this.x(turn.endSeconds ?? this.now);
       const width = Math.max(until - from, CHUNK_SECONDS * this.pixelsPerSecond);
-      if (from + width < 0) continue;
+      if (from + width < 0 || from > this.width) continue;
       this.context.fillStyle = this.colours[turn.emotion ?? 'normal'];
       this.context.fillRect(from, LABEL_HEIGHT, width, 3);
       this.context.globalAlpha = 0.15;
-      this.context.fillRect(from, LABEL_HEIGHT + 3, width, this.soundBottom - LABEL_HEIGHT - 3);
+      this.context.fillRect(from, LABEL_HEIGHT + 3, width, this.bottom - LABEL_HEIGHT - 3);
       this.context.globalAlpha = 1;
       if (turn.cutAfterMs !== null) this.drawCut(from + width, turn.emotion ?? 'normal');
       labelledUntil = this.label(turn, from, labelledUntil);
@@ -254,7 +317,7 @@ export class Strip {
     const { context } = this;
     context.strokeStyle = this.colours[`${emotion}-ink`];
     context.setLineDash([4, 3]);
-    this.line(x, LABEL_HEIGHT, x, this.soundBottom);
+    this.line(x, LABEL_HEIGHT, x, this.bottom);
     context.setLineDash([]);
     context.lineWidth = 1.5;
     this.line(x - 4, LABEL_HEIGHT - 3, x + 4, LABEL_HEIGHT + 5);
@@ -266,7 +329,8 @@ export class Strip {
   label({ emotion }, from, freeFrom) {
     const words = message(emotion ? `emotion.${emotion}` : 'strip.reply');
     const { width } = this.context.measureText(words);
-    const x = Math.min(from, this.width - width - 2);
+    // It stays as long as any of the reply is in view.
+    const x = Math.max(this.inset, Math.min(from, this.width - width - 2));
     if (x < freeFrom) return freeFrom;
     this.context.fillStyle = this.colours[`${emotion ?? 'normal'}-ink`];
     this.context.fillText(words, x, LABEL_HEIGHT - 7);
@@ -280,8 +344,9 @@ export class Strip {
     const pitch = framesPerBar * FRAME_SECONDS * this.pixelsPerSecond;
     const width = Math.max(NARROWEST_BAR, Math.floor(BAR_SHARE * pitch));
     const first = Math.max(peaks.first, Math.floor(this.start / FRAME_SECONDS));
+    const until = Math.min(peaks.length, Math.ceil(this.end / FRAME_SECONDS) + framesPerBar);
     this.context.fillStyle = this.colours.wave;
-    for (let bar = Math.ceil(first / framesPerBar); bar * framesPerBar < peaks.length; bar += 1) {
+    for (let bar = Math.ceil(first / framesPerBar); bar * framesPerBar < until; bar += 1) {
       let peak = 0;
       for (let i = 0; i < framesPerBar; i += 1) {
         peak = Math.max(peak, peaks.get(bar * framesPerBar + i) ?? 0);
@@ -321,7 +386,7 @@ export class Strip {
     context.beginPath();
     let from = 0;
     if (decisions !== undefined) {
-      for (let chunk = this.firstChunk; chunk < decisions.length; chunk += 1) {
+      for (let chunk = this.firstChunk; chunk < this.lastShown; chunk += 1) {
         const decision = decisions.get(chunk);
         if (decision === null) continue;
         const until = this.x((chunk + 1) * CHUNK_SECONDS);
@@ -343,11 +408,16 @@ export class Strip {
     return Math.max(decisions.first, Math.floor(this.start / CHUNK_SECONDS) - 1);
   }
 
+  /** After the last chunk that is in view. */
+  get lastShown() {
+    return Math.min(this.conversation.decisions.length, Math.ceil(this.end / CHUNK_SECONDS) + 2);
+  }
+
   /** Runs of neighbouring decisions as points: [[{x, y, speaks}, ...], ...]. */
   chances() {
     const { decisions } = this.conversation;
     const runs = [[]];
-    for (let chunk = this.firstChunk; chunk < decisions.length; chunk += 1) {
+    for (let chunk = this.firstChunk; chunk < this.lastShown; chunk += 1) {
       const decision = decisions.get(chunk);
       if (decision === null) {
         runs.push([]);
@@ -415,19 +485,42 @@ export class Strip {
       this.context.strokeStyle = this.colours.line;
       this.line(0, Math.round(this.middle) + 0.5, this.width, Math.round(this.middle) + 0.5);
     }
-    const room = isEmpty ? this.width : -this.offset; // where sound lies they would be in the way
+    // Where sound lies they would be in the way.
+    const room = isEmpty ? this.width : -this.offset - this.inset;
     this.name('strip.sound', this.middle - 8, room);
     this.name('strip.chance', this.chanceTop + 6, room);
     if (!isEmpty) return;
+    if (!this.hasRoom) return;
     const words = message('strip.threshold');
-    const x = this.width - this.context.measureText(words).width;
+    const x = this.nowAt - this.context.measureText(words).width - this.inset;
     this.context.fillText(words, x, this.y(this.threshold) - 6);
   }
 
   /** At the left edge, where there is room for all of it. */
   name(key, y, room) {
     const words = message(key);
-    if (this.context.measureText(words).width + LABEL_GAP <= room) this.context.fillText(words, 0, y);
+    if (this.context.measureText(words).width + LABEL_GAP <= room) this.context.fillText(words, this.inset, y);
+  }
+
+  /** All of it, with the part that is seen: only where there is more than is seen. */
+  drawOverview() {
+    this.hand.showTools();
+    if (this.conversation === null || !this.hand.hasOverview) return;
+    const { context, colours, height, conversation } = this;
+    const y = height - OVERVIEW_ROOM / 2 - OVERVIEW_HEIGHT / 2;
+    const { from, scale, left } = this.hand.overview;
+    const at = (seconds) => left + Math.max(0, seconds - from) * scale;
+    context.fillStyle = colours.line;
+    context.fillRect(left, y, at(this.now) - left, OVERVIEW_HEIGHT);
+    for (const turn of conversation.turns.from(0)) {
+      context.fillStyle = colours[turn.emotion ?? 'normal'];
+      const width = at(turn.endSeconds ?? this.now) - at(turn.seconds);
+      context.fillRect(at(turn.seconds), y, Math.max(2, width), OVERVIEW_HEIGHT);
+    }
+    context.strokeStyle = colours.ink;
+    context.lineWidth = 1.5;
+    context.strokeRect(at(this.start), y - 3, at(this.end) - at(this.start), OVERVIEW_HEIGHT + 6);
+    context.lineWidth = 1;
   }
 
   drawNowLine() {

@@ -1,9 +1,10 @@
 // The conversation as a list, newest at the end.
 
-import { element } from './element.js';
-import { clockTime, milliseconds, seconds as inSeconds } from './figures.js';
+import { button, element } from './element.js';
+import { clockTime, milliseconds, seconds as inSeconds, timeOfDay } from './figures.js';
 import { message } from './messages.js';
 import { waited, waterfall } from './waterfall.js';
+import { waveform } from './waveform.js';
 
 const MOST_ROWS = 200; // a page that is open all day stays light
 const NEARLY_AT_END = 40; // pixels
@@ -21,7 +22,7 @@ function ending({ status, reason, cutAfterMs, wasHeld }) {
 }
 
 /** The line above a reply; `time` is the element that says when it came. */
-export function meta(turn, time = element('span', clockTime(turn.seconds))) {
+export function meta(turn, time = element('span', clockTime(turn.statedSeconds ?? turn.seconds))) {
   const line = element('p');
   line.className = 'meta';
   line.append(element('i'), time);
@@ -66,28 +67,65 @@ function fill(row, turn) {
 export function fillTyped(row, { text, seconds }, time = element('span', clockTime(seconds))) {
   const line = element('p');
   line.className = 'meta';
-  line.append(element('i'), time, element('span', message('turn.typed')));
+  const how = element('span', message('turn.typed'));
+  how.title = message('say.help');
+  line.append(element('i'), time, how);
   const said = element('p', text);
   said.className = 'said';
   row.className = 'typed';
   row.replaceChildren(line, said);
 }
 
+/** A row of what the visitor said: its sound, which can be heard again. */
+function fillSpoken(row, { seconds, endSeconds, pcm }, onHear) {
+  const line = element('p');
+  line.className = 'meta';
+  line.append(element('span', clockTime(seconds)), element('span', message('turn.you')));
+  row.className = 'spoken';
+  row.replaceChildren(line);
+  if (pcm === null || pcm.length === 0) return; // it goes on, or was too long ago
+  const heard = button('', () => onHear(pcm));
+  heard.className = 'wave';
+  const length = inSeconds(endSeconds - seconds);
+  heard.setAttribute('aria-label', message('turn.hear', { time: clockTime(seconds), length }));
+  heard.title = message('turn.kept');
+  heard.append(waveform(pcm));
+  row.append(heard);
+}
+
 export class Turns {
-  constructor(list, empty) {
-    this.list = list;
-    this.empty = empty;
-    this.rows = new Map(); // by the turn's number, or by the typed entry: {row, write}
+  /** `clear`, where there is one, is the button that empties the list. */
+  constructor(list, empty, clear = null) {
+    Object.assign(this, { list, empty, clearButton: clear });
+    clear?.addEventListener('click', () => this.clear());
+    this.rows = new Map(); // by the conversation and the turn, or by the typed entry: {row, write}
+    this.numConversations = 1;
   }
 
   clear() {
     this.rows.clear();
     this.list.replaceChildren();
-    this.empty.hidden = false;
+    this.showEmpty(true);
+  }
+
+  showEmpty(isEmpty) {
+    this.empty.hidden = !isEmpty;
+    if (this.clearButton !== null) this.clearButton.hidden = isEmpty;
+  }
+
+  /** Another conversation begins: what was said in the one before stays, above a line. */
+  begin() {
+    if (this.rows.size === 0) return;
+    this.numConversations += 1;
+    const begunAt = new Date();
+    this.write(begunAt, (row) => {
+      row.className = 'divider';
+      row.replaceChildren(message('conversation.begun', { time: timeOfDay(begunAt) }));
+    });
   }
 
   show(turn) {
-    this.write(turn.number, (row) => fill(row, turn));
+    this.write(`${this.numConversations} ${turn.number}`, (row) => fill(row, turn));
   }
 
   /** What the visitor typed: {text, seconds}. */
@@ -95,10 +133,15 @@ export class Turns {
     this.write(entry, (row) => fillTyped(row, entry));
   }
 
+  /** What the visitor says, or has said; `onHear` gets its sound when it is to be heard again. */
+  showSpoken(entry, onHear) {
+    this.write(entry, (row) => fillSpoken(row, entry, onHear));
+  }
+
   write(key, write) {
     const { list } = this;
     const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEARLY_AT_END;
-    this.empty.hidden = true;
+    this.showEmpty(false);
     const row = this.rows.get(key)?.row ?? this.add();
     this.rows.set(key, { row, write });
     write(row);
