@@ -114,9 +114,14 @@ def examine(checks: Iterable[tuple[str, Check]], output: TextIO, *, is_json: boo
         json.dump({"findings": [asdict(each) for each in findings], "counts": counts}, output)
         print(file=output)
     else:
-        parts = [f"{count} {verdict}" for verdict, count in counts.items()]
+        parts = [f"{count} {_counted(verdict, count)}" for verdict, count in counts.items()]
         print(f"\n{', '.join(parts)}", file=output)
     return not counts[Verdict.PROBLEM]
+
+
+def _counted(verdict: Verdict, count: int) -> str:
+    """Its word for so many findings."""
+    return verdict if count == 1 or verdict is Verdict.OK else f"{verdict}s"
 
 
 def checks() -> list[tuple[str, Check]]:
