@@ -14,6 +14,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 )
 
 from backend.config import MEL_FRAMES_PER_CHUNK, NUM_MEL_BINS
+from backend.model.residual import widened
 from backend.model.weights import (
     QKV,
     Projection,
@@ -116,18 +117,23 @@ class ChunkEncoder:
         frames = log_mel.transpose(1, 2).to(self._positions.dtype)
         hidden = F.gelu(_convolved(frames, self._first, stride=1))
         hidden = F.gelu(_convolved(hidden, self._second, stride=2))
-        hidden = (hidden + self._positions).flatten(0, 1)
+        hidden = widened(hidden + self._positions).flatten(0, 1)
         for layer in self._layers:
-            qkv = layer.qkv(_normed(hidden, layer.attention_norm))
+            qkv = layer.qkv(self._normed(hidden, layer.attention_norm))
             heads = qkv.unflatten(1, (3, self._num_heads, -1)).unflatten(0, (num_chunks, -1))
             query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
             mixed = F.scaled_dot_product_attention(query, key, value)
             mixed = mixed.transpose(1, 2).flatten(2).flatten(0, 1)
             layer.output.add_to(hidden, mixed)
-            layer.down.add_to(hidden, F.gelu(layer.up(_normed(hidden, layer.mlp_norm))))
-        pooled = _normed(hidden.unflatten(0, (-1, 2)).mean(dim=1), self._last_norm)
+            up = layer.up(self._normed(hidden, layer.mlp_norm))
+            layer.down.add_to(hidden, F.gelu(up))
+        pooled = self._normed(hidden.unflatten(0, (-1, 2)).mean(dim=1), self._last_norm)
         of_chunks: Tensor = self._projection(pooled).unflatten(0, (num_chunks, -1))
         return of_chunks
+
+    def _normed(self, hidden: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
+        weight, bias = norm
+        return F.layer_norm(hidden, weight.shape, weight, bias).to(self._positions.dtype)
 
 
 def _layer(layer: Any) -> _Layer:
@@ -165,12 +171,7 @@ def _convolved(frames: Tensor, convolution: tuple[Tensor, Tensor], stride: int) 
 
 
 def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    return norm.weight.detach(), norm.bias.detach()
-
-
-def _normed(hidden: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
-    weight, bias = norm
-    return F.layer_norm(hidden, weight.shape, weight, bias)
+    return widened(norm.weight.detach()), widened(norm.bias.detach())
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
 from backend.model.kv_cache import Attention, CacheShape, SlotCache
+from backend.model.residual import widened
 from backend.model.weights import GATE_UP, QKV, Projection, joined_projection, projection
 
 
@@ -63,8 +64,9 @@ class Decoder:
             model.device,
         )
         self._epsilon: float = config.rms_norm_eps
+        self._dtype: torch.dtype = model.dtype
         self._embedding = model.model.embed_tokens
-        self._norm: Tensor = model.model.norm.weight.detach()
+        self._norm = widened(model.model.norm.weight.detach())
         self._head = projection(model.lm_head)
         self.vocabulary_size: int = config.vocab_size
         """Tokens that there are."""
@@ -102,7 +104,7 @@ class Decoder:
         shape = self.cache.shape
         num_rotated = shape.num_heads + shape.num_kv_heads
         cos, sin = self._cos[positions], self._sin[positions]
-        hidden = embeddings
+        hidden = widened(embeddings)
         for index, layer in enumerate(self._layers):
             normed = self._rms_norm(hidden, layer.input_norm)
             qkv = layer.qkv(normed).unflatten(1, (-1, shape.head_size))
@@ -119,20 +121,20 @@ class Decoder:
                 return hidden[last]
             layer.output.add_to(hidden, mixed)
             gate, up = layer.gate_up(self._rms_norm(hidden, layer.mlp_norm)).chunk(2, dim=1)
-            layer.down.add_to(hidden, F.silu(gate).mul_(up))
+            layer.down.add_to(hidden, F.silu(widened(gate)).mul_(up))
         return self._rms_norm(hidden, self._norm)
 
     def _rms_norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(hidden, weight.shape, weight, self._epsilon)
+        return F.rms_norm(hidden, weight.shape, weight, self._epsilon).to(self._dtype)
 
 
 def _layer(layer: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return _Layer(
-        input_norm=layer.input_layernorm.weight.detach(),
+        input_norm=widened(layer.input_layernorm.weight.detach()),
         qkv=joined_projection(attention, *QKV),
         output=projection(attention.o_proj),
-        mlp_norm=layer.post_attention_layernorm.weight.detach(),
+        mlp_norm=widened(layer.post_attention_layernorm.weight.detach()),
         gate_up=joined_projection(mlp, *GATE_UP),
         down=projection(mlp.down_proj),
     )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backend.config import BLOCK, Bits
+from backend.model.residual import add_scaled
 
 logger = logging.getLogger(__name__)
 
@@ -218,6 +219,7 @@ class QuantisedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.num_weights = matrix.outputs * matrix.inputs
+        self._dtype = dtype
         self.bias = None if bias is None else nn.Parameter(bias.to(device, dtype), False)
         self._exact = {n: row.to(device, dtype) for n, row in (exact_rows or {}).items()}
         self._product = _product(matrix.quantised(bits, device), dtype)
@@ -229,7 +231,12 @@ class QuantisedLinear(nn.Module):
 
     def add_to(self, total: Tensor, inputs: Tensor) -> None:
         """Add to `[rows, outputs]` what comes of `[rows, inputs]`."""
-        total.add_(self(inputs))
+        if total.dtype == self._dtype:
+            total.add_(self(inputs))
+        else:
+            add_scaled(total, inputs, self._dtype, self._product)
+            if self.bias is not None:
+                total.add_(self.bias)
 
     def rows(self, numbers: Sequence[int]) -> Tensor:
         """Some of the exact rows, `[numbers, inputs]`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.model.quantised import QuantisedEmbedding, QuantisedLinear
+from backend.model.residual import add_scaled
 
 QKV = ("qkv_proj", ("q_proj", "k_proj", "v_proj"))
 GATE_UP = ("gate_up_proj", ("gate_proj", "up_proj"))
@@ -21,7 +22,7 @@ class Projection(Protocol):
         """`[rows, inputs]` to `[rows, outputs]`."""
 
     def add_to(self, total: Tensor, inputs: Tensor) -> None:
-        """Add to `[rows, outputs]` what comes of `[rows, inputs]`."""
+        """Add to `[rows, outputs]` what comes of `[rows, inputs]`; both may be widened."""
 
     def rows(self, numbers: Sequence[int]) -> Tensor:
         """Some rows of the weights, `[numbers, inputs]`."""
@@ -43,7 +44,10 @@ class DenseProjection:
 
     def add_to(self, total: Tensor, inputs: Tensor) -> None:
         """As `Projection` says."""
-        total.addmm_(inputs, self.weight)
+        if total.dtype == self.weight.dtype:
+            total.addmm_(inputs, self.weight)
+        else:
+            add_scaled(total, inputs, self.weight.dtype, lambda scaled: scaled.mm(self.weight))
         if self._bias is not None:
             total.add_(self._bias)
 
