@@ -25,7 +25,6 @@ from backend.engine.model_runner import (
     Step,
     StepOutcome,
     StepRow,
-    choose_cuda_kernels,
 )
 from backend.engine.session import Session
 from backend.errors import SessionLimitError, SettingsError
@@ -698,15 +697,3 @@ def test_a_prompt_that_does_not_fit_is_refused(core: EngineCore) -> None:
     with pytest.raises(SettingsError, match="too long"):
         core.open(SessionSettings(system_prompt="word " * 5000))
     assert core.sessions == []
-
-
-def test_cuda_kernels_do_not_depend_on_a_row_s_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Set to what they are, so that they are that again afterwards.
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
-    was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
-    try:
-        choose_cuda_kernels()
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
-        assert not torch.backends.cudnn.allow_tf32
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(was_enabled)

@@ -25,6 +25,7 @@ from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
 from backend.conversation.conversation import Conversation
 from backend.engine import Engine
 from backend.engine.core import EngineCore
+from backend.engine.model_runner import Step, StepOutcome
 from backend.errors import EngineFailedError, VoiceUnavailableError
 from backend.events import SessionFailed
 from backend.model.checkpoint import Checkpoint
@@ -77,7 +78,24 @@ def break_thread(engine: Engine) -> None:
     engine.core.has_work = broken  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("fails", ["hangs", "breaks"])
+def lose_device(engine: Engine) -> None:
+    """As after an illegal access: whatever a GPU is told to do from then on fails."""
+
+    def fault(_: Step) -> StepOutcome:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    engine.core._runner.run = fault  # type: ignore[method-assign,assignment]
+    engine.core._runner.is_usable = lambda: False  # type: ignore[method-assign]
+
+
+REASONS = {
+    "hangs": "a step did not come back",
+    "breaks": "its thread broke: MemoryError",
+    "loses its device": "the device that runs the model does not compute any more",
+}
+
+
+@pytest.mark.parametrize("fails", REASONS)
 def test_conversations_end_with_an_engine_that(fails: str, golden_checkpoint: Checkpoint) -> None:
     async def scenario(engine: HangingEngine) -> None:
         talking, idle = await engine.open_session(), await engine.open_session()
@@ -88,7 +106,7 @@ def test_conversations_end_with_an_engine_that(fails: str, golden_checkpoint: Ch
             await asyncio.to_thread(engine.hangs.wait, WAIT_SECONDS)
             asked.append(asyncio.create_task(talking.change_settings(SessionSettings())))
         else:
-            break_thread(engine)
+            (break_thread if fails == "breaks" else lose_device)(engine)
             await talking.feed(QUIET)
         async with asyncio.timeout(WAIT_SECONDS):
             for session in (talking, idle):
@@ -106,10 +124,7 @@ def test_conversations_end_with_an_engine_that(fails: str, golden_checkpoint: Ch
     with HangingEngine(golden_checkpoint) as engine:
         engine.warm_up()
         asyncio.run(scenario(engine))
-        reason = engine.failed.result(WAIT_SECONDS)
-        assert reason.startswith(
-            "a step did not come back" if fails == "hangs" else "its thread broke: MemoryError"
-        )
+        assert engine.failed.result(WAIT_SECONDS).startswith(REASONS[fails])
         # Leaving the block does not wait for the thread.
         engine.close()
         engine.may_go_on.set()

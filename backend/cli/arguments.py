@@ -268,7 +268,7 @@ def _add_model(
         f"({otherwise or 'embedded'})",
     )
     parser.add_argument(
-        "--device", default=device, help=f"auto, cpu, cuda, cuda:1 ({otherwise or device})"
+        "--device", default=device, help=f"auto, cpu, cuda, cuda:1, mps ({otherwise or device})"
     )
     parser.add_argument(
         "--dtype",

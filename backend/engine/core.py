@@ -23,8 +23,10 @@ from backend.config import (
 )
 from backend.engine.context import HeardChunk, Refill, chunks_to_keep
 from backend.engine.model_runner import Choice, ModelRunner, Step, StepOutcome, StepRow
+from backend.engine.runners import runner_for
 from backend.engine.scheduler import Batch, Scheduler, StepLimits
 from backend.engine.session import Detokenizer, PendingChunk, ReplyRequest, Session, Turn
+from backend.engine.static_runner import LONG_ROWS, MAX_PIECES
 from backend.errors import SettingsError
 from backend.events import (
     ContextRolled,
@@ -65,7 +67,6 @@ PACE = 0.9 * CHUNK_SECONDS
 A little faster than they are spoken, so that a client whose clock is fast is not left behind.
 """
 CPU_LIMITS = StepLimits(listening=8, pieces=4, spares=8)
-GPU_PIECES = 16
 _WARMING_POSITIONS = LISTENING_POSITIONS + 2
 """To hear a chunk, and to say two tokens."""
 WORDLESS_TOKENS = 16
@@ -96,7 +97,7 @@ class EngineCore:
         checkpoint: Checkpoint,
         config: EngineConfig,
         clock: Callable[[], float] = time.perf_counter,
-        runner: MakeRunner = ModelRunner,
+        runner: MakeRunner = runner_for,
     ) -> None:
         self.checkpoint = checkpoint
         self.max_positions = min(
@@ -140,6 +141,7 @@ class EngineCore:
             SessionLimitError: every slot is taken.
         """
         with needing_memory(self._no_room):
+            self._runner.warm_up()
             session = self.open(SessionSettings())
             try:
                 prompt_end = session.num_positions
@@ -149,6 +151,10 @@ class EngineCore:
                     list(self.step())
             finally:
                 self.close(session)
+
+    def is_usable(self) -> bool:
+        """Whether the device can take another step."""
+        return self._runner.is_usable()
 
     def has_work(self) -> bool:
         """Whether a step would do anything."""
@@ -459,7 +465,7 @@ def _limits(num_slots: int, is_cpu: bool) -> StepLimits:
     if is_cpu:
         spares = max(min(num_slots, CPU_LIMITS.spares), num_slots // CPU_LIMITS.spares)
         return replace(CPU_LIMITS, spares=spares)
-    return StepLimits(num_slots, GPU_PIECES, 1 + num_slots // CPU_LIMITS.spares)
+    return StepLimits(min(num_slots, LONG_ROWS[-1]), MAX_PIECES, 1 + num_slots // CPU_LIMITS.spares)
 
 
 def _longest(session: Session, turn: Turn) -> int:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from backend.audio import AudioBlock, Intake
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore, MakeRunner, SessionEvent
-from backend.engine.model_runner import ModelRunner
+from backend.engine.runners import runner_for
 from backend.engine.session import Session
 from backend.engine.watchdog import watch, where
 from backend.errors import (
@@ -39,6 +39,7 @@ from backend.errors import (
 )
 from backend.events import Decision, Event, SessionEnded, SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint
+from backend.model.device import own_stream
 from backend.trace import Trace
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ class Engine:
         self,
         checkpoint: Checkpoint,
         config: EngineConfig | None = None,
-        runner: MakeRunner = ModelRunner,
+        runner: MakeRunner = runner_for,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config or EngineConfig()
@@ -464,10 +465,11 @@ class Engine:
     def _run(self) -> None:
         try:
             self.core.limit_threads()
-            while self._is_running:
-                self._obey_commands()
-                self._work = object()
-                self._step()
+            with own_stream(self.checkpoint.device):
+                while self._is_running:
+                    self._obey_commands()
+                    self._work = object()
+                    self._step()
         except BaseException as error:  # whatever it is, those who wait for this thread are told
             if not self.failed.done():
                 logger.critical("the engine's thread broke", exc_info=True)
@@ -510,9 +512,13 @@ class Engine:
         try:
             self._deliver(self.core.step())
         except Exception:
-            # Whatever breaks a step ends the conversations that were in it and no other.
+            # Whatever breaks a step ends the conversations that were in it and no other, unless
+            # the device is of no use any more: a GPU does nothing after some faults.
             logger.exception("an engine step failed")
-            self._deliver(self.core.fail_active())
+            if self.core.is_usable():
+                self._deliver(self.core.fail_active())
+            else:
+                self.fail("the device that runs the model does not compute any more")
 
     def _deliver(self, events: Iterable[SessionEvent]) -> None:
         """Tell callers what happened, those of one event loop in one go: each wakes it up."""

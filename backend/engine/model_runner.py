@@ -15,6 +15,7 @@ from backend.features import StreamingLogMel
 from backend.model.audio_tower import ChunkEncoder
 from backend.model.checkpoint import Checkpoint
 from backend.model.decoder import Decoder
+from backend.model.device import choose_cuda_kernels
 from backend.model.kv_cache import CacheRow, RowAttention
 from backend.model.weights import num_weights
 from backend.protocol import listening_tokens
@@ -38,6 +39,14 @@ class StepRow:
     sampling: SamplingConfig
     decision_bias: float
     uniform: float
+
+    @property
+    def draw(self) -> tuple[float, float, float]:
+        """Temperature, top-k and a number in [0, 1): what `sample` is given."""
+        sampling = self.sampling
+        if sampling.temperature == 0:
+            return 1.0, 1.0, self.uniform
+        return sampling.temperature, sampling.top_k, self.uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class StepOutcome:
     """What came of a step."""
 
     features: Tensor
-    """`[listening, 10, width]`, of the chunks that were heard."""
+    """`[listening, 10, width]`, of the chunks that were heard; they hold until the next step."""
     choices: Sequence[Choice]
     """Of those that listened."""
     tokens: Sequence[int | None]
@@ -108,6 +117,19 @@ class ModelRunner:
     def exchange(self, slot: int, other: int) -> None:
         """Let each of two slots have the other's context; what was heard last stays."""
         self._decoder.cache.exchange(slot, other)
+
+    def warm_up(self) -> None:
+        """Do once what is slow when it is done first."""
+
+    def is_usable(self) -> bool:
+        """Whether the device still computes: after some faults a GPU does nothing any more."""
+        try:
+            torch.ones(1, device=self.device).item()
+        except torch.OutOfMemoryError:
+            return True
+        except RuntimeError:
+            return False
+        return True
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepOutcome:
@@ -167,25 +189,29 @@ class ModelRunner:
     def _decide(self, rows: Sequence[StepRow], hidden: Tensor) -> list[Choice]:
         if not rows:
             return []
-        logits = hidden.float() @ self._decision_head.T
+        logits = self._decision_logits(hidden)
         biases = self._upload(torch.tensor([[0.0, row.decision_bias] for row in rows]))
         chosen = self._draw(rows, logits + biases)
-        probabilities = logits.softmax(dim=-1)[:, 1]
         # A copy to the host, for which the model has to be done.
-        outcome = torch.cat([chosen.float()[:, None], probabilities[:, None], logits], 1).tolist()
+        return self._choices(decision_numbers(chosen, logits).tolist())
+
+    def _decision_logits(self, hidden: Tensor) -> Tensor:
+        """Of KEEP_SILENCE and TEXT_BEGIN, `[rows, 2]`, without a bias."""
+        logits: Tensor = hidden.float() @ self._decision_head.T
+        return logits
+
+    def _choices(self, numbers: Sequence[Sequence[float]]) -> list[Choice]:
         return [
             Choice(self._decision_tokens[int(choice)], probability, (silence, speech))
-            for choice, probability, silence, speech in outcome
+            for choice, probability, silence, speech in numbers
         ]
 
     def _speak(self, rows: Sequence[StepRow], hidden: Tensor) -> list[int | None]:
         if not rows:
             return []
-        tokens = self._draw(rows, self._decoder.logits(hidden))
-        is_broken = hidden.isnan().any(dim=-1)
+        drawn = self._draw(rows, self._decoder.logits(hidden))
         # As in a decision.
-        outcome = tokens.masked_fill(is_broken, -1).tolist()
-        return [None if token < 0 else token for token in outcome]
+        return said_tokens(spoken_tokens(drawn, hidden))
 
     def _upload(self, tensor: Tensor) -> Tensor:
         """To the model's device; to a CUDA GPU from pinned memory, so that nothing waits for it."""
@@ -194,23 +220,23 @@ class ModelRunner:
         return tensor.to(self.device)
 
     def _draw(self, rows: Sequence[StepRow], logits: Tensor) -> Tensor:
-        is_greedy = [row.sampling.temperature == 0 for row in rows]
-        top_k = [1 if g else r.sampling.top_k for g, r in zip(is_greedy, rows, strict=True)]
-        numbers = torch.tensor(
-            [
-                [1.0 if g else r.sampling.temperature, k, r.uniform]
-                for g, k, r in zip(is_greedy, top_k, rows, strict=True)
-            ]
-        )
-        temperature, per_row_top_k, uniform = self._upload(numbers).unbind(dim=1)
-        return sample(logits, temperature, per_row_top_k.long(), max(top_k), uniform)
+        draws = [row.draw for row in rows]
+        max_top_k = max(int(top_k) for _, top_k, _ in draws)
+        temperature, top_k, uniform = self._upload(torch.tensor(draws)).unbind(dim=1)
+        return sample(logits, temperature, top_k.long(), max_top_k, uniform)
 
 
-def choose_cuda_kernels() -> None:
-    """Keep to kernels whose cost and numbers do not depend on a row's length.
+def decision_numbers(chosen: Tensor, logits: Tensor) -> Tensor:
+    """What is told of decisions `[rows]`: which, how likely speech was, and both logits."""
+    probabilities = logits.softmax(dim=-1)[:, 1:]
+    return torch.cat([chosen.float()[:, None], probabilities, logits], 1)
 
-    cuDNN's attention makes a plan for every new length, which takes a good part of a second, and
-    its convolutions round float32 to 19 bits.
-    """
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.backends.cudnn.allow_tf32 = False
+
+def spoken_tokens(drawn: Tensor, hidden: Tensor) -> Tensor:
+    """Tokens `[rows]`, and -1 where the numbers that they come from broke down."""
+    return drawn.masked_fill(hidden.isnan().any(dim=-1), -1)
+
+
+def said_tokens(tokens: Tensor) -> list[int | None]:
+    """The same on the host, with None for -1."""
+    return [None if token < 0 else token for token in tokens.tolist()]

@@ -33,13 +33,13 @@ from backend.config import (
 )
 from backend.errors import CheckpointError, SettingsError
 from backend.model.audio_tower import AudioTower, quantised_tower_layout
+from backend.model.device import default_dtype
 from backend.model.embedded import EMBEDDED_FOLDER as EMBEDDED_FOLDER
 from backend.model.embedded import damages, mending
 from backend.model.filling import Filling, Target
 from backend.model.fingerprint import LoadedFile, files_in
 from backend.model.footprint import GIGABYTE, Dimensions, MemoryNeed
-from backend.model.hub import obtain, require_complete
-from backend.model.hub_store import Report
+from backend.model.hub_store import RECEIPT, UNFINISHED, Report
 from backend.model.language_model import (
     LanguageModelConfig,
     empty_language_model,
@@ -141,8 +141,9 @@ def load_checkpoint(
     Args:
         source: `embedded`, a folder, or a Hub id such as `zhifeixie/AudioInteraction`, which may
             end in a revision: `@v1`.
-        device: `auto` (a CUDA GPU where there is one, else the CPU) or what torch calls it.
-        dtype: `float32`, `bfloat16` or `float16`; None is bfloat16 on a GPU and float32 on a CPU.
+        device: `auto` (a CUDA GPU, else Apple's, else the CPU) or what torch calls it.
+        dtype: `float32`, `bfloat16` or `float16`; None is float32 on a CPU, and bfloat16 on a GPU,
+            or float16 on one that is slow in it.
         bits: of a weight: 16, which leaves it in `dtype`, 8 or 4. What is computed from the weights
             stays in `dtype`.
         engine: whose conversations have to find room beside it; None is one.
@@ -209,13 +210,15 @@ def load_checkpoint(
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device that `device` names; `auto` prefers a CUDA GPU.
+    """The device that `device` names; `auto` prefers a CUDA GPU, then Apple's (`mps`).
 
     Raises:
         SettingsError: there is no such device here.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         resolved = torch.device(device)
         torch.empty(1, device=resolved)
@@ -231,7 +234,7 @@ def resolve_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
         SettingsError: there is no such format.
     """
     if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        return default_dtype(device)
     if dtype not in _DTYPES:
         raise SettingsError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
     return _DTYPES[dtype]
@@ -269,13 +272,19 @@ def locate(source: str, report: Report | None = None) -> tuple[Path, str]:
         return EMBEDDED_FOLDER, EMBEDDED
     folder = Path(source).expanduser()
     if folder.is_dir():
-        require_complete(folder, report)
+        if any((folder / name).exists() for name in (RECEIPT, UNFINISHED)):
+            from backend.model.hub import require_complete
+
+            require_complete(folder, report)
         return folder, folder.resolve().name
     if folder.exists():
         raise CheckpointError(f"{source} is a file; a checkpoint is a folder or a Hub id")
     named = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", source)
     if named is None:
         raise CheckpointError(f"there is no checkpoint folder {source}")
+    # Only now is a client of the Hub needed.
+    from backend.model.hub import obtain
+
     repository, revision = named[1], named[2] or DEFAULT_REVISION
     return obtain(repository, revision, report), source
 

@@ -141,7 +141,8 @@ def attend_plainly(
 def attention_for(device: torch.device) -> Attend:
     """The fastest way that there is on a device."""
     if device.type == "cuda" and find_spec("triton") is not None:
-        from backend.model.slot_kernel import attend_with_kernel
+        from backend.model.slot_kernel import LEAST_CAPABILITY, attend_with_kernel
 
-        return attend_with_kernel
+        if torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY:
+            return attend_with_kernel
     return attend_plainly

@@ -6,6 +6,8 @@ share the head as the rows of its products; a second kernel merges the stretches
 numbers of a row do not either.
 """
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -13,15 +15,21 @@ from torch import Tensor
 
 from backend.model.slot_attention import RowTables
 
-KEYS_PER_BLOCK = 64
+LEAST_CAPABILITY = (8, 0)
+"""Of GPUs that Triton compiles for well."""
+BLOCKS = ((64, 3), (64, 2), (32, 2), (32, 1), (16, 1))
+"""Keys that a program takes at a time, and how many times it has them on their way at once."""
 LONG_STRETCH = 512
 """Keys of one program, for rows of several positions."""
 SHORT_STRETCH = 256
 LEAST_PRODUCT = 16
 """Rows and columns of a product on tensor cores."""
+WARPGROUP = 64
+"""Rows of a product that four warps do well."""
 
 
-@triton.jit
+# Where tables lie depends on a pass's size, and nothing is to be compiled anew for that.
+@triton.jit(do_not_specialize_on_alignment=["places", "starts", "ends"])
 def _attend_stretch(  # type: ignore[no-untyped-def]
     queries,
     keys,
@@ -96,7 +104,7 @@ def _attend_stretch(  # type: ignore[no-untyped-def]
         tl.store(sums + part, total, mask=is_query)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["starts", "ends"])
 def _merge_stretches(  # type: ignore[no-untyped-def]
     mixes,
     maxima,
@@ -156,6 +164,9 @@ def attend_with_kernel(
     maxima, sums = torch.empty(2, *parts.shape[:3], device=queries.device).unbind(0)
     keys, values = layer.unbind(1)
     assert queries.stride()[1:] == (head_size, 1), "a position's heads lie behind one another"
+    width = max(triton.next_power_of_2(head_size), LEAST_PRODUCT)
+    num_queries = max(triton.next_power_of_2(steps * groups), LEAST_PRODUCT)
+    block, num_stages = _block(queries.device, queries.dtype, num_queries, width)
     sizes = {
         "STEPS": steps,
         "HEADS": num_heads,
@@ -163,7 +174,7 @@ def attend_with_kernel(
         "WINDOW": window or 0,
         "STRETCH": stretch,
         "STRETCHES": stretches,
-        "WIDTH": max(triton.next_power_of_2(head_size), LEAST_PRODUCT),
+        "WIDTH": width,
     }
     _attend_stretch[(num_rows, num_kv_heads, stretches)](
         queries,
@@ -180,8 +191,10 @@ def attend_with_kernel(
         layer.stride(0),
         layer.stride(2),
         GROUPS=groups,
-        QUERIES=max(triton.next_power_of_2(steps * groups), LEAST_PRODUCT),
-        BLOCK=KEYS_PER_BLOCK,
+        QUERIES=num_queries,
+        BLOCK=block,
+        num_stages=num_stages,
+        num_warps=8 if num_queries > WARPGROUP else 4,
         **sizes,
     )
     _merge_stretches[(num_positions * num_heads,)](
@@ -194,3 +207,19 @@ def attend_with_kernel(
         PARTS=triton.next_power_of_2(stretches),
         **sizes,
     )
+
+
+@lru_cache
+def _block(
+    device: torch.device, dtype: torch.dtype, num_queries: int, width: int
+) -> tuple[int, int]:
+    """The first of `BLOCKS` that fits into what a program has of a GPU's shared memory."""
+    if device.type != "cuda":
+        return BLOCKS[0]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    room = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    for block, num_stages in BLOCKS:
+        numbers = num_queries * (width + block) + 2 * num_stages * block * width
+        if numbers * dtype.itemsize <= room:
+            return block, num_stages
+    return BLOCKS[-1]

@@ -16,6 +16,7 @@ from pathlib import Path
 from backend.admission import Admission
 from backend.errors import AudioInteractionError, RecordingError, SessionFileError
 from backend.model.checkpoint import Checkpoint
+from backend.model.device import own_stream
 from backend.model.fingerprint import fingerprint
 from backend.recordings.cache import NAME, Find, read
 from backend.recordings.reader import SessionFile
@@ -145,7 +146,8 @@ class _Job:
             )
         self._options.require_chunk_of(file)
         self._num_chunks = file.num_chunks
-        with needing_room(), tempfile.TemporaryDirectory() as folder:
+        stream = own_stream(self._checkpoint.device)
+        with needing_room(), stream, tempfile.TemporaryDirectory() as folder:
             path = self._record(file, Path(folder) / "fork.aisession")
             with SessionFile(path, NAME) as forked:
                 return transcript_fields(forked, read_transcript(forked))
