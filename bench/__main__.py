@@ -8,23 +8,8 @@ from pathlib import Path
 
 from backend.errors import AudioInteractionError
 from backend.model.checkpoint import EMBEDDED
-from bench.bits import report_bits
 from bench.errors import BenchError
-from bench.forks import report_forks
-from bench.held_out import report_held_out
-from bench.hour import report_hour
-from bench.live import report_live
-from bench.load import report_load
-from bench.memory import report_memory
-from bench.page_engine import report_page_engine
 from bench.quiet import require_quiet
-from bench.recording import report_recording
-from bench.rounding import report_rounding
-from bench.samples import recordings_under, report_samples
-from bench.sessions import report_gpu, report_sessions
-from bench.streaming import report_streaming
-from bench.voice_detector import report_detector
-from bench.wires import report_wires
 
 SECTIONS = {
     "streaming": "what a chunk costs as a session grows",
@@ -41,7 +26,7 @@ SECTIONS = {
     "voice-detector": "what the voice detector costs the event loop",
     "load": "how many people can talk at once, over real sockets",
     "sessions": "what a step costs with many sessions in it",
-    "gpu": "the same on a GPU, for the released model's shape",
+    "gpu": "what a GPU makes of the released model's shape, as JSON, in nine minutes",
 }
 USUAL_SECTIONS = ["streaming", "samples", "live"]
 UNTIMED_SECTIONS = {"samples", "rounding"}
@@ -89,6 +74,9 @@ def main() -> None:
         action="store_true",
         help="go on while something else keeps the cores busy; the output says so",
     )
+    parser.add_argument(
+        "--json", type=Path, default="gpu.json", help="of `gpu`: where figures go (%(default)s)"
+    )
     parser.add_argument("--conversations", type=int, default=3, help="of `forks` (%(default)s)")
     parser.add_argument("--checkpoint", default=EMBEDDED, help="of `bits` (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
@@ -104,6 +92,8 @@ def main() -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Run the sections in their order.
 
+    Each is imported when its turn comes: few machines have what all of them need.
+
     Raises:
         AudioInteractionError: one cannot be run here.
     """
@@ -111,37 +101,70 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.gpu or not UNTIMED_SECTIONS.issuperset(sections):
         look_around(goes_on=parsed.busy_machine)
     if "streaming" in sections:
+        from bench.streaming import report_streaming
+
         report_streaming(parsed.threads)
     if "samples" in sections:
+        from bench.samples import report_samples
+
         report_samples()
     if "live" in sections:
+        from bench.live import report_live
+        from bench.samples import recordings_under
+
         report_live(recordings_under(parsed.recordings), parsed.utterances)
     if "hour" in sections:
+        from bench.hour import report_hour
+
         report_hour(parsed.threads)
     if "memory" in sections:
+        from bench.memory import report_memory
+
         report_memory(parsed.minutes)
     if "recording" in sections:
+        from bench.recording import report_recording
+
         report_recording(parsed.minutes)
     if "browser" in sections:
+        from bench.page_engine import report_page_engine
+
         report_page_engine(parsed.minutes, parsed.data)
     if "forks" in sections:
+        from bench.forks import report_forks
+
         report_forks(parsed.conversations, parsed.seconds)
     if "rounding" in sections:
+        from bench.rounding import report_rounding
+
         report_rounding()
     if "bits" in sections:
+        from bench.bits import report_bits
+
         report_bits(parsed.checkpoint, parsed.threads)
     if "wires" in sections:
+        from bench.wires import report_wires
+
         report_wires()
     if "voice-detector" in sections:
+        from bench.voice_detector import report_detector
+
         report_detector()
     if parsed.data and "browser" not in sections:
+        from bench.held_out import report_held_out
+
         report_held_out(parsed.data)
     if "load" in sections:
+        from bench.load import report_load
+
         report_load(parsed.talkers, parsed.seconds, parsed.against)
     if "sessions" in sections:
+        from bench.sessions import report_sessions
+
         report_sessions(parsed.threads)
     if parsed.gpu or "gpu" in sections:
-        report_gpu()
+        from bench.gpu import report_gpu
+
+        report_gpu(parsed.json)
 
 
 def look_around(*, goes_on: bool) -> None:

@@ -9,12 +9,8 @@ from backend.config import GREEDY, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.engine.cost import noise_chunks, run_steps
 from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
-from bench.errors import BenchError
-from bench.random_checkpoint import RELEASED, random_checkpoint
 
 NUM_SESSIONS = (1, 16, 64)
-# What reading the weights and the keys and values once takes at 4.3 TB/s: nothing can be faster.
-FLOOR_MS = {1: (1.8, 1.5), 16: (2.6, 2.0), 64: (10.2, 3.7)}
 
 
 def report_sessions(num_threads: int) -> None:
@@ -26,28 +22,6 @@ def report_sessions(num_threads: int) -> None:
     for num_sessions in NUM_SESSIONS:
         listening, speaking = measure_steps(checkpoint, num_sessions)
         print(f"{num_sessions:>8}{listening:>12.1f}{speaking:>12.1f}")
-
-
-def report_gpu() -> None:
-    """Print what steps of many sessions cost for the released model's shape, in bf16.
-
-    Raises:
-        BenchError: there is no GPU.
-    """
-    if not torch.cuda.is_available():
-        raise BenchError("there is no CUDA GPU on this machine")
-    torch.set_num_threads(1)
-    checkpoint = random_checkpoint(RELEASED, torch.device("cuda"), torch.bfloat16)
-    print("Milliseconds per step near 4 096 positions, released shape, bf16, cuda")
-    print(f"{'sessions':>8}{'listening':>12}{'floor':>8}{'speaking':>12}{'floor':>8}{'memory':>12}")
-    for num_sessions in NUM_SESSIONS:
-        listening, speaking = measure_steps(checkpoint, num_sessions)
-        listening_floor, speaking_floor = FLOOR_MS[num_sessions]
-        memory_gib = torch.cuda.max_memory_allocated() / 2**30
-        print(
-            f"{num_sessions:>8}{listening:>12.1f}{listening_floor:>8.1f}"
-            f"{speaking:>12.1f}{speaking_floor:>8.1f}{memory_gib:>8.1f} GiB"
-        )
 
 
 def measure_steps(checkpoint: Checkpoint, num_sessions: int) -> tuple[float, float]:
