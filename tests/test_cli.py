@@ -16,6 +16,7 @@ import torch
 import app
 from backend.audio import TRAILING_SILENCE_CHUNKS, Samples
 from backend.cli.arguments import EXPORT_FORMATS, parse
+from backend.cli.exits import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNUSABLE_FILE
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, VERSION
 from backend.engine.model_runner import ModelRunner
 from backend.model.checkpoint import Checkpoint
@@ -171,7 +172,7 @@ def test_bad_files_are_named_and_the_others_go_on(
     list_of_numbers.write_text("[1, 2]")
     no_json.write_text("[")
     given = [tmp_path / "missing.ogg", silent, text, list_of_numbers, no_json, bark]
-    events = listen.events(*given, exit_code=app.EXIT_UNUSABLE_FILE)
+    events = listen.events(*given, exit_code=EXIT_UNUSABLE_FILE)
     assert {event["file"] for event in events} == {str(bark)}
     lines = listen.errors.splitlines()
     assert [str(path) in line for path, line in zip(given, lines, strict=False)] == [True] * 5
@@ -182,7 +183,7 @@ def test_impossible_names_are_a_line_each(listen: Listen, bark: Path, tmp_path: 
     names, nested = tmp_path / "names.json", tmp_path / "nested.json"
     names.write_text(json.dumps(["zero\0byte.wav", "\ud800.wav", "long" * 100, "", str(bark)]))
     nested.write_text("[" * 100_000)
-    events = listen.events(names, nested, exit_code=app.EXIT_UNUSABLE_FILE)
+    events = listen.events(names, nested, exit_code=EXIT_UNUSABLE_FILE)
     assert {event["file"] for event in events} == {str(bark)}
     lines = listen.errors.splitlines()
     expected = ["embedded null byte", r"\ud800", "too long", "Is a directory", "is not JSON"]
@@ -195,7 +196,7 @@ def test_a_name_that_is_not_utf_8_is_escaped(listen: Listen, bark: Path, tmp_pat
     path.write_bytes(bark.read_bytes())
     assert listen(path).splitlines()[0] == str(path).replace("\udce9", r"\udce9")
     assert {event["file"] for event in listen.events(path)} == {str(path)}
-    listen(tmp_path / "missing-\udce9.wav", exit_code=app.EXIT_UNUSABLE_FILE)
+    listen(tmp_path / "missing-\udce9.wav", exit_code=EXIT_UNUSABLE_FILE)
     assert r"missing-\udce9.wav cannot be read" in listen.errors
 
 
@@ -214,7 +215,7 @@ def test_after_a_failed_conversation_the_other_files_go_on(
     # Longer than what is fed ahead, so that a continuous conversation fails before the next file.
     long = tmp_path / "long.wav"
     soundfile.write(long, np.tile(soundfile.read(bark)[0], 20), SAMPLE_RATE_HZ)
-    events = listen.events(*mode, long, bark, exit_code=app.EXIT_UNUSABLE_FILE)
+    events = listen.events(*mode, long, bark, exit_code=EXIT_UNUSABLE_FILE)
     decisions = of_kind(events, "decision")
     heard = [decision["file"] for decision in decisions]
     assert heard == [str(long)] * 3 + [str(bark)] * num_chunks(bark)
@@ -285,7 +286,7 @@ def test_realtime_takes_as_long_as_the_audio(listen: Listen, tmp_path: Path) -> 
 def test_bad_settings_are_one_clear_line(
     listen: Listen, bark: Path, arguments: list[str], message: str
 ) -> None:
-    assert listen(bark, *arguments, exit_code=app.EXIT_ERROR) == ""
+    assert listen(bark, *arguments, exit_code=EXIT_ERROR) == ""
     [line] = listen.errors.splitlines()
     assert message in line
 
@@ -294,7 +295,7 @@ def test_a_context_that_is_too_small_is_one_clear_line(
     golden_checkpoint_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--checkpoint", str(golden_checkpoint_dir), "--max-positions", "20"]
-    assert app.main(given) == app.EXIT_ERROR
+    assert app.main(given) == EXIT_ERROR
     output, errors = capsys.readouterr()
     assert (output, errors.count("\n")) == ("", 1)
     assert "positions, not 20" in errors
@@ -303,7 +304,7 @@ def test_a_context_that_is_too_small_is_one_clear_line(
 def test_a_broken_checkpoint_is_one_clear_line(
     bark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert app.main(["listen", "--checkpoint", str(tmp_path), str(bark)]) == app.EXIT_ERROR
+    assert app.main(["listen", "--checkpoint", str(tmp_path), str(bark)]) == EXIT_ERROR
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors == f"app.py: {tmp_path / 'model_config.yaml'} is missing\n"
@@ -343,8 +344,8 @@ def test_ctrl_c_ends_quietly(listen: Listen, bark: Path, monkeypatch: pytest.Mon
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("backend.model.checkpoint.load_checkpoint", interrupt)
-    assert listen(bark, exit_code=app.EXIT_INTERRUPTED) == ""
+    monkeypatch.setattr("backend.cli.listen.load_checkpoint", interrupt)
+    assert listen(bark, exit_code=EXIT_INTERRUPTED) == ""
     assert listen.errors == ""
 
 
@@ -360,7 +361,7 @@ def test_a_port_that_no_browser_finds_is_refused(
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         parse([f"--port={port}"])
-    assert ended.value.code == app.EXIT_ERROR
+    assert ended.value.code == EXIT_ERROR
     assert "argument --port: must be " in capsys.readouterr().err
 
 
@@ -370,7 +371,7 @@ def test_a_checkpoint_without_a_name_is_refused(
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         parse([*command, "--checkpoint="])
-    assert ended.value.code == app.EXIT_ERROR
+    assert ended.value.code == EXIT_ERROR
     assert "argument --checkpoint: must name a model, and is empty" in capsys.readouterr().err
 
 
@@ -385,7 +386,7 @@ def test_bias_out_of_range_is_refused(
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         parse([*command, f"--decision-bias={bias}"])
-    assert ended.value.code == app.EXIT_ERROR
+    assert ended.value.code == EXIT_ERROR
     assert "argument --decision-bias: must be " in capsys.readouterr().err
 
 

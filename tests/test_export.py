@@ -18,6 +18,7 @@ from playwright.sync_api import sync_playwright
 
 import app
 from backend.audio import float_to_pcm16
+from backend.cli.exits import EXIT_ERROR
 from backend.config import (
     CHUNK_SAMPLES,
     SAMPLE_RATE_HZ,
@@ -223,7 +224,7 @@ def test_the_command(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert str(output) in capsys.readouterr().out
     nowhere = str(tmp_path / "no folder" / "out.wav")
     for wanted in ("wav", "html", "srt"):
-        assert app.main(["export", str(packed), "--to", wanted, "--out", nowhere]) == app.EXIT_ERROR
+        assert app.main(["export", str(packed), "--to", wanted, "--out", nowhere]) == EXIT_ERROR
         assert "cannot be written" in capsys.readouterr().err
 
 
@@ -232,7 +233,7 @@ def test_a_sound_is_not_written_over_the_one_that_was_recorded(
 ) -> None:
     heard = packed.with_suffix(".wav")
     heard.write_text("what was recorded")
-    assert app.main(["export", str(packed), "--to", "wav"]) == app.EXIT_ERROR
+    assert app.main(["export", str(packed), "--to", "wav"]) == EXIT_ERROR
     assert "exists already: name it with --out" in capsys.readouterr().err
     assert heard.read_text() == "what was recorded"
     assert app.main(["export", str(packed), "--to", "wav", "--out", str(heard)]) == 0

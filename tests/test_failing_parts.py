@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 import app
 from backend.audio import Samples
+from backend.cli.exits import EXIT_ENGINE_FAILED
 from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
 from backend.conversation.conversation import Conversation
 from backend.engine import Engine
@@ -205,10 +206,10 @@ def test_the_exit_code_says_that_the_engine_failed(
         raise EngineFailedError("the engine failed (it is gone): start the server again")
 
     codes: list[int] = []
-    monkeypatch.setitem(app.COMMANDS, "serve", failing)
+    monkeypatch.setattr("backend.cli.serve.serve", failing)
     monkeypatch.setattr("os._exit", codes.append)
     app.main([])
-    assert codes == [app.EXIT_ENGINE_FAILED]
+    assert codes == [EXIT_ENGINE_FAILED]
     assert capsys.readouterr().err.startswith("app.py: the engine failed (it is gone)")
 
 

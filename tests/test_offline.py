@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 import app
+from backend.cli.exits import EXIT_ERROR
 from backend.config import GREEDY, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
 from backend.engine.offline import MAX_CLIP_SECONDS, OfflineAnswerer, read_clip
 from backend.errors import AudioInputError, ModelFailedError, SettingsError
@@ -125,5 +126,5 @@ def test_the_command(
     model = ["--checkpoint", str(golden_checkpoint_dir)]
     assert app.main(["answer", str(path), "--text", "What is it?", *model]) == 0
     assert capsys.readouterr().out.strip()
-    assert app.main(["answer", str(long), *model]) == app.EXIT_ERROR
+    assert app.main(["answer", str(long), *model]) == EXIT_ERROR
     assert "longer than the 20 s" in capsys.readouterr().err

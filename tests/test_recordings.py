@@ -11,6 +11,7 @@ import pytest
 
 import app
 from backend.audio import Samples, read_audio
+from backend.cli.exits import EXIT_ERROR
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.conversation.timeline import Timeline
 from backend.engine import Engine
@@ -660,7 +661,7 @@ async def test_the_command_lists_and_deletes(
     assert {field["num_replies"] for field in fields} == {1}
     assert app.main([*command, "--delete", ids[0]]) == 0
     assert names(tmp_path) == [f"{ids[1]}.aisession"]
-    assert app.main([*command, "--delete", ids[0]]) == app.EXIT_ERROR
+    assert app.main([*command, "--delete", ids[0]]) == EXIT_ERROR
     assert f"{ids[0]}: there is no such recording" in capsys.readouterr().err
     assert app.main([*command, "--delete-all"]) == 0
     assert names(tmp_path) == []

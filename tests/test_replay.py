@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 import app
+from backend.cli.exits import EXIT_DIFFERENT, EXIT_ERROR
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.engine import Engine, EngineSession
 from backend.engine.core import EngineCore
@@ -330,7 +331,7 @@ def test_the_commands(
     assert (outcome["is_equal"], outcome["decisions"]) == (True, 8)
     edit = edit_line("token", lambda line: line.update({"token": 11}))
     edited = rewrite(packed, tmp_path / "edited.aisession", edit)
-    assert app.main(["replay", str(edited), "--verify", *model]) == app.EXIT_DIFFERENT
+    assert app.main(["replay", str(edited), "--verify", *model]) == EXIT_DIFFERENT
     assert "differs from what the engine does" in capsys.readouterr().out
     forked = tmp_path / "forked.aisession"
     fork = ["replay", str(packed), "--from-chunk", "5", "--decision-bias", "8", *model]
@@ -345,7 +346,7 @@ def test_the_commands(
         ["replay", str(packed), "--verify"],
         ["replay", str(tmp_path / "missing.aisession")],
     ):
-        assert app.main(wrong) == app.EXIT_ERROR
+        assert app.main(wrong) == EXIT_ERROR
         assert capsys.readouterr().err.startswith("app.py: ")
 
 
@@ -358,10 +359,10 @@ def test_listening_is_recorded(
     assert app.main([*listen, "--record", str(path)]) == 0
     with SessionFile(path) as file:
         assert (file.num_chunks, file.is_complete) == (7, True)
-    assert app.main([*listen, "--record", str(path)]) == app.EXIT_ERROR
+    assert app.main([*listen, "--record", str(path)]) == EXIT_ERROR
     assert "exists already" in capsys.readouterr().err
     two = ["listen", str(sound), str(sound), "--record", str(tmp_path / "two.aisession")]
-    assert app.main(two) == app.EXIT_ERROR
+    assert app.main(two) == EXIT_ERROR
 
 
 def test_a_session_that_breaks_says_so_in_its_recording(

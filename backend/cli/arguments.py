@@ -4,11 +4,21 @@ import argparse
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from backend.config import MAX_DECISION_BIAS, VERSION, Bits, EngineConfig
+from backend.config import (
+    GREEDY,
+    MAX_DECISION_BIAS,
+    VERSION,
+    Bits,
+    EngineConfig,
+    SamplingConfig,
+    SessionSettings,
+)
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
 from backend.serving.connection_limits import MAX_PER_ADDRESS
+from backend.serving.space import default_recordings_folder
 from client.address import DEFAULT_SERVER
 from client.messages import Language
 
@@ -53,6 +63,38 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in OPTIONS_OF_ALL):
         arguments = ["serve", *arguments]
     return parser.parse_args(arguments)
+
+
+def session_settings(parsed: argparse.Namespace, default: SamplingConfig) -> SessionSettings:
+    """Those of a command that draws tokens; `default` is how the checkpoint would."""
+    return SessionSettings(
+        sampling=_sampling(parsed, default),
+        system_prompt=parsed.system_prompt,
+        seed=parsed.seed,
+    )
+
+
+def _sampling(parsed: argparse.Namespace, default: SamplingConfig) -> SamplingConfig:
+    if parsed.greedy:
+        return GREEDY
+    chosen = {
+        name: getattr(parsed, name)
+        for name in ("temperature", "top_k")
+        if getattr(parsed, name) is not None
+    }
+    # Drawing from the one best token would still be greedy.
+    return replace(SamplingConfig() if chosen and default == GREEDY else default, **chosen)
+
+
+def recordings_folder(parsed: argparse.Namespace) -> Path:
+    """Where conversations are recorded.
+
+    Raises:
+        SettingsError: no option says so, and this user has no folder for data.
+    """
+    if parsed.recordings is not None:
+        return Path(parsed.recordings)
+    return default_recordings_folder()
 
 
 def port_of(environment: Mapping[str, str]) -> str:

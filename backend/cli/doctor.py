@@ -1,8 +1,10 @@
 """`python app.py doctor`: is everything here that is needed, and if not, what helps.
 
-Nothing but Python is needed to run it: every check imports what it looks at by itself.
+Nothing but Python is needed to run it: every check imports by itself what it looks at and what has
+to be installed.
 """
 
+import argparse
 import asyncio
 import http.client
 import importlib
@@ -30,7 +32,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from backend.cli.arguments import DEFAULT_PORT
+from backend.cli.exits import EXIT_UNWELL
+from backend.config import EngineConfig
+from backend.errors import VoiceUnavailableError
 from backend.model import embedded
+from backend.model.layout import DEFAULT_REVISION
+from backend.serving.space import default_recordings_folder, without_proxies
+from client.portaudio import System, install_pyaudio
 
 if TYPE_CHECKING:
     from backend.model.hub_store import Cache, HubModel, Progress
@@ -92,6 +100,12 @@ class Finding:
 
 
 Check = Callable[[], Iterable[Finding]]
+
+
+def doctor(parsed: argparse.Namespace) -> int:
+    """Look for what is missing or wrong here, and say what helps."""
+    is_well = examine(checks(), sys.stdout, is_json=parsed.json)
+    return 0 if is_well else EXIT_UNWELL
 
 
 def examine(checks: Iterable[tuple[str, Check]], output: TextIO, *, is_json: bool) -> bool:
@@ -299,7 +313,6 @@ def _room_for_the_released_model(
     device: str, dtype: str, free_bytes: float
 ) -> tuple[str, str | None]:
     """What it takes with as many conversations as a server usually has; what helps where not."""
-    from backend.config import EngineConfig
     from backend.model.footprint import RELEASED_DIMENSIONS, MemoryNeed
 
     need = MemoryNeed(RELEASED_DIMENSIONS, device, dtype, sessions=EngineConfig().num_slots)
@@ -369,10 +382,8 @@ def check_folders() -> Iterator[Finding]:
     """Where something is written."""
     yield _temporary_finding()
     yield _folder_finding("models", _hub_cache(), "set HF_HOME to a folder that you may write to")
-    from backend.serving.space import recordings_folder
-
     fix = f"{_app()} --no-recordings  # or --recordings with a folder that you may write to"
-    yield _folder_finding("recordings", recordings_folder(), fix)
+    yield _folder_finding("recordings", default_recordings_folder(), fix)
 
 
 def _temporary_finding() -> Finding:
@@ -439,8 +450,6 @@ def check_downloads() -> Iterator[Finding]:
 
 def _revision_to_name(model: "HubModel", cache: "Cache") -> str | None:
     """What has to be named to fetch the same files again; None where it is the default."""
-    from backend.model.layout import DEFAULT_REVISION
-
     if cache.commit_of(model.revision) != model.commit:
         # A branch that has moved on since.
         return model.commit
@@ -462,8 +471,6 @@ def _show_progress(progress: "Progress") -> None:
 
 def check_page() -> Iterator[Finding]:
     """What the server imports and makes before it listens: versions alone do not tell."""
-    from backend.serving.space import without_proxies
-
     try:
         with without_proxies(os.environ):
             server = importlib.import_module("backend.serving.server")
@@ -577,7 +584,6 @@ def check_audio_files() -> Iterator[Finding]:
 
 def check_offline_voice() -> Iterator[Finding]:
     """Whether espeak-ng speaks."""
-    from backend.errors import VoiceUnavailableError
     from backend.speech.espeak import EspeakVoice
     from backend.speech.prosody import Prosody
 
@@ -599,8 +605,6 @@ def check_offline_voice() -> Iterator[Finding]:
 
 def check_sound_card() -> Iterator[Finding]:
     """PyAudio and the devices it sees; the browser needs none of it."""
-    from client.portaudio import System, install_pyaudio
-
     try:
         pyaudio = importlib.import_module("pyaudio")
     except ModuleNotFoundError:

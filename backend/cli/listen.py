@@ -1,5 +1,6 @@
 """Files through the engine, from the command line: `python app.py listen FILE...`."""
 
+import argparse
 import asyncio
 import json
 import os
@@ -8,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TextIO
@@ -16,10 +17,12 @@ from typing import TextIO
 from tqdm import tqdm
 
 from backend.audio import Intake, Samples, stream_audio
-from backend.config import CHUNK_SECONDS, SessionSettings
+from backend.cli.arguments import session_settings
+from backend.cli.exits import EXIT_UNUSABLE_FILE, leave_quietly
+from backend.config import CHUNK_SECONDS, EngineConfig, SessionSettings
 from backend.engine import Engine
 from backend.engine.feeding import follow
-from backend.errors import AudioInputError
+from backend.errors import AudioInputError, SettingsError
 from backend.events import (
     ContextRolled,
     Decision,
@@ -30,7 +33,30 @@ from backend.events import (
     TurnDone,
     TurnStarted,
 )
+from backend.model.checkpoint import load_checkpoint
 from backend.recordings.recorder import Recorder, describe
+
+
+def listen(parsed: argparse.Namespace) -> int:
+    """Listen to files."""
+    checkpoint = load_checkpoint(
+        parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
+    )
+    settings = replace(
+        session_settings(parsed, checkpoint.sampling), decision_bias=parsed.decision_bias
+    )
+    is_one = len(parsed.files) == 1 and not parsed.files[0].lower().endswith(".json")
+    if parsed.record is not None and not (is_one or parsed.continuous):
+        raise SettingsError("--record takes one conversation: give one file, or --continuous")
+    options = ListenOptions(settings, parsed.realtime, parsed.continuous, parsed.record)
+    report = JsonReport(sys.stdout) if parsed.json else TerminalReport(sys.stdout)
+    with Engine(checkpoint, EngineConfig(num_slots=1)) as engine:
+        try:
+            is_all_well = asyncio.run(FileListener(engine, options, report).listen(parsed.files))
+        except* BrokenPipeError:
+            leave_quietly()
+            is_all_well = True
+    return 0 if is_all_well else EXIT_UNUSABLE_FILE
 
 
 @dataclass(frozen=True, slots=True)

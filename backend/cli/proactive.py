@@ -6,6 +6,7 @@ and `decision`; its scorer reads lines with `id` and `_raw_reply`, where the lat
 `<Decision>RESPOND|IGNORE</Decision><Reply>...</Reply>`.
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -19,12 +20,16 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from backend.cli.arguments import session_settings
+from backend.cli.exits import EXIT_UNUSABLE_FILE
 from backend.cli.listen import chunks_of
-from backend.config import SessionSettings
+from backend.config import EngineConfig, SessionSettings
 from backend.engine import Engine
 from backend.engine.feeding import follow
 from backend.errors import AudioInputError, ManifestError
 from backend.events import SessionFailed, TurnDone
+from backend.model.checkpoint import load_checkpoint
+from backend.model.fingerprint import fingerprint
 
 ID_FIELDS = ("id", "uid", "sample_id", "audio_id", "key", "name")
 PATH_FIELDS = ("path", "audio", "audio_path", "wav", "wav_path", "file", "file_path", "filename")
@@ -33,6 +38,23 @@ RESPOND, IGNORE = "RESPOND", "IGNORE"
 
 NO_RESPONSE = "<no need to response>"
 """What the model is trained to say to a turn that needs no reply."""
+
+
+def evaluate_proactive(parsed: argparse.Namespace) -> int:
+    """Hear the clips of a manifest and write predictions for the benchmark's scorer."""
+    manifest = read_clips(parsed.manifest)
+    used = ", ".join(f"{role} from {name!r}" for role, name in manifest.fields.items())
+    print(f"{len(manifest.clips)} clips: {used}", file=sys.stderr)
+    checkpoint = load_checkpoint(
+        parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
+    )
+    settings = session_settings(parsed, checkpoint.sampling)
+    made_with = f"{checkpoint.name} {fingerprint(checkpoint)[:12]} {settings}"
+    with Engine(checkpoint, EngineConfig(num_slots=parsed.sessions)) as engine:
+        evaluation = ProactiveEvaluation(engine, settings, made_with)
+        is_all_well = asyncio.run(evaluation.run(manifest.clips, parsed.audio, parsed.out))
+    print(f"{parsed.out}: {summary(manifest.clips, read_predictions(parsed.out, made_with))}")
+    return 0 if is_all_well else EXIT_UNUSABLE_FILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def without_proxies(environment: MutableMapping[str, str]) -> Iterator[None]:
         environment.update(hidden)
 
 
-def recordings_folder() -> Path:
+def default_recordings_folder() -> Path:
     """Where conversations are recorded if no option says where.
 
     Raises:

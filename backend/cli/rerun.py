@@ -1,0 +1,209 @@
+"""Recorded conversations run again: `python app.py replay --verify` and `--from-chunk`."""
+
+import argparse
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from backend.cli.exits import EXIT_DIFFERENT
+from backend.cli.recordings import Said, print_json, said_fields
+from backend.errors import SessionFileError
+from backend.events import TurnDone
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
+from backend.recordings.reader import SessionFile
+from backend.recordings.recorder import Recorder, describe
+from backend.recordings.replay import Difference, Fork, ForkOptions, Verification, Verifier
+from backend.recordings.transcript import chunk_end, read_transcript
+
+NARROWEST_COLUMNS = 60
+TIME_COLUMNS = 11
+
+
+def run_again(parsed: argparse.Namespace, file: SessionFile) -> int:
+    """Verify a recorded conversation, or let it go another way; returns the exit code."""
+    stated = file.manifest.checkpoint
+    checkpoint = load_checkpoint(
+        parsed.checkpoint or checkpoint_source(file),
+        device=parsed.device or stated.device,
+        dtype=parsed.dtype or stated.dtype,
+        bits=parsed.bits or stated.bits,
+    )
+    if parsed.verify:
+        is_equal = verify(file, checkpoint, sys.stdout, is_json=parsed.json)
+        return 0 if is_equal else EXIT_DIFFERENT
+    options = ForkOptions(
+        parsed.from_chunk,
+        system_prompt=parsed.system_prompt,
+        temperature=parsed.temperature,
+        top_k=parsed.top_k,
+        decision_bias=parsed.decision_bias,
+    )
+    fork(file, checkpoint, options, parsed.record, sys.stdout, is_json=parsed.json)
+    return 0
+
+
+def checkpoint_source(file: SessionFile) -> str:
+    """Where the checkpoint that a recording names can be loaded from.
+
+    Raises:
+        SessionFileError: it was a folder, of which a recording tells only the name.
+    """
+    name = file.manifest.checkpoint.name
+    if name != EMBEDDED and "/" not in name:
+        raise SessionFileError(
+            f"{file.path} was recorded with the checkpoint folder {name}: "
+            "say with --checkpoint where it is"
+        )
+    return name
+
+
+def verify(file: SessionFile, checkpoint: Checkpoint, output: TextIO, *, is_json: bool) -> bool:
+    """Run the engine again and say whether it does the same; returns that.
+
+    Raises:
+        SessionFileError: the recording is of another checkpoint.
+    """
+    verifier = Verifier(checkpoint, file)
+    chunks = verifier.verify()
+    for _ in tqdm(chunks, total=file.num_chunks, unit="chunk", leave=False, disable=None):
+        pass
+    outcome = verifier.outcome
+    if is_json:
+        print_json(_verification_fields(file, checkpoint, outcome), output)
+        return outcome.is_equal
+    if note := _hardware_note(file, checkpoint):
+        print(note, file=output)
+    for tie in outcome.ties:
+        print(f"{_place(tie)}: {tie.message}", file=output)
+    if outcome.difference is not None:
+        print(f"{_place(outcome.difference)}: {outcome.difference.message}", file=output)
+        print(f"{file.path} differs from what the engine does", file=output)
+        return False
+    ties = f", but for {len(outcome.ties)} within rounding of a tie" if outcome.ties else ""
+    print(
+        f"{file.path}: {outcome.num_decisions} decisions and {outcome.num_tokens} tokens of "
+        f"replies are the same{ties}; the logits deviate by at most "
+        f"{outcome.largest_deviation:.1g}",
+        file=output,
+    )
+    return True
+
+
+def fork(
+    file: SessionFile,
+    checkpoint: Checkpoint,
+    options: ForkOptions,
+    record: Path | None,
+    output: TextIO,
+    *,
+    is_json: bool,
+) -> None:
+    """Go another way from a chunk on, and show both ways side by side.
+
+    Raises:
+        SettingsError: a setting cannot be, or there is no such chunk.
+        SessionFileError: the recording cannot be repeated, or the new one not be written.
+    """
+    options.require_chunk_of(file)
+    recorder: Recorder | None = None
+    if record is not None:
+        manifest = describe(
+            checkpoint,
+            options.settings(file.manifest),
+            file.manifest.checkpoint.max_positions,
+            title=file.manifest.title,
+            forked_at_chunk=options.from_chunk,
+        )
+        recorder = Recorder(record, manifest, _complain)
+    forked: list[Said] = []
+    try:
+        for event in Fork(checkpoint, file, options, recorder).run():
+            if isinstance(event, TurnDone):
+                forked.append(Said(event.chunk, event.emotion, event.text, event.status))
+            if recorder is not None and recorder.is_behind:
+                recorder.catch_up()
+    finally:
+        if recorder is not None:
+            recorder.close()
+    recorded = [
+        Said(reply.chunk, reply.emotion, reply.text, reply.status)
+        for reply in read_transcript(file).replies
+        if reply.chunk >= options.from_chunk
+    ]
+    if is_json:
+        for side, replies in (("recorded", recorded), ("forked", forked)):
+            for said in replies:
+                print_json({"event": "reply", "side": side} | said_fields(said), output)
+    else:
+        heading = f"from chunk {options.from_chunk} ({chunk_end(options.from_chunk):g} s) on"
+        _print_beside(recorded, forked, heading, output)
+
+
+def _print_beside(
+    left: Sequence[Said], right: Sequence[Said], heading: str, output: TextIO
+) -> None:
+    columns = max(NARROWEST_COLUMNS, shutil.get_terminal_size((100, 24)).columns)
+    width = (columns - TIME_COLUMNS) // 2 - 2
+    by_chunk = [{said.chunk: said for said in side} for side in (left, right)]
+    _print_row("", [["recorded"], [heading]], width, output)
+    for chunk in sorted(by_chunk[0].keys() | by_chunk[1].keys()):
+        cells = [
+            textwrap.wrap(str(side[chunk]), width) if chunk in side else ["(silent)"]
+            for side in by_chunk
+        ]
+        _print_row(f"{chunk_end(chunk):7.1f} s", cells, width, output)
+    if not left and not right:
+        _print_row("", [["(no reply)"], ["(no reply)"]], width, output)
+
+
+def _print_row(time: str, cells: Sequence[list[str]], width: int, output: TextIO) -> None:
+    for line in range(max(map(len, cells))):
+        parts = [cell[line] if line < len(cell) else "" for cell in cells]
+        first = time if line == 0 else ""
+        row = f"{first:<{TIME_COLUMNS}}" + "  ".join(f"{part:<{width}}" for part in parts)
+        print(row.rstrip(), file=output)
+
+
+def _place(difference: Difference) -> str:
+    place = f"chunk {difference.chunk} ({chunk_end(difference.chunk):g} s)"
+    if difference.token_of_reply is not None:
+        place += f", token {difference.token_of_reply} of the reply"
+    return place
+
+
+def _hardware_note(file: SessionFile, checkpoint: Checkpoint) -> str:
+    stated = file.manifest.checkpoint
+    found = (checkpoint.device.type, checkpoint.number_format)
+    if found == (stated.device, stated.number_format):
+        return ""
+    return (
+        f"recorded on {stated.device} in {stated.number_format}, "
+        f"repeated on {found[0]} in {found[1]}: rounding may choose otherwise"
+    )
+
+
+def _verification_fields(
+    file: SessionFile, checkpoint: Checkpoint, outcome: Verification
+) -> dict[str, object]:
+    return {
+        "event": "verification",
+        "file": str(file.path),
+        "is_equal": outcome.is_equal,
+        "is_same_hardware": not _hardware_note(file, checkpoint),
+        "decisions": outcome.num_decisions,
+        "tokens": outcome.num_tokens,
+        "largest_deviation": outcome.largest_deviation,
+        "ties": [asdict(tie) for tie in outcome.ties],
+        "difference": asdict(outcome.difference) if outcome.difference else None,
+    }
+
+
+def _complain(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

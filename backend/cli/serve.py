@@ -1,0 +1,77 @@
+"""The page and its model, served: `python app.py`."""
+
+import argparse
+import os
+import threading
+from contextlib import ExitStack, closing
+
+from backend.cli.arguments import recordings_folder
+from backend.cli.exits import EXIT_INTERRUPTED, leave_at_once
+from backend.config import EngineConfig
+from backend.model.layout import RELEASED_MODEL
+from backend.serving.listening import listen_on, page_address
+from backend.serving.space import surroundings, without_proxies
+
+
+def serve(parsed: argparse.Namespace) -> int:
+    """Serve the live page until interrupted."""
+    here = surroundings(os.environ)
+    host = parsed.host or here.host
+    # Before torch and Gradio, which take seconds: a port that is taken is said at once.
+    listening = listen_on(host, parsed.port)
+    from backend.engine import Engine
+    from backend.model.checkpoint import load_checkpoint, resolve_device
+    from backend.model.hub import TerminalProgress
+    from backend.model.hub_store import Report
+    from backend.recordings.store import StoreOptions
+
+    with without_proxies(os.environ):
+        from backend.serving.server import ServingOptions
+        from backend.serving.server import serve as serve_engine
+
+    config = EngineConfig(num_slots=parsed.sessions, max_positions=parsed.max_positions)
+    records = here.may_record and not parsed.no_recordings
+    options = ServingOptions(
+        access_key=parsed.access_key,
+        idle_minutes=parsed.idle_minutes,
+        trusted_proxies=parsed.trusted_proxies or here.trusted_proxies,
+        recordings=(
+            StoreOptions(recordings_folder(parsed), parsed.recordings_mb, parsed.sharing)
+            if records
+            else None
+        ),
+        own_hosts=here.own_hosts + tuple(parsed.host_name or ()),
+        framed_by=here.framed_by + tuple(parsed.framed_by or ()),
+        connections_per_address=parsed.connections_per_address,
+    )
+    is_open = threading.Event()
+    with ExitStack() as stack:
+
+        def open_engine(report: Report) -> Engine:
+            device = resolve_device(parsed.device)
+            wants_released = here.wants_released_model and device.type == "cuda"
+            with closing(TerminalProgress(report)) as progress:
+                checkpoint = load_checkpoint(
+                    parsed.checkpoint or (RELEASED_MODEL if wants_released else "embedded"),
+                    device=parsed.device,
+                    dtype=parsed.dtype,
+                    bits=parsed.bits,
+                    engine=config,
+                    report=progress,
+                )
+            engine = stack.enter_context(Engine(checkpoint, config))
+            engine.warm_up()
+            return engine
+
+        def say_where() -> None:
+            is_open.set()
+            port = listening.getsockname()[1]
+            print(f"Open {page_address(host, port)} (Ctrl+C stops)", flush=True)
+
+        try:
+            serve_engine(open_engine, listening, options, say_where)
+        except KeyboardInterrupt:
+            if not is_open.is_set():
+                leave_at_once(EXIT_INTERRUPTED)
+            raise
+    return 0
