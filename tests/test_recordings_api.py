@@ -355,7 +355,7 @@ def test_bad_files_are_refused_and_leave_nothing(
 
     def age(members: dict[str, bytes]) -> None:
         members["manifest.json"] = members["manifest.json"].replace(
-            b'"version": 1', b'"version": 2'
+            b'"version": 2', b'"version": 3'
         )
 
     def climb(members: dict[str, bytes]) -> None:

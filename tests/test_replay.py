@@ -37,6 +37,7 @@ from backend.recordings.replay import (
 )
 from backend.recordings.transcript import read_transcript
 from backend.trace import Cause
+from tests.conftest import GOLDEN
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
 from tests.small_checkpoint import write_small_checkpoint
 
@@ -132,6 +133,26 @@ def test_what_people_did_meanwhile_is_repeated(
     assert causes >= {Cause.DRAWN, Cause.REQUESTED, Cause.CANCELLED}
     outcome = verified(golden_checkpoint, path)
     assert outcome.is_equal, outcome.difference
+
+
+def test_a_recording_of_the_first_version_is_repeated_whole(
+    golden_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Its context rolls as it did then; by today's rule, something else would stay of it."""
+    path = GOLDEN / "rolled_version_1.aisession"
+    with SessionFile(path) as file:
+        assert file.manifest.version == 1
+        assert sum(isinstance(record, RolledRecord) for record in file.records()) > 1
+    outcome = verified(golden_checkpoint, path)
+    assert outcome.is_equal, outcome.difference
+
+    def renew(members: dict[str, bytes]) -> None:
+        old = members["manifest.json"]
+        members["manifest.json"] = old.replace(b'"version": 1', b'"version": 2')
+
+    renewed = verified(golden_checkpoint, rewrite(path, tmp_path / "renewed.aisession", renew))
+    assert renewed.difference is not None
+    assert renewed.difference.kind is DifferenceKind.CONTEXT
 
 
 def edit_line(

@@ -502,7 +502,10 @@ def put(name: str, content: bytes) -> Callable[[dict[str, bytes]], None]:
 
 SILENCE = np.zeros(12 * CHUNK_SAMPLES, np.int16)
 BAD_BUNDLES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
-    "another version": (lambda m: set_field(m, "version", 2), "is of version 2; .* version 1"),
+    "another version": (
+        lambda m: set_field(m, "version", 3),
+        "is of version 3; .* versions 1 and 2",
+    ),
     "no version": (lambda m: set_field(m, "version", None), "is of version None"),
     "another format": (lambda m: set_field(m, "format", "zip"), "no recorded conversation"),
     "a field too many": (

@@ -5,6 +5,7 @@ Pure: no torch.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from backend.config import FEATURES_PER_CHUNK, LISTENING_POSITIONS
@@ -19,6 +20,15 @@ LEAD_CHUNKS = 15
 
 CHUNK_INPUT_POSITIONS = 1 + FEATURES_PER_CHUNK + 1
 """AUDIO_BEGIN, the features, ASSISTANT."""
+
+
+class RollRule(Enum):
+    """When it is chosen what stays of a context that fills up."""
+
+    AHEAD = "ahead"
+    """A few seconds before it is full, so that most of it is computed by then."""
+    WHEN_FULL = "when full"
+    """When the next step has no room, as it was in the first session files."""
 
 
 @dataclass(slots=True)

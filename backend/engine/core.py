@@ -6,7 +6,7 @@ A step is: choose who is in it, run the model once for all of them, and tell wha
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from backend.config import (
     SamplingConfig,
     SessionSettings,
 )
-from backend.engine.context import HeardChunk, Refill, chunks_to_keep
+from backend.engine.context import HeardChunk, Refill, RollRule, chunks_to_keep
 from backend.engine.model_runner import Choice, ModelRunner, Step, StepOutcome, StepRow
 from backend.engine.runners import runner_for
 from backend.engine.scheduler import Batch, Scheduler, StepLimits
@@ -86,6 +86,7 @@ class EngineCore:
         config: number of slots and size of a context.
         clock: seconds, for the cost of a chunk.
         runner: makes what runs the model.
+        roll_rule: for contexts that fill up.
 
     Raises:
         SettingsError: the context is too small, or too small for the checkpoint's own prompt; or
@@ -98,8 +99,10 @@ class EngineCore:
         config: EngineConfig,
         clock: Callable[[], float] = time.perf_counter,
         runner: MakeRunner = runner_for,
+        roll_rule: RollRule = RollRule.AHEAD,
     ) -> None:
         self.checkpoint = checkpoint
+        self._roll_rule = roll_rule
         self.max_positions = min(
             config.max_positions or checkpoint.max_positions, checkpoint.max_positions
         )
@@ -251,12 +254,17 @@ class EngineCore:
     def step(self) -> Iterator[SessionEvent]:
         """Let the sessions that can take a step take it; yields what happens, in order."""
         began = self._clock()
+        if self._roll_rule is RollRule.WHEN_FULL:
+            yield from self._make_room(s for s in self.sessions if s.can_listen or s.can_speak)
         batch = self._batch = self._scheduler.schedule()
         outcome = self._runner.run(_step_of(batch))
         milliseconds = (self._clock() - began) * 1000
         self._go_on_refilled(batch)
         yield from self._listened(batch, outcome, milliseconds)
         yield from self._spoken(batch, outcome)
+        if self._roll_rule is RollRule.AHEAD:
+            heard_or_said = batch.listening + batch.speaking
+            yield from self._make_room(s for s in heard_or_said if not s.is_ended)
         yield from self._end(batch)
         # Those that are closed are not to be held until the next step.
         self._batch = None
@@ -312,6 +320,8 @@ class EngineCore:
 
     @property
     def _roll_margin(self) -> int:
+        if self._roll_rule is RollRule.WHEN_FULL:
+            return 0
         return max(self.max_positions // ROLL_SHARE, LEAST_ROLL_MARGIN)
 
     def _shortened(self, session: Session) -> list[HeardChunk]:
@@ -320,27 +330,29 @@ class EngineCore:
         kept = chunks_to_keep(session.context, max(room, session.context[-1].num_positions))
         return [session.context[index] for index in kept]
 
-    def _make_room(self, session: Session) -> Iterator[Event]:
-        """Roll a context that is full.
+    def _make_room(self, sessions: Iterable[Session]) -> Iterator[SessionEvent]:
+        """Roll contexts that are full.
 
         What stays is chosen a little earlier, so that most of it has been computed by then. When
         that is depends on nothing but what was heard and said: so a recording rolls as it did.
         """
-        left = self.max_positions - session.num_positions
-        if session.refill is None and left < self._roll_margin:
-            session.refill = self._refill_of(session, self._shortened(session))
-        refill = session.refill
-        if refill is None or left >= (1 if session.is_speaking else LISTENING_POSITIONS):
-            return
-        rolled = ContextRolled(
-            session.num_positions, refill.num_positions + refill.num_positions_left
-        )
-        refill.is_awaited = True
-        session.context = refill.chunks
-        session.num_positions = rolled.positions_after
-        if session.trace is not None:
-            session.trace.rolled(rolled)
-        yield rolled
+        for session in sessions:
+            left = self.max_positions - session.num_positions
+            needed = 1 if session.is_speaking else LISTENING_POSITIONS
+            if session.refill is None and left < max(self._roll_margin, needed):
+                session.refill = self._refill_of(session, self._shortened(session))
+            refill = session.refill
+            if refill is None or left >= needed:
+                continue
+            rolled = ContextRolled(
+                session.num_positions, refill.num_positions + refill.num_positions_left
+            )
+            refill.is_awaited = True
+            session.context = refill.chunks
+            session.num_positions = rolled.positions_after
+            if session.trace is not None:
+                session.trace.rolled(rolled)
+            yield session, rolled
 
     def _go_on_refilled(self, batch: Batch) -> None:
         """Let contexts that have been computed anew take the place of those before."""
@@ -363,8 +375,6 @@ class EngineCore:
             # A copy, so that the context does not hold on to the whole batch.
             features = outcome.features[row].clone()
             yield session, self._decide(session, choice, features, milliseconds)
-            for event in self._make_room(session):
-                yield session, event
 
     def _decide(
         self, session: Session, choice: Choice, features: "Tensor", milliseconds: float
@@ -408,8 +418,6 @@ class EngineCore:
                 yield session, _fail(session, BROKEN_NUMBERS)
                 continue
             for event in self._say(session, token):
-                yield session, event
-            for event in self._make_room(session):
                 yield session, event
 
     def _say(self, session: Session, sampled: int) -> Iterator[Event]:

@@ -28,7 +28,7 @@ from backend.errors import SessionFileError
 from backend.recordings.records import (
     FORMAT,
     RECORD_READER,
-    VERSION,
+    VERSIONS,
     DecisionRecord,
     EndRecord,
     Manifest,
@@ -196,9 +196,10 @@ class SessionFile:
             raise SessionFileError(f"its {MANIFEST} is not JSON") from error
         if not isinstance(stated, dict) or stated.get("format") != FORMAT:
             raise SessionFileError("it is no recorded conversation")
-        if (version := stated.get("version")) != VERSION:
+        if (version := stated.get("version")) not in VERSIONS:
+            known = " and ".join(map(str, VERSIONS))
             raise SessionFileError(
-                f"it is of version {version!r}; this program reads version {VERSION}"
+                f"it is of version {version!r}; this program reads versions {known}"
             )
         try:
             return Manifest.model_validate_json(content)

@@ -13,12 +13,15 @@ from backend.config import (
     SessionSettings,
     number_format,
 )
+from backend.engine.context import RollRule
 from backend.events import TurnStatus
 from backend.protocol import Emotion
 from backend.trace import Cause
 
 FORMAT = "aisession"
-VERSION = 1
+VERSION = 2
+VERSIONS = (1, VERSION)
+"""Those that are read; of the first, contexts rolled by another rule."""
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Seconds = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -88,7 +91,7 @@ class Manifest(_Stated):
     """What holds for the whole conversation."""
 
     format: Literal["aisession"] = "aisession"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     application: Annotated[str, Field(max_length=128)]
     started_at: datetime = Field(strict=False)
     title: Annotated[str, Field(max_length=512)] = ""
@@ -100,6 +103,11 @@ class Manifest(_Stated):
     sample_rate_hz: Literal[16_000] = 16_000
     forked_at_chunk: Count | None = None
     """Where another recording was left, from which everything before was repeated."""
+
+    @property
+    def roll_rule(self) -> RollRule:
+        """By which the conversation's context rolled."""
+        return RollRule.WHEN_FULL if self.version == 1 else RollRule.AHEAD
 
     def settings(self) -> SessionSettings:
         """What to open an engine's session with, to repeat it."""

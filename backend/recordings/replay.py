@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from backend.config import EngineConfig, SamplingConfig, SessionSettings
+from backend.engine.context import RollRule
 from backend.engine.core import EngineCore
 from backend.engine.model_runner import ModelRunner, Step, StepOutcome, StepRow
 from backend.errors import SessionFileError, SettingsError
@@ -205,11 +206,12 @@ class _Repetition:
         settings: SessionSettings,
         trace: Trace | None = None,
         before_step: Callable[[], None] = lambda: None,
+        roll_rule: RollRule = RollRule.AHEAD,
     ) -> None:
         self.notes = _Notes(trace)
         self._before_step = before_step
         config = EngineConfig(num_slots=1, max_positions=max_positions or None)
-        self.core = EngineCore(checkpoint, config, runner=self._make_runner)
+        self.core = EngineCore(checkpoint, config, runner=self._make_runner, roll_rule=roll_rule)
         self.core.limit_threads()
         self.session = self.core.open(settings, self.notes)
 
@@ -249,7 +251,12 @@ class Verifier:
             )
         self._file = file
         self._checkpoint = checkpoint
-        self._engine = _Repetition(checkpoint, stated.max_positions, file.manifest.settings())
+        self._engine = _Repetition(
+            checkpoint,
+            stated.max_positions,
+            file.manifest.settings(),
+            roll_rule=file.manifest.roll_rule,
+        )
         self._tie_logits = TIE_LOGITS[checkpoint.dtype]
         self._token_of_reply = 0
         self._rolls: list[RolledRecord] = []
@@ -258,8 +265,9 @@ class Verifier:
     def verify(self) -> Iterator[int]:
         """Run; yields the number of each chunk that was verified, and leaves all in `outcome`."""
         chunks = self._file.chunks()
+        rolls_ahead = self._file.manifest.roll_rule is RollRule.AHEAD
         for record in self._file.records():
-            if isinstance(record, SettingsRecord | DecisionRecord | TokenRecord):
+            if rolls_ahead and isinstance(record, SettingsRecord | DecisionRecord | TokenRecord):
                 self._check_rolls()
                 if self.outcome.difference is not None:
                     return
@@ -273,6 +281,9 @@ class Verifier:
                     yield record.chunk
                 case TokenRecord():
                     self._say(record)
+            if not rolls_ahead and isinstance(record, DecisionRecord | TokenRecord):
+                # A context that was full rolled as the step began.
+                self._check_rolls()
             if self.outcome.difference is not None:
                 return
         self._check_rolls()

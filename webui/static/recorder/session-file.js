@@ -27,7 +27,7 @@ export class SessionFile {
     const { name, fingerprint, max_positions: maxPositions, sample_rate: sampleRate } = facts;
     this.manifest = {
       format: 'aisession',
-      version: 1,
+      version: 2,
       application: APPLICATION,
       started_at: new Date().toISOString(),
       title,
