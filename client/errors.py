@@ -33,3 +33,7 @@ class ServerUnreachableError(ClientError):
 
 class ConversationOverError(ClientError):
     """The server has ended the conversation, or its connection was away for too long."""
+
+
+class ConversationForgottenError(ConversationOverError):
+    """The server is there and knows nothing of the conversation, as after a restart."""

@@ -22,7 +22,7 @@ from client.audio_format import (
 from client.capture import Capture, CaptureClock
 from client.clips import Clip
 from client.conversation import Conversation, Frame
-from client.errors import SoundError
+from client.errors import ConversationForgottenError, SoundError
 from client.messages import Message, message
 from client.playback import Playback, PlaybackReport, Player
 from client.session import Activity, Phase, Session
@@ -109,9 +109,8 @@ class Live:
         """Root mean square of the microphone's last 50 ms, 0 to 1."""
         self.input_name: str | None = None
         self.output_name: str | None = None
-        self._socket = RealtimeSocket(address, self, options.recording_title)
         self._playback = self._new_playback(REPLY_RATE_HZ)
-        self.session = Session(self._socket, self._playback, self._begun)
+        self._begin(options.recording_title)
         self._microphone_problem: Message | None = None
         self._loudspeaker_problem: Message | None = None
         self._sound_card: SoundCard | None = None
@@ -123,7 +122,6 @@ class Live:
         """What is heard where there is no microphone, around what is played."""
         self._next_clip: Clip | None = None
         """Played as soon as the conversation is open."""
-        self._clock = CaptureClock()
         self._heard_at = 0.0
         self._num_lost_known = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -162,9 +160,27 @@ class Live:
         self._has_opened_sound = True
         watching = asyncio.create_task(self._watch_microphone())
         try:
-            await self._socket.run()
+            while True:
+                try:
+                    await self._socket.run()
+                    return
+                except ConversationForgottenError:
+                    # What was to be recorded is not gone on with unrecorded.
+                    if self.session.is_recording:
+                        raise
+                self.session.ended()
+                self._begin(None)
+                self._is_begun_anew = True
+                self.session.phase = Phase.CONNECTING
         finally:
             watching.cancel()
+
+    def _begin(self, recording_title: str | None) -> None:
+        """A conversation, with the sound as it is."""
+        self._socket = RealtimeSocket(self.address, self, recording_title)
+        self.session = Session(self._socket, self._playback, self._begun)
+        self._clock = CaptureClock()
+        self._is_begun_anew = False
 
     def stop(self) -> None:
         """End the conversation; `run` returns soon."""
@@ -318,9 +334,11 @@ class Live:
         """An event of the server's."""
         self.session.receive(event, time.monotonic())
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, *, is_restarting: bool) -> None:
         """It will be tried again."""
-        self.session.connection_lost("notice.reconnecting")
+        self.session.connection_lost(
+            "notice.restarting" if is_restarting else "notice.reconnecting"
+        )
 
     def server_starting(self) -> None:
         """It will be tried again."""
@@ -332,6 +350,8 @@ class Live:
 
     def _begun(self, _: dict[str, Any]) -> None:
         self._update_session()
+        if self._is_begun_anew:
+            self.session.notice = message("notice.begun_anew")
         if self._next_clip is not None:
             self.play(self._next_clip)
 

@@ -11,11 +11,14 @@ class News:
 
     def __init__(self, live: Live) -> None:
         self._live = live
+        self._conversation = live.conversation
         self._num_told = 0
 
     def entries(self) -> Iterator[Turn | TypedEntry]:
         """Those that are over since the last look; one that goes on keeps back what follows."""
-        for entry in self._live.conversation.entries.since(self._num_told):
+        if self._conversation is not self._live.conversation:
+            self._conversation, self._num_told = self._live.conversation, 0
+        for entry in self._conversation.entries.since(self._num_told):
             if isinstance(entry, Turn) and entry.end_seconds is None:
                 return
             self._num_told += 1

@@ -14,7 +14,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from client.address import DEFAULT_SERVER, ServerAddress
-from client.errors import ConversationOverError, ServerUnreachableError
+from client.errors import (
+    ConversationForgottenError,
+    ConversationOverError,
+    ServerUnreachableError,
+)
 from client.messages import Message, message
 
 WireEvent = dict[str, Any]
@@ -41,11 +45,14 @@ NOT_KEPT = (
 """What a connection that breaks before it was sent takes with it."""
 
 LOST = 1006
-LOST_CODES = (1001, 1005, LOST)
+RESTARTING = 1012
+LOST_CODES = (1001, 1005, LOST, RESTARTING)
 """Those of a connection that was lost, not ended by choice."""
 REFUSED = 1008
 
 FULL = 1013
+FORGOTTEN = 4004
+"""The server knows nothing of the conversation that was to be taken up."""
 ENGINE_FAILED = "engine_failed"
 STARTING = "starting"
 """Why a server is full that has no model yet."""
@@ -56,12 +63,12 @@ CLOSED = {
     LOST: "problem.server_gone",
     1009: "problem.message_too_large",
     1011: "problem.model_failed",
-    1012: "problem.server_restarting",
+    RESTARTING: "problem.server_gone",
     FULL: "problem.server_full",
     3000: "problem.wrong_key",
     4000: "problem.session_expired",
     4001: "problem.goes_on_elsewhere",
-    4004: "problem.session_lost",
+    FORGOTTEN: "problem.session_lost",
 }
 KNOWN_REFUSALS = {
     "recording_off": "refused.recording_off",
@@ -75,7 +82,7 @@ class Listener(Protocol):
     def receive(self, event: WireEvent) -> None:
         """An event of the server's; each comes once."""
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, *, is_restarting: bool) -> None:
         """It will be tried again."""
 
     def server_starting(self) -> None:
@@ -123,6 +130,8 @@ class RealtimeSocket:
         self._acknowledged = 0
         self._heard_at = 0.0
         self._last_error: dict[str, Any] | None = None
+        self._is_restarting = False
+        """Whether the server has said so, or that it has no model yet, since it was last there."""
         self._is_closing = False
 
     @property
@@ -154,6 +163,7 @@ class RealtimeSocket:
 
         Raises:
             ServerUnreachableError: there is no such server.
+            ConversationForgottenError: the server is there and knows it no more.
             ConversationOverError: the server ended the conversation, or it could not be resumed.
         """
         lost_at: float | None = None
@@ -165,16 +175,20 @@ class RealtimeSocket:
             self._detach()
             if self._is_closing:
                 return
-            if self._is_starting(code):
+            is_loading = self._has_no_model_yet(code)
+            self._is_restarting |= is_loading or code == RESTARTING
+            if is_loading and self._session is None:
                 self._listener.server_starting()
                 await asyncio.sleep(STARTING_PAUSE_SECONDS)
                 continue
             now = self._clock()
             lost_at = now if lost_at is None else lost_at
-            is_late = now - lost_at >= RESUMABLE_SECONDS
-            if self._session is None or code not in LOST_CODES or is_late:
+            is_lost = code in LOST_CODES and now - lost_at < RESUMABLE_SECONDS
+            if is_loading or code == FORGOTTEN:
+                raise ConversationForgottenError(self._why(code))
+            if not is_lost or (self._session is None and not self._is_restarting):
                 raise ConversationOverError(self._why(code))
-            self._listener.connection_lost()
+            self._listener.connection_lost(is_restarting=self._is_restarting)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
@@ -195,7 +209,7 @@ class RealtimeSocket:
             connection = await connecting
         except (OSError, InvalidHandshake, EOFError, ValueError, ImportError) as error:
             # ImportError: a proxy of a kind that needs another library.
-            if self._session is None:
+            if self._session is None and not self._is_restarting:
                 raise ServerUnreachableError(_unreachable(self._address, error)) from error
             return LOST
         self._connection = connection
@@ -256,6 +270,7 @@ class RealtimeSocket:
 
     def _attach(self) -> None:
         self._is_attached = True
+        self._is_restarting = False
         waiting, self._outbox = self._outbox, []
         for event in waiting:
             self._transmit(event)
@@ -299,10 +314,10 @@ class RealtimeSocket:
         if self._connection is not None:
             self._connection.transport.abort()
 
-    def _is_starting(self, code: int) -> bool:
-        """Whether the server has no model yet; a conversation that it had is over then."""
+    def _has_no_model_yet(self, code: int) -> bool:
+        """Whether the server is just starting; a conversation that it had is over then."""
         error = self._last_error or {}
-        return code == FULL and error.get("code") == STARTING and self._session is None
+        return code == FULL and error.get("code") == STARTING
 
     def _why(self, code: int) -> Message:
         error = self._last_error or {}

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
@@ -140,6 +140,27 @@ async def test_typed_text_outlives_a_lost_connection(
         assert turn.timing.decided_ms > 0
         assert line.num_connections == 2
         assert talk.told("error") == []
+
+
+async def test_server_that_is_restarted_is_waited_for_and_a_new_conversation_begins(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page does it."""
+    async with AsyncExitStack() as around:
+        with serving(engine) as address:
+            talk = await around.enter_async_context(talking_live(address, monkeypatch, TEXT_ONLY))
+            talk.live.send_text("What is seven?")
+            await talk.until_told("response.done")
+        await talk.until(lambda: talk.live.state is State.RECONNECTING, "the loss")
+        assert "being restarted" in str(talk.live.notice)
+        first = talk.live.conversation
+        with serving(engine, port=int(address.split(":")[1])):
+            await talk.until(lambda: talk.live.state is State.LISTENING, "the new one")
+            assert "This is a new one" in str(talk.live.notice)
+            assert talk.live.conversation is not first
+            talk.live.send_text("What is eight?")
+            await talk.until(lambda: talk.live.conversation.turns.last, "a reply in the new one")
+            await around.aclose()
 
 
 async def test_settings_change_while_it_goes_on(
