@@ -36,26 +36,6 @@ sys.argv = ["app.py", *sys.argv[1:]]
 runpy.run_path("app.py", run_name="__main__")
 """
 
-# First with everything, as libraries import on Linux what they do not on Windows; then our modules
-# once more, without what only POSIX has.
-_WITHOUT_POSIX = """
-import importlib, sys
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-for name in list(sys.modules):
-    if name.partition(".")[0] in ("app", "backend", "bench", "client", "webui"):
-        del sys.modules[name]
-for name in ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"):
-    sys.modules[name] = None
-import os, signal
-for name in ("fork", "getuid", "geteuid", "getgid", "setsid", "sysconf", "statvfs", "mkfifo"):
-    delattr(os, name)
-for name in ("SIGALRM", "SIGHUP", "SIGKILL", "SIGUSR1"):
-    delattr(signal, name)
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-"""
-
 
 def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
@@ -182,14 +162,6 @@ def test_a_client_that_is_fed_other_bytes_ends() -> None:
     assert b"Yes." in ended.stdout
 
 
-def test_nothing_is_imported_that_only_posix_has() -> None:
-    """As on Windows; training and measuring are done elsewhere, the rest is not."""
-    names = [name for name in modules() if not name.startswith(("backend.training", "client.key"))]
-    names.remove("client.terminal")
-    ended = run("-W", "ignore", "-c", _WITHOUT_POSIX, *names, HOME=os.environ["HOME"])
-    assert (ended.returncode, ended.stderr) == (0, "")
-
-
 def texts_without_encoding(tree: ast.AST) -> Iterator[ast.Call]:
     """Calls that read or write text in whatever encoding the system has."""
     for node in ast.walk(tree):
@@ -244,16 +216,16 @@ def test_make_without_make(tree: Path) -> None:
     assert ran.stdout.splitlines()[-1] == f"{tree / '.venv'} ['--port', '1']", ran.stderr
     again = make(tree, "run")
     assert again.stdout.splitlines() == [f"{tree / '.venv'} []"]
+    (tree / "requirements.txt").write_text("no-such-package-anywhere @ file:///nowhere\n")
+    failed = make(tree, "run")
+    assert failed.returncode != 0
+    assert "Traceback" not in failed.stderr
 
 
 def test_make_says_what_it_cannot(tree: Path) -> None:
     refused = make(tree, "gallery")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "no `make gallery`" in refused.stderr
-    (tree / "requirements.txt").write_text("no-such-package-anywhere @ file:///nowhere\n")
-    failed = make(tree, "run")
-    assert failed.returncode != 0
-    assert "Traceback" not in failed.stderr
 
 
 def test_the_command_of_the_readme_is_tried_everywhere() -> None:
