@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -100,6 +101,38 @@ class _ResumeToken:
     token: str
 
 
+class AfterClose(StrEnum):
+    """What a connection's end leads to."""
+
+    RESUMED = "resumed"
+    BEGUN = "begun"
+    """There was no conversation yet: it is asked for again."""
+    FORGOTTEN = "forgotten"
+    """The server is there, and knows nothing of the conversation."""
+    OVER = "over"
+
+
+def after_close(
+    code: int, *, has_session: bool, is_loading: bool, is_restarting: bool, lost_seconds: float
+) -> AfterClose:
+    """What follows when a connection was closed with `code`.
+
+    Args:
+        code: of the socket's end.
+        has_session: whether a conversation had begun.
+        is_loading: whether the server has said on this connection that it has no model yet.
+        is_restarting: whether it has said so, or that it ends, since it was last there.
+        lost_seconds: for how long it has been away.
+    """
+    is_in_time = lost_seconds < RESUMABLE_SECONDS
+    if not has_session:
+        can_begin = is_loading or (is_restarting and is_in_time)
+        return AfterClose.BEGUN if can_begin else AfterClose.OVER
+    if code in LOST_CODES and is_in_time:
+        return AfterClose.RESUMED
+    return AfterClose.FORGOTTEN if is_loading or code == FORGOTTEN else AfterClose.OVER
+
+
 class RealtimeSocket:
     """One conversation with a server, over as many connections as it takes.
 
@@ -177,17 +210,23 @@ class RealtimeSocket:
                 return
             is_loading = self._has_no_model_yet(code)
             self._is_restarting |= is_loading or code == RESTARTING
-            if is_loading and self._session is None:
+            now = self._clock()
+            lost_at = now if lost_at is None else lost_at
+            match after_close(
+                code,
+                has_session=self._session is not None,
+                is_loading=is_loading,
+                is_restarting=self._is_restarting,
+                lost_seconds=now - lost_at,
+            ):
+                case AfterClose.OVER:
+                    raise ConversationOverError(self._why(code))
+                case AfterClose.FORGOTTEN:
+                    raise ConversationForgottenError(self._why(code))
+            if is_loading:
                 self._listener.server_starting()
                 await asyncio.sleep(STARTING_PAUSE_SECONDS)
                 continue
-            now = self._clock()
-            lost_at = now if lost_at is None else lost_at
-            is_lost = code in LOST_CODES and now - lost_at < RESUMABLE_SECONDS
-            if is_loading or code == FORGOTTEN:
-                raise ConversationForgottenError(self._why(code))
-            if not is_lost or (self._session is None and not self._is_restarting):
-                raise ConversationOverError(self._why(code))
             self._listener.connection_lost(is_restarting=self._is_restarting)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)

@@ -11,6 +11,7 @@ A vector is a file of JSON lines in `tests/vectors/`. Its first line says what i
 * `played` is a report of the loudspeaker's, of `played_ms` of `response_id`;
 * `line` is what happens to the connection: `reconnecting` or `restarting` is the notice with which
   it is lost, and when it is `resumed`, `input_seconds` had arrived;
+* `leads_to` is what follows when the connection is `closed` with a code;
 * `sent`, `sent_seconds` and `player` are the messages, the sound and the commands to the player
   that have come out since they were looked at last; items are called `item 1` and so on;
 * `state` is what holds then: of an object the fields that are named, of a list every entry.
@@ -34,12 +35,12 @@ from client.audio_format import FRAME_SAMPLES, FRAME_SECONDS, REPLY_RATE_HZ, SAM
 from client.conversation import Frame, Turn
 from client.playback import Playback, PlaybackEvent, PlaybackReport
 from client.session import Phase, Session
-from client.wire import WireEvent
+from client.wire import WireEvent, after_close
 
 VECTORS = Path(__file__).parent / "vectors"
 NAMES = sorted(path.stem for path in VECTORS.glob("*.jsonl"))
 STATIC = Path(__file__).parents[1] / "webui" / "static"
-LOOKS = ("sent", "sent_seconds", "player", "state")
+LOOKS = ("sent", "sent_seconds", "player", "leads_to", "state")
 METADATA = {
     "speak_probability": 0.9,
     "speak_threshold": 0.5,
@@ -151,6 +152,14 @@ class Run:
     # What is seen of it
 
     def look(self, line: Line) -> Any:
+        if "leads_to" in line:
+            return after_close(
+                line["closed"],
+                has_session=line["has_session"],
+                is_loading=line.get("is_loading", False),
+                is_restarting=line.get("is_restarting", False),
+                lost_seconds=line["lost_seconds"],
+            )
         if "sent" in line:
             sent, self._sent = self._sent, []
             return sent

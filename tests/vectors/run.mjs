@@ -9,6 +9,7 @@ for await (const chunk of process.stdin) chunks.push(chunk);
 const { folder, vectors } = JSON.parse(Buffer.concat(chunks));
 const { Session } = await import(pathToFileURL(`${folder}/session.js`));
 const { Playback } = await import(pathToFileURL(`${folder}/playback.js`));
+const { afterClose } = await import(pathToFileURL(`${folder}/socket.js`));
 
 const FRAME_MS = 50;
 const SILENT_FRAME = { pcm: new Int16Array(800), peak: 0, level: 0 };
@@ -113,6 +114,14 @@ class Run {
   // What is seen of it.
 
   look(line) {
+    if ('leads_to' in line) {
+      return afterClose(line.closed, {
+        hasSession: line.has_session,
+        isLoading: line.is_loading ?? false,
+        isRestarting: line.is_restarting ?? false,
+        lostMs: 1000 * line.lost_seconds,
+      });
+    }
     if ('sent' in line) return this.sent.splice(0);
     if ('sent_seconds' in line) {
       const seconds = this.numSamples / 16000;
@@ -169,7 +178,7 @@ for (const [name, lines] of Object.entries(vectors)) {
   seen[name] = [];
   for (const line of lines) {
     run.step(line);
-    if (['sent', 'sent_seconds', 'player', 'state'].some((key) => key in line)) {
+    if (['sent', 'sent_seconds', 'player', 'leads_to', 'state'].some((key) => key in line)) {
       seen[name].push(run.look(line));
     }
   }

@@ -39,6 +39,17 @@ function base64({ buffer, byteOffset, byteLength }) {
   return btoa(String.fromCharCode(...new Uint8Array(buffer, byteOffset, byteLength)));
 }
 
+/**
+ * What a connection's end, with `code`, leads to: the conversation is `resumed` or, where there was
+ * none yet, `begun`; it is `forgotten` by a server that is there, or it is `over`.
+ */
+export function afterClose(code, { hasSession, isLoading, isRestarting, lostMs }) {
+  const isInTime = lostMs < RESUMABLE_MS;
+  if (!hasSession) return isLoading || (isRestarting && isInTime) ? 'begun' : 'over';
+  if (LOST_CODES.includes(code) && isInTime) return 'resumed';
+  return isLoading || code === FORGOTTEN ? 'forgotten' : 'over';
+}
+
 export class RealtimeSocket {
   /**
    * `onEvent` gets every server event once. `onLost` is called whenever the connection is gone or
@@ -141,13 +152,15 @@ export class RealtimeSocket {
     this.isWelcome = false;
     this.isRestarting ||= this.isLoading || code === RESTARTING;
     this.lostAt ??= performance.now();
-    const isInTime = performance.now() - this.lostAt < RESUMABLE_MS;
-    const canResume =
-      this.session?.token !== undefined && LOST_CODES.includes(code) && isInTime;
-    const canBegin = this.session === null && (this.isLoading || (this.isRestarting && isInTime));
-    if (!canResume && !canBegin) {
+    const next = afterClose(code, {
+      hasSession: this.session !== null,
+      isLoading: this.isLoading,
+      isRestarting: this.isRestarting,
+      lostMs: performance.now() - this.lostAt,
+    });
+    if (next === 'forgotten' || next === 'over') {
       this.forget();
-      this.onClosed(this.isLoading ? FORGOTTEN : code);
+      this.onClosed(next === 'forgotten' ? FORGOTTEN : code);
       return;
     }
     this.onLost(this.isRestarting);
