@@ -322,7 +322,7 @@ def test_a_recording_in_progress_can_be_read(golden_checkpoint: Checkpoint, tmp_
     for chunk in noise_chunks(5):
         core.hear(session, chunk)
     run(core)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WAIT_SECONDS
     while (file := SessionFile(recorder.folder)).num_chunks < 5:
         assert time.monotonic() < deadline
     assert not file.is_complete
@@ -356,7 +356,7 @@ def test_a_killed_process_leaves_all_but_the_last_second(tmp_path: Path) -> None
     while num_decisions < 8:
         num_decisions += json.loads(process.stdout.readline())["event"] == "decision"
     process.send_signal(signal.SIGKILL)
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(WAIT_SECONDS) == -signal.SIGKILL
     process.stdout.close()
     with SessionFile(path.with_name(path.name + ".live")) as file:
         assert file.num_chunks >= num_decisions - 1 / CHUNK_SECONDS
@@ -446,11 +446,11 @@ def hold_writes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return gate.set
 
 
-def test_an_hour_is_recorded_in_little_memory_and_time(
+def test_twenty_minutes_are_recorded_in_little_memory_and_time(
     golden_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    num_chunks = 9_000
-    path = tmp_path / "hour.aisession"
+    num_chunks = 3_000
+    path = tmp_path / "long.aisession"
     manifest = describe(golden_checkpoint, DRAWN, 512)
     sounds = noise_chunks(8)
     tracemalloc.start()
@@ -467,10 +467,11 @@ def test_an_hour_is_recorded_in_little_memory_and_time(
     assert recorder.close() == path
     with SessionFile(path) as file:
         assert file.num_chunks == num_chunks
-        assert file.seconds == 3600
+        assert file.seconds == 1200
         assert sum(1 for _ in file.chunks()) == num_chunks
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    # The sound alone has 38 MB.
     assert peak_bytes < 32 * 1024**2
     # Allocations are traced here, which makes them several times slower.
     assert spent / num_chunks < 0.03 * CHUNK_SECONDS
