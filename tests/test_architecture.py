@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,7 @@ WITHOUT = {
 }
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the application, by name."""
     files = [REPOSITORY / "app.py"]
@@ -88,9 +90,20 @@ def modules() -> dict[str, Path]:
     }
 
 
-def imported(file: Path) -> Iterator[str]:
+@cache
+def nodes_of(file: Path) -> list[ast.AST]:
+    """All that a file's syntax tree holds."""
+    return list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+@cache
+def imported(file: Path) -> list[str]:
     """The names that a file imports anywhere, also inside functions."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    return list(_imported(file))
+
+
+def _imported(file: Path) -> Iterator[str]:
+    for node in nodes_of(file):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -156,7 +169,7 @@ def class_places() -> dict[str, list[str]]:
     """The modules in which each public class is defined, by its name."""
     places: dict[str, list[str]] = {}
     for name, file in modules().items():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes_of(file):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(name)
     return places
