@@ -1,4 +1,4 @@
-"""Passes of fixed sizes give what rows alone give, and are the same launches whoever is in them."""
+"""Passes of fixed sizes give what rows alone give, and their launches depend on the size alone."""
 
 import dataclasses
 import math

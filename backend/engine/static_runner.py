@@ -1,6 +1,6 @@
 """A runner whose passes have fixed sizes and static buffers, so that CUDA graphs can hold them.
 
-A step is filled up to the next size with rows that nobody reads, which have a slot of their own.
+A step is filled up to the next size with rows of padding, which have a slot of their own.
 All that the device is told of it goes up in one copy and all that comes of it comes down in one;
 between them the host waits for nothing, and what is launched does not depend on who is in it.
 """
