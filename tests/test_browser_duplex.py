@@ -59,7 +59,8 @@ def test_reply_is_played_to_the_sample(page: DuplexPage) -> None:
 # for that by itself: the reply would be over before a busy machine had asked it and told it. From
 # then on it waits for the server as long as a test takes.
 HOLD = """async () => {
-  while (!window.shown.showPlayback?.some(([fraction]) => fraction > 0.1)) {
+  const heard = ({ playedMs, totalMs }) => totalMs > 0 && playedMs > 0.1 * totalMs;
+  while (![...live.session.speech.replies.values()].some(heard)) {
     await new Promise((onTime) => { setTimeout(onTime, 5); });
   }
   const seconds = live.conversation.seconds;
@@ -155,7 +156,7 @@ def test_visitor_stops_a_reply(page: DuplexPage) -> None:
     page.server.speak()
     page.server.say("Yes.")
     page.server.sound(noise(3.0), sentence="Yes.", audio_start_ms=0)
-    page.wait("() => window.shown.showPlayback?.some(([fraction]) => fraction > 0.05)")
+    page.wait("() => [...live.session.speech.replies.values()].some((one) => one.playedMs > 0)")
     # The server may say that it obeys before the last sound has faded.
     page.page.evaluate(
         """() => {
