@@ -214,11 +214,18 @@ class Conversation:
         except BaseException:
             await recording.abandon()
             raise
-        conversation = cls(
-            session, settings, options, tell, time or SystemTime(), recording, recorder
-        )
-        tell(ConversationOpened(settings))
-        recording.tell_begun()
+        try:
+            conversation = cls(
+                session, settings, options, tell, time or SystemTime(), recording, recorder
+            )
+            tell(ConversationOpened(settings))
+            recording.tell_begun()
+        except BaseException:
+            try:
+                await session.close()
+            finally:
+                await recording.abandon()
+            raise
         return conversation
 
     async def run(self) -> None:

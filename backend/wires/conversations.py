@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from traceback import clear_frames
 from typing import Any
@@ -124,9 +125,8 @@ class Attachment:
 
 @dataclass(eq=False, slots=True)
 class KeptConversation:
-    """A conversation with its place, its holder and its tasks."""
+    """A conversation with its holder and its tasks; the first of these has its place."""
 
-    place: Place
     holder: Attachment
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
     keeping: "asyncio.Task[None] | None" = None
@@ -174,15 +174,16 @@ class Conversations:
         Raises:
             ConnectionEnd: the engine cannot open it; the place is given back.
         """
-        line = Line(request.wire)
-        try:
+        with ExitStack() as until_kept:
+            until_kept.callback(self.admission.leave, place)
+            line = Line(request.wire)
             conversation = await self._open(request, line)
-        except BaseException:
-            self.admission.leave(place)
-            raise
-        kept = KeptConversation(place, Attachment(conversation, line))
-        self._kept[line.wire.key.session_id] = kept
-        kept.keeping = asyncio.create_task(self._keep(kept))
+            kept = KeptConversation(Attachment(conversation, line))
+            self._kept[line.wire.key.session_id] = kept
+            kept.keeping = asyncio.create_task(self._keep(kept))
+            # Whatever becomes of the task, it ends, and gives the place back.
+            kept.keeping.add_done_callback(lambda _: self._give_back(place))
+            until_kept.pop_all()
         return kept.holder
 
     def resume(self, key: SessionKey) -> Attachment:
@@ -263,8 +264,12 @@ class Conversations:
         if kept is not None and kept.holder is attachment:
             kept.is_over.set()
 
+    def _give_back(self, place: Place) -> None:
+        self.admission.leave(place)
+        self._has_ended()
+
     async def _keep(self, kept: KeptConversation) -> None:
-        """Run a conversation until it is over, then free all that it had."""
+        """Run a conversation until it is over, then free all that it had but its place."""
         conversation = kept.holder.conversation
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -295,9 +300,6 @@ class Conversations:
             except Exception:
                 # Its place is another's now, whatever is left of it.
                 logger.exception("a conversation could not be closed")
-            finally:
-                self.admission.leave(kept.place)
-                self._has_ended()
 
     async def _open(self, request: Request, line: Line) -> Conversation:
         try:
