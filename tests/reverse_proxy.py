@@ -1,6 +1,7 @@
 """A reverse proxy with a path prefix, as nginx with `proxy_pass http://server/;`."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -18,7 +19,7 @@ class _Proxy:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             request, *headers = head.split("\r\n")[:-2]
             method, path, version = request.split()
-            if not path.startswith(f"{self._prefix}/"):
+            if re.match(f"{re.escape(self._prefix)}([/?]|$)", path) is None:
                 writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
                 return
             is_socket = any(header.lower() == "upgrade: websocket" for header in headers)
@@ -26,7 +27,9 @@ class _Proxy:
                 headers = [each for each in headers if not each.lower().startswith("connection:")]
                 headers.append("Connection: close")
             headers.append(f"X-Forwarded-Prefix: {self._prefix}")
-            request = f"{method} {path.removeprefix(self._prefix)} {version}"
+            inner_path = path.removeprefix(self._prefix)
+            inner_path = inner_path if inner_path.startswith("/") else f"/{inner_path}"
+            request = f"{method} {inner_path} {version}"
             upstream, to_server = await asyncio.open_connection(self._host, self._port)
             with closing(to_server):
                 to_server.write("\r\n".join([request, *headers, "", ""]).encode())

@@ -31,6 +31,11 @@ class Endpoint:
     methods: tuple[str, ...]
 
 
+# All that a page names is below its address; a proxy may let a visitor in without the slash.
+GO_TO_SLASH = (
+    b"<script>if (!location.pathname.endsWith('/')) "
+    b"location.replace(`${location.pathname}/${location.search}${location.hash}`);</script>"
+)
 ENDPOINTS: tuple[Endpoint, ...] = ()
 """The page calls none of them: it talks over `/v1`."""
 
@@ -83,6 +88,7 @@ class Rendered:
     async def _with_head(self, body: bytes, headers: MutableHeaders) -> bytes:
         if not headers.get("content-type", "").startswith("text/html"):
             return body
+        body = body.replace(b"<head>", b"<head>" + GO_TO_SLASH, 1)
         return body.replace(b"</head>", self._head + b"</head>", 1)
 
 

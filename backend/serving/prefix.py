@@ -3,6 +3,7 @@
 import re
 
 from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _PREFIX = re.compile(r"(/[\w.~-]+)+")
@@ -24,6 +25,10 @@ class Prefixed:
             prefix = Headers(scope=scope).get("x-forwarded-prefix", "").rstrip("/")
             if _PREFIX.fullmatch(prefix):
                 path: str = scope["path"]
+                if path == prefix and scope["type"] == "http":
+                    # All that the page names is below its address.
+                    await RedirectResponse(f"{prefix}/", 308)(scope, receive, send)
+                    return
                 if not path.startswith(f"{prefix}/"):
                     path = prefix + path
                 scope = {**scope, "root_path": prefix, "path": path, "raw_path": path.encode()}
