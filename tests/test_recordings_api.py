@@ -7,7 +7,8 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,24 +22,47 @@ from starlette.types import Message
 from backend.admission import Admission
 from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.core import EngineCore
-from backend.errors import CheckpointError, SessionFileError
+from backend.errors import CheckpointError, RecordingError, SessionFileError
 from backend.model.checkpoint import Checkpoint
-from backend.recordings.cache import Made
+from backend.recordings.cache import Kept, RecordingCache
+from backend.recordings.export import ExportFormat
 from backend.recordings.forks import Forks
 from backend.recordings.live import Recordings
-from backend.recordings.reader import Checked, SessionFile
+from backend.recordings.reader import MAX_REPLY_TOKENS, SessionFile
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.replay import ForkOptions
-from backend.recordings.store import Gallery, RecordingStore, StoreOptions
+from backend.recordings.store import (
+    MAX_SHARES,
+    Gallery,
+    RecordingStore,
+    StoreOptions,
+    no_such_recording,
+)
+from backend.recordings.turns import Turns
+from backend.recordings.work import Artifact, Order, Outcome
+from backend.recordings.workers import Stop, Workers
 from backend.serving.access import Doorkeeper
-from backend.serving.recordings import Download, RecordingsApi
+from backend.serving.downloads import FileAnswer
+from backend.serving.recordings import RecordingsApi
 from backend.timing import SystemTime
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
+from tests.sockets import settle
 
 SETTINGS = SessionSettings(
     sampling=SamplingConfig(temperature=0.8, top_k=5), seed=3, max_reply_tokens=8
 )
 NUM_CHUNKS = 20
+WAIT_SECONDS = 60.0
+WORKERS = Workers()
+"""For all tests: a process takes a while to start."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers() -> Iterator[None]:
+    yield
+    WORKERS.close()
+
+
 KEY = {"Authorization": "Bearer key"}
 
 
@@ -95,10 +119,17 @@ def build(
     shutil.copy(packed, gallery / "noise.aisession")
     listed = [{"name": "noise", "title": "Noise", "about": "It hisses."}, {"name": "missing"}]
     (gallery / "gallery.json").write_text(json.dumps(listed))
-    app = FastAPI()
-    forks = Forks(checkpoint, lambda: 0, Admission(1, SystemTime()))
+    forks = Forks(checkpoint, lambda: 0, Admission(1, SystemTime()), WORKERS)
     recordings = Recordings(kept, checkpoint)
-    RecordingsApi(Doorkeeper(access_key), Gallery(gallery), recordings, forks).add_to(app)
+    api = RecordingsApi(Doorkeeper(access_key), Gallery(gallery), recordings, forks, WORKERS)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await api.end()
+
+    app = FastAPI(lifespan=lifespan)
+    api.add_to(app)
     return Site(TestClient(app, "http://localhost"), kept, recording_id, calendar)
 
 
@@ -230,41 +261,163 @@ def test_a_name_that_is_not_english_has_a_plain_one_beside_it(
     assert response.headers["content-disposition"] == f"attachment; {stated}"
 
 
-@pytest.mark.anyio
-async def test_a_download_that_is_not_read_is_given_up(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("backend.serving.recordings.UNREAD_SECONDS", 0.01)
-    folder = tmp_path / "answer"
-    folder.mkdir()
-    (folder / "exported").write_bytes(b"much")
+def test_a_file_without_a_title_is_named_by_the_visitors_clock(site: Site) -> None:
+    names = {}
+    for zone in ("", "Asia/Tokyo", "../../etc/passwd", "x" * 500, "No/Where"):
+        response = site.get("/export/srt", params={"time_zone": zone})
+        names[zone] = response.headers["content-disposition"].partition("*=")[0]
+    began = datetime.fromisoformat(site.get().json()["started_at"])
+    assert f"recording {began:%Y-%m-%d %H.%M}.srt" in names[""]
+    assert f"recording {began + timedelta(hours=9):%Y-%m-%d %H.%M}.srt" in names["Asia/Tokyo"]
+    assert len(set(names.values())) == 2
 
-    async def reads_nothing(message: Message) -> None:
-        await asyncio.Event().wait()
+
+async def sent_to(
+    answer: FileAnswer, send: Callable[[Message], Coroutine[Any, Any, None]]
+) -> Counter[str]:
+    """Send an answer; what its connection was told to do."""
+    told: Counter[str] = Counter()
+    state = {"give_up": lambda: told.update(["give_up"])}
 
     async def stays() -> Message:
         await asyncio.Event().wait()
         raise AssertionError
 
-    download = Download(folder / "exported", "title", ".wav", "audio/wav", folder)
-    await download({"type": "http", "method": "GET", "headers": []}, stays, reads_nothing)
-    assert not folder.exists()
+    async with asyncio.timeout(WAIT_SECONDS):
+        await answer({"type": "http", "method": "GET", "headers": [], "state": state}, stays, send)
+    return told
 
 
-def test_temporary_files_go_with_their_answers(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def names_in(folder: Path) -> list[str]:
+    return os.listdir(folder)
+
+
+async def reads_nothing(message: Message) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files lie, and nothing else."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+async def test_what_nobody_reads_is_given_up(
+    packed: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    for wanted in ("wav", "html"):
-        assert site.get(f"/export/{wanted}").status_code == 200
-    monkeypatch.setattr("backend.recordings.export.write_wav", _fail)
-    assert site.get("/export/wav").status_code == 422
-    assert not list((tmp_path / "temporary").iterdir())
+    cache = RecordingCache(WORKERS)
+    sending = await cache.open(lambda: packed, ExportFormat.SRT, "192.0.2.7")
+    assert sending.kept is not None
+    monkeypatch.setattr("backend.serving.downloads.UNREAD_SECONDS", 0.01)
+    told = await sent_to(FileAnswer(cache, sending, "text/plain", {}), reads_nothing)
+    assert told["give_up"] == 1
+    assert sending.file.closed
+    assert sending.kept.path.exists()
+    await cache.end()
+    assert names_in(temporary) == []
 
 
-def _fail(*_: object) -> None:
-    raise SessionFileError("it cannot be made")
+async def test_deleting_ends_what_is_sent_and_what_is_made(
+    packed: Path, tmp_path: Path, temporary: Path
+) -> None:
+    path = Path(shutil.copy(packed, tmp_path / "one.aisession"))
+    cache = RecordingCache(WORKERS)
+
+    def find() -> Path:
+        if not path.exists():
+            raise no_such_recording()
+        return path
+
+    for wanted in (ExportFormat.WAV, Artifact.WHOLE):
+        answer = FileAnswer(cache, await cache.open(find, wanted, "192.0.2.7"), "text/plain", {})
+        sending = asyncio.create_task(sent_to(answer, reads_nothing))
+        await settle()
+        assert not sending.done()
+        cache.forget("one")
+        assert (await sending)["give_up"] == 1
+    os.remove(path)
+    with pytest.raises(RecordingError, match="no such recording"):
+        await cache.facts(find, "192.0.2.7")
+    await cache.end()
+    assert names_in(temporary) == []
+
+
+async def test_work_that_nobody_waits_for_is_stopped(packed: Path, temporary: Path) -> None:
+    """And what takes too long is: both leave nothing behind, and others go on."""
+    loop, has_begun = asyncio.get_running_loop(), asyncio.Event()
+
+    class Told(Workers):
+        def carry_out(self, order: Order, stop: Stop) -> Outcome:
+            loop.call_soon_threadsafe(has_begun.set)
+            return super().carry_out(order, stop)
+
+    cache = RecordingCache(Told())
+    unwanted = asyncio.create_task(cache.open(lambda: packed, ExportFormat.HTML, "192.0.2.7"))
+    await has_begun.wait()
+    unwanted.cancel()
+    assert (await cache.facts(lambda: packed, "192.0.2.7")).checked.num_chunks == NUM_CHUNKS
+    await cache.end()
+    hasty = RecordingCache(Workers(max_seconds=0.001))
+    with pytest.raises(SessionFileError, match="takes more time or memory"):
+        await hasty.facts(lambda: packed, "192.0.2.7")
+    await hasty.end()
+    assert unwanted.cancelled()
+    assert names_in(temporary) == []
+
+
+async def test_what_is_kept_is_bounded(packed: Path, tmp_path: Path, temporary: Path) -> None:
+    """Where there is too much of it, the address that has most of it loses its oldest."""
+    paths = [Path(shutil.copy(packed, tmp_path / f"{name}.aisession")) for name in "abcd"]
+    cache = RecordingCache(WORKERS)
+    one = (await cache.open(lambda: paths[0], ExportFormat.WAV, "192.0.2.7")).kept
+    assert one is not None
+    await cache.end()
+    cache = RecordingCache(WORKERS, max_kept_bytes=one.num_bytes * 3)
+
+    async def open_one(number: int, address: str) -> Kept | None:
+        sending = await cache.open(lambda: paths[number], ExportFormat.WAV, address)
+        cache.close(sending)
+        return sending.kept
+
+    addresses = ("192.0.2.7", "192.0.2.8", "192.0.2.8", "192.0.2.9")
+    made = [await open_one(number, address) for number, address in enumerate(addresses)]
+    again = [await open_one(number, "192.0.2.1") for number in (0, 2, 3, 1)]
+    assert [kept in made for kept in again] == [True, True, True, False]
+    await cache.end()
+    assert names_in(temporary) == []
+
+
+def test_work_has_limits(packed: Path, tmp_path: Path) -> None:
+    whole = Order(path=packed, wanted=ExportFormat.HTML, output=tmp_path / "page", max_bytes=1000)
+    with pytest.raises(SessionFileError, match="cannot be written"):
+        WORKERS.carry_out(whole, Stop())
+    wav = whole.model_copy(update={"wanted": ExportFormat.WAV})
+    with pytest.raises(SessionFileError, match="too long to be made into WAV"):
+        WORKERS.carry_out(wav, Stop())
+
+
+async def test_one_address_has_one_turn() -> None:
+    turns = Turns(2)
+    told: list[str] = []
+
+    async def take(name: str, address: str, until: asyncio.Event) -> None:
+        async with turns.turn(address):
+            told.append(name)
+            await until.wait()
+
+    first_is_over, others_are_over = asyncio.Event(), asyncio.Event()
+    others_are_over.set()
+    async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as tasks:
+        tasks.create_task(take("one's first", "192.0.2.7", first_is_over))
+        tasks.create_task(take("one's second", "192.0.2.7", others_are_over))
+        tasks.create_task(take("another's", "192.0.2.8", others_are_over))
+        await settle()
+        assert told == ["one's first", "another's"]
+        first_is_over.set()
+    assert told[-1] == "one's second"
 
 
 def test_deleting_during_a_download(site: Site, packed: Path) -> None:
@@ -309,8 +462,8 @@ def test_pages_from_elsewhere_are_refused(site: Site) -> None:
 
 def test_where_nothing_is_recorded(golden_checkpoint: Checkpoint, tmp_path: Path) -> None:
     app = FastAPI()
-    forks = Forks(golden_checkpoint, lambda: 0, Admission(1, SystemTime()))
-    RecordingsApi(Doorkeeper(), Gallery(tmp_path), None, forks).add_to(app)
+    forks = Forks(golden_checkpoint, lambda: 0, Admission(1, SystemTime()), WORKERS)
+    RecordingsApi(Doorkeeper(), Gallery(tmp_path), None, forks, WORKERS).add_to(app)
     client = TestClient(app, "http://localhost")
     for method, address in (
         ("GET", f"/v1/recordings/{'a' * 32}"),
@@ -335,6 +488,15 @@ def test_links_that_cannot_be(site: Site, hours: str) -> None:
     body = hours if hours.startswith("{") else f'{{"hours": {hours}}}'
     address = f"{site.address}/shares"
     assert site.code("POST", address, content=body) == (422, "invalid_value")
+
+
+def test_links_to_a_recording_have_an_end(site: Site) -> None:
+    for _ in range(MAX_SHARES):
+        assert site.client.post(f"{site.address}/shares", json={"hours": 1}).status_code == 201
+    refused = site.code("POST", f"{site.address}/shares", json={"hours": 1})
+    assert refused == (409, "too_many_shares")
+    site.calendar.now += timedelta(hours=1)
+    assert site.client.post(f"{site.address}/shares", json={"hours": 1}).status_code == 201
 
 
 def test_a_file_is_brought_and_read(site: Site, packed: Path) -> None:
@@ -362,12 +524,17 @@ def test_bad_files_are_refused_and_leave_nothing(
         members["../out"] = b""
 
     def swell(members: dict[str, bytes]) -> None:
-        members["events.jsonl"] = bytes(2 * 1024**2)
+        members["manifest.json"] = bytes(2 * 1024**2)
 
-    monkeypatch.setattr("backend.recordings.reader.MAX_EVENTS_BYTES", 1024**2)
+    def ramble(members: dict[str, bytes]) -> None:
+        lines = members["events.jsonl"].splitlines(keepends=True)
+        said = next(n for n, line in enumerate(lines) if b'"type":"token"' in line)
+        lines[said:said] = lines[said : said + 1] * (MAX_REPLY_TOKENS + 1)
+        members["events.jsonl"] = b"".join(lines)
+
     whole = packed.read_bytes()
     bad = [b"", b"no zip", whole[: len(whole) // 2], whole[:-1]]
-    for change in (edit, age, climb, swell):
+    for change in (edit, age, climb, swell, ramble):
         bad.append(rewrite(packed, tmp_path / "bad.aisession", change).read_bytes())
     before = sorted(site.store.options.folder.iterdir())
     for content in bad:
@@ -475,57 +642,31 @@ def test_another_checkpoints_recording_is_for_the_command_line(
     assert site.code("POST", address, json={"from_chunk": 1}) == (409, "other_checkpoint")
 
 
-def test_what_was_checked_is_not_checked_again(
+def test_what_was_made_is_not_made_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, packed: Path
 ) -> None:
-    """Not for parts of the sound, nor for another story or export; but where the file changes."""
+    """Not for parts of the sound; nor is a file checked again, but where it changes."""
     summary, story, sound = (site.get(what).content for what in ("", "/story", "/sound"))
-    checked: list[Path] = []
-    check = SessionFile._check
+    orders: list[Order] = []
+    carry_out = Workers.carry_out
 
-    def note(file: SessionFile) -> Checked:
-        checked.append(file.path)
-        return check(file)
+    def note(workers: Workers, order: Order, stop: Stop) -> Outcome:
+        orders.append(order)
+        return carry_out(workers, order, stop)
 
-    monkeypatch.setattr(SessionFile, "_check", note)
+    monkeypatch.setattr(Workers, "carry_out", note)
     part = site.get("/sound", headers={"Range": "bytes=10-19"})
     assert part.content == sound[10:20]
     assert (site.get().content, site.get("/story").content) == (summary, story)
+    assert orders == []
     assert site.get("/export/srt").text.startswith("1\n")
-    assert checked == []
+    assert [order.checked is not None for order in orders] == [True]
     path = site.store.find(site.recording_id)
     path.write_bytes(packed.read_bytes()[:-1])
     assert site.code("GET", site.address) == (422, "invalid_recording")
     path.write_bytes(packed.read_bytes())
     assert site.get("/story").content == story
-    assert checked == [path]
-
-
-def test_what_is_kept_is_bounded(packed: Path, tmp_path: Path) -> None:
-    num_made: Counter[str] = Counter()
-
-    def make(file: SessionFile) -> str:
-        num_made[file.path.stem] += 1
-        return file.path.stem * 2
-
-    made = Made(make, 5, len)
-
-    def use(name: str) -> str:
-        with SessionFile(shutil.copy2(packed, tmp_path / f"{name}.aisession")) as file:
-            assert made.of(file) == name * 2
-        return name
-
-    paths = {name: tmp_path / f"{use(name)}.aisession" for name in "abc"}
-    assert [made.find(path) for path in paths.values()] == [None, "bb", "cc"]
-    use("c")
-    assert num_made["c"] == 1
-    # What is larger than all that may be kept pushes nothing out.
-    use("large")
-    assert [made.find(path) for path in paths.values()] == [None, "bb", "cc"]
-    made.forget("b")
-    assert made.find(paths["b"]) is None
-    paths["c"].touch()
-    assert made.find(paths["c"]) is None
+    assert [order.checked is not None for order in orders[1:]] == [False, False]
 
 
 def test_unknown_addresses_are_told_like_other_errors(site: Site) -> None:
@@ -578,7 +719,7 @@ def test_what_fails_on_the_server_is_told_without_its_places(
     (tmp_path / "taken").write_bytes(b"")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "taken"))
     for method, address, body in (
-        ("GET", f"{site.address}/export/vtt", None),
+        ("GET", f"{site.address}/export/wav", None),
         ("POST", forks, {"from_chunk": 1}),
     ):
         response = site.client.request(method, address, json=body)
@@ -595,7 +736,7 @@ async def test_forks_wait_in_line_and_stop_with_their_listener(
     golden_checkpoint: Checkpoint, packed: Path
 ) -> None:
     admission = Admission(1, SystemTime())
-    forks = Forks(golden_checkpoint, lambda: 0, admission)
+    forks = Forks(golden_checkpoint, lambda: 0, admission, WORKERS)
 
     def find() -> Path:
         return packed

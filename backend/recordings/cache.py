@@ -1,37 +1,71 @@
 """Use recordings that may be packed or deleted meanwhile, and keep what was made of them."""
 
-import threading
+import asyncio
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, TypeVar
 
 from cachetools import LRUCache
 
 from backend.errors import SessionFileError
-from backend.recordings.export.sound import mp3
-from backend.recordings.reader import Checked, SessionFile, size_of
-from backend.recordings.transcript import Fields, summary_fields, transcript_json
+from backend.recordings.export import ExportFormat
+from backend.recordings.reader import SessionFile, size_of
+from backend.recordings.store import needing_room, no_such_recording
+from backend.recordings.turns import Turns
+from backend.recordings.work import NAME, Artifact, Facts, Order
+from backend.recordings.workers import Stop, Workers, WorkStoppedError
 
-NAME = "this recording"
-"""What errors call a recording: they do not tell its path."""
-MAX_SOUND_BYTES = 160_000_000
-"""Of the sounds that are kept: one of 12 hours, the longest, has 150 MB."""
-MAX_TRANSCRIPT_BYTES = 64_000_000
-"""Of the transcripts that are kept: an hour takes two megabytes."""
-MAX_SUMMARIES = 1000
-"""That are kept, of about a kilobyte each."""
-MAX_CHECKED = 10_000
-"""Files that are known to be whole."""
+NUM_AT_ONCE = 2
+"""Recordings that are gone through, or of which something is made."""
+MAX_FACTS = 4000
+"""Recordings of which is known what they are, in about a kilobyte each."""
+MAX_PRODUCT_BYTES = 1_000_000_000
+"""Of one thing that is made of a recording: nearly three hours as WAV."""
+MAX_KEPT_BYTES = 1_000_000_000
+"""Of all that was made and is kept, those that are being sent among them."""
+SHARE_OF_DISK = 4
+"""One in so many free bytes may be used up by one product."""
+MADE = "made"
 
 Find = Callable[[], Path]
 """Where a recording is now; raises RecordingError where there is none any more."""
+GiveUp = Callable[[], None]
 Use = TypeVar("Use")
 
 
+def read(find: Find, use: Callable[[SessionFile], Use]) -> Use:
+    """Use a recording in this process, which may be packed or deleted meanwhile.
+
+    Args:
+        find: where it is.
+        use: what is done with it.
+
+    Raises:
+        RecordingError: there is none any more.
+        SessionFileError: it is damaged.
+    """
+    path = find()
+    try:
+        return _use(path, use)
+    except SessionFileError:
+        # It goes on as a file when it has been packed.
+        if (packed := find()) == path:
+            raise
+        return _use(packed, use)
+
+
+def _use(path: Path, use: Callable[[SessionFile], Use]) -> Use:
+    with SessionFile(path, NAME) as file:
+        return use(file)
+
+
 @dataclass(frozen=True, slots=True)
-class _Version:
+class Version:
     """Tells a recording from what it was and will be."""
 
     path: Path
@@ -44,110 +78,252 @@ class _Version:
         return self.path.name.partition(".")[0]
 
 
-def _version(path: Path) -> _Version | None:
-    """None where there is nothing."""
-    try:
-        return _Version(path, path.stat().st_mtime_ns, size_of(path))
-    except OSError:
-        return None
+def version_of(path: Path) -> Version:
+    """Of what lies there now.
 
-
-class Made(Generic[Use]):
-    """What is made of recordings, kept while it is asked for. Used by several threads.
-
-    Args:
-        make: makes it.
-        max_size: of all that is kept.
-        size_of: of one of them.
+    Raises:
+        SessionFileError: nothing does.
     """
+    try:
+        return Version(path, path.stat().st_mtime_ns, size_of(path))
+    except OSError as error:
+        raise SessionFileError(f"{NAME} cannot be read: {error.strerror}") from error
 
-    def __init__(
-        self,
-        make: Callable[[SessionFile], Use],
-        max_size: int,
-        size_of: Callable[[Use], int] = lambda _: 1,
-    ) -> None:
-        self._make = make
-        self._kept: LRUCache[_Version, Use] = LRUCache(max_size, size_of)
-        self._changing = threading.Lock()
-        self._making = threading.Lock()
 
-    def find(self, path: Path) -> Use | None:
-        """What was made of this very version of a recording; None where nothing was."""
-        version = _version(path)
-        with self._changing:
-            return None if version is None else self._kept.get(version)
+@dataclass(eq=False, slots=True)
+class Kept:
+    """What was made of a recording, in a folder of its own."""
 
-    def of(self, file: SessionFile) -> Use:
-        """What is made of this one."""
-        # One at a time: the next who asks for the same finds it, and a processor stays free.
-        with self._making:
-            version = _version(file.path)
-            with self._changing:
-                if version is not None and version in self._kept:
-                    return self._kept[version]
-            made = self._make(file)
-            with self._changing:
-                # Of one that was deleted meanwhile, nothing is kept after `forget`.
-                if version is not None and file.path.exists():
-                    self._drop(version.recording_id)
-                    # What is larger than all that may be kept is not.
-                    with suppress(ValueError):
-                        self._kept[version] = made
-            return made
+    recording_id: str
+    facts: Facts
+    folder: Path
+    num_bytes: int
+    address: str
+    """Of whoever asked for it first."""
 
-    def forget(self, recording_id: str) -> None:
-        """Keep nothing of a recording that was deleted."""
-        with self._changing:
-            self._drop(recording_id)
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / MADE
 
-    def _drop(self, recording_id: str) -> None:
-        for version in [v for v in self._kept if v.recording_id == recording_id]:
-            del self._kept[version]
+
+@dataclass(eq=False, slots=True)
+class Sending:
+    """A file that is being sent. It is open: it may be deleted before all of it is sent."""
+
+    facts: Facts
+    file: BinaryIO
+    recording_id: str
+    kept: Kept | None
+    give_up: GiveUp | None = field(default=None)
+    """Ends it before its end."""
 
 
 class RecordingCache:
-    """What a server's recordings are read as, made once while they are asked for."""
+    """What a server's recordings are read as, made once while they are asked for.
 
-    def __init__(self) -> None:
-        self.summaries: Made[Fields] = Made(summary_fields, MAX_SUMMARIES)
-        self.transcripts: Made[bytes] = Made(transcript_json, MAX_TRANSCRIPT_BYTES, len)
-        self.sounds: Made[bytes] = Made(mp3, MAX_SOUND_BYTES, len)
-        self.checked: Made[Checked] = Made(lambda file: file.checked, MAX_CHECKED)
-
-    def forget(self, recording_id: str) -> None:
-        """Keep nothing of a recording that was deleted."""
-        for made in (self.summaries, self.transcripts, self.sounds, self.checked):
-            made.forget(recording_id)
-
-
-def read(
-    find: Find, use: Callable[[SessionFile], Use], checked: Made[Checked] | None = None
-) -> Use:
-    """Use a recording, which may be packed or deleted meanwhile.
+    It is made by other processes, one thing at a time for each address, and lies in temporary
+    files: when they become too many, the address that has most of them loses its oldest, also
+    if that is just being sent. Belongs to one event loop.
 
     Args:
-        find: where it is.
-        use: what is done with it.
-        checked: knows the files that need not be gone through again, and gets to know this one.
-
-    Raises:
-        RecordingError: there is none any more.
-        SessionFileError: it is damaged.
+        workers: the processes.
+        max_kept_bytes: of all that is kept.
     """
-    path = find()
-    try:
-        return _use(path, use, checked)
-    except SessionFileError:
-        # It goes on as a file when it has been packed.
-        if (packed := find()) == path:
+
+    def __init__(self, workers: Workers, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
+        self._workers = workers
+        self._max_kept_bytes = max_kept_bytes
+        self._threads = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="recordings")
+        self._turns = Turns(NUM_AT_ONCE)
+        self._facts: LRUCache[Version, Facts] = LRUCache(MAX_FACTS)
+        self._kept: dict[tuple[Version, Artifact | ExportFormat], Kept] = {}
+        """The one that was not used for longest is first."""
+        self._going: dict[Stop, str] = {}
+        self._sending: set[Sending] = set()
+        self._removing: set[asyncio.Future[None]] = set()
+
+    # What is asked for
+
+    async def facts(self, find: Find, address: str) -> Facts:
+        """What a recording is.
+
+        Args:
+            find: where it is.
+            address: of whoever asks.
+
+        Raises:
+            RecordingError: there is none any more, or too many wait for theirs.
+            SessionFileError: it is damaged.
+        """
+        version = await asyncio.to_thread(lambda: version_of(find()))
+        return self._facts.get(version) or await self._go_through(find, address)
+
+    async def open(self, find: Find, wanted: Artifact | ExportFormat, address: str) -> Sending:
+        """What is wanted of a recording, to be sent and then closed.
+
+        Raises:
+            RecordingError: there is none any more, too many wait, or there is no room.
+            SessionFileError: it is damaged.
+        """
+        if wanted is Artifact.WHOLE and (await asyncio.to_thread(find)).is_file():
+            facts = await self.facts(find, address)
+            version = await asyncio.to_thread(lambda: version_of(find()))
+            return self._send(facts, version, version.path, None)
+        if (found := await self._find(find, wanted)) is not None:
+            return found
+        async with self._turns.turn(address):
+            # Another may have asked for the same.
+            if (found := await self._find(find, wanted)) is not None:
+                return found
+            return await self._make(find, wanted, address)
+
+    def close(self, sending: Sending) -> None:
+        """It is sent, or given up."""
+        self._sending.discard(sending)
+        sending.file.close()
+        if sending.kept is not None and sending.kept not in self._kept.values():
+            # Some systems remove no file that is open.
+            self._remove(sending.kept.folder)
+
+    # What ends it
+
+    def forget(self, recording_id: str) -> None:
+        """Keep nothing of a recording that was deleted, and do nothing more with it."""
+        for version in [v for v in self._facts if v.recording_id == recording_id]:
+            del self._facts[version]
+        for stop in [stop for stop, going in self._going.items() if going == recording_id]:
+            stop.set()
+        for key in [key for key, kept in self._kept.items() if kept.recording_id == recording_id]:
+            self._drop(key)
+        for sending in list(self._sending):
+            if sending.recording_id == recording_id and sending.give_up is not None:
+                sending.give_up()
+
+    async def end(self) -> None:
+        """The server ends: stop everything, and keep nothing."""
+        for stop in self._going:
+            stop.set()
+        for key in list(self._kept):
+            self._drop(key)
+        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.gather(*self._removing)
+
+    # How it is made
+
+    async def _find(self, find: Find, wanted: Artifact | ExportFormat) -> Sending | None:
+        """What is there already."""
+        version = await asyncio.to_thread(lambda: version_of(find()))
+        if (kept := self._kept.pop((version, wanted), None)) is None:
+            return None
+        self._kept[version, wanted] = kept
+        return self._send(kept.facts, version, kept.path, kept)
+
+    async def _go_through(self, find: Find, address: str) -> Facts:
+        async with self._turns.turn(address):
+            version = await asyncio.to_thread(lambda: version_of(find()))
+            return self._facts.get(version) or (await self._carry_out(find))[1]
+
+    async def _make(self, find: Find, wanted: Artifact | ExportFormat, address: str) -> Sending:
+        folder, max_bytes = await asyncio.to_thread(_new_folder)
+        try:
+            version, facts = await self._carry_out(find, wanted, folder / MADE, max_bytes)
+            num_bytes = (folder / MADE).stat().st_size
+        except BaseException:
+            self._remove(folder)
             raise
-        return _use(packed, use, checked)
+        kept = Kept(version.recording_id, facts, folder, num_bytes, address)
+        self._keep(version, wanted, kept)
+        return self._send(facts, version, kept.path, kept)
+
+    async def _carry_out(
+        self,
+        find: Find,
+        wanted: Artifact | ExportFormat | None = None,
+        output: Path | None = None,
+        max_bytes: int = 0,
+    ) -> tuple[Version, Facts]:
+        """Have a recording gone through, and what is wanted made of it."""
+        path = await asyncio.to_thread(find)
+        order = Order(path=path, wanted=wanted, output=output, max_bytes=max_bytes)
+        try:
+            version, facts = await self._order(order)
+        except SessionFileError:
+            # It goes on as a file when it has been packed.
+            if (packed := await asyncio.to_thread(find)) == path:
+                raise
+            version, facts = await self._order(order.model_copy(update={"path": packed}))
+        # Of one that was deleted meanwhile, nothing is kept.
+        await asyncio.to_thread(find)
+        self._facts[version] = facts
+        return version, facts
+
+    async def _order(self, order: Order) -> tuple[Version, Facts]:
+        version = await asyncio.to_thread(version_of, order.path)
+        known = self._facts.get(version)
+        if known is not None and order.path.is_file():
+            order = order.model_copy(update={"checked": known.checked})
+        stop = Stop()
+        self._going[stop] = version.recording_id
+        working = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._workers.carry_out, order, stop
+        )
+        try:
+            outcome = await asyncio.shield(working)
+        except asyncio.CancelledError:
+            # Nobody waits for it: it ends, and only then is removed what it has made.
+            stop.set()
+            await asyncio.wait([working])
+            working.exception()
+            raise
+        except WorkStoppedError as error:
+            raise no_such_recording() from error
+        finally:
+            del self._going[stop]
+        facts = outcome.facts or known
+        assert facts is not None, "what was not known is told"
+        return version, facts
+
+    def _send(self, facts: Facts, version: Version, path: Path, kept: Kept | None) -> Sending:
+        with needing_room():
+            sending = Sending(facts, path.open("rb"), version.recording_id, kept)
+        self._sending.add(sending)
+        return sending
+
+    # What is kept
+
+    def _keep(self, version: Version, wanted: Artifact | ExportFormat, new: Kept) -> None:
+        for key, kept in list(self._kept.items()):
+            # Of one that goes on, there is another version now.
+            if key[1] is wanted and kept.recording_id == new.recording_id:
+                self._drop(key)
+        num_bytes: Counter[str] = Counter()
+        for kept in (*self._kept.values(), new):
+            num_bytes[kept.address] += kept.num_bytes
+        while num_bytes.total() > self._max_kept_bytes and self._kept:
+            # The first of those that are equal, which is the oldest.
+            key = max(self._kept, key=lambda key: num_bytes[self._kept[key].address])
+            num_bytes[self._kept[key].address] -= self._kept[key].num_bytes
+            self._drop(key)
+        self._kept[version, wanted] = new
+
+    def _drop(self, key: tuple[Version, Artifact | ExportFormat]) -> None:
+        kept = self._kept.pop(key)
+        for sending in list(self._sending):
+            if sending.kept is kept and sending.give_up is not None:
+                sending.give_up()
+        self._remove(kept.folder)
+
+    def _remove(self, folder: Path) -> None:
+        """Beside the event loop: a large file takes a while."""
+        loop = asyncio.get_running_loop()
+        removing = loop.run_in_executor(None, shutil.rmtree, folder, True)
+        self._removing.add(removing)
+        removing.add_done_callback(self._removing.discard)
 
 
-def _use(path: Path, use: Callable[[SessionFile], Use], checked: Made[Checked] | None) -> Use:
-    known = None if checked is None or path.is_dir() else checked.find(path)
-    with SessionFile(path, NAME, known) as file:
-        if checked is not None and path.is_file():
-            checked.of(file)
-        return use(file)
+def _new_folder() -> tuple[Path, int]:
+    """For something that is made, and how large that may be."""
+    with needing_room():
+        folder = Path(tempfile.mkdtemp(prefix="audio-interaction-"))
+        return folder, min(MAX_PRODUCT_BYTES, shutil.disk_usage(folder).free // SHARE_OF_DISK)

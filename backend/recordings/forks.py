@@ -5,6 +5,8 @@ in a thread of its own. While a conversation goes on it rests after each of its 
 """
 
 import asyncio
+import errno
+import json
 import logging
 import tempfile
 import threading
@@ -18,12 +20,14 @@ from backend.errors import AudioInteractionError, RecordingError, SessionFileErr
 from backend.model.checkpoint import Checkpoint
 from backend.model.device import own_stream
 from backend.model.fingerprint import fingerprint
-from backend.recordings.cache import NAME, Find, read
-from backend.recordings.reader import SessionFile
+from backend.recordings.cache import MAX_PRODUCT_BYTES, Find
+from backend.recordings.reader import Checked, SessionFile
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.replay import Fork, ForkOptions
 from backend.recordings.store import needing_room, no_room
-from backend.recordings.transcript import Fields, read_transcript, transcript_fields
+from backend.recordings.transcript import Fields
+from backend.recordings.work import NAME, Artifact, Order
+from backend.recordings.workers import Stop, Workers, WorkStoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +44,33 @@ class Forks:
         checkpoint: what recordings are taken another way with.
         num_conversations: how many go on now.
         admission: who is next; of one place.
+        workers: read what came of it.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, num_conversations: Callable[[], int], admission: Admission
+        self,
+        checkpoint: Checkpoint,
+        num_conversations: Callable[[], int],
+        admission: Admission,
+        workers: Workers,
     ) -> None:
         self._checkpoint = checkpoint
         self._num_conversations = num_conversations
         self._admission = admission
+        self._workers = workers
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fork")
 
-    async def run(self, find: Find, options: ForkOptions) -> AsyncGenerator[Fields, None]:
+    async def run(
+        self, find: Find, options: ForkOptions, checked: Checked | None = None
+    ) -> AsyncGenerator[Fields, None]:
         """What is told of a fork, as it comes: `waiting`, `chunk` and at last `story`.
 
         Who stops to listen stops the fork.
+
+        Args:
+            find: where the recording is.
+            options: what is to be otherwise.
+            checked: what going through it has found; None goes through it here.
 
         Raises:
             RecordingError: there is no such recording, it is another checkpoint's, or too many
@@ -79,8 +96,8 @@ class Forks:
         def tell(fields: Fields) -> None:
             loop.call_soon_threadsafe(told.put_nowait, fields)
 
-        job = _Job(self._checkpoint, options, self._num_conversations, tell)
-        running = loop.run_in_executor(self._thread, read, find, job.run)
+        job = _Job(self._checkpoint, options, self._num_conversations, self._workers, tell)
+        running = loop.run_in_executor(self._thread, job.take, find, checked)
 
         def done(ended: "asyncio.Future[Fields]") -> None:
             # Also of one whose listener has gone: only now may the next one begin.
@@ -95,7 +112,7 @@ class Forks:
                 yield fields
             yield {"story": _result(running)}
         finally:
-            job.is_stopped.set()
+            job.stop()
 
 
 def _result(ended: "asyncio.Future[Fields]") -> Fields:
@@ -111,6 +128,23 @@ def _result(ended: "asyncio.Future[Fields]") -> Fields:
         ) from error
 
 
+class _Room:
+    """For what one fork records while it goes on: about eight hours."""
+
+    def __init__(self) -> None:
+        self._num_left = MAX_PRODUCT_BYTES
+
+    def take(self, num_bytes: int) -> None:
+        """Count what is written next.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        self._num_left -= num_bytes
+        if self._num_left < 0:
+            raise OSError(errno.EDQUOT, "a fork is longer than the server has room for")
+
+
 class _StoppedError(Exception):
     """The fork's listener has gone."""
 
@@ -123,20 +157,44 @@ class _Job:
         checkpoint: Checkpoint,
         options: ForkOptions,
         num_conversations: Callable[[], int],
+        workers: Workers,
         tell: Callable[[Fields], None],
     ) -> None:
-        self.is_stopped = threading.Event()
+        self._is_stopped = threading.Event()
+        self._stop = Stop()
+        self._workers = workers
         self._checkpoint = checkpoint
         self._options = options
         self._num_conversations = num_conversations
         self._tell = tell
         self._told_at = 0.0
         self._rested_at = 0.0
+        self._path = Path()
         self._fork: Fork | None = None
         self._num_chunks = 0
 
-    def run(self, file: SessionFile) -> Fields:
+    def stop(self) -> None:
+        """Nobody listens any more; may be called by any thread."""
+        self._is_stopped.set()
+        self._stop.set()
+
+    def take(self, find: Find, checked: Checked | None) -> Fields:
         """The transcript of the other way."""
+        path = find()
+        try:
+            return self._take(path, checked)
+        except SessionFileError:
+            # It goes on as a file when it has been packed.
+            if (packed := find()) == path:
+                raise
+            return self._take(packed, None)
+
+    def _take(self, path: Path, checked: Checked | None) -> Fields:
+        self._path = path
+        with SessionFile(path, NAME, checked if path.is_file() else None) as file:
+            return self._run(file)
+
+    def _run(self, file: SessionFile) -> Fields:
         stated = file.manifest.checkpoint
         if fingerprint(self._checkpoint) != stated.fingerprint:
             raise RecordingError(
@@ -149,8 +207,16 @@ class _Job:
         stream = own_stream(self._checkpoint.device)
         with needing_room(), stream, tempfile.TemporaryDirectory() as folder:
             path = self._record(file, Path(folder) / "fork.aisession")
-            with SessionFile(path, NAME) as forked:
-                return transcript_fields(forked, read_transcript(forked))
+            story = Path(folder) / "story"
+            order = Order(
+                path=path, wanted=Artifact.TRANSCRIPT, output=story, max_bytes=MAX_PRODUCT_BYTES
+            )
+            try:
+                self._workers.carry_out(order, self._stop)
+            except WorkStoppedError as error:
+                raise _StoppedError from error
+            fields: Fields = json.loads(story.read_bytes())
+            return fields
 
     def _record(self, file: SessionFile, path: Path) -> Path:
         manifest = describe(
@@ -162,7 +228,7 @@ class _Job:
         )
         try:
             # A notice would come on another thread: `failure` holds it, too.
-            recorder = Recorder(path, manifest, lambda _: None)
+            recorder = Recorder(path, manifest, lambda _: None, take_room=_Room().take)
         except SessionFileError as error:
             raise no_room(error) from error
         try:
@@ -180,11 +246,13 @@ class _Job:
         if self._num_conversations():
             # All since the last rest was work.
             rest = min(REST * (now - self._rested_at), LONGEST_REST_SECONDS)
-            self.is_stopped.wait(rest if self._rested_at else 0)
+            self._is_stopped.wait(rest if self._rested_at else 0)
         self._rested_at = time.monotonic()
-        if self.is_stopped.is_set():
+        if self._is_stopped.is_set():
             raise _StoppedError
         assert self._fork is not None, "a step of no fork"
         if now - self._told_at > TOLD_EVERY_SECONDS:
             self._told_at = now
+            if not self._path.exists():
+                raise SessionFileError(f"{NAME} was packed or deleted meanwhile")
             self._tell({"chunk": self._fork.num_chunks, "num_chunks": self._num_chunks})

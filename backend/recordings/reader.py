@@ -27,6 +27,7 @@ from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ, SPEECH_
 from backend.errors import SessionFileError
 from backend.recordings.records import (
     FORMAT,
+    MAX_SET_REPLY_TOKENS,
     RECORD_READER,
     VERSIONS,
     DecisionRecord,
@@ -56,6 +57,8 @@ MAX_BUNDLE_BYTES = 2 * MAX_AUDIO_BYTES
 MAX_REPLY_TRACKS = 20_000
 MAX_REPLY_SECONDS = 3600
 """Of one spoken reply, which is held in memory: minutes of silence fit into a few bytes of FLAC."""
+MAX_REPLY_TOKENS = MAX_SET_REPLY_TOKENS + 16
+"""And the control tokens around them; a reply's are held in memory where it is repeated."""
 MAX_DIRECTORY_BYTES = 8 * 1024**2
 
 _ZIP_END = struct.Struct("<4s4H2LH")
@@ -214,6 +217,7 @@ class SessionFile:
         """Go through everything once, so that nothing unexpected is found later."""
         self._members.check_sums()
         num_decisions, num_turns, num_asides, is_speaking = 0, 0, 0, False
+        num_tokens = 0
         end: EndRecord | None = None
         for number, record in enumerate(self._read_records(), start=1):
             if end is not None:
@@ -226,6 +230,7 @@ class SessionFile:
                     )
                 num_decisions += 1
                 num_turns += record.speak
+                num_tokens = 0
                 is_speaking = record.speak
             elif isinstance(record, TokenRecord):
                 if not is_speaking or record.turn != num_turns - 1:
@@ -233,6 +238,9 @@ class SessionFile:
                         f"line {number} of its {EVENTS} continues reply {record.turn}, which is "
                         "not in progress"
                     )
+                num_tokens += 1
+                if num_tokens > MAX_REPLY_TOKENS:
+                    raise SessionFileError(f"its reply {record.turn} has more tokens than any")
                 is_speaking = record.status is None
             elif isinstance(record, SettingsRecord | TypedRecord):
                 # A line of them is short, and what is made of it is not.

@@ -22,6 +22,7 @@ FORMAT = "aisession"
 VERSION = 2
 VERSIONS = (1, VERSION)
 """Those that are read; of the first, contexts rolled by another rule."""
+MAX_SET_REPLY_TOKENS = 4096
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Seconds = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -40,7 +41,7 @@ class Drawing(_Stated):
 
     temperature: Annotated[float, Field(ge=0, le=2)]
     top_k: Annotated[int, Field(ge=1, le=1000)]
-    max_reply_tokens: Annotated[int, Field(ge=1, le=4096)]
+    max_reply_tokens: Annotated[int, Field(ge=1, le=MAX_SET_REPLY_TOKENS)]
     decision_bias: Annotated[float, Field(ge=-MAX_DECISION_BIAS, le=MAX_DECISION_BIAS)] | None = (
         None
     )

@@ -35,6 +35,8 @@ from backend.recordings.records import (
 )
 from backend.trace import Cause, Trace, TracedDecision, TracedToken
 
+RECORDS_PER_STEP = 64
+"""So many are read, in less time than a step of the model takes, before others have their turn."""
 TIE_LOGITS = {torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.75}
 """How far rounding alone moves a difference of two logits, with room to spare."""
 
@@ -543,6 +545,7 @@ class Fork:
         self._checkpoint = checkpoint
         self._file = file
         self._options = options
+        self._before_step = before_step
         self._is_same_model = fingerprint(checkpoint) == file.manifest.checkpoint.fingerprint
         self._engine = _Repetition(
             checkpoint,
@@ -569,7 +572,7 @@ class Fork:
             SessionFileError: what was recorded cannot be repeated.
         """
         engine, session = self._engine, self._engine.session
-        plans = _plans(self._file)
+        plans = _plans(self._file, self._before_step)
         for number, (plan, chunk) in enumerate(zip(plans, self._file.chunks(), strict=False)):
             if plan.change is not None:
                 engine.core.change_settings(session, self._options.settings(plan.change))
@@ -619,10 +622,12 @@ class Fork:
             yield control.text_end, said[-1].cause is Cause.CANCELLED
 
 
-def _plans(file: SessionFile) -> Iterator[_ChunkPlan]:
+def _plans(file: SessionFile, rest: Callable[[], None]) -> Iterator[_ChunkPlan]:
     plan: _ChunkPlan | None = None
     change: SettingsRecord | None = None
-    for record in file.records():
+    for number, record in enumerate(file.records()):
+        if number % RECORDS_PER_STEP == RECORDS_PER_STEP - 1:
+            rest()
         match record:
             case SettingsRecord():
                 change = record

@@ -38,6 +38,10 @@ LEAST_ROOM_BYTES = 4_000_000
 """About two minutes: with less room, of the limit or on the disk, no recording starts."""
 MB = 1_000_000
 LONGEST_SHARE_HOURS = 720
+MAX_SHARES = 20
+"""Links to one recording that have not ended."""
+MAX_RECORDINGS = 20_000
+"""In one folder, which is gone through where room is looked for."""
 PRIVATE_FOLDER_MODE = 0o700
 PRIVATE_MODE = 0o600
 """Of files: closed to other users of this machine."""
@@ -109,7 +113,7 @@ class RecordingStore:
             for path in (self._packed(recording_id), self._live(recording_id)):
                 if path.exists():
                     return path
-        raise RecordingError("there is no such recording, or not any more", "recording_not_found")
+        raise no_such_recording()
 
     def num_bytes_of(self, recording_id: str) -> int:
         """What a recording takes up.
@@ -173,6 +177,11 @@ class RecordingStore:
             raise RecordingError(
                 "the disk for the recordings of this server is full", "recording_full"
             )
+        if len(os.listdir(self._folder)) >= MAX_RECORDINGS:
+            raise RecordingError(
+                f"there are {MAX_RECORDINGS} recordings on this server: delete some first",
+                "recording_full",
+            )
         recording_id = _new_id()
         return recording_id, self._packed(recording_id)
 
@@ -210,7 +219,8 @@ class RecordingStore:
         """Make a link that ends after `hours`.
 
         Raises:
-            RecordingError: that is not allowed here, is too long, or there is no such recording.
+            RecordingError: that is not allowed here, is too long, there are too many, or there is
+                no such recording.
         """
         if not self.options.may_share:
             raise RecordingError("the owner of this server allows no links", "sharing_off")
@@ -222,7 +232,15 @@ class RecordingStore:
         share_id = _new_id()
         expires_at = (self._now() + timedelta(hours=hours)).replace(microsecond=0)
         share = Share(recording_id=recording_id, expires_at=expires_at)
-        self._change_shares(lambda shares: shares | {share_id: share})
+
+        def add(shares: dict[str, Share]) -> dict[str, Share]:
+            if sum(each.recording_id == recording_id for each in shares.values()) >= MAX_SHARES:
+                raise RecordingError(
+                    f"a recording has {MAX_SHARES} links at most: end one first", "too_many_shares"
+                )
+            return shares | {share_id: share}
+
+        self._change_shares(add)
         return share_id, share
 
     def shares_of(self, recording_id: str) -> dict[str, Share]:
@@ -294,6 +312,11 @@ def _new_id() -> str:
     while (new := secrets.token_urlsafe(ID_BYTES)).startswith("-"):
         pass
     return new
+
+
+def no_such_recording() -> RecordingError:
+    """What is told where there is none, or not any more."""
+    return RecordingError("there is no such recording, or not any more", "recording_not_found")
 
 
 def _no_share() -> RecordingError:

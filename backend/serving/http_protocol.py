@@ -56,7 +56,8 @@ class HttpProtocol(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        # The application may give an answer up that it has begun.
+        super().__init__(config, server_state, app_state | {"give_up": self.give_up}, _loop)
         assert isinstance(config, ServerConfig), "its connections are counted"
         self._connections = config.connections
         self._is_for_health = False
@@ -99,6 +100,12 @@ class HttpProtocol(H11Protocol):
         self._connections.is_busy(self)
         self._connections.forget(self.transport)
         self.transport.abort()
+
+    def give_up(self) -> None:
+        """End an answer of which not all is sent: its client sees that it is not whole."""
+        if self._is_answering:
+            self.cycle.disconnected = True
+        self._reset()
 
     # Requests
 

@@ -3,20 +3,15 @@
 import asyncio
 import json
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
-from urllib.parse import quote
+from typing import Any, BinaryIO, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
 
 from backend.errors import (
     AudioInteractionError,
@@ -24,12 +19,10 @@ from backend.errors import (
     SessionFileError,
     SettingsError,
 )
-from backend.recordings.cache import Find, Made, RecordingCache, read
-from backend.recordings.export import ExportFormat, export
+from backend.recordings.cache import Find, RecordingCache, Sending
+from backend.recordings.export import ExportFormat
 from backend.recordings.forks import Forks
 from backend.recordings.live import Recordings
-from backend.recordings.packing import pack_copy
-from backend.recordings.reader import SessionFile
 from backend.recordings.replay import ForkOptions
 from backend.recordings.store import (
     PART_SUFFIX,
@@ -37,21 +30,19 @@ from backend.recordings.store import (
     SUFFIX,
     Gallery,
     RecordingStore,
-    needing_room,
 )
 from backend.recordings.transcript import Fields
+from backend.recordings.work import Artifact, Facts
+from backend.recordings.workers import Workers
 from backend.serving.access import Doorkeeper
+from backend.serving.connection_limits import counted_as
+from backend.serving.downloads import PRIVATE, FileAnswer, as_download
 from backend.wires.errors import ConnectionEnd
 
 logger = logging.getLogger(__name__)
 
 MAX_UPLOAD_BYTES = 200_000_000
 MAX_BODY_BYTES = 256 * 1024
-NUM_READERS = 2
-"""Recordings that are read, checked or exported at once."""
-BLOCK_BYTES = 256 * 1024
-UNREAD_SECONDS = 60.0
-"""A download of which nothing is read for so long is given up."""
 
 Answer = TypeVar("Answer")
 Body = TypeVar("Body", bound=BaseModel)
@@ -64,6 +55,7 @@ _STATUS = {
     "share_not_found": 404,
     "recording_off": 403,
     "sharing_off": 403,
+    "too_many_shares": 409,
     "recording_full": 507,
     "recording_failed": 503,
     "forks_full": 503,
@@ -72,6 +64,7 @@ _STATUS = {
     "origin_not_allowed": 403,
     "invalid_api_key": 401,
     "too_many_connections": 429,
+    "too_many_requests": 429,
 }
 _MEDIA_TYPES = {
     ExportFormat.HTML: "text/html; charset=utf-8",
@@ -80,9 +73,9 @@ _MEDIA_TYPES = {
     ExportFormat.MARKDOWN: "text/markdown; charset=utf-8",
     ExportFormat.WAV: "audio/wav",
 }
+_CLIENT_GONE = 499
+"""By a custom of proxies; nobody reads it."""
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-# No cache on the way keeps what was said, and no browser takes it for something else.
-_PRIVATE = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class ShareWanted(BaseModel):
@@ -118,6 +111,7 @@ class RecordingsApi:
         gallery: what every client may read, without a key.
         recordings: what is recorded here; None where nothing is.
         forks: takes recordings another way.
+        workers: go through them, and make something of them.
     """
 
     def __init__(
@@ -126,13 +120,13 @@ class RecordingsApi:
         gallery: Gallery,
         recordings: Recordings | None,
         forks: Forks,
+        workers: Workers,
     ) -> None:
         self._doorkeeper = doorkeeper
         self._gallery = gallery
         self._recordings = recordings
         self._forks = forks
-        self._cache = RecordingCache()
-        self._reading = asyncio.Semaphore(NUM_READERS)
+        self._cache = RecordingCache(workers)
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes, and how errors are told."""
@@ -166,27 +160,39 @@ class RecordingsApi:
         app.add_api_route("/v1/{rest:path}", _tell_unknown, methods=_METHODS)
         for error in (AudioInteractionError, ConnectionEnd):
             app.add_exception_handler(error, _tell)
+        app.add_exception_handler(ClientDisconnect, _tell_nobody)
+
+    async def end(self) -> None:
+        """The server ends: nothing that was made is kept."""
+        await self._cache.end()
 
     def _add_readers(self, router: APIRouter, prefix: str, find: Callable[[str], Path]) -> None:
-        async def transcript(source: str) -> Response:
-            content = await self._read_once(lambda: find(source), self._cache.transcripts)
-            return Response(content, media_type="application/json", headers=_PRIVATE)
+        async def transcript(source: str, request: Request) -> Response:
+            sending = await self._open(request, lambda: find(source), Artifact.TRANSCRIPT)
+            return FileAnswer(self._cache, sending, "application/json", {})
 
         async def sound(source: str, request: Request) -> Response:
-            content = await self._read_once(lambda: find(source), self._cache.sounds)
-            return _part_of(content, "audio/mpeg", request.headers.get("range"))
+            sending = await self._open(request, lambda: find(source), Artifact.SOUND)
+            asked = request.headers.get("range")
+            return FileAnswer(self._cache, sending, "audio/mpeg", {"Accept-Ranges": "bytes"}, asked)
 
-        async def file(source: str) -> Response:
-            return await self._read(lambda: find(source), _packed)
+        async def file(source: str, request: Request, time_zone: str = "") -> Response:
+            sending = await self._open(request, lambda: find(source), Artifact.WHOLE)
+            named = as_download(sending.facts.summary, SUFFIX, time_zone)
+            return FileAnswer(self._cache, sending, "application/zip", named)
 
-        async def exported(source: str, wanted: str) -> Response:
+        async def exported(
+            source: str, wanted: str, request: Request, time_zone: str = ""
+        ) -> Response:
             if wanted not in list(ExportFormat):
                 raise RecordingError(
                     f"a recording is exported to {', '.join(ExportFormat)}, not to that",
                     "invalid_value",
                 )
             into = ExportFormat(wanted)
-            return await self._read(lambda: find(source), lambda file: _exported(file, into))
+            sending = await self._open(request, lambda: find(source), into)
+            named = as_download(sending.facts.summary, into.suffix, time_zone)
+            return FileAnswer(self._cache, sending, _MEDIA_TYPES[into], named)
 
         router.add_api_route(f"{prefix}/{{source}}/story", transcript, methods=["GET"])
         router.add_api_route(f"{prefix}/{{source}}/sound", sound, methods=["GET"])
@@ -197,11 +203,11 @@ class RecordingsApi:
         async def fork(source: str, request: Request) -> Response:
             wanted = await _body(request, ForkWanted)
             # What is wrong with it is said before the first line.
-            await asyncio.to_thread(find, source)
-            lines = self._forks.run(lambda: find(source), wanted.options())
+            facts = await self._facts(request, lambda: find(source))
+            lines = self._forks.run(lambda: find(source), wanted.options(), facts.checked)
             first = await anext(lines)
             return StreamingResponse(
-                _lines(first, lines), media_type="application/x-ndjson", headers=_PRIVATE
+                _lines(first, lines), media_type="application/x-ndjson", headers=PRIVATE
             )
 
         router.add_api_route(f"{prefix}/{{source}}/forks", fork, methods=["POST"])
@@ -237,56 +243,47 @@ class RecordingsApi:
         entries = await asyncio.to_thread(self._gallery.entries)
         return JSONResponse(entries, headers={"Cache-Control": "no-cache"})
 
-    def _summary_of(self, find: Callable[[str], Path]) -> Callable[[str], object]:
-        async def summary(source: str) -> Response:
-            fields = await self._summarize(lambda: find(source))
+    def _summary_of(self, find: Callable[[str], Path]) -> Callable[..., object]:
+        async def summary(source: str, request: Request) -> Response:
+            facts = await self._facts(request, lambda: find(source))
             path = await asyncio.to_thread(find, source)
-            return JSONResponse(fields | {"is_live": self._is_live(path)}, headers=_PRIVATE)
+            told = facts.summary | {"is_live": self._is_live(path)}
+            return JSONResponse(told, headers=PRIVATE)
 
         return summary
-
-    async def _summarize(self, find: Find) -> Fields:
-        return await self._read_once(find, self._cache.summaries)
 
     def _is_live(self, path: Path) -> bool:
         recording_id = path.name.partition(".")[0]
         return self._recordings is not None and self._recordings.is_live(recording_id)
 
-    async def _summary(self, source: str) -> Response:
+    async def _summary(self, source: str, request: Request) -> Response:
         store = self._store
-        fields = await self._summarize(lambda: store.find(source))
+        facts = await self._facts(request, lambda: store.find(source))
         shares = await asyncio.to_thread(store.shares_of, source)
         told = [
             {"share_id": share_id, "expires_at": share.expires_at.isoformat()}
             for share_id, share in shares.items()
         ]
         is_live = self._required().is_live(source)
-        return JSONResponse(fields | {"is_live": is_live, "shares": told}, headers=_PRIVATE)
+        return JSONResponse(facts.summary | {"is_live": is_live, "shares": told}, headers=PRIVATE)
 
-    async def _read_once(self, find: Find, made: Made[Answer]) -> Answer:
-        """What is kept of it, without waiting for others that are read; else it is made."""
-        found = await asyncio.to_thread(lambda: made.find(find()))
-        return await self._read(find, made.of) if found is None else found
+    async def _facts(self, request: Request, find: Find) -> Facts:
+        return await _while_wanted(request, self._cache.facts(find, _address(request)))
 
-    async def _read(self, find: Find, use: Callable[[SessionFile], Answer]) -> Answer:
-        def in_room(file: SessionFile) -> Answer:
-            with needing_room():
-                return use(file)
-
-        async with self._reading:
-            return await asyncio.to_thread(read, find, in_room, self._cache.checked)
+    async def _open(self, request: Request, find: Find, wanted: Artifact | ExportFormat) -> Sending:
+        return await _while_wanted(request, self._cache.open(find, wanted, _address(request)))
 
     # What changes it
 
     async def _delete(self, source: str) -> None:
         await self._required().delete(source)
-        await asyncio.to_thread(self._cache.forget, source)
+        self._cache.forget(source)
 
     async def _share(self, source: str, request: Request) -> Response:
         wanted = await _body(request, ShareWanted)
         share_id, share = await asyncio.to_thread(self._store.share, source, wanted.hours)
         told = {"share_id": share_id, "expires_at": share.expires_at.isoformat()}
-        return JSONResponse(told, status_code=201, headers=_PRIVATE)
+        return JSONResponse(told, status_code=201, headers=PRIVATE)
 
     async def _end_share(self, source: str, share_id: str) -> None:
         await asyncio.to_thread(self._store.end_share, source, share_id)
@@ -300,8 +297,7 @@ class RecordingsApi:
         part = path.with_name(path.name + PART_SUFFIX)
         try:
             await self._receive(request, part)
-            async with self._reading:
-                await asyncio.to_thread(_check, part)
+            await self._facts(request, lambda: part)
             await asyncio.to_thread(part.rename, path)
         finally:
             # A disk that became read-only has told of that before.
@@ -309,7 +305,7 @@ class RecordingsApi:
                 await asyncio.to_thread(part.unlink, missing_ok=True)
             await asyncio.to_thread(store.count)
         told = {"recording_id": recording_id}
-        return JSONResponse(told, status_code=201, headers=_PRIVATE)
+        return JSONResponse(told, status_code=201, headers=PRIVATE)
 
     async def _receive(self, request: Request, part: Path) -> None:
         num_bytes = 0
@@ -341,123 +337,31 @@ async def _tell_unknown(rest: str) -> Response:
     raise RecordingError(f"nothing is at /v1/{rest[:100]}, or not by this method", "not_found")
 
 
-def _check(path: Path) -> None:
-    with SessionFile(path, "this file"):
-        pass
+def _address(request: Request) -> str:
+    return counted_as(request.client.host if request.client else "")
 
 
-class Download(StreamingResponse):
-    """A file to take away, given up where it is not read.
+async def _while_wanted(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """What `work` comes to, for as long as the client waits for it.
 
-    It is open from here on, as it may be deleted before all of it is sent: Starlette's FileResponse
-    opens a file by its name, and late.
-
-    Args:
-        path: what is sent.
-        name: what the browser calls it, without its suffix.
-        suffix: of its name.
-        media_type: what it is.
-        folder: holds the file for this answer alone, and is removed after it.
+    Raises:
+        ClientDisconnect: it has gone, and the work is stopped.
     """
-
-    def __init__(
-        self, path: Path, name: str, suffix: str, media_type: str, folder: Path | None = None
-    ) -> None:
-        self._file = path.open("rb")
-        self._folder = folder
-        plain = name.encode("ascii", "ignore").decode().strip() or "recording"
-        named = f"filename=\"{plain}{suffix}\"; filename*=utf-8''{quote(name + suffix)}"
-        headers = {
-            "Content-Length": str(os.fstat(self._file.fileno()).st_size),
-            "Content-Disposition": f"attachment; {named}",
-        }
-        super().__init__(self._blocks(), headers=headers | _PRIVATE, media_type=media_type)
-
-    async def _blocks(self) -> AsyncGenerator[bytes, None]:
-        while block := await asyncio.to_thread(self._file.read, BLOCK_BYTES):
-            yield block
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-
-        async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(UNREAD_SECONDS):
-                await send(message)
-
-        try:
-            await super().__call__(scope, receive, send_in_time)
-        except* TimeoutError:
-            logger.info("a download is given up: nothing of it was read for a while")
-        finally:
-            await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        self._file.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _packed(file: SessionFile) -> Download:
-    """A recording's file, whole also where it goes on or was cut off."""
-    name, suffix, media_type = _file_name(file), SUFFIX, "application/zip"
-    if file.path.is_file():
-        return Download(file.path, name, suffix, media_type)
-    with _folder_for_answer() as folder:
-        pack_copy(file, folder / "packed")
-        return Download(folder / "packed", name, suffix, media_type, folder)
-
-
-def _exported(file: SessionFile, wanted: ExportFormat) -> Download:
-    with _folder_for_answer() as folder:
-        export(file, wanted, folder / "exported")
-        media_type = _MEDIA_TYPES[wanted]
-        return Download(folder / "exported", _file_name(file), wanted.suffix, media_type, folder)
-
-
-@contextmanager
-def _folder_for_answer() -> Iterator[Path]:
-    """A temporary folder, which is removed here only if no answer comes of it."""
-    folder = Path(tempfile.mkdtemp())
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_gone(request))
     try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
-def _file_name(file: SessionFile) -> str:
-    """The title, as far as a file may be called so."""
-    kept = "".join(c if c.isalnum() or c in " -_" else " " for c in file.manifest.title)
-    return " ".join(kept.split())[:80] or f"recording {file.manifest.started_at:%Y-%m-%d %H.%M}"
-
-
-def _part_of(content: bytes, media_type: str, asked: str | None) -> Response:
-    """All of it, or the one range of bytes that is asked for."""
-    size = len(content)
-    headers = {"Accept-Ranges": "bytes"} | _PRIVATE
-    if (part := _range(asked or "", size)) is None:
-        return Response(content, media_type=media_type, headers=headers)
-    if part.start >= part.stop:
-        headers["Content-Range"] = f"bytes */{size}"
-        return Response(status_code=416, headers=headers)
-    headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
-    return Response(
-        content[part.start : part.stop], status_code=206, media_type=media_type, headers=headers
-    )
-
-
-def _range(asked: str, size: int) -> range | None:
-    """The bytes of `bytes=first-last`, of `bytes=first-` and of `bytes=-number`; None of others."""
-    unit, _, part = asked.partition("=")
-    first, dash, last = part.strip().partition("-")
-    numbers = [text for text in (first, last) if text]
-    if unit.strip() != "bytes" or not dash or not numbers:
-        return None
-    if not all(text.isascii() and text.isdigit() and len(text) < 16 for text in numbers):
-        return None
-    if not first:
-        return range(max(0, size - int(last)), size)
-    return range(int(first), min(size, int(last) + 1) if last else size)
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _body(request: Request, model: type[Body]) -> Body:
@@ -496,10 +400,15 @@ def _line(fields: Fields) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
+async def _tell_nobody(request: Request, error: Exception) -> Response:
+    logger.info("a client went away before its answer was ready")
+    return Response(status_code=_CLIENT_GONE)
+
+
 async def _tell(request: Request, error: Exception) -> Response:
     """An error as clients see it."""
     fields, status = _error_fields(error)
-    return JSONResponse(fields, status_code=status, headers=_PRIVATE)
+    return JSONResponse(fields, status_code=status, headers=PRIVATE)
 
 
 def _error_fields(error: Exception) -> tuple[Fields, int]:

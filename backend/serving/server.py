@@ -28,6 +28,7 @@ from backend.model.hub_store import Report
 from backend.recordings.forks import Forks
 from backend.recordings.live import Recordings
 from backend.recordings.store import Gallery, RecordingStore, StoreOptions
+from backend.recordings.workers import Workers
 from backend.serving.access import SUBPROTOCOL, Doorkeeper, OwnPagesOnly, SecurityHeaders
 from backend.serving.connection_limits import (
     MAX_PER_ADDRESS,
@@ -186,6 +187,7 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
     options = options or ServingOptions()
     service = SocketService(engine, options)
     recordings = service.recordings
+    workers = Workers()
     gradio = gradio_app()
 
     @asynccontextmanager
@@ -196,6 +198,8 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
             threading.Thread(target=recordings.get_ready, daemon=True).start()
         async with gradio.router.lifespan_context(gradio):
             yield
+        await api.end()
+        await asyncio.to_thread(workers.close)
         if recordings is not None:
             await recordings.close()
 
@@ -224,9 +228,11 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
 
     OpenAIApi(service.doorkeeper, engine.checkpoint.name, service.conversations).add_to(app)
     forks = Forks(
-        engine.checkpoint, lambda: service.admission.num_taken, Admission(1, SystemTime())
+        engine.checkpoint, lambda: service.admission.num_taken, Admission(1, SystemTime()), workers
     )
-    RecordingsApi(service.doorkeeper, Gallery(GALLERY_FOLDER), recordings, forks).add_to(app)
+    gallery = Gallery(GALLERY_FOLDER)
+    api = RecordingsApi(service.doorkeeper, gallery, recordings, forks, workers)
+    api.add_to(app)
     samples = OwnPagesOnly(StaticFiles(directory=SAMPLES_FOLDER), options.own_hosts)
     app.mount("/samples", samples, name="samples")
     app.router.routes.extend(page_routes(gradio, service.doorkeeper))

@@ -68,9 +68,11 @@ export class Source {
     return URL.createObjectURL(await answer.blob());
   }
 
-  /** The path of what can be downloaded: the file itself, or one of EXPORTS. */
+  /** The path of what can be downloaded, named by our clock: the file itself, or one of EXPORTS. */
   download(format) {
-    return format === 'file' ? `${this.path}/file` : `${this.path}/export/${format}`;
+    const file = format === 'file' ? 'file' : `export/${format}`;
+    const { timeZone = '' } = Intl.DateTimeFormat().resolvedOptions();
+    return `${this.path}/${file}?${new URLSearchParams({ time_zone: timeZone })}`;
   }
 
   async delete() {

@@ -11,7 +11,7 @@ import soundfile
 
 from backend.errors import SessionFileError
 from backend.recordings.export.captions import srt, vtt
-from backend.recordings.export.page import page
+from backend.recordings.export.page import write_page
 from backend.recordings.export.sound import write_wav
 from backend.recordings.export.text import markdown
 from backend.recordings.reader import SessionFile
@@ -60,7 +60,7 @@ def _write(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
         case ExportFormat.WAV:
             write_wav(file, output)
         case ExportFormat.HTML:
-            output.write_text(page(file), encoding="utf-8")
+            write_page(file, output)
         case ExportFormat.VTT:
             output.write_text(vtt(read_transcript(file)), encoding="utf-8")
         case ExportFormat.SRT:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -17,6 +17,8 @@ from backend.recordings.transcript import read_transcript
 MP3_COMPRESSION = 0.85
 """About 28 kbit/s for one channel at 16 kHz."""
 
+WAV_BYTES_PER_SECOND = SPEECH_RATE_HZ * 2 * 2
+"""Of two channels of 16 bits."""
 MAX_SOUNDING = 8
 """Replies at once. They sound one after the other, but for what a client's clock gets wrong."""
 
@@ -28,11 +30,10 @@ def write_wav(file: SessionFile, output: Path) -> None:
             sound.write(np.stack([microphone, replies], axis=1))
 
 
-def mp3(file: SessionFile) -> bytes:
+def write_mp3(file: SessionFile, output: Path | BinaryIO) -> None:
     """Both mixed into one channel, small enough for a page and known to every browser."""
-    content = BytesIO()
     with soundfile.SoundFile(
-        content,
+        output,
         "w",
         SAMPLE_RATE_HZ,
         1,
@@ -42,7 +43,6 @@ def mp3(file: SessionFile) -> bytes:
     ) as sound:
         for microphone, replies in time_line(file, SAMPLE_RATE_HZ):
             sound.write(np.clip(microphone + replies, -1, 1))
-    return content.getvalue()
 
 
 def time_line(file: SessionFile, rate_hz: int) -> Iterator[tuple[Samples, Samples]]:
