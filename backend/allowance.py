@@ -1,6 +1,7 @@
 """How much one socket may send and have done: what is more waits, and nothing of it is lost."""
 
 from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
@@ -21,6 +22,18 @@ LEAST_SECONDS = 1e-6
 """For less nobody waits."""
 LONGEST_STEP_SECONDS = 0.1
 """For more nobody pays: it is a library that is loaded, once in the life of a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How the event loop's time is shared."""
+
+    each: float = SOCKET_SHARE
+    """Of it, for one."""
+    busy: float = BUSY_SOCKETS_SHARE
+    """For all together that want more than theirs."""
+    saved_seconds: float = SAVED_SECONDS
+    """That one may have saved up."""
 
 
 class TokenBucket:
@@ -71,15 +84,16 @@ class LoopTime:
     for it and not by the number of its messages.
     """
 
-    def __init__(self, time: WorkTime) -> None:
+    def __init__(self, time: WorkTime, shares: Shares | None = None) -> None:
         self.time = time
+        self.shares = shares or Shares()
         self.num_waiting = 0
         """Sockets that have taken more than their share."""
 
     @property
     def waiting_share(self) -> float:
         """Of the loop's time, for each of the sockets that wait for theirs."""
-        return min(SOCKET_SHARE, BUSY_SOCKETS_SHARE / max(1, self.num_waiting))
+        return min(self.shares.each, self.shares.busy / max(1, self.num_waiting))
 
     def share(self) -> "LoopShare":
         """Another socket's share."""
@@ -91,7 +105,7 @@ class LoopShare:
 
     def __init__(self, loop_time: LoopTime) -> None:
         self._loop_time = loop_time
-        self._level = SAVED_SECONDS
+        self._level = loop_time.shares.saved_seconds
         self._filled_at = loop_time.time.now()
         self._is_waiting = False
 
@@ -123,8 +137,9 @@ class LoopShare:
     def charge(self, seconds: float) -> None:
         """So much was taken."""
         now = self._loop_time.time.now()
-        share = self._loop_time.waiting_share if self._is_waiting else SOCKET_SHARE
-        filled = min(SAVED_SECONDS, self._level + (now - self._filled_at) * share)
+        shares = self._loop_time.shares
+        share = self._loop_time.waiting_share if self._is_waiting else shares.each
+        filled = min(shares.saved_seconds, self._level + (now - self._filled_at) * share)
         self._filled_at = now
         self._level = filled - min(seconds, LONGEST_STEP_SECONDS)
 

@@ -437,10 +437,19 @@ def test_text_typed_in_the_queue_is_sent_when_it_is_over(open_duplex: OpenDuplex
     page.wait_until(lambda: len(page.server.of_type("response.create")) == 1)
 
 
-def test_access_key_is_offered_as_a_subprotocol(open_duplex: OpenDuplex) -> None:
+@pytest.mark.parametrize(
+    ("key", "offered"),
+    [
+        ("secret", "openai-insecure-api-key.secret"),
+        ("f/0k+q3Zx?>==", "base64url.bearer.authorization.Zi8waytxM1p4Pz49PQ"),
+    ],
+)
+def test_access_key_is_offered_as_a_subprotocol(
+    open_duplex: OpenDuplex, key: str, offered: str
+) -> None:
     page = open_duplex()
     page.page.evaluate(
-        """() => {
+        """(accessKey) => {
           window.protocols = [];
           window.WebSocket = new Proxy(window.WebSocket, {
             construct(target, [url, offered]) {
@@ -448,11 +457,10 @@ def test_access_key_is_offered_as_a_subprotocol(open_duplex: OpenDuplex) -> None
               return new target(url, offered);
             },
           });
-          settings.set({ accessKey: 'secret' });
+          settings.set({ accessKey });
           live.startOrStop();
-        }"""
+        }""",
+        key,
     )
     page.wait("() => live.phase === 'open'")
-    assert page.page.evaluate("() => window.protocols") == [
-        ["realtime", "openai-insecure-api-key.secret"]
-    ]
+    assert page.page.evaluate("() => window.protocols") == [["realtime", offered]]

@@ -21,7 +21,7 @@ from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES
 from backend.events import Event
 from backend.serving.access import Doorkeeper, may_be_rebound, offered_key
-from backend.serving.server import ServingOptions, SocketService, server_config
+from backend.serving.server import ServingOptions, SocketService
 from backend.wires.connection import SocketLimits
 from backend.wires.errors import CloseCode, ConnectionEnd
 from backend.wires.outbox import MessagesLostError, Outbox
@@ -774,14 +774,6 @@ def test_only_who_knows_the_key_may_connect(name: str) -> None:
 
 def test_browsers_give_the_key_as_a_subprotocol() -> None:
     assert offered_key(Headers({}), ["realtime", f"openai-insecure-api-key.{KEY}"]) == KEY
-
-
-def test_proxies_are_believed_only_when_told_to() -> None:
-    engine: Any = ScriptedEngine([REPLY])
-    assert not server_config(engine, "127.0.0.1", 0).proxy_headers
-    options = ServingOptions(trusted_proxies="10.0.0.1")
-    config = server_config(engine, "127.0.0.1", 0, options)
-    assert (config.proxy_headers, config.forwarded_allow_ips) == (True, "10.0.0.1")
 
 
 def test_a_server_asks_for_its_key_and_resumes_a_broken_connection() -> None:

@@ -1,11 +1,13 @@
 """Who may connect: our own page, those who know the key, not too many from one address."""
 
+import base64
+import binascii
 import re
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +16,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.errors import SettingsError
 from backend.serving.client_secrets import ClientSecret, ClientSecrets
 from backend.serving.connection_limits import counted_as
+from backend.serving.guesses import Guesses
+from backend.timing import Time
 from backend.wires.errors import CloseCode, ConnectionEnd, WireError
 
 SUBPROTOCOL = "realtime"
@@ -23,6 +28,10 @@ MAX_SOCKETS_PER_ADDRESS = 64
 """Open at the same time; generous, as behind a proxy that is not trusted all share one address."""
 
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
+"""What OpenAI's clients put before a key; browsers allow few signs in it, `/` and `=` not."""
+_ENCODED_KEY_SUBPROTOCOL = "base64url.bearer.authorization."
+"""What our page puts before one with others, in base64 for addresses."""
+_KEY = re.compile(r"[!-~]([ -~]{0,1022}[!-~])?", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 _MAX_NAME_CHARACTERS = 253
@@ -34,6 +43,7 @@ class Doorkeeper:
     Args:
         access_key: what a client has to know; None lets everybody in.
         own_hosts: more hosts that our own page may come from, or be asked for by.
+        time: by which wrong keys have to wait; None for the machine's.
     """
 
     def __init__(
@@ -41,8 +51,10 @@ class Doorkeeper:
         access_key: str | None = None,
         max_per_address: int = MAX_SOCKETS_PER_ADDRESS,
         own_hosts: Sequence[str] = (),
+        time: Time | None = None,
     ) -> None:
         self._access_key = access_key
+        self._guesses = Guesses(time)
         self.own_hosts = own_hosts
         self._max_per_address = max_per_address
         self._num_sockets: Counter[str] = Counter()
@@ -53,6 +65,20 @@ class Doorkeeper:
     def requires_key(self) -> bool:
         """Whether a client has to know the access key."""
         return self._access_key is not None
+
+    @asynccontextmanager
+    async def admit(
+        self, connection: HTTPConnection, *, needs_key: bool = True
+    ) -> AsyncIterator[None]:
+        """As `let_in`, but not before its address may try another key.
+
+        Raises:
+            ConnectionEnd: it may not connect.
+        """
+        if needs_key and self._access_key is not None and self._secret(connection) is None:
+            await self._guesses.wait(_address(connection))
+        with self.let_in(connection, needs_key=needs_key):
+            yield
 
     @contextmanager
     def let_in(self, connection: HTTPConnection, *, needs_key: bool = True) -> Iterator[None]:
@@ -89,11 +115,10 @@ class Doorkeeper:
 
     @contextmanager
     def _counted(self, connection: HTTPConnection) -> Iterator[None]:
-        host = connection.client.host if connection.client else ""
-        address = counted_as(host)
+        address = _address(connection)
         if self._num_sockets[address] >= self._max_per_address:
             error = WireError(
-                f"{self._max_per_address} connections from {host} are open already; close one",
+                f"{self._max_per_address} connections from {address} are open already; close one",
                 "too_many_connections",
             )
             raise ConnectionEnd(error, CloseCode.POLICY)
@@ -110,6 +135,8 @@ class Doorkeeper:
             return
         offered = offered_key(connection.headers, connection.scope.get("subprotocols", []))
         if not secrets.compare_digest(offered.encode(), self._access_key.encode()):
+            if offered:
+                self._guesses.count(_address(connection))
             error = WireError(
                 "this server asks for an access key, and this is not it"
                 if offered
@@ -117,6 +144,19 @@ class Doorkeeper:
                 "invalid_api_key",
             )
             raise ConnectionEnd(error, CloseCode.UNAUTHORIZED)
+
+
+def require_usable_key(access_key: str) -> None:
+    """Refuse a key that not every client can send.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    if not _KEY.fullmatch(access_key):
+        raise SettingsError(
+            "an access key has 1 to 1024 letters, digits and signs of ASCII, and no space at its "
+            "ends: not every client can send others"
+        )
 
 
 class SecurityHeaders:
@@ -183,7 +223,7 @@ class BehindDoorkeeper:
         Raises:
             ConnectionEnd: it is somebody else.
         """
-        with self._doorkeeper.let_in(HTTPConnection(scope)):
+        async with self._doorkeeper.admit(HTTPConnection(scope)):
             await self._app(scope, receive, send)
 
 
@@ -195,7 +235,22 @@ def offered_key(headers: Headers, subprotocols: Sequence[str]) -> str:
     for subprotocol in subprotocols:
         if subprotocol.startswith(_KEY_SUBPROTOCOL):
             return subprotocol.removeprefix(_KEY_SUBPROTOCOL)
+        if subprotocol.startswith(_ENCODED_KEY_SUBPROTOCOL):
+            return _decoded(subprotocol.removeprefix(_ENCODED_KEY_SUBPROTOCOL))
     return ""
+
+
+def _decoded(text: str) -> str:
+    """What was put into base64 without its padding; nothing where it is none."""
+    padded = text + "=" * (-len(text) % 4)
+    try:
+        return base64.urlsafe_b64decode(padded.encode()).decode()
+    except (binascii.Error, ValueError):
+        return ""
+
+
+def _address(connection: HTTPConnection) -> str:
+    return counted_as(connection.client.host if connection.client else "")
 
 
 def is_same_origin(headers: Headers, own_hosts: Sequence[str] = ()) -> bool:

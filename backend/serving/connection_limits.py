@@ -2,6 +2,7 @@
 
 from asyncio import BaseTransport
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -47,7 +48,39 @@ class Proxies:
         if self._are_all or parsed is None:
             # Without an address it is a socket of this machine's.
             return True
-        return parsed.is_loopback or any(parsed in network for network in self._networks)
+        return parsed.is_loopback or self._is_named(parsed)
+
+    def trust(self, address: str) -> bool:
+        """Whether what a peer there says about whom it speaks for is believed."""
+        parsed = _parsed(address)
+        return self._are_all or (parsed is not None and self._is_named(parsed))
+
+    def seen_by_nearest(self, forwarded_for: Sequence[str]) -> str | None:
+        """The address that the nearest proxy saw that is trusted, and itself saw no trusted one.
+
+        A proxy adds the address of its own peer at the end of the list; what stands before it may
+        be a client's invention. Where all may be proxies, only the last entry is known.
+
+        Args:
+            forwarded_for: the values of `X-Forwarded-For`, in order.
+
+        Returns:
+            None where there is no such address.
+        """
+        entries = [entry for value in forwarded_for for entry in value.split(",")]
+        seen = None
+        for entry in reversed(entries):
+            if (parsed := _parsed(_without_port(entry.strip()))) is None:
+                break
+            seen = seen or str(parsed)
+            if self._are_all:
+                break
+            if not self._is_named(parsed):
+                return str(parsed)
+        return seen
+
+    def _is_named(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self._networks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +172,13 @@ class OpenConnections:
     def is_busy(self, connection: Quiet) -> None:
         """It has one, or is closed."""
         self._quiet.pop(connection, None)
+
+
+def _without_port(entry: str) -> str:
+    """The address of `192.0.2.7:80` and `[2001:db8::7]:80`."""
+    if entry.startswith("["):
+        return entry[1:].partition("]")[0]
+    return entry.partition(":")[0] if entry.count(":") == 1 else entry
 
 
 def _parsed(address: str) -> IPv4Address | IPv6Address | None:

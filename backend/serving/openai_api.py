@@ -78,7 +78,7 @@ class OpenAIApi:
         app.include_router(routes)
 
     async def _let_in(self, request: Request) -> AsyncGenerator[None, None]:
-        with self._doorkeeper.let_in(request):
+        async with self._doorkeeper.admit(request):
             yield
 
     async def _models(self) -> Fields:

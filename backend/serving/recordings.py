@@ -215,11 +215,11 @@ class RecordingsApi:
     # Who may come in: on the event loop, as the doorkeeper keeps count for sockets too
 
     async def _let_in(self, request: Request) -> AsyncGenerator[None, None]:
-        with self._doorkeeper.let_in(request):
+        async with self._doorkeeper.admit(request):
             yield
 
     async def _let_in_without_key(self, request: Request) -> AsyncGenerator[None, None]:
-        with self._doorkeeper.let_in(request, needs_key=False):
+        async with self._doorkeeper.admit(request, needs_key=False):
             yield
 
     # What there is

@@ -29,7 +29,13 @@ from backend.recordings.forks import Forks
 from backend.recordings.live import Recordings
 from backend.recordings.store import Gallery, RecordingStore, StoreOptions
 from backend.recordings.workers import Workers
-from backend.serving.access import SUBPROTOCOL, Doorkeeper, OwnPagesOnly, SecurityHeaders
+from backend.serving.access import (
+    SUBPROTOCOL,
+    Doorkeeper,
+    OwnPagesOnly,
+    SecurityHeaders,
+    require_usable_key,
+)
 from backend.serving.connection_limits import (
     MAX_PER_ADDRESS,
     ConnectionLimits,
@@ -37,12 +43,14 @@ from backend.serving.connection_limits import (
     Proxies,
 )
 from backend.serving.descriptors import descriptor_limit, raise_descriptor_limit
+from backend.serving.forwarded import Forwarded
 from backend.serving.heap import Heap
 from backend.serving.http_protocol import HttpProtocol
 from backend.serving.openai_api import OpenAIApi
 from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed
 from backend.serving.recordings import RecordingsApi
+from backend.serving.request_allowance import RequestAllowance
 from backend.serving.socket_protocol import PacedSocket
 from backend.serving.starting import StartingApp
 from backend.serving.uvicorn_config import ServerConfig
@@ -95,6 +103,10 @@ class ServingOptions:
     connections_per_address: int = MAX_PER_ADDRESS
     """Open at once; proxies and this machine may have more."""
 
+    def __post_init__(self) -> None:
+        if self.access_key is not None:
+            require_usable_key(self.access_key)
+
 
 class SocketService:
     """Serves the sockets of all wires: they share the engine's conversations."""
@@ -131,7 +143,7 @@ class SocketService:
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         try:
-            with self.doorkeeper.let_in(websocket):
+            async with self.doorkeeper.admit(websocket):
                 await self._connection(websocket, kind).run()
         except* ConnectionEnd as ends:
             await _end(websocket, kind, first_end(ends))
@@ -264,15 +276,16 @@ def _uvicorn_config(app: ASGIApp, host: str, port: int, options: ServingOptions)
     mimetypes.add_type("text/javascript", ".js")
     mimetypes.add_type("text/css", ".css")
     limits = ConnectionLimits.within(descriptor_limit(), options.connections_per_address)
+    proxies = Proxies(options.trusted_proxies)
+    limited = SecurityHeaders(RequestAllowance(Prefixed(app)), options.framed_by)
     return ServerConfig(
-        SecurityHeaders(Prefixed(app), options.framed_by),
-        OpenConnections(limits, Proxies(options.trusted_proxies)),
+        Forwarded(limited, proxies),
+        OpenConnections(limits, proxies),
         host=host,
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        proxy_headers=options.trusted_proxies is not None,
-        forwarded_allow_ips=options.trusted_proxies,
+        proxy_headers=False,
         http=HttpProtocol,
         ws=PacedSocket,
         ws_max_size=MAX_WEBSOCKET_BYTES,

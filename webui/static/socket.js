@@ -30,9 +30,15 @@ function address(resumes, recording) {
   return url;
 }
 
-/** Browsers can send a key only as a subprotocol. */
+/** Browsers can send a key only as a subprotocol, in which few signs may be. */
 function protocols(accessKey) {
-  return accessKey === null ? [] : ['realtime', `openai-insecure-api-key.${accessKey}`];
+  if (accessKey === null) return [];
+  if (/^[\w!#$%&'*+.^`|~-]+$/.test(accessKey)) {
+    return ['realtime', `openai-insecure-api-key.${accessKey}`];
+  }
+  const encoded = base64(new TextEncoder().encode(accessKey));
+  const safe = encoded.replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
+  return ['realtime', `base64url.bearer.authorization.${safe}`];
 }
 
 function base64({ buffer, byteOffset, byteLength }) {
