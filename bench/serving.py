@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import aiohttp
 
@@ -37,8 +37,19 @@ class Served:
 
 
 @contextmanager
-def server(*options: str, folder: Path = REPOSITORY) -> Iterator[Served]:
+def server(
+    *options: str,
+    folder: Path = REPOSITORY,
+    log: TextIO | None = None,
+    program: Sequence[str] = ("app.py",),
+) -> Iterator[Served]:
     """`app.py` of `folder` on a free port, as its users start it, while the block runs.
+
+    Args:
+        options: of the command.
+        folder: of the repository.
+        log: where its log goes; None for ours.
+        program: what is started.
 
     Raises:
         BenchError: it does not start.
@@ -47,8 +58,8 @@ def server(*options: str, folder: Path = REPOSITORY) -> Iterator[Served]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"127.0.0.1:{port}"
-    command = [sys.executable, "app.py", "--port", str(port), *options]
-    process = subprocess.Popen(command, cwd=folder)
+    command = [sys.executable, *program, "--port", str(port), *options]
+    process = subprocess.Popen(command, cwd=folder, stderr=log)
     try:
         _wait_for(address, process)
         yield Served(address, process.pid)

@@ -195,6 +195,8 @@ NOT_RUN = {
     "make distil DATA=folder": DISTILS,
     "make speak DATA=folder": DISTILS,
     "make bench": MAKES,
+    "make soak": MAKES,
+    "make soak MINUTES=5": MAKES,
     "make bench ARGS=--gpu": MAKES,
     "make bench ARGS=--help": MAKES,
     "make bench ARGS=browser": MAKES,
