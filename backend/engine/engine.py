@@ -266,8 +266,11 @@ class Engine:
             logger.critical("the engine hangs:\n%s", where(self._thread))
             self.fail(f"a step did not come back within {patience_seconds:.0f} s")
 
-        watching = (lambda: self._work, patience_seconds, self._has_ended, on_hang)
+        watching = (self._at_work, patience_seconds, self._has_ended, on_hang)
         threading.Thread(target=watch, args=watching, name="watchdog", daemon=True).start()
+
+    def _at_work(self) -> object | None:
+        return self._work
 
     def fail(self, reason: str) -> None:
         """End every conversation, and refuse all that is asked from now on.
