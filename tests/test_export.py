@@ -111,7 +111,7 @@ def test_web_captions(packed: Path, tmp_path: Path) -> None:
 def test_subrip_captions(packed: Path, tmp_path: Path) -> None:
     blocks = exported(packed, ExportFormat.SRT, tmp_path).read_text().strip().split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == ["1", "2", "3"]
-    assert blocks[0].splitlines()[1] == "00:00:02.000 --> 00:00:02.400"
+    assert blocks[0].splitlines()[1] == "00:00:02,000 --> 00:00:02,400"
     assert "<" not in blocks[2]
     assert blocks[2].count("-->") == 1
 

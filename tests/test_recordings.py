@@ -677,7 +677,7 @@ def test_the_listing_goes_on_where_one_is_deleted_meanwhile(
     assert app.main(["recordings", "--recordings", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
     assert recording_id in listed
-    assert "1 recordings" in listed
+    assert "1 recording," in listed
 
 
 def test_links_are_nobody_elses_on_this_machine(tmp_path: Path) -> None:
