@@ -140,7 +140,7 @@ def fuzz_socket(address: str, surface: Surface, number: int, seed: int) -> int:
     while num_sent < number:
         num_sockets += 1
         try:
-            with connect(f"ws://{address}{surface.address}", max_size=None) as socket:
+            with connect(f"ws://{address}{surface.address}", max_queue=None) as socket:
                 if surface.first is not None:
                     socket.send(surface.first)
                 while num_sent < number:
