@@ -21,6 +21,11 @@ MEL_FRAMES_PER_FEATURE = 4
 FEATURES_PER_CHUNK = MEL_FRAMES_PER_CHUNK // MEL_FRAMES_PER_FEATURE
 CHUNK_SAMPLES = MEL_FRAMES_PER_CHUNK * HOP_SAMPLES
 CHUNK_SECONDS = CHUNK_SAMPLES / SAMPLE_RATE_HZ
+PACE = 0.9 * CHUNK_SECONDS
+"""A client may send its chunks as fast as that and have each heard as soon as the others'.
+
+A little faster than they are spoken, so that a client whose clock is fast is not left behind.
+"""
 
 # Previous token, AUDIO_BEGIN, the features, ASSISTANT.
 LISTENING_POSITIONS = 1 + 1 + FEATURES_PER_CHUNK + 1

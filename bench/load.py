@@ -57,8 +57,11 @@ def report_load(talkers: Sequence[int] | None, seconds: float, against: str | No
         against: a commit; each load is then put on its server too, right after ours.
 
     Raises:
-        BenchError: a server does not start or refuses something, or there is no such commit.
+        BenchError: a number is none of people, a server does not start or refuses something, or
+            there is no such commit.
     """
+    if talkers and min(talkers) < 1:
+        raise BenchError("--talkers wants numbers from 1 on")
     most = max(talkers) if talkers else MOST_TALKERS
     options = ("--sessions", str(most), "--no-recordings")
     print(

@@ -74,6 +74,7 @@ CLOSED = {
 KNOWN_REFUSALS = {
     "recording_off": "refused.recording_off",
     "recording_full": "refused.recording_full",
+    "too_slow": "refused.too_slow",
 }
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from backend.config import Bits, SamplingConfig, SessionSettings
+from backend.engine.capacity import Capacity
 from backend.engine.session import ReplyRequest
 from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
@@ -219,6 +220,7 @@ class ScriptedEngine:
         self.max_pending_chunks = max_pending_chunks
         self.sessions: set[ScriptedSession] = set()
         self.failed: Future[str] = Future()
+        self.capacity = Capacity(num_slots)
 
     @property
     def max_positions(self) -> int:

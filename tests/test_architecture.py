@@ -22,6 +22,7 @@ LAYERS = [
         "backend.config",
         "backend.errors",
         "backend.events",
+        "backend.lateness",
         "backend.protocol",
         "backend.timing",
         "backend.trace",

@@ -242,6 +242,7 @@ def test_the_command_runs_the_sections_that_it_is_given(
     ("arguments", "problem"),
     [
         (["weather"], "no section weather; there are streaming, samples, live, hour, memory"),
+        (["load", "--talkers", "0", "--busy-machine"], "--talkers wants numbers from 1 on"),
         (
             ["live", "--recordings", "nowhere", "--busy-machine"],
             "there are no recordings of utterances",

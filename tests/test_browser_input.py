@@ -165,6 +165,29 @@ def test_mute_and_push_to_talk(page: DuplexPage) -> None:
     assert tone(next_seconds(page, 0.4)) == pytest.approx(TONE_LEVEL, rel=0.05)
 
 
+def test_a_machine_slower_than_sound_is_sent_only_what_is_meant_for_it(
+    open_duplex: OpenDuplex,
+) -> None:
+    page = open_duplex()
+    page.page.evaluate(RAW)
+    page.page.evaluate("() => { live.slowness = () => 'slow'; }")
+    page.page.evaluate("() => live.startOrStop()")
+    page.wait("() => live.phase === 'open' && live.sound.context.currentTime > 0.5")
+    assert page.page.evaluate("() => live.conversation.seconds") == 0
+    page.page.evaluate("() => live.holdToTalk(true)")
+    page.hear_on(0.5)
+    page.page.evaluate("() => live.holdToTalk(false)")
+    page.wait("() => live.sound.context.currentTime > live.meantUntil + 0.2")
+    # What was captured may be on its way yet, from the audio thread as to the server.
+    page.wait("() => live.sound.clock !== null && live.state === 'muted'")
+    num_heard = round(page.page.evaluate("() => live.conversation.seconds") * SAMPLE_RATE_HZ)
+    page.wait_until(lambda: len(page.server.heard) == num_heard)
+    heard = page.server.heard
+    assert tone(heard[4000:8000]) == pytest.approx(TONE_LEVEL, rel=0.05)
+    assert not heard[-SAMPLE_RATE_HZ:].any(), "the pause in which a reply is decided on"
+    assert page.shown("showNotice")
+
+
 def test_devices_and_processing_change_while_it_listens(page: DuplexPage) -> None:
     devices = page.page.evaluate("() => live.listDevices()")
     other = devices["inputs"][-1]

@@ -16,7 +16,7 @@ CHUNK_TOKENS = [0] * 12
 
 @pytest.fixture
 def scheduler() -> Scheduler:
-    return Scheduler(4, StepLimits(listening=2, pieces=3, spares=1))
+    return Scheduler(4, StepLimits(listening=2, pieces=3, rows=4, spares=1))
 
 
 def opened(scheduler: Scheduler) -> Session:
@@ -59,6 +59,18 @@ def test_chunks_that_are_due_come_before_those_of_a_clip(scheduler: Scheduler) -
         hear(batch)
     assert heard[:4] == [[0, 3], [1, 0], [2, 3], [1, 0]]
     assert heard[4:6] == [[2, 0], [0]]
+
+
+def test_the_more_hear_a_chunk_the_fewer_pieces_are_computed() -> None:
+    num_pieces = []
+    for num_listening in range(4):
+        scheduler = Scheduler(4, StepLimits(listening=3, pieces=3, rows=4, spares=1))
+        rolling, *others = [opened(scheduler) for _ in range(4)]
+        rolling.refill = Refill(range(99), [], CHUNK_TOKENS, is_awaited=True)
+        for session in others[:num_listening]:
+            queue(session, 1.0)
+        num_pieces.append(len(scheduler.schedule().pieces))
+    assert num_pieces == [3, 3, 2, 1]
 
 
 def test_every_reply_goes_on_in_every_step(scheduler: Scheduler) -> None:

@@ -28,6 +28,8 @@ CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
 EXPORT_FORMATS = ("html", "vtt", "srt", "markdown", "wav")
 """Those of `backend.recordings.export.ExportFormat`, which needs packages."""
 OPTIONS_OF_ALL = ("-h", "--help", "--version")
+AUTO = "auto"
+"""As many conversations as the machine carries, which is measured at the start."""
 DEFAULT_PORT = 7860
 MAX_PORT = 65_535
 PORT_VARIABLES = ("PORT", "GRADIO_SERVER_PORT")
@@ -114,9 +116,10 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sessions",
-        type=_count,
+        type=_sessions,
         default=EngineConfig().num_slots,
-        help="conversations side by side (%(default)s)",
+        metavar=f"NUMBER|{AUTO}",
+        help="conversations side by side; auto: as many as are heard in time (%(default)s)",
     )
     parser.add_argument(
         "--max-positions",
@@ -394,6 +397,11 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
     return number
+
+
+def _sessions(text: str) -> int | None:
+    """None for as many as are heard in time."""
+    return None if text == AUTO else _count(text)
 
 
 def _port(text: str) -> int:

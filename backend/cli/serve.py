@@ -1,9 +1,12 @@
 """The page and its model, served: `python app.py`."""
 
 import argparse
+import logging
 import os
+import sys
 import threading
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 from backend.cli.arguments import recordings_folder
 from backend.cli.exits import EXIT_INTERRUPTED, leave_at_once
@@ -15,11 +18,14 @@ from backend.serving.space import surroundings, without_proxies
 
 def serve(parsed: argparse.Namespace) -> int:
     """Serve the live page until interrupted."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("backend").setLevel(logging.INFO)
     here = surroundings(os.environ)
     host = parsed.host or here.host
     # Before torch and Gradio, which take seconds: a port that is taken is said at once.
     listening = listen_on(host, parsed.port)
     from backend.engine import Engine
+    from backend.engine.capacity import slots_to_measure, too_slow
     from backend.model.checkpoint import load_checkpoint, resolve_device
     from backend.model.hub import TerminalProgress
     from backend.model.hub_store import Report
@@ -29,7 +35,9 @@ def serve(parsed: argparse.Namespace) -> int:
         from backend.serving.server import ServingOptions
         from backend.serving.server import serve as serve_engine
 
-    config = EngineConfig(num_slots=parsed.sessions, max_positions=parsed.max_positions)
+    is_auto = parsed.sessions is None
+    # Where as many are to be let in as are heard in time, at least one has to fit.
+    config = EngineConfig(num_slots=parsed.sessions or 1, max_positions=parsed.max_positions)
     records = here.may_record and not parsed.no_recordings
     options = ServingOptions(
         access_key=parsed.access_key,
@@ -59,8 +67,13 @@ def serve(parsed: argparse.Namespace) -> int:
                     engine=config,
                     report=progress,
                 )
-            engine = stack.enter_context(Engine(checkpoint, config))
-            engine.warm_up()
+            slots = slots_to_measure(checkpoint, config) if is_auto else config.num_slots
+            engine = stack.enter_context(Engine(checkpoint, replace(config, num_slots=slots)))
+            engine.warm_up(measures_sessions=is_auto)
+            if is_auto:
+                print(f"{engine.capacity.num_sessions} conversations are heard in time here")
+            if (warning := too_slow(engine.capacity, checkpoint)) is not None:
+                print(f"app.py: {warning}", file=sys.stderr)
             return engine
 
         def say_where() -> None:

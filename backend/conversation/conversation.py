@@ -1,12 +1,13 @@
 """One conversation: follows its client, feeds the engine, tells what happens. Knows no wire."""
 
 import asyncio
+import math
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from traceback import clear_frames
 
-from backend.config import CHUNK_SECONDS
+from backend.config import CHUNK_SECONDS, PACE
 from backend.conversation.additions import chunks_of_input, typed_text
 from backend.conversation.commands import (
     AcknowledgePlayback,
@@ -70,6 +71,7 @@ from backend.events import (
     TurnDone,
     TurnStarted,
 )
+from backend.lateness import Lateness
 from backend.recordings.live import Recordings
 from backend.recordings.recorder import Recorder
 from backend.speech import SpokenPiece, TextLeaves, VoiceFallback, Voices
@@ -97,6 +99,8 @@ class ConversationOptions:
     """Judges where people speak, for all conversations together."""
     opening: str | None = None
     """What the model is told that is to speak first; None where it speaks without."""
+    lateness: Lateness = field(default_factory=Lateness)
+    """Counts how late decisions are, for all conversations together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,8 @@ class Conversation:
         self._idle = IdleWatch(options.idle_seconds, time)
         self._waiting: asyncio.Queue[_WaitingChunk] = asyncio.Queue()
         self._undecided: deque[InputChunk] = deque()
+        self._due_at = -math.inf
+        """When the newest chunk that was decided on would have come as it was spoken."""
         self._added_since: int | None = None
         """The first chunk of what the client added and is not answered yet."""
         self._quiet_since_seconds = 0.0
@@ -561,6 +567,9 @@ class Conversation:
 
     def _decided(self, decision: Decision) -> None:
         chunk = self._undecided.popleft()
+        if not chunk.is_added:
+            self._due_at = max(chunk.arrived_at, self._due_at + PACE)
+            self._options.lateness.note(self._time.now() - self._due_at)
         decided = ChunkDecision(
             chunk=decision.chunk,
             seconds=chunk.seconds,

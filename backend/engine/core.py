@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from backend.config import (
     CHUNK_SAMPLES,
-    CHUNK_SECONDS,
     LISTENING_POSITIONS,
+    PACE,
     EngineConfig,
     SamplingConfig,
     SessionSettings,
@@ -61,12 +61,7 @@ MIN_POSITIONS = 256
 ROLL_SHARE = 16
 """When this part of a context is left, what will stay of it begins to be computed anew."""
 LEAST_ROLL_MARGIN = 4 * LISTENING_POSITIONS
-PACE = 0.9 * CHUNK_SECONDS
-"""A session may send its chunks as fast as that and have each heard as soon as the others'.
-
-A little faster than they are spoken, so that a client whose clock is fast is not left behind.
-"""
-CPU_LIMITS = StepLimits(listening=8, pieces=4, spares=8)
+CPU_LIMITS = StepLimits(listening=8, pieces=4, rows=4, spares=8)
 _WARMING_POSITIONS = LISTENING_POSITIONS + 2
 """To hear a chunk, and to say two tokens."""
 WORDLESS_TOKENS = 16
@@ -473,7 +468,13 @@ def _limits(num_slots: int, is_cpu: bool) -> StepLimits:
     if is_cpu:
         spares = max(min(num_slots, CPU_LIMITS.spares), num_slots // CPU_LIMITS.spares)
         return replace(CPU_LIMITS, spares=spares)
-    return StepLimits(min(num_slots, LONG_ROWS[-1]), MAX_PIECES, 1 + num_slots // CPU_LIMITS.spares)
+    num_heard = min(num_slots, LONG_ROWS[-1])
+    return StepLimits(
+        listening=num_heard,
+        pieces=MAX_PIECES,
+        rows=num_heard + MAX_PIECES,
+        spares=1 + num_slots // CPU_LIMITS.spares,
+    )
 
 
 def _longest(session: Session, turn: Turn) -> int:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from backend.audio import AudioBlock, Intake
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
+from backend.engine.capacity import Capacity, measure_capacity
 from backend.engine.core import EngineCore, MakeRunner, SessionEvent
 from backend.engine.runners import runner_for
 from backend.engine.session import Session
@@ -209,6 +210,8 @@ class Engine:
         self.config = config or EngineConfig()
         self.failed: Future[str] = Future()
         """Done once no conversation can go on any more, or begin: why, in a few words."""
+        self.capacity = Capacity(self.config.num_slots)
+        """What the machine carries, as far as `warm_up` has measured it."""
         self.core = EngineCore(checkpoint, self.config, runner=runner)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._callers: dict[int, _Caller] = {}
@@ -247,10 +250,14 @@ class Engine:
         self._is_running = True
         self._thread.start()
 
-    def warm_up(self) -> None:
-        """Take the first steps, which are slow on a GPU, before anybody waits for them.
+    def warm_up(self, *, measures_sessions: bool = False) -> None:
+        """Take the first steps, which are slow on a GPU, and measure, before anybody comes.
 
         From then on the engine is watched: a step that takes far longer fails it.
+
+        Args:
+            measures_sessions: whether `capacity` then says how many conversations are heard in
+                time, and not just how many slots there are; takes seconds.
 
         Raises:
             SettingsError: the device has no room for what a step needs.
@@ -260,6 +267,9 @@ class Engine:
         began = time.monotonic()
         self.submit(self.core.warm_up).result()
         took_seconds = time.monotonic() - began
+        num_slots = self.config.num_slots
+        measuring = partial(measure_capacity, self.core, num_slots, is_shared=measures_sessions)
+        self.capacity = self.submit(measuring).result()
         patience_seconds = max(self.config.least_patience_seconds, PATIENCE * took_seconds)
 
         def on_hang() -> None:

@@ -15,7 +15,9 @@ class StepLimits:
     listening: int
     """Sessions that hear a chunk."""
     pieces: int
-    """Pieces of contexts that are computed anew."""
+    """Pieces of contexts that are computed anew, where few hear a chunk."""
+    rows: int
+    """Both together; beyond that, one piece is computed all the same."""
     spares: int
     """Contexts that can be computed anew while their sessions converse on."""
 
@@ -102,21 +104,23 @@ class Scheduler:
         listening = [session for session in self.sessions if session.can_listen]
         # Who sends faster than it speaks is always due later than who does not.
         listening.sort(key=lambda session: session.pending_chunks[0].due_at)
-        refilling, pieces = self._take_pieces()
+        listening = listening[: self._limits.listening]
+        room = self._limits.rows - len(listening)
+        refilling, pieces = self._take_pieces(max(1, min(self._limits.pieces, room)))
         return Batch(
-            listening=listening[: self._limits.listening],
+            listening=listening,
             speaking=[session for session in self.sessions if session.can_speak],
             refilling=refilling,
             pieces=pieces,
             ending=[session for session in self.sessions if session.can_end],
         )
 
-    def _take_pieces(self) -> tuple[list[Session], list[Piece]]:
+    def _take_pieces(self, most: int) -> tuple[list[Session], list[Piece]]:
         waiting_first = sorted(self.sessions, key=lambda session: not session.is_waiting)
         refilling: list[Session] = []
         pieces: list[Piece] = []
         for session in waiting_first:
-            room = self._limits.pieces - len(pieces)
+            room = most - len(pieces)
             if room and self._refill_slot(session) is not None:
                 refilling.append(session)
                 pieces += self._pieces_of(session, room)

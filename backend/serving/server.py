@@ -22,7 +22,9 @@ from starlette.websockets import WebSocketDisconnected
 
 from backend.admission import Admission
 from backend.engine import Engine
+from backend.engine.capacity import too_slow
 from backend.errors import EngineFailedError
+from backend.lateness import Lateness
 from backend.model.checkpoint import Ability
 from backend.model.hub_store import Report
 from backend.recordings.forks import Forks
@@ -58,7 +60,7 @@ from backend.speech import Voices
 from backend.timing import SystemTime
 from backend.wires.connection import Connection
 from backend.wires.conversations import Conversations
-from backend.wires.errors import CloseCode, ConnectionEnd, WireError, first_end
+from backend.wires.errors import CloseCode, ConnectionEnd, ErrorType, WireError, first_end
 from backend.wires.registry import WIRES
 from backend.wires.wire import Address, Offer, WireKind
 from webui.gradio_app import STATIC_FOLDER, gradio_app
@@ -80,6 +82,8 @@ OPENING = "hello"
 PING_SECONDS = 20.0
 """Between pings, and for the answer: a peer that is gone without a word is found out."""
 
+_LOST = (None, 1005, 1006)
+"""Close codes of a connection that ended without a word."""
 _GOODBYES = (1000, 1001, CloseCode.POLICY)
 """Close codes of a page that is done, of a window that was closed, and of a socket that floods."""
 
@@ -114,7 +118,7 @@ class SocketService:
     def __init__(self, engine: Engine, options: ServingOptions) -> None:
         self.doorkeeper = Doorkeeper(options.access_key, own_hosts=options.own_hosts)
         time = SystemTime()
-        self.admission = Admission(engine.config.num_slots, time)
+        self.admission = Admission(engine.capacity.num_sessions, time)
         self.recordings: Recordings | None = None
         if options.recordings is not None:
             store = RecordingStore(options.recordings)
@@ -126,6 +130,8 @@ class SocketService:
             recordings=self.recordings,
             has_ended=Heap().conversation_ended,
         )
+        self.too_slow = too_slow(engine.capacity, engine.checkpoint)
+        """Why nobody can converse here in real time, and what helps; None where all can."""
         self._offer = Offer(
             model=engine.checkpoint.name,
             system_prompt=engine.checkpoint.system_prompt,
@@ -142,22 +148,30 @@ class SocketService:
         # Also for a page that is refused: browsers do not tell why a handshake failed.
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        messages = SocketMessages(websocket)
         try:
             async with self.doorkeeper.admit(websocket):
-                await self._connection(websocket, kind).run()
+                await self._connection(websocket, kind, messages).run()
         except* ConnectionEnd as ends:
             await _end(websocket, kind, first_end(ends))
         except* (WebSocketDisconnect, TimeoutError) as gone:
-            logger.info("a client went away")
+            logger.info("a client went away, or took nothing more")
             clear_frames(gone.__traceback__)
+        else:
+            code = messages.close_code
+            logger.info("a client went away (%s)", "lost" if code in _LOST else code)
 
-    def _connection(self, websocket: WebSocket, kind: WireKind) -> Connection:
+    def _connection(
+        self, websocket: WebSocket, kind: WireKind, messages: "SocketMessages"
+    ) -> Connection:
         async def send(text: str) -> None:
             # Whoever reads the client's messages learns that it has gone, and whether on purpose.
             with suppress(WebSocketDisconnect, WebSocketDisconnected):
                 async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                     await websocket.send_text(text)
 
+        if self.too_slow is not None and websocket.query_params.get("pace") != "own":
+            raise ConnectionEnd(_slower_than_sound(self.too_slow), CloseCode.POLICY)
         try:
             address = Address(
                 websocket.query_params,
@@ -168,16 +182,21 @@ class SocketService:
             request = kind.request(address, self._offer)
         except WireError as error:
             raise ConnectionEnd(error, CloseCode.POLICY) from error
-        return Connection(self.conversations, request, SocketMessages(websocket), send)
+        return Connection(self.conversations, request, messages, send)
 
 
 class SocketMessages:
     """A client's messages until it goes; waiting for the next may be cancelled."""
 
     def __init__(self, websocket: WebSocket) -> None:
-        self.has_left = False
-        """Whether the client went on purpose: it closed the socket, and did not lose it."""
+        self.close_code: int | None = None
+        """With which the client went; None while it is there."""
         self._websocket = websocket
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the client went on purpose: it closed the socket, and did not lose it."""
+        return self.close_code in _GOODBYES
 
     def __aiter__(self) -> Self:
         return self
@@ -185,7 +204,7 @@ class SocketMessages:
     async def __anext__(self) -> str | bytes:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
-            self.has_left = message.get("code") in _GOODBYES
+            self.close_code = message.get("code")
             raise StopAsyncIteration
         text: str | None = message.get("text")
         if text is not None:
@@ -228,8 +247,11 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
             "device": str(engine.checkpoint.device),
             "number_format": engine.checkpoint.number_format,
             "sessions": service.admission.num_taken,
-            "session_limit": engine.config.num_slots,
+            "session_limit": engine.capacity.num_sessions,
             "waiting": service.admission.num_waiting,
+            "chunk_ms": round(engine.capacity.chunk_seconds * 1000, 1),
+            "too_slow": service.too_slow,
+            "lateness": _lateness_fields(service.conversations.lateness),
             "requires_key": service.doorkeeper.requires_key,
             "abilities": [asdict(ability) for ability in engine.checkpoint.abilities],
             "recordings": _recording_fields(options.recordings),
@@ -350,6 +372,24 @@ def serve(
         raise starting.error
     if failures:
         raise EngineFailedError(f"the engine failed ({failures[0]}): start the server again")
+
+
+def _slower_than_sound(why: str) -> WireError:
+    return WireError(
+        f"{why}; a client that sends only what is to be heard, and then waits, may connect with "
+        "pace=own",
+        "too_slow",
+        error_type=ErrorType.SERVER,
+    )
+
+
+def _lateness_fields(lateness: Lateness) -> dict[str, float] | None:
+    """Of the last minute's decisions, in ms; None where there was none."""
+    quantiles = lateness.quantiles(0.5, 0.95)
+    if quantiles is None:
+        return None
+    p50, p95 = (round(seconds * 1000, 1) for seconds in quantiles)
+    return {"p50_ms": p50, "p95_ms": p95}
 
 
 def _recording_fields(options: StoreOptions | None) -> dict[str, Any]:

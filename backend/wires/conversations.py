@@ -15,6 +15,7 @@ from backend.conversation.conversation import Conversation
 from backend.conversation.events import ConversationEnded, ConversationEvent, EndReason
 from backend.conversation.model_session import SessionOpener
 from backend.errors import AudioInteractionError, EngineFailedError, SessionLimitError
+from backend.lateness import Lateness
 from backend.recordings.live import Recordings
 from backend.timing import WorkTime
 from backend.wires.errors import (
@@ -158,6 +159,8 @@ class Conversations:
         self.time = time
         self.loop_time = LoopTime(time)
         """Of which each socket may take its share."""
+        self.lateness = Lateness(time.now)
+        """Of the decisions in all of them."""
         self._engine = engine
         self._kept_seconds = kept_seconds
         self._recordings = recordings
@@ -302,11 +305,12 @@ class Conversations:
                 logger.exception("a conversation could not be closed")
 
     async def _open(self, request: Request, line: Line) -> Conversation:
+        options = replace(request.options, lateness=self.lateness)
         try:
             return await Conversation.open(
                 self._engine,
                 request.defaults,
-                request.options,
+                options,
                 line.tell,
                 self.time,
                 self._recordings,

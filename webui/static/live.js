@@ -21,6 +21,7 @@ const INTERRUPTED_NOTICE = words('notice.interrupted');
 const SILENCED_NOTICE = words('notice.microphone_silenced');
 const SHOWN_AGAIN_MS = 1000; // also where no sound comes, with which everything is shown
 const DECISIONS_PER_PACE = 20;
+const PAUSE_SECONDS = 1.2; // after what is said: in it the model decides to reply
 const MICROPHONE_SETTINGS = [
   'inputDevice',
   'echoCancellation',
@@ -29,11 +30,16 @@ const MICROPHONE_SETTINGS = [
 ];
 
 export class Live {
-  /** `place` is where the model is: one of places.js. */
-  constructor(panel, place = SERVER) {
+  /**
+   * `place` is where the model is: one of places.js. `slowness` are words for why the machine does
+   * not hear in real time, or null: then only what is meant for it is sent.
+   */
+  constructor(panel, place = SERVER, slowness = null) {
     this.panel = panel;
     this.place = place;
     this.shownTurn = null; // whose reply is on the stage
+    this.slowness = slowness;
+    this.meantUntil = -Infinity; // in seconds of the sound's clock
     this.told = new Map(); // what the panel was told last, by the name of its method
     this.mayBegin = async () => true; // asks for what is wanted before a conversation
     this.problem = null; // of this page's, as words
@@ -286,7 +292,8 @@ export class Live {
       const sound = await this.openSound();
       if (attempt !== this.attempt) return await sound.close();
       this.sound = sound;
-      sound.input.setPushToTalk(settings.get().pushToTalk);
+      this.meantUntil = -Infinity;
+      this.setPushToTalk(sound);
       if (withMicrophone) await sound.input.openMicrophone(settings.get());
       // The visitor may have stopped while the browser was asking.
       if (attempt !== this.attempt) return;
@@ -319,6 +326,7 @@ export class Live {
     this.socket = this.place.open({
       playback,
       recording,
+      hasOwnPace: this.slowness !== null,
       onFile: (file) => this.recorded(file),
       onEvent: (event) => this.receive(event),
       onLost: (isRestarting) => this.connectionLost(isRestarting),
@@ -426,7 +434,7 @@ export class Live {
     const { sound } = this;
     if (sound === null) return;
     const concerns = (names) => names.some((name) => changed.includes(name));
-    sound.input.setPushToTalk(values.pushToTalk);
+    this.setPushToTalk(sound);
     if (!values.speakReplies) this.session?.speech.stop();
     if (this.defaults !== null && concerns(SESSION_SETTINGS)) {
       this.session.update(sessionOf(values, this.defaults));
@@ -445,12 +453,24 @@ export class Live {
 
   receiveFrame(frame) {
     if (!this.session?.isOpen) return;
+    if (this.slowness !== null && !this.isMeant(frame)) return;
     if (this.isCheckingEcho) frame.pcm.fill(0);
     const capturedAt = this.sound.clock.pageTime(frame.time);
     this.session.frameCaptured(frame, capturedAt, performance.now());
     this.show();
     if (this.state === 'listening') this.panel.showLevel(frame.level);
     this.panel.strip.draw();
+  }
+
+  /** Whether what is captured is for the model: what is said while held or played, and what follows. */
+  isMeant({ time }) {
+    const { isTalkHeld, isPlaying } = this.sound.input;
+    if (isTalkHeld || isPlaying) this.meantUntil = time + PAUSE_SECONDS;
+    return time < this.meantUntil;
+  }
+
+  setPushToTalk({ input }) {
+    input.setPushToTalk(settings.get().pushToTalk || this.slowness !== null);
   }
 
   /** A recording is whole, where no server holds it. */
@@ -563,8 +583,9 @@ export class Live {
 
   showNotice() {
     const endsAt = this.session?.endsAt ?? null;
-    const notice = this.noticeOfSound() ?? (endsAt === null ? this.session?.notice : IDLE_NOTICE);
-    this.tell('showNotice', notice ?? null, notice ?? null);
+    const ofSession = endsAt === null ? this.session?.notice : IDLE_NOTICE;
+    const notice = this.noticeOfSound() ?? ofSession ?? this.slowness;
+    this.tell('showNotice', notice, notice);
     const seconds =
       endsAt === null ? null : Math.max(0, Math.round((endsAt - performance.now()) / 1000));
     this.tell('showTimeLeft', seconds, seconds);

@@ -6,7 +6,7 @@ import { KeyDialog } from './key-dialog.js';
 import { Keys } from './keys.js';
 import { keptRecordings } from './kept-recordings.js';
 import { Live } from './live.js';
-import { message, onLanguage, speakOfHere } from './messages.js';
+import { message, onLanguage, speakOfHere, words } from './messages.js';
 import { Panel } from './panel.js';
 import { PAGE, SERVER } from './places.js';
 import { PrivacyPanel } from './privacy-panel.js';
@@ -135,6 +135,12 @@ function holdModel(panel) {
   sent.onChange((numBytes) => panel.showSent(numBytes));
 }
 
+/** Why the server does not hear in real time, as words; null where it does. */
+function slownessOf({ too_slow: tooSlow, chunk_ms: chunkMs }) {
+  if (!tooSlow) return null;
+  return words('notice.too_slow', { seconds: (chunkMs / 1000).toFixed(1) });
+}
+
 /** Nothing of the page can be used, or seen but for its messages, before all of it works. */
 export async function mount(root) {
   const panel = new Panel(root.querySelector('.page'));
@@ -143,7 +149,7 @@ export async function mount(root) {
   if (isHere) holdModel(panel);
   panel.showModel(health);
   panel.showGallery(gallery);
-  const live = new Live(panel, isHere ? PAGE : SERVER);
+  const live = new Live(panel, isHere ? PAGE : SERVER, slownessOf(health));
   const dialog = new SettingsDialog(panel, live, samples);
   const key = new KeyDialog(panel.parts, health.requires_key === true);
   live.mayBegin = () => key.beKnown();

@@ -19,8 +19,9 @@ const LOST_CODES = [1001, 1005, CUT_OFF, RESTARTING];
 /** The server knows nothing of the conversation that was to be taken up. */
 export const FORGOTTEN = 4004;
 
-function address(resumes, recording) {
+function address(resumes, recording, hasOwnPace) {
   const url = new URL('v1/realtime?duplex=1&input_rate=16000', document.baseURI);
+  if (hasOwnPace) url.searchParams.set('pace', 'own');
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
   if (resumes) url.searchParams.set('autostart', '0');
   else if (recording !== null) {
@@ -61,11 +62,13 @@ export class RealtimeSocket {
    * `onEvent` gets every server event once. `onLost` is called whenever the connection is gone or
    * cannot be had yet, with whether the server restarts, and `onResumed` when it is back, with the
    * seconds of our audio that had arrived. `onClosed` gets the close code when it is over, unless we
-   * closed it. `recording` is {title} of the recording that is to be made, or null.
+   * closed it. `recording` is {title} of the recording that is to be made, or null. `hasOwnPace` says
+   * that we send only what is to be heard, and wait.
    */
-  constructor({ accessKey, recording, onEvent, onLost, onResumed, onClosed }) {
+  constructor({ accessKey, recording, hasOwnPace, onEvent, onLost, onResumed, onClosed }) {
     this.accessKey = accessKey;
     this.recording = recording;
+    this.hasOwnPace = hasOwnPace;
     this.onEvent = onEvent;
     this.onLost = onLost;
     this.onResumed = onResumed;
@@ -90,7 +93,7 @@ export class RealtimeSocket {
 
   open() {
     const resumes = this.session !== null;
-    this.socket = new WebSocket(address(resumes, this.recording), protocols(this.accessKey));
+    this.socket = new WebSocket(address(resumes, this.recording, this.hasOwnPace), protocols(this.accessKey));
     this.isLoading = false;
     this.heardAt = performance.now();
     this.socket.onopen = () => {
