@@ -28,12 +28,19 @@ class Projection(Protocol):
         """Some rows of the weights, `[numbers, inputs]`."""
 
 
+LARGEST_COPY_BYTES = 2 * 2**20
+"""A larger weight is read where it is, so that no large model lies in memory twice."""
+
+
 class DenseProjection:
     """With weights `[outputs, inputs]` in the number format of what they are multiplied with."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight = weight.T
         """`[inputs, outputs]`."""
+        if weight.device.type == "cpu" and weight.nbytes <= LARGEST_COPY_BYTES:
+            # Laid out like this, products of few rows take three quarters of the time, of one half.
+            self.weight = self.weight.contiguous()
         self._bias = bias
 
     def __call__(self, inputs: Tensor, /) -> Tensor:
