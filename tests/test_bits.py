@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from backend.config import BLOCK, GREEDY, Bits, EngineConfig, SessionSettings
+from backend.conversation.voice_activity import network
 from backend.engine.core import EngineCore
 from backend.engine.cost import noise_chunks, run_steps
 from backend.errors import SettingsError
@@ -73,6 +74,17 @@ def test_a_product_of_one_row_is_that_of_many() -> None:
     product = RuntimeProduct(quantised(random_weights(24, 256), Bits.EIGHT))
     rows = torch.randn(9, 256, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(torch.cat([product(row) for row in rows.split(1)]), product(rows))
+
+
+def test_a_large_product_is_shared_between_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its threads are no other session's: the voice detector has its own beside it."""
+    weights = quantised(random_weights(4100, 256), Bits.EIGHT)
+    rows = torch.randn(3, 256)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = RuntimeProduct(weights)(rows)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    torch.testing.assert_close(RuntimeProduct(weights)(rows), alone)
+    assert network.__wrapped__().get_inputs()
 
 
 def test_a_linear_map_has_its_bias_and_its_exact_rows() -> None:
