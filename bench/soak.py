@@ -324,7 +324,7 @@ def report_soak(minutes: float) -> None:
         options = ("--sessions", str(NUM_PLACES), "--recordings", str(folder / "recordings"))
         access = ("--access-key", ACCESS_KEY, "--trusted-proxies", "127.0.0.1")
         with (
-            log.open("w") as file,
+            log.open("w", encoding="utf-8") as file,
             server(*options, *access, log=file, program=("-m", "bench.counted_server")) as served,
         ):
             checkpoint = load_checkpoint(EMBEDDED, device="cpu")

@@ -31,7 +31,10 @@ NAMES = {
     ),
     *("text", "only", "list", "devices", "PyAudio", "PortAudio", "WAV", "MP", "Ogg", "FLAC", "ms"),
     *("GB", "MB", "dB", "Top", "token", "logit", "html", "wav", "md", "vtt", "srt", "aisession"),
+    *("svg", "png"),
     *("edge", "tts", "Microsoft"),
+    # Wake words, which are said in English.
+    *("alexa", "computer", "jarvis", "smart", "mirror", "snowboy", "view", "glass"),
 }
 """What Chinese leaves as it is."""
 KEY = r"[a-z][\w ]*(?:\.[\w ]+)*"
@@ -60,7 +63,7 @@ def named(pattern: re.Pattern[str], source: str) -> Iterator[str]:
 def made(pattern: re.Pattern[str], source: str) -> list[re.Pattern[str]]:
     """The forms of the keys that a source puts together."""
     return [
-        re.compile(re.sub(r"\$?\{.*\}", r"[\\w ]+", found)) for found in pattern.findall(source)
+        re.compile(re.sub(r"\$?\{.*\}", r"[\\w ,]+", found)) for found in pattern.findall(source)
     ]
 
 

@@ -159,7 +159,7 @@ def _set_limits() -> None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+        num_pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     except OSError:
         # Only Linux bounds the address space by this.
         return
