@@ -194,7 +194,6 @@ NOT_RUN = {
     "ffmpeg -i assets/samples/digit_seven.ogg -f s16le -ar 16000 -ac 1 - | "
     "node examples/decisions.mjs": DECIDES_IN_JAVASCRIPT,
     "make .venv/train.stamp": MAKES,
-    "make .venv/voices.stamp": MAKES,
     "make distil DATA=folder": DISTILS,
     "make speak DATA=folder": DISTILS,
     "make bench": MAKES,
