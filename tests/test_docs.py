@@ -178,6 +178,7 @@ NOT_RUN = {
     f"{PYTHON} -m bench load --talkers 8 16 32 64 --seconds 60": MEASURES,
     f"{PYTHON} -m bench sessions": MEASURES,
     f"{PYTHON} -m bench gpu": MEASURES,
+    f"{ANY_PYTHON} -m bench gpu": MEASURES,
     f"{PYTHON} -m bench voice-detector recording": MEASURES,
     f"{PYTHON} -m bench wires": MEASURES,
     f"{PYTHON} -m tests.fuzzing 10000": MEASURES,
