@@ -518,7 +518,9 @@ def test_what_can_be_said_is_listed(quiet_browser: Browser) -> None:
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
         box = listed.bounding_box()
         assert box is not None
-        assert box["y"] + box["height"] == pytest.approx(844, abs=1)
+        bar = page.locator(".controls").bounding_box()
+        assert bar is not None
+        assert box["y"] + box["height"] <= bar["y"] + 1  # start and stop stay in reach
         page.keyboard.press("Escape")
         expect(listed).to_be_hidden()
         expect(ask).to_be_focused()
