@@ -13,6 +13,8 @@ NAMES += [
     "html",
     "vtt",
     "srt",
+    "svg",
+    "png",
     "logit",
     "embedded",
     "cpu",
