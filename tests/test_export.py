@@ -267,7 +267,11 @@ def test_an_export_that_fails_leaves_what_was_there(
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
+    def no_sound(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr("backend.recordings.export.write_wav", lambda _, path: full(path))
+    monkeypatch.setattr("backend.recordings.export.page.write_mp3", no_sound)
     monkeypatch.setattr(Path, "write_text", full)
     with SessionFile(packed) as file, pytest.raises(SessionFileError, match="No space left"):
         export(file, wanted, output)

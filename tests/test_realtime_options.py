@@ -260,28 +260,29 @@ async def test_models_keys_for_browsers_and_what_there_is_not() -> None:
     engine = ScriptedEngine([REPLY])
     with serving(engine, options=ServingOptions(access_key=key)) as address:
         client = AsyncOpenAI(api_key=key, base_url=f"http://{address}/v1", max_retries=0)
-        (model,) = (await client.models.list()).data
-        assert (await client.models.retrieve(model.id)).id == model.id == "scripted"
-        with pytest.raises(NotFoundError):
-            await client.models.retrieve("gpt-realtime")
-        secret = await client.realtime.client_secrets.create(
-            expires_after={"anchor": "created_at", "seconds": 60},
-            session={"type": "realtime", "instructions": "Take orders."},
-        )
-        wrong: Any = {"type": "realtime", "audio": 5}
-        with pytest.raises(UnprocessableEntityError):
-            await client.realtime.client_secrets.create(session=wrong)
-        with pytest.raises(BadRequestError) as refused:
-            await client.live.create(
-                session={"model": "any"}, transport={"type": "webrtc", "sdp": "v=0"}
+        async with client:
+            (model,) = (await client.models.list()).data
+            assert (await client.models.retrieve(model.id)).id == model.id == "scripted"
+            with pytest.raises(NotFoundError):
+                await client.models.retrieve("gpt-realtime")
+            secret = await client.realtime.client_secrets.create(
+                expires_after={"anchor": "created_at", "seconds": 60},
+                session={"type": "realtime", "instructions": "Take orders."},
             )
-        assert refused.value.code == "webrtc_unsupported"
-        with pytest.raises(NotFoundError):
-            await client.live.sessions.hangup("sess_none")
-        created = await asyncio.to_thread(first_message, address, secret.value, elsewhere)
-        assert created["session"]["instructions"] == "Take orders."
-        stranger = await asyncio.to_thread(first_message, address, "ek_made_up", None)
-        assert stranger["error"]["code"] == "invalid_api_key"
+            wrong: Any = {"type": "realtime", "audio": 5}
+            with pytest.raises(UnprocessableEntityError):
+                await client.realtime.client_secrets.create(session=wrong)
+            with pytest.raises(BadRequestError) as refused:
+                await client.live.create(
+                    session={"model": "any"}, transport={"type": "webrtc", "sdp": "v=0"}
+                )
+            assert refused.value.code == "webrtc_unsupported"
+            with pytest.raises(NotFoundError):
+                await client.live.sessions.hangup("sess_none")
+            created = await asyncio.to_thread(first_message, address, secret.value, elsewhere)
+            assert created["session"]["instructions"] == "Take orders."
+            stranger = await asyncio.to_thread(first_message, address, "ek_made_up", None)
+            assert stranger["error"]["code"] == "invalid_api_key"
 
 
 def first_message(address: str, key: str, origin: str | None) -> dict[str, Any]:
