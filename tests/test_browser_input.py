@@ -261,10 +261,10 @@ def test_interrupted_sound_is_told_and_goes_on_with_a_gap(page: DuplexPage) -> N
     assert gap["length"] > 1.9
     # What is captured from then on was captured just now: latencies are right.
     before, after = page.page.evaluate(
-        """({ seconds }) => [-0.1, 0.1].map((step) => live.conversation.timeOf(seconds + step))""",
+        """({ seconds }) => [-0.01, 0.01].map((by) => live.conversation.timeOf(seconds + by))""",
         gap,
     )
-    assert after - before == pytest.approx(200 + 1000 * gap["length"], abs=20)
+    assert after - before == pytest.approx(20 + 1000 * gap["length"], abs=1)
 
 
 def test_clock_follows_a_machine_that_slept(open_duplex: OpenDuplex) -> None:
