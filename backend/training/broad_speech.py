@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,18 +99,26 @@ def _kokoro_voice(voices: tuple[str, ...], rng: random.Random) -> str:
     return first if rng.random() < 0.5 else f"{first}*{rng.choice(alike)}"
 
 
+def _voice(family: str, lists: WordLists, rng: random.Random) -> str:
+    """A voice of a family that training may hear."""
+    if family == "kokoro":
+        return f"english:{_kokoro_voice(TRAINING_VOICES, rng)}"
+    return random_voice(family, lists, rng)
+
+
+def _in_random_order(times: Mapping[str, int], rng: random.Random) -> list[str]:
+    """Each family of voices as often as it reads."""
+    families = [family for family, count in times.items() for _ in range(count)]
+    rng.shuffle(families)
+    return families
+
+
 def plan(sentences: Sentences, piece: int, seed: int) -> Iterator[tuple[Synthesis, float]]:
     """Who reads what in a piece, and the speed at which it is played; in random order."""
     rng = random.Random(f"{seed}/{piece}")
     lists = load_word_lists()
-    families = [family for family, times in SPEECH_OF_A_PIECE.items() for _ in range(times)]
-    rng.shuffle(families)
-    for family in families:
-        voice = (
-            f"english:{_kokoro_voice(TRAINING_VOICES, rng)}"
-            if family == "kokoro"
-            else random_voice(family, lists, rng)
-        )
+    for family in _in_random_order(SPEECH_OF_A_PIECE, rng):
+        voice = _voice(family, lists, rng)
         line = SpokenText("other", sentences.random(rng))
         rate, pitch = rng.uniform(0.8, 1.25), rng.uniform(0.0, 1.0)
         yield Synthesis(line, voice, rate, pitch), rng.choice(SPEEDS)
@@ -120,14 +128,8 @@ def plan_short(piece: int, seed: int) -> Iterator[tuple[Synthesis, float]]:
     """The same for a piece of digits, wake words, phrases, orders, and what sounds like them."""
     rng = random.Random(f"{seed}/short/{piece}")
     lists = load_word_lists()
-    families = [family for family, times in SHORT_SPEECH_OF_A_PIECE.items() for _ in range(times)]
-    rng.shuffle(families)
-    for family in families:
-        voice = (
-            f"english:{_kokoro_voice(TRAINING_VOICES, rng)}"
-            if family == "kokoro"
-            else random_voice(family, lists, rng)
-        )
+    for family in _in_random_order(SHORT_SPEECH_OF_A_PIECE, rng):
+        voice = _voice(family, lists, rng)
         line = _short_line(lists, rng)
         if family == "espeak" and rng.random() < FOREIGN_SHARE:
             line, voice = foreign_line(lists, rng)
