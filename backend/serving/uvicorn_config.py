@@ -52,7 +52,8 @@ class ServerConfig(uvicorn.Config):
     """
 
     def __init__(self, app: Any, connections: OpenConnections, **options: Any) -> None:
-        super().__init__(app, backlog=connections.limits.per_accept, **options)
+        # Not uvloop where that happens to be installed: its transports are not asyncio's.
+        super().__init__(app, loop="asyncio", backlog=connections.limits.per_accept, **options)
         self.connections = connections
         for name in _TALKATIVE:
             logging.getLogger(name).addFilter(_ONCE_PER_MINUTE)
