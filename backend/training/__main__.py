@@ -1,4 +1,4 @@
-"""`python -m backend.training speak | distil | listen | train | describe | export | evaluate`."""
+"""`python -m backend.training COMMAND`: from recordings to a checkpoint and its figures."""
 
 import argparse
 import asyncio
@@ -18,6 +18,7 @@ from backend.training.conversations import described, write_conversations
 from backend.training.data import PROMPTS, is_held_out, read_manifests
 from backend.training.distil import DistilConfig, distil, listen, word_error
 from backend.training.evaluate import chunk_milliseconds, evaluate, table
+from backend.training.everyday_sounds import EVERYDAY, gather
 from backend.training.export import export
 from backend.training.model import ModelShape
 from backend.training.split import Split
@@ -68,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     hear.add_argument(
         "--split", type=Split, choices=(Split.DEVELOPMENT, Split.HELD_OUT), default="development"
     )
+
+    bring = commands.add_parser("gather", help="everyday sounds from clones of their repositories")
+    bring.add_argument("--data", type=Path, required=True, help="folder of recordings")
+    bring.add_argument("--sources", type=Path, required=True, help="folder of the clones")
 
     describe = commands.add_parser("describe", help="the recordings as conversations")
     describe.add_argument("--data", type=Path, required=True, help="folder of recordings")
@@ -156,6 +161,13 @@ def _write(trainer: Trainer, folder: Path) -> None:
     print(f"Wrote {folder} after {trainer.seconds / 3600:.2f} h of training.")
 
 
+def _gather(arguments: argparse.Namespace) -> None:
+    num_there, missing = gather(arguments.sources, arguments.data)
+    for source in missing:
+        print(f"{arguments.sources / source} is not there")
+    print(f"{arguments.data / EVERYDAY}: {num_there} recordings")
+
+
 def _describe(arguments: argparse.Namespace) -> None:
     recordings = read_manifests(arguments.data)
     for name, held_out in (("training", False), ("held-out", True)):
@@ -203,6 +215,8 @@ def main() -> None:
                 _listen(arguments)
             case "train":
                 _train(arguments)
+            case "gather":
+                _gather(arguments)
             case "describe":
                 _describe(arguments)
             case "export":

@@ -33,7 +33,9 @@ from backend.training.data import (
     read_manifests,
 )
 from backend.training.domain import SOUND_REPLIES, SYSTEM_PROMPT, SpokenReply
+from backend.training.everyday_sounds import load_everyday_sounds
 from backend.training.features import stream_log_mel
+from backend.training.split import Split
 from backend.training.tokens import IGNORED, TokenSequence, Vocabulary, stream_sequence
 from backend.training.utterances import (
     BUILT_IN_RECIPES,
@@ -157,10 +159,10 @@ class Sounds:
         unanswered = [
             sound / rms(sound)
             for label, recordings in self.events.items()
-            if SOUND_REPLIES[label] is None
+            if SOUND_REPLIES.get(label) is None
             for sound in recordings
         ]
-        shares = (0.4, 0.35, 0.13, 0.12)
+        shares = (0.37, 0.28, 0.13, 0.22)
         groups = (self.noises, self.kitchen, self.babbles, unanswered)
         return [(share, group) for share, group in zip(shares, groups, strict=True) if group]
 
@@ -173,9 +175,10 @@ def made_sounds(seed: int) -> Sounds:
 
 
 def load_sounds(data: Path, clips: list[AlignedClip], seed: int) -> Sounds:
-    """Training folds of the sounds, the kitchen's first part, synthetic noises and babble."""
+    """What training hears of the sounds and the kitchen; synthetic noises and babble."""
     rng = random.Random(seed)
     events: dict[str, list[np.ndarray]] = defaultdict(list)
+    events.update(load_everyday_sounds(data, Split.TRAINING))
     for recording in read_manifests(data):
         if recording.kind is Kind.SOUND and not is_held_out(recording):
             audio = load_audio(data / recording.file)

@@ -53,12 +53,13 @@ def _beeps(rng: random.Random) -> np.ndarray:
 
 
 def _siren(rng: random.Random) -> np.ndarray:
-    """Wail, yelp, and two tones in turn."""
+    """Wail, yelp, two tones in turn, and the slow wail of a motor."""
     time = _seconds(rng.uniform(3.0, 6.0))
     low, ratio = rng.uniform(350, 800), rng.uniform(1.3, 2.6)
-    kind = rng.choice(["wail", "yelp", "two tones", "whoop"])
+    kind = rng.choice(["wail", "yelp", "two tones", "whoop", "motor"])
     rate = {
         "wail": rng.uniform(0.15, 0.5),
+        "motor": rng.uniform(0.08, 0.2),
         "yelp": rng.uniform(2.0, 5.0),
         "two tones": rng.uniform(0.6, 1.3),
         "whoop": rng.uniform(0.5, 1.2),
@@ -70,7 +71,29 @@ def _siren(rng: random.Random) -> np.ndarray:
         height = turn
     else:
         height = 0.5 - 0.5 * np.cos(2 * np.pi * turn)
-    return _edges(_tone(low * ratio**height, rng.randint(3, 10), rng.uniform(0.4, 0.8)), 0.05)
+    passing = 2 ** (rng.uniform(-0.1, 0.1) * time / time[-1])  # it comes nearer, or goes
+    frequency = low * ratio**height * passing
+    return _edges(_tone(frequency, rng.randint(3, 12), rng.uniform(0.4, 0.95)), 0.05)
+
+
+def _far_off(audio: np.ndarray, rng: random.Random) -> np.ndarray:
+    """As heard in a street, a hall or another room: echoes, and less of what is high."""
+    noise = np.random.default_rng(rng.getrandbits(32))
+    length = int(rng.uniform(0.3, 2.0) * SAMPLE_RATE)
+    echoes = noise.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
+    echoes *= 10 ** (rng.uniform(-6.0, 9.0) / 20) / np.linalg.norm(echoes)
+    echoes[0] += 1.0
+    size = 1 << int(audio.size + length).bit_length()
+    spectrum = np.fft.rfft(audio, size) * np.fft.rfft(echoes, size)
+    highest = rng.uniform(1500, 8000)
+    spectrum /= np.sqrt(1 + (np.fft.rfftfreq(size, 1 / SAMPLE_RATE) / highest) ** 2)
+    heard = np.fft.irfft(spectrum, size)[: audio.size]
+    drift = np.interp(
+        np.arange(audio.size),
+        np.linspace(0, audio.size, 6),
+        [rng.uniform(0.4, 1) for _ in "123456"],
+    )
+    return _edges(heard * drift, 0.02)
 
 
 def _melody(rng: random.Random) -> np.ndarray:
@@ -111,7 +134,8 @@ def _scaled(audio: np.ndarray) -> np.ndarray:
 
 def alarm(rng: random.Random) -> np.ndarray:
     """A smoke alarm, another beeping alarm, or a siren; 2.5 to 6 s."""
-    return _scaled(_beeps(rng) if rng.random() < 0.5 else _siren(rng))
+    made = _beeps(rng) if rng.random() < 0.5 else _siren(rng)
+    return _scaled(_far_off(made, rng) if rng.random() < 0.5 else made)
 
 
 def music(rng: random.Random) -> np.ndarray:

@@ -51,7 +51,7 @@ BUILT_IN_RECIPES: Mapping[str, float] = {
     "reversed": 0.01,
     "shuffled": 0.05,
     "babble": 0.06,
-    "sound": 0.42,
+    "sound": 0.6,
     "burst": 0.02,
 }
 """How often what is drawn from the embedded checkpoint's recordings."""
@@ -99,6 +99,12 @@ LOUD_SHARE = 0.08
 ANSWERED_SOUNDS_WEIGHT = 2.0
 """How often a sound with a reply is drawn, relative to one without: chainsaws are easily taken for
 helicopters, and are the worse ones to miss."""
+ALARM_WEIGHT = 5.0
+"""The same of alarms: there are the most kinds of them."""
+RECORDED_SHARE = 0.6
+"""How many alarms, and how much music, are recorded, where there are recordings."""
+LONGEST_SOUND_FRAMES = 600
+"""As much of a longer recording is heard at once."""
 
 JOINED_DIGIT_SHARE = 0.35
 """How many of the things that are put together from a person's words are digits."""
@@ -305,6 +311,10 @@ class Utterances:
     ) -> None:
         self.rng = rng
         self.sounds = sounds
+        self.sound_weights = {
+            label: ANSWERED_SOUNDS_WEIGHT if SOUND_REPLIES.get(label) else 1.0
+            for label in (*SOUND_REPLIES, *sounds)
+        } | {"alarm": ALARM_WEIGHT}
         self.recipes = dict(recipes)
         self.conversations = conversations
         self.last_sound = ""
@@ -403,9 +413,8 @@ class Utterances:
                 return self._babble()
             case "sound":
                 # Never the same one again: a sound that goes on is answered once.
-                others = [label for label in SOUND_REPLIES if label != self.last_sound]
-                weights = [ANSWERED_SOUNDS_WEIGHT if SOUND_REPLIES[s] else 1.0 for s in others]
-                self.last_sound = rng.choices(others, weights)[0]
+                weights = {s: w for s, w in self.sound_weights.items() if s != self.last_sound}
+                self.last_sound = rng.choices(list(weights), list(weights.values()))[0]
                 return self._sound(self.last_sound)
             case "alarm":
                 return self._sound("alarm")
@@ -537,12 +546,13 @@ class Utterances:
     def _sound(self, label: str) -> Spoken:
         """A sound, recorded or made, answered once, some time after it began."""
         rng = self.rng
-        if label in ("alarm", "music"):
+        is_made = label not in self.sounds or rng.random() > RECORDED_SHARE
+        if label in ("alarm", "music") and is_made:
             audio = alarm(rng) if label == "alarm" else music(rng)
             loud = loud_frames(audio)
         else:
             audio, loud = self._recorded_sound(label)
-        reply = SOUND_REPLIES[label]
+        reply = SOUND_REPLIES.get(label)
         known = None
         if reply is not None and loud.any():
             onset = int(loud.argmax())
@@ -550,7 +560,8 @@ class Utterances:
             # What is said next begins after the answer is due.
             audio = np.pad(audio, (0, max(0, known * FRAME_SAMPLES - audio.size)))
             loud = np.pad(loud, (0, max(0, known - loud.size)))
-        phones = np.where(loud, SOUND_CLASSES.index(label), 0).astype(np.uint8)
+        sound_class = SOUND_CLASSES.index(label) if label in SOUND_CLASSES else 0
+        phones = np.where(loud, sound_class, 0).astype(np.uint8)
         if known is None:
             return Spoken(audio, (), phones, None)
         return Spoken(audio, (), phones, reply, doubt=(onset + SOUND_FRAMES[0], known))
@@ -558,7 +569,7 @@ class Utterances:
     def _recorded_sound(self, label: str) -> tuple[np.ndarray, np.ndarray]:
         """A part of a recording, often with a pause and another part: [samples], loud [frames]."""
         rng = self.rng
-        recording = rng.choice(self.sounds[label])
+        recording = self._excerpt(rng.choice(self.sounds[label]))
         if rng.random() < OVERLAID_SHARE:
             other = np.resize(rng.choice(self.sounds[label]), recording.size)
             level = 10 ** (-rng.uniform(*OVERLAID_ATTENUATION_DB) / 20)
@@ -582,6 +593,15 @@ class Utterances:
         else:
             heard = part(150, max(150, num_frames))
         return frames[heard].ravel(), loud[heard]
+
+    def _excerpt(self, recording: np.ndarray) -> np.ndarray:
+        """As much of a recording as is heard at once, some of it loud: [samples]."""
+        size = LONGEST_SOUND_FRAMES * FRAME_SAMPLES
+        if recording.size <= size:
+            return recording
+        audible = int(self.rng.choice(np.flatnonzero(loud_frames(recording)))) * FRAME_SAMPLES
+        start = min(max(0, audible - self.rng.randrange(size)), recording.size - size)
+        return recording[start : start + size]
 
     def _part(self, clip: AlignedClip) -> Spoken:
         """A part of speech of which only that it gets no reply is known; often all of it."""
