@@ -1,5 +1,7 @@
 """What happened in a session, as typed facts. Every front end translates these."""
 
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +20,23 @@ class TurnStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class HeardPiece:
+    """A piece of a word that the model has heard; what it has heard it never takes back."""
+
+    text: str
+    """As it goes on from the piece before: one that begins a word begins with a space."""
+    start_seconds: float
+    """Where in what the session has heard."""
+    end_seconds: float
+    """Where its sound, as far as it was heard by then, ends."""
+
+
+def text_of(pieces: Iterable[str]) -> str:
+    """What pieces of words amount to, as people write it."""
+    return unicodedata.normalize("NFC", " ".join("".join(pieces).split()))
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The model heard a chunk and decided. `chunk` counts from 0 in its session."""
 
@@ -33,6 +52,8 @@ class Decision:
     """Positions of the context that are in use now."""
     max_positions: int
     """Positions at which the context rolls."""
+    words: tuple[HeardPiece, ...] | None = None
+    """What was newly heard; None where the checkpoint has no word head."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from backend.config import Bits, SamplingConfig, SessionSettings
+from backend.config import CHUNK_SECONDS, Bits, SamplingConfig, SessionSettings
 from backend.engine.capacity import Capacity
 from backend.engine.session import ReplyRequest
 from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
     Decision,
     Event,
+    HeardPiece,
     SessionEnded,
     SessionFailed,
     TextDelta,
@@ -143,16 +144,18 @@ class ScriptedSession:
         self._engine.sessions.discard(self)
 
     async def _hear(self) -> None:
-        was_loud, number, turn = False, 0, 0
+        was_loud, number, turn, num_loud = False, 0, 0, 0
         while (chunk := await self._chunks.get()) is not None:
             is_loud = float(np.sqrt(np.mean(chunk**2))) > LOUD
+            words = self._engine.heard_in(number, num_loud if is_loud else None)
+            num_loud += is_loud
             probability = 0.97 if was_loud and not is_loud else 0.2 if is_loud else 0.02
             threshold = speak_threshold(self.settings.decision_bias)
             request = self._request
             is_asked_for = request is not None and number == request.at_chunk
             speaks = is_asked_for or probability > threshold
             decision = Decision(
-                number, speaks, probability, threshold, 3.0, 13 * number, MAX_POSITIONS
+                number, speaks, probability, threshold, 3.0, 13 * number, MAX_POSITIONS, words
             )
             if self._trace is not None:
                 cause = Cause.REQUESTED if is_asked_for else Cause.DRAWN
@@ -211,8 +214,11 @@ class ScriptedEngine:
         num_slots: int = 8,
         seconds_per_word: float = 0.0,
         max_pending_chunks: int = 50,
+        words: Sequence[str] | None = None,
     ) -> None:
         self.replies = replies
+        self.words = words
+        """One after the other is heard in chunks of sound; None for a model without a word head."""
         self.num_replies = len(replies)
         self.checkpoint = ScriptedCheckpoint()
         self.config = ScriptedConfig(num_slots)
@@ -221,6 +227,13 @@ class ScriptedEngine:
         self.sessions: set[ScriptedSession] = set()
         self.failed: Future[str] = Future()
         self.capacity = Capacity(num_slots)
+
+    def heard_in(self, chunk: int, loud: int | None) -> tuple[HeardPiece, ...] | None:
+        """The piece of a chunk that is so many loud ones behind the first, or not loud."""
+        if self.words is None or loud is None:
+            return None if self.words is None else ()
+        start = round(chunk * CHUNK_SECONDS + 0.2, 2)
+        return (HeardPiece(self.words[loud % len(self.words)], start, round(start + 0.08, 2)),)
 
     @property
     def max_positions(self) -> int:

@@ -1,7 +1,8 @@
 """Write small random checkpoints in the release layout."""
 
 import json
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -14,12 +15,13 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
 )
 
 from backend.model.audio_tower import AudioTower
-from backend.model.checkpoint import empty_audio_tower
+from backend.model.checkpoint import Checkpoint, empty_audio_tower
 from backend.model.language_model import (
     LanguageModelConfig,
     empty_language_model,
     litgpt_state_dict,
 )
+from backend.model.word_head import WordHead
 from backend.protocol import ControlTokens
 from backend.training.model import ModelShape
 
@@ -112,3 +114,14 @@ def _write_tower(folder: Path, output_dim: int) -> None:
     for parameter in tower.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     torch.save(tower.encoder.state_dict(), folder / "audiointeraction_ChunkwisedEncoder.pth")
+
+
+def with_words(checkpoint: Checkpoint, pieces: Sequence[str] = ("▁a", "▁b", "c")) -> Checkpoint:
+    """The same with a random word head on its last layer but one."""
+    width, num_layers = (
+        checkpoint.language_model.config.hidden_size,
+        len(checkpoint.language_model.model.layers),
+    )
+    weight = torch.randn(len(pieces) + 1, width, generator=torch.Generator().manual_seed(0))
+    head = WordHead(max(1, num_layers - 1), weight, torch.zeros(len(pieces) + 1), pieces)
+    return replace(checkpoint, word_head=head)

@@ -474,7 +474,7 @@ def test_a_request_is_satisfied_by_a_reply_that_the_model_starts(
     control = core.checkpoint.control_tokens
     tokens = iter([control.text_begin if speaks else control.keep_silence for speaks in decided])
 
-    def decide(rows: Sequence[StepRow], _: torch.Tensor) -> list[Choice]:
+    def decide(rows: Sequence[StepRow], *_: torch.Tensor | None) -> list[Choice]:
         return [Choice(next(tokens), 0.5, (0, 0)) for _ in rows]
 
     monkeypatch.setattr(core._runner, "_decide", decide)

@@ -22,9 +22,10 @@ from backend.engine.model_runner import Step, StepOutcome
 from backend.errors import SessionFileError, SettingsError
 from backend.events import SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.word_head import WordHead
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
-from backend.recordings.records import DecisionRecord, RolledRecord, TokenRecord
+from backend.recordings.records import DecisionRecord, HeardRecord, RolledRecord, TokenRecord
 from backend.recordings.replay import (
     TIE_LOGITS,
     DifferenceKind,
@@ -39,7 +40,7 @@ from backend.recordings.transcript import read_transcript
 from backend.trace import Cause
 from tests.conftest import GOLDEN
 from tests.recording import noise_chunks, record, refuse_notices, rewrite, run
-from tests.small_checkpoint import write_small_checkpoint
+from tests.small_checkpoint import with_words, write_small_checkpoint
 
 DRAWN = SessionSettings(
     sampling=SamplingConfig(temperature=1.0, top_k=50),
@@ -70,6 +71,55 @@ def test_the_engine_repeats_every_token(golden_checkpoint: Checkpoint, packed: P
     assert outcome.num_tokens > 8
     assert outcome.ties == []
     assert outcome.largest_deviation < 1e-3
+
+
+def test_words_are_repeated_and_every_change_of_them_is_found(
+    golden_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    checkpoint = with_words(golden_checkpoint)
+    path = record(checkpoint, tmp_path / "words.aisession", DRAWN, noise_chunks(8))
+    outcome = verified(checkpoint, path)
+    assert (outcome.difference, outcome.ties) == (None, [])
+    with SessionFile(path) as file:
+        decisions = [r for r in file.records() if isinstance(r, DecisionRecord)]
+    heard = next(r for r in decisions if r.words)
+    assert heard.words is not None
+    last = heard.words[-1]
+    # Without a head there is nothing to compare, and files from before have no words.
+    assert verified(golden_checkpoint, path).is_equal
+    for changed, message in ((" zebra", "zebra"), (" a" if last.text != " a" else " b", "margin")):
+        other = tmp_path / f"{message}.aisession"
+        word = last.model_copy(update={"text": changed})
+
+        def change(members: dict[str, bytes], word: HeardRecord = word) -> None:
+            lines = [json.loads(line) for line in members["events.jsonl"].splitlines()]
+            for line in lines:
+                if line["type"] == "decision" and line["chunk"] == heard.chunk:
+                    line["words"][-1] = word.model_dump()
+            members["events.jsonl"] = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+        difference = verified(checkpoint, rewrite(path, other, change)).difference
+        assert difference is not None
+        assert (difference.kind, difference.chunk) == (DifferenceKind.WORDS, heard.chunk)
+        assert message in difference.message
+
+
+def test_words_that_were_all_but_equally_likely_are_a_tie(
+    golden_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    checkpoint = with_words(golden_checkpoint)
+    path = record(checkpoint, tmp_path / "words.aisession", DRAWN, noise_chunks(8))
+    head = checkpoint.word_head
+    assert head is not None
+    # Each piece has a twin before it, which is the one that is heard now.
+    rows = torch.tensor([0, 1, 2, 3, 1, 2, 3])
+    twins = WordHead(
+        head.layer, head.weight[rows], head.bias[rows], ["▁x", "▁y", "z", *head.written]
+    )
+    outcome = verified(replace(checkpoint, word_head=twins), path)
+    assert outcome.is_equal, outcome.difference
+    assert len(outcome.ties) > 1
+    assert all(tie.margin is not None and tie.margin < 1e-4 for tie in outcome.ties)
 
 
 def test_a_session_among_others_is_repeated_alone(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from backend.engine.context import Piece
 from backend.engine.core import EngineCore
 from backend.engine.model_runner import ModelRunner, Step, StepRow
 from backend.engine.static_runner import StaticRunner
-from backend.events import ContextRolled
+from backend.events import ContextRolled, Decision, Event, HeardPiece
 from backend.model.checkpoint import Checkpoint
 from backend.model.slot_attention import PassSize, RowTables
 from bench.random_checkpoint import RELEASED, random_checkpoint
+from tests.small_checkpoint import with_words
 from tests.test_engine import (
     CALM,
     DRAWN,
@@ -55,7 +56,8 @@ def test_it_samples_the_reference_tokens(
 
 def test_sessions_equal_themselves_in_a_runner_of_rows(golden_checkpoint: Checkpoint) -> None:
     """Out of step, with rolls, in slots that are exchanged, drawn from few tokens and from many."""
-    core = static_core(golden_checkpoint, 3, 384)
+    checkpoint = with_words(golden_checkpoint)
+    core = static_core(checkpoint, 3, 384)
     settings = [dataclasses.replace(s, max_reply_tokens=12) for s in (CALM, DRAWN, MANY)]
     sessions = [core.open(chosen) for chosen in settings]
     audio = [noise_chunks(24, seed=i) for i in range(3)]
@@ -68,7 +70,7 @@ def test_sessions_equal_themselves_in_a_runner_of_rows(golden_checkpoint: Checkp
             events[session.session_id].append(event)
     for session_id, rest in run(core).items():
         events[session_id] += rest
-    by_rows = EngineCore(golden_checkpoint, EngineConfig(3, 384))
+    by_rows = EngineCore(checkpoint, EngineConfig(3, 384))
     for session, chosen, chunks in zip(sessions, settings, audio, strict=True):
         other = by_rows.open(chosen)
         hear_all(by_rows, other, chunks)
@@ -77,6 +79,13 @@ def test_sessions_equal_themselves_in_a_runner_of_rows(golden_checkpoint: Checkp
         assert outcome(session) == outcome(other)
         found = probabilities(events[session.session_id])
         assert found == pytest.approx(probabilities(expected), abs=1e-5)
+        heard = words_of(expected)
+        assert len(set(heard)) > 20
+        assert words_of(events[session.session_id]) == heard
+
+
+def words_of(events: Sequence[Event]) -> list[HeardPiece]:
+    return [word for event in events if isinstance(event, Decision) for word in event.words or ()]
 
 
 def pieces_of(tokens: list[int], features: torch.Tensor, slot: int) -> list[Piece]:

@@ -59,6 +59,7 @@ from backend.conversation.reply import Reply
 from backend.conversation.settings import ConversationSettings
 from backend.conversation.speech_queue import ReplySpoken, SpeechQueue, SpeechQueueEvent
 from backend.conversation.timeline import Timeline
+from backend.conversation.transcript import InputTranscript
 from backend.conversation.turn_taking import TurnTaking
 from backend.conversation.voice_activity import VoiceDetection
 from backend.errors import AudioInteractionError, SettingsError, VoiceUnavailableError
@@ -157,12 +158,14 @@ class Conversation:
         self._replies = Replies(tell, time.now)
         self._speech = SpeechQueue(options.voices)
         self._notes = Notes(self._timeline, recorder)
+        self._transcript = InputTranscript(tell)
         self._turns = TurnTaking(
             self._timeline,
             self._hearing,
             self._replies,
             self._speech,
             self._notes,
+            self._transcript,
             session,
             tell,
             options.reports_playback,
@@ -396,6 +399,7 @@ class Conversation:
         self._drain()
         if (rest := self._hearing.pad()) is not None:
             self._enqueue(rest)
+        self._transcript.utterance_ended(self._timeline.chunked_seconds)
 
     def _discard_audio(self) -> None:
         reply = self._turns.sounding_reply()
@@ -583,9 +587,12 @@ class Conversation:
             speech_end_seconds=chunk.speech_end_seconds,
             is_added=chunk.is_added,
             num_turns=self._replies.num_turns,
+            words=self._transcript.placed(decision, chunk.seconds),
         )
         self._replies.decided(decided, chunk.arrived_at)
         self._tell(decided)
+        if not chunk.is_added:
+            self._transcript.hear(decided.words, decided.seconds)
 
     def _turn_started(self, turn: TurnStarted) -> None:
         self._turns.reply_begins(self._replies.starting)

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import Enum, StrEnum, auto
 
 from backend.conversation.settings import ConversationSettings, Modality
+from backend.events import HeardPiece
 from backend.protocol import Emotion
 from backend.recordings.live import StopReason
 
@@ -110,6 +111,43 @@ class ChunkDecision:
     """Whether it is of an input that the client added, and not of its live audio."""
     num_turns: int
     """Replies that had begun before."""
+    words: tuple[HeardPiece, ...] | None = None
+    """What was newly heard, in the client's time; None where the model writes down no words."""
+
+
+# The words that were heard, by a model that writes them down. None of this is ever taken back.
+
+
+@dataclass(frozen=True, slots=True)
+class WordsHeard:
+    """More was heard of the client's live audio."""
+
+    utterance: int
+    """Counts from 0: the one that so many others have `UtteranceEnded` before."""
+    delta: str
+    """Goes on from the one before; one that begins a word, but for the first, with a space."""
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechHeard:
+    """All was heard of the speech that has `SpeechStopped`, and of what was heard before it."""
+
+    utterance: int
+    text: str
+    """Whole words; empty where none was heard."""
+    end_seconds: float
+    """Where the speech ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceHeard:
+    """All was heard of an utterance that has ended."""
+
+    utterance: int
+    text: str
+    """The join of its deltas; empty where no word was heard."""
 
 
 # Replies.
@@ -384,6 +422,9 @@ ConversationEvent = (
     | InputAdded
     | AudioDiscarded
     | ChunkDecision
+    | WordsHeard
+    | SpeechHeard
+    | UtteranceHeard
     | ReplyStarted
     | ReplyText
     | ReplySound

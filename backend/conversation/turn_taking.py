@@ -22,6 +22,7 @@ from backend.conversation.replies import Replies, Tell
 from backend.conversation.reply import Reply
 from backend.conversation.speech_queue import SpeechQueue
 from backend.conversation.timeline import Timeline
+from backend.conversation.transcript import InputTranscript
 
 LATEST_ACK_SECONDS = 10.0
 """So far ahead of the audio that has come may a client say that it was."""
@@ -36,6 +37,7 @@ class TurnTaking:
         replies: of the model.
         speech: says them.
         notes: tells a recording.
+        transcript: of what is heard.
         session: of the engine, whose turn may be interrupted.
         tell: is told what happens.
         reports_playback: whether the client says what it plays, and holds it when it is told to.
@@ -49,6 +51,7 @@ class TurnTaking:
         replies: Replies,
         speech: SpeechQueue,
         notes: Notes,
+        transcript: InputTranscript,
         session: ModelSession,
         tell: Tell,
         reports_playback: bool,
@@ -58,6 +61,7 @@ class TurnTaking:
         self._replies = replies
         self._speech = speech
         self._notes = notes
+        self._transcript = transcript
         self._session = session
         self._tell = tell
         self._reports_playback = reports_playback
@@ -95,6 +99,7 @@ class TurnTaking:
         self._speech_stopped(SpeechStopped(end_seconds, decision.seconds))
         if self.has_audio:
             self.end_utterance()
+            self._transcript.utterance_ended(decision.seconds)
 
     def reply_is_spoken(self, reply: Reply) -> None:
         """A reply that has begun will sound."""
@@ -180,6 +185,7 @@ class TurnTaking:
         if self._is_speech_told:
             self._is_speech_told = False
             self._tell(speech)
+            self._transcript.speech_stopped(speech)
 
     def _overlapped(self, decision: OverlapDecision, reply: Reply | None) -> None:
         is_barge_in = decision.action is OverlapAction.BARGE_IN

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from backend.config import (
     CHUNK_SAMPLES,
+    FEATURES_PER_CHUNK,
     LISTENING_POSITIONS,
     PACE,
     EngineConfig,
@@ -41,6 +42,7 @@ from backend.events import (
 )
 from backend.model.checkpoint import Checkpoint
 from backend.model.memory import needing_memory
+from backend.model.word_head import HeardWords
 from backend.protocol import (
     Effect,
     advance,
@@ -167,6 +169,7 @@ class EngineCore:
         """
         prefix = self._prefix(settings)
         slot = self._scheduler.free_slot()
+        word_head = self.checkpoint.word_head
         session = Session(
             session_id=next(self._session_ids),
             slot=slot,
@@ -175,6 +178,7 @@ class EngineCore:
             max_reply_tokens=self._max_reply_tokens(settings),
             prefix=prefix,
             generator=_generator(settings.seed),
+            words=None if word_head is None else HeardWords(word_head),
             trace=trace,
         )
         self._runner.forget(slot)
@@ -401,6 +405,11 @@ class EngineCore:
             milliseconds=milliseconds,
             positions=session.num_positions,
             max_positions=self.max_positions,
+            words=(
+                None
+                if session.words is None
+                else session.words.hear(choice.pieces, chunk * FEATURES_PER_CHUNK)
+            ),
         )
         if session.trace is not None:
             cause = Cause.REQUESTED if is_asked_for else Cause.DRAWN

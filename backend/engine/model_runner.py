@@ -16,8 +16,9 @@ from backend.model.audio_tower import ChunkEncoder
 from backend.model.checkpoint import Checkpoint
 from backend.model.decoder import Decoder
 from backend.model.device import choose_cuda_kernels
-from backend.model.kv_cache import CacheRow, RowAttention
+from backend.model.kv_cache import Attention, CacheRow, RowAttention
 from backend.model.weights import num_weights
+from backend.model.word_head import WordHead
 from backend.protocol import listening_tokens
 
 SMALL_MODEL_PARAMETERS = 30_000_000
@@ -69,6 +70,8 @@ class Choice:
     speak_probability: float
     logits: tuple[float, float]
     """Of both, in this order, without a bias."""
+    pieces: Sequence[int] = ()
+    """That each of the chunk's features completes; empty where there is no word head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,25 @@ class StepOutcome:
     """Of those that listened."""
     tokens: Sequence[int | None]
     """Of those that spoke; None where the numbers broke down."""
+
+
+class _WordReader:
+    """Reads words off the features of the rows that listen, which come first."""
+
+    def __init__(self, head: WordHead, num_rows: int) -> None:
+        self._head = head
+        self._num_positions = num_rows * LISTENING_POSITIONS
+        self.logits: Tensor
+
+    @property
+    def layer(self) -> int:
+        """The head's."""
+        return self._head.layer
+
+    def read(self, hidden: Tensor) -> None:
+        """Leaves `[rows, 10, pieces + 1]` in `logits`."""
+        listening = hidden[: self._num_positions].unflatten(0, (-1, LISTENING_POSITIONS))
+        self.logits = self._head(listening[:, FIRST_FEATURE : FIRST_FEATURE + FEATURES_PER_CHUNK])
 
 
 class ModelRunner:
@@ -96,6 +118,7 @@ class ModelRunner:
         self._decoder = Decoder(
             checkpoint.language_model, checkpoint.sliding_window, num_slots, max_positions
         )
+        self._word_head = checkpoint.word_head
         self._no_features = torch.empty(0, device=self.device)
         self._log_mel = StreamingLogMel(num_slots).to(self.device)
         # A decision compares two logits, so only two rows of the head are needed for it.
@@ -139,11 +162,11 @@ class ModelRunner:
             features = self.encode([row.slot for row in step.listening], step.chunks)
         elif not (step.speaking or step.pieces):
             return StepOutcome(features, [], [])
-        hidden = self._forward(step, features)
+        hidden, word_logits = self._forward(step, features)
         num_listening = len(step.listening)
         return StepOutcome(
             features,
-            self._decide(step.listening, hidden[:num_listening]),
+            self._decide(step.listening, hidden[:num_listening], word_logits),
             self._speak(step.speaking, hidden[num_listening:]),
         )
 
@@ -154,8 +177,8 @@ class ModelRunner:
         log_mel = self._log_mel(audio, self._upload(torch.tensor(slots)))
         return self._encoder.encode(log_mel)
 
-    def _forward(self, step: Step, features: Tensor) -> Tensor:
-        """The last hidden states `[listening and speaking rows, width]`."""
+    def _forward(self, step: Step, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The last hidden states `[listening and speaking rows, width]`; see `_decode`."""
         tokens: list[int] = []
         rows: list[CacheRow] = []
         last: list[int] = []
@@ -184,16 +207,36 @@ class ModelRunner:
         for start, piece_features in heard:
             embeddings[start : start + FEATURES_PER_CHUNK] = piece_features
         attention = RowAttention(self._decoder.cache, rows)
-        return self._decoder.forward(embeddings, attention, places, ends)
+        return self._decode(embeddings, attention, places, ends, len(step.listening))
 
-    def _decide(self, rows: Sequence[StepRow], hidden: Tensor) -> list[Choice]:
+    def _decode(
+        self,
+        embeddings: Tensor,
+        attention: Attention,
+        positions: Tensor,
+        last: Tensor,
+        num_listening: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As the decoder, and what the word head makes of the rows that listen.
+
+        That is `[rows, 10, pieces + 1]`, or None without a head.
+        """
+        if self._word_head is None or not num_listening:
+            return self._decoder.forward(embeddings, attention, positions, last), None
+        reader = _WordReader(self._word_head, num_listening)
+        hidden = self._decoder.forward(embeddings, attention, positions, last, reader)
+        return hidden, reader.logits
+
+    def _decide(
+        self, rows: Sequence[StepRow], hidden: Tensor, word_logits: Tensor | None
+    ) -> list[Choice]:
         if not rows:
             return []
         logits = self._decision_logits(hidden)
         biases = self._upload(torch.tensor([[0.0, row.decision_bias] for row in rows]))
         chosen = self._draw(rows, logits + biases)
         # A copy to the host, for which the model has to be done.
-        return self._choices(decision_numbers(chosen, logits).tolist())
+        return self._choices(decision_numbers(chosen, logits, word_logits).tolist())
 
     def _decision_logits(self, hidden: Tensor) -> Tensor:
         """Of KEEP_SILENCE and TEXT_BEGIN, `[rows, 2]`, without a bias."""
@@ -202,8 +245,13 @@ class ModelRunner:
 
     def _choices(self, numbers: Sequence[Sequence[float]]) -> list[Choice]:
         return [
-            Choice(self._decision_tokens[int(choice)], probability, (silence, speech))
-            for choice, probability, silence, speech in numbers
+            Choice(
+                self._decision_tokens[int(choice)],
+                probability,
+                (silence, speech),
+                [int(piece) for piece in pieces],
+            )
+            for choice, probability, silence, speech, *pieces in numbers
         ]
 
     def _speak(self, rows: Sequence[StepRow], hidden: Tensor) -> list[int | None]:
@@ -226,10 +274,17 @@ class ModelRunner:
         return sample(logits, temperature, top_k.long(), max_top_k, uniform)
 
 
-def decision_numbers(chosen: Tensor, logits: Tensor) -> Tensor:
-    """What is told of decisions `[rows]`: which, how likely speech was, and both logits."""
+def decision_numbers(chosen: Tensor, logits: Tensor, word_logits: Tensor | None) -> Tensor:
+    """What is told of decisions `[rows]`, `[rows, 4]` or `[rows, 14]`.
+
+    Which it is, how likely speech was, both logits, and the likeliest piece of each feature.
+    """
     probabilities = logits.softmax(dim=-1)[:, 1:]
-    return torch.cat([chosen.float()[:, None], probabilities, logits], 1)
+    numbers = [chosen.float()[:, None], probabilities, logits]
+    if word_logits is not None:
+        # Ids are small enough for a float to hold, and so one copy to the host tells all.
+        numbers.append(word_logits.argmax(-1).float())
+    return torch.cat(numbers, 1)
 
 
 def spoken_tokens(drawn: Tensor, hidden: Tensor) -> Tensor:

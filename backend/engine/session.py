@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from backend.config import SamplingConfig, SessionSettings
 from backend.engine.context import HeardChunk, Refill
 from backend.protocol import Emotion, TurnState
 from backend.trace import Trace
+
+if TYPE_CHECKING:
+    from backend.model.word_head import HeardWords
 
 
 class Detokenizer:
@@ -78,6 +82,8 @@ class Session:
     """The settings' own, or what the context has room for."""
     prefix: list[int]
     generator: np.random.Generator
+    words: "HeardWords | None" = None
+    """What it has heard; None where the checkpoint has no word head."""
     state: TurnState = TurnState.LISTENING
     num_positions: int = 0
     """Positions in the cache; the last token of the sequence is not among them yet."""

@@ -136,17 +136,18 @@ class _Results:
     tokens: Tensor
     """`[short rows]`; -1 where the numbers broke down."""
     decisions: Tensor
-    """`[long rows, 4]`; see `decision_numbers`."""
+    """`[long rows, numbers]`; see `decision_numbers`."""
     features: Tensor
     """`[long rows, 10, width]`."""
 
     @staticmethod
-    def layout(size: PassSize, width: int, dtype: torch.dtype) -> _Layout:
+    def layout(size: PassSize, width: int, dtype: torch.dtype, hears_words: bool) -> _Layout:
         """Of a pass of a model."""
+        num_numbers = 4 + (FEATURES_PER_CHUNK if hears_words else 0)
         return _Layout(
             {
                 "tokens": ((size.short_rows,), torch.int64),
-                "decisions": ((size.long_rows, 4), torch.float32),
+                "decisions": ((size.long_rows, num_numbers), torch.float32),
                 "features": ((size.long_rows, FEATURES_PER_CHUNK, width), dtype),
             }
         )
@@ -275,7 +276,9 @@ class _Pass:
         self.size = size
         width = checkpoint.language_model.config.hidden_size
         self.input_layout = _Inputs.layout(size, width, checkpoint.dtype)
-        self.result_layout = _Results.layout(size, width, checkpoint.dtype)
+        self.result_layout = _Results.layout(
+            size, width, checkpoint.dtype, checkpoint.word_head is not None
+        )
         self.inputs = _Inputs(**self.input_layout.views(inputs.device))
         self.rows = _HostRows(size, self.input_layout.views(inputs.host), scratch_place)
         self.results = _Results(**self.result_layout.views(results.device))
@@ -314,7 +317,8 @@ class StaticRunner(ModelRunner):
         width = checkpoint.language_model.config.hidden_size
         given = (self._largest, width, checkpoint.dtype)
         self._inputs = _Memory.allocate(_Inputs.layout(*given).num_bytes, self.device)
-        self._results = _Memory.allocate(_Results.layout(*given).num_bytes, self.device)
+        results = _Results.layout(*given, checkpoint.word_head is not None)
+        self._results = _Memory.allocate(results.num_bytes, self.device)
         mel_shape = (self._largest.long_rows, NUM_MEL_BINS, MEL_FRAMES_PER_CHUNK)
         self._mel = torch.zeros(mel_shape, device=self.device)
         spoken_shape = (self._largest.short_rows, width)
@@ -474,20 +478,22 @@ class StaticRunner(ModelRunner):
             inputs.stored,
             self._attend,
         )
-        hidden = self._decoder.forward(embeddings, attention, inputs.positions, inputs.last)
+        hidden, word_logits = self._decode(
+            embeddings, attention, inputs.positions, inputs.last, size.long_rows
+        )
         if size.long_rows:
-            self._draw_decisions(chosen, hidden[: size.long_rows])
+            self._draw_decisions(chosen, hidden[: size.long_rows], word_logits)
         if size.short_rows:
             spoken = hidden[size.long_rows :]
             self._spoken[: size.short_rows].copy_(spoken)
             self._draw_tokens(chosen, spoken, STATIC_TOP_K)
 
-    def _draw_decisions(self, chosen: _Pass, hidden: Tensor) -> None:
+    def _draw_decisions(self, chosen: _Pass, hidden: Tensor, word_logits: Tensor | None) -> None:
         temperature, top_k, uniform = chosen.inputs.draws[:, : chosen.size.long_rows]
         logits = self._decision_logits(hidden)
         biased = logits + F.pad(chosen.inputs.biases[:, None], (1, 0))
         drawn = sample(biased, temperature, top_k.long(), logits.shape[1], uniform)
-        chosen.results.decisions.copy_(decision_numbers(drawn, logits))
+        chosen.results.decisions.copy_(decision_numbers(drawn, logits, word_logits))
 
     def _draw_tokens(self, chosen: _Pass, hidden: Tensor, max_top_k: int) -> None:
         temperature, top_k, uniform = chosen.inputs.draws[:, chosen.size.long_rows :]

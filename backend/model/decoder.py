@@ -7,7 +7,7 @@ another, so that a pass costs what its rows cost.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,17 @@ from transformers import Qwen2ForCausalLM
 from backend.model.kv_cache import Attention, CacheShape, SlotCache
 from backend.model.residual import widened
 from backend.model.weights import GATE_UP, QKV, Projection, joined_projection, projection
+
+
+class LayerReader(Protocol):
+    """Reads what positions have become on the way through the layers."""
+
+    @property
+    def layer(self) -> int:
+        """How many layers are below it."""
+
+    def read(self, hidden: Tensor) -> None:
+        """Take from `[positions, width]` what is wanted; it is overwritten afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,12 @@ class Decoder:
         return self._head.rows(tokens)
 
     def forward(
-        self, embeddings: Tensor, attention: Attention, positions: Tensor, last: Tensor
+        self,
+        embeddings: Tensor,
+        attention: Attention,
+        positions: Tensor,
+        last: Tensor,
+        reader: LayerReader | None = None,
     ) -> Tensor:
         """Compute rows, and store their keys and values.
 
@@ -97,6 +113,7 @@ class Decoder:
             positions: `[positions]` int64, where each goes in its slot.
             last: `[wanted]` int64, for each of the first rows where its last position is among
                 `embeddings`. Of the others nothing but keys and values is wanted.
+            reader: reads all positions between two layers, or above the last.
 
         Returns:
             the last hidden states `[wanted, width]`.
@@ -105,13 +122,15 @@ class Decoder:
         num_rotated = shape.num_heads + shape.num_kv_heads
         cos, sin = self._cos[positions], self._sin[positions]
         hidden = widened(embeddings)
+        num_layers = len(self._layers)
+        read_layer = None if reader is None else reader.layer
         for index, layer in enumerate(self._layers):
             normed = self._rms_norm(hidden, layer.input_norm)
             qkv = layer.qkv(normed).unflatten(1, (-1, shape.head_size))
             _rotate(qkv[:, :num_rotated], cos, sin)
             queries, keys_values = qkv.tensor_split((shape.num_heads,), dim=1)
             attention.store(index, keys_values.unflatten(1, (2, -1)))
-            if index + 1 < len(self._layers):
+            if index + 1 < num_layers or read_layer == num_layers:
                 mixed = attention.attend(index, queries)
             elif len(last):
                 # Above the last layer's keys and values nothing else is read.
@@ -122,6 +141,10 @@ class Decoder:
             layer.output.add_to(hidden, mixed)
             gate, up = layer.gate_up(self._rms_norm(hidden, layer.mlp_norm)).chunk(2, dim=1)
             layer.down.add_to(hidden, F.silu(widened(gate)).mul_(up))
+            if reader is not None and index + 1 == read_layer:
+                reader.read(hidden)
+        if read_layer == num_layers:
+            hidden = hidden[last]
         return self._rms_norm(hidden, self._norm)
 
     def _rms_norm(self, hidden: Tensor, weight: Tensor) -> Tensor:

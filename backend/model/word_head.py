@@ -7,6 +7,7 @@ blanks. It is open in vocabulary, and what it has said it never takes back.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,10 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backend.config import CHUNK_SECONDS, FEATURES_PER_CHUNK
 from backend.errors import CheckpointError
+from backend.events import HeardPiece
 from backend.model.layout import WORD_HEAD
 
 BLANK = 0
+FEATURE_SECONDS = CHUNK_SECONDS / FEATURES_PER_CHUNK
 WORD_BOUNDARY = "▁"
 """Begins a piece that begins a word."""
 
@@ -44,31 +48,36 @@ class WordHead(nn.Module):
 
     @torch.no_grad()
     def forward(self, hidden: Tensor) -> Tensor:
-        """The likeliest ids: `[..., width]`, what `layer` layers make of features, to `[...]`."""
-        normalised = F.rms_norm(hidden, hidden.shape[-1:])
-        return F.linear(normalised, self.weight, self.bias).argmax(-1)
+        """Logits `[..., pieces + 1]` of what `layer` layers make of features, `[..., width]`."""
+        normalised = F.rms_norm(hidden, hidden.shape[-1:]).to(self.weight.dtype)
+        return F.linear(normalised, self.weight, self.bias)
 
 
 class HeardWords:
     """What one session has heard so far."""
 
     def __init__(self, head: WordHead) -> None:
-        self._pieces = head.pieces
-        self._newest = BLANK
+        self.pieces = head.pieces
+        self.newest = BLANK
+        """What the newest feature completes."""
         self._has_begun = False
 
-    def hear(self, ids: Sequence[int]) -> str:
-        """The text that the ids of the next features add; begins with a space after a word."""
-        added = []
-        for piece in ids:
-            if piece not in (BLANK, self._newest):
-                added.append(self._pieces[piece])
-            self._newest = piece
-        text = "".join(added)
-        if not self._has_begun:
-            text = text.lstrip()
-            self._has_begun = bool(text)
-        return text
+    def hear(self, ids: Sequence[int], first_feature: int) -> tuple[HeardPiece, ...]:
+        """What the ids of the next features add; the first is the `first_feature`-th of all."""
+        added: list[HeardPiece] = []
+        for feature, piece in enumerate(ids, first_feature):
+            start, end = (round(place * FEATURE_SECONDS, 2) for place in (feature, feature + 1))
+            if piece not in (BLANK, self.newest):
+                text = self.pieces[piece]
+                if not self._has_begun:
+                    text = text.lstrip()
+                    self._has_begun = bool(text)
+                if text:
+                    added.append(HeardPiece(text, start, end))
+            elif piece != BLANK and added:
+                added[-1] = replace(added[-1], end_seconds=end)
+            self.newest = piece
+        return tuple(added)
 
 
 def write_word_head(

@@ -47,6 +47,7 @@ from backend.recordings.records import (
     Drawing,
     EndRecord,
     FailedRecord,
+    HeardRecord,
     Manifest,
     Record,
     RolledRecord,
@@ -572,6 +573,7 @@ def _decision_record(fact: _Decided) -> DecisionRecord:
         threshold=round(decision.threshold, 6),
         milliseconds=round(decision.milliseconds, 3),
         positions=decision.positions,
+        words=None if decision.words is None else list(map(HeardRecord.of, decision.words)),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from backend.config import (
+    FEATURES_PER_CHUNK,
     MAX_DECISION_BIAS,
     ONLY_WHEN_ASKED,
     SamplingConfig,
@@ -14,7 +15,7 @@ from backend.config import (
     number_format,
 )
 from backend.engine.context import RollRule
-from backend.events import TurnStatus
+from backend.events import HeardPiece, TurnStatus
 from backend.protocol import Emotion
 from backend.trace import Cause
 
@@ -120,6 +121,20 @@ class _Record(_Stated):
     """Seconds since the recording began, by a clock that is never set."""
 
 
+class HeardRecord(_Stated):
+    """A piece of a word that was heard, as the engine tells it."""
+
+    text: Annotated[str, Field(max_length=256)]
+    start: Seconds
+    """In the microphone's track."""
+    end: Seconds
+
+    @classmethod
+    def of(cls, piece: HeardPiece) -> Self:
+        """The same, written down."""
+        return cls(text=piece.text, start=piece.start_seconds, end=piece.end_seconds)
+
+
 class DecisionRecord(_Record):
     """A chunk was heard and decided on."""
 
@@ -140,6 +155,8 @@ class DecisionRecord(_Record):
     """The step that heard the chunk."""
     positions: Count
     """Of the context that were in use then."""
+    words: Annotated[list[HeardRecord], Field(max_length=FEATURES_PER_CHUNK)] | None = None
+    """What was newly heard; absent where the checkpoint writes down no words."""
 
 
 class TokenRecord(_Record):

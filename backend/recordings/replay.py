@@ -17,17 +17,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from backend.config import EngineConfig, SamplingConfig, SessionSettings
+from backend.config import FEATURES_PER_CHUNK, EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.context import RollRule
 from backend.engine.core import EngineCore
-from backend.engine.model_runner import ModelRunner, Step, StepOutcome, StepRow
+from backend.engine.model_runner import Choice, ModelRunner, Step, StepOutcome, StepRow
 from backend.errors import SessionFileError, SettingsError
 from backend.events import ContextRolled, Event
 from backend.model.checkpoint import Checkpoint
 from backend.model.fingerprint import fingerprint
+from backend.model.word_head import BLANK, FEATURE_SECONDS
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import (
     DecisionRecord,
+    HeardRecord,
     Manifest,
     RolledRecord,
     SettingsRecord,
@@ -50,6 +52,8 @@ class DifferenceKind(StrEnum):
     """The engine chooses another token."""
     TEXT = "text"
     """The token has another text."""
+    WORDS = "words"
+    """Other words are heard."""
     CONTEXT = "context"
     """The context rolled at another place."""
     FAILED = "failed"
@@ -118,6 +122,8 @@ class Witness(ModelRunner):
     """The next token, whatever is drawn; None leaves it as it is drawn."""
     drawn: int = 0
     draw: Draw
+    word_logits: Tensor | None = None
+    """Of the newest chunk, `[10, pieces + 1]`; None without a word head."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -140,6 +146,13 @@ class Witness(ModelRunner):
             choices=[replace(choice, token=self.expected) for choice in outcome.choices],
             tokens=[self.expected for _ in outcome.tokens],
         )
+
+    def _decide(
+        self, rows: Sequence[StepRow], hidden: Tensor, word_logits: Tensor | None
+    ) -> list[Choice]:
+        if rows and word_logits is not None:
+            self.word_logits = word_logits[0].float()
+        return super()._decide(rows, hidden, word_logits)
 
     def _draw(self, rows: Sequence[StepRow], logits: Tensor) -> Tensor:
         self.draw = Draw(logits[0].float(), rows[0].sampling, rows[0].uniform)
@@ -261,6 +274,8 @@ class Verifier:
         )
         self._tie_logits = TIE_LOGITS[checkpoint.dtype]
         self._token_of_reply = 0
+        self._newest_piece = BLANK
+        """That was heard before the chunk that is verified."""
         self._rolls: list[RolledRecord] = []
         self.outcome = Verification()
 
@@ -310,6 +325,8 @@ class Verifier:
         self.outcome.largest_deviation = max(self.outcome.largest_deviation, deviation)
         if is_compared and engine.witness.drawn != record.token:
             self._compare(record.token, pair)
+        if self.outcome.difference is None:
+            self._compare_words(record, traced)
 
     def _say(self, record: TokenRecord) -> None:
         engine = self._engine
@@ -380,6 +397,36 @@ class Verifier:
         else:
             self.outcome.difference = difference
 
+    def _compare_words(self, record: DecisionRecord, traced: TracedDecision) -> None:
+        """Name a difference in what was heard; what was recorded counts as heard."""
+        words, logits = self._engine.session.words, self._engine.witness.word_logits
+        before, heard = self._newest_piece, traced.decision.words
+        if record.words is None or words is None or heard is None or logits is None:
+            return
+        if record.words != list(map(HeardRecord.of, heard)):
+            path = _word_path(record, words.pieces, before)
+            margin = math.inf if path is None else _path_margin(path, logits)
+            is_tie = margin <= self._tie_logits
+            recorded_text = "".join(piece.text for piece in record.words)
+            heard_text = "".join(piece.text for piece in heard)
+            difference = Difference(
+                DifferenceKind.TIE if is_tie else DifferenceKind.WORDS,
+                self._chunk,
+                token_of_reply=None,
+                message=f"recorded the words {recorded_text!r} at "
+                f"{[piece.start for piece in record.words]}, heard {heard_text!r} at "
+                f"{[piece.start_seconds for piece in heard]}; margin {margin:.2g} logits"
+                + (", a tie within rounding" if is_tie else ""),
+                margin=margin if math.isfinite(margin) else None,
+            )
+            if not is_tie:
+                self.outcome.difference = difference
+                return
+            self.outcome.ties.append(difference)
+            if path is not None:
+                words.newest = min(path[-1])
+        self._newest_piece = words.newest
+
     def _check_rolls(self) -> None:
         recorded = [(roll.positions_before, roll.positions_after) for roll in self._rolls]
         found = [(r.positions_before, r.positions_after) for r in self._engine.notes.rolls]
@@ -435,6 +482,39 @@ def margin_to(draw: Draw, recorded: int, drawn: int) -> float:
     is_after = rank[recorded] > rank[drawn]
     edge = float(cumulative[rank[recorded] - 1 if is_after else rank[recorded]])
     return min(swap, temperature * abs(_log_odds(draw.uniform) - _log_odds(edge)))
+
+
+def _word_path(record: DecisionRecord, pieces: Sequence[str], before: int) -> list[set[int]] | None:
+    """The ids that each of a chunk's features may have named for the recorded words to be heard.
+
+    Args:
+        record: of the chunk.
+        pieces: as they are written, by id.
+        before: the id that the feature before the chunk's first named.
+
+    Returns:
+        None where there is no such piece or no such feature.
+    """
+    # A piece that goes on from the chunk before is not told again.
+    path = [{BLANK, before}] * FEATURES_PER_CHUNK
+    for word in record.words or ():
+        first, end = (
+            round(seconds / FEATURE_SECONDS) - record.chunk * FEATURES_PER_CHUNK
+            for seconds in (word.start, word.end)
+        )
+        # The first of all is told without the space that begins it.
+        written = next((text for text in (word.text, f" {word.text}") if text in pieces), None)
+        if written is None or not 0 <= first < end <= FEATURES_PER_CHUNK:
+            return None
+        piece = pieces.index(written)
+        path[first:] = [{piece}] * (end - first) + [{BLANK}] * (FEATURES_PER_CHUNK - end)
+    return path
+
+
+def _path_margin(path: Sequence[set[int]], logits: Tensor) -> float:
+    """By how much logits `[10, pieces + 1]` would have to differ for a path to be the likeliest."""
+    of_path = torch.stack([row[sorted(ids)].max() for row, ids in zip(logits, path, strict=True)])
+    return float((logits.max(dim=-1).values - of_path).max())
 
 
 def _log_odds(share: float) -> float:

@@ -1,0 +1,122 @@
+"""Words that are heard become text: as they come, and whole where speech and utterances end."""
+
+import numpy as np
+import pytest
+
+from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig
+from backend.conversation.commands import AddInput, EndUtterance, GivenText, HearAudio
+from backend.conversation.events import (
+    ChunkDecision,
+    ConversationEvent,
+    SpeechHeard,
+    SpeechStopped,
+    UtteranceEnded,
+    UtteranceHeard,
+    WordsHeard,
+)
+from backend.conversation.runner import running
+from backend.conversation.settings import ConversationSettings
+from backend.conversation.transcript import InputTranscript
+from backend.events import Decision, HeardPiece
+from tests.scripted import ScriptedEngine, ScriptedReply
+from tests.sockets import SteppedTime
+
+SETTINGS = ConversationSettings("Answer.", SamplingConfig(), SAMPLE_RATE_HZ)
+LOUD = np.full(CHUNK_SAMPLES, 0.25, np.float32)
+QUIET = np.zeros(CHUNK_SAMPLES, np.float32)
+REPLY = ScriptedReply("It is ready.")
+WORDS = (" one", " tw", "o", " three")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def piece(text: str, start: float) -> HeardPiece:
+    return HeardPiece(text, start, round(start + 0.04, 2))
+
+
+def told_by(transcript_of: list[object]) -> InputTranscript:
+    return InputTranscript(transcript_of.append)
+
+
+def test_pieces_of_a_chunk_are_one_delta_and_speech_ends_where_all_of_it_is_decided_on() -> None:
+    told: list[object] = []
+    transcript = told_by(told)
+    transcript.hear((piece(" the", 0.1), piece(" c", 0.3)), 0.4)
+    transcript.speech_stopped(SpeechStopped(end_seconds=0.6, at_seconds=1.1))
+    transcript.hear((piece("at", 0.44),), 0.8)
+    assert told == [WordsHeard(0, "the c", 0.1, 0.34), WordsHeard(0, "at", 0.44, 0.48)]
+    transcript.hear((piece("s", 0.84), piece(" sat", 1.16)), 1.2)
+    assert told[2:] == [
+        WordsHeard(0, "s", 0.84, 0.88),
+        SpeechHeard(0, "the cats", 0.6),
+        WordsHeard(0, " sat", 1.16, 1.2),
+    ]
+    transcript.utterance_ended(1.2)
+    assert told[5:] == [UtteranceHeard(0, "the cats sat")]
+    transcript.hear((piece(" on", 1.24),), 1.6)
+    assert told[6:] == [WordsHeard(1, "on", 1.24, 1.28)]
+
+
+def test_speech_without_a_word_is_told_and_a_model_without_words_tells_nothing() -> None:
+    told: list[object] = []
+    for words in ((), None):
+        transcript = told_by(told)
+        transcript.hear(words, 0.4)
+        transcript.speech_stopped(SpeechStopped(0.3, 0.8))
+        transcript.utterance_ended(0.8)
+        transcript.hear(words, 0.8)
+    assert told == [SpeechHeard(0, "", 0.3), UtteranceHeard(0, "")]
+
+
+def test_words_lie_in_the_clients_time_though_what_was_added_took_the_models() -> None:
+    transcript = told_by([])
+    transcript.hear((), 0.4)
+    decision = Decision(7, False, 0.1, 0.5, 1.0, 1, 9, (piece(" a", 2.9), piece(" b", 3.0)))
+    # Chunk 7 of the session is the client's second, and only half filled.
+    assert transcript.placed(decision, 0.6) == (
+        HeardPiece(" a", 0.5, 0.54),
+        HeardPiece(" b", 0.6, 0.6),
+    )
+
+
+def heard_of(events: list[ConversationEvent]) -> list[ConversationEvent]:
+    return [e for e in events if isinstance(e, WordsHeard | UtteranceHeard | UtteranceEnded)]
+
+
+async def test_an_utterance_is_whole_when_the_reply_to_it_begins() -> None:
+    engine = ScriptedEngine([REPLY], words=WORDS)
+    async with running(engine, SETTINGS, time=SteppedTime()) as run:
+        first, *_ = await run.hear(LOUD)
+        await run.hear(LOUD)
+        await run.hear(LOUD)
+        answered = await run.hear(QUIET)
+        later = await run.hear(LOUD)
+    assert isinstance(first, ChunkDecision)
+    assert first.words == (HeardPiece(" one", 0.2, 0.28),)
+    assert heard_of(answered) == [UtteranceEnded(), UtteranceHeard(0, "one two")]
+    assert heard_of(later) == [WordsHeard(1, "three", 1.8, 1.88)]
+
+
+async def test_an_utterance_that_the_client_ends_is_whole_when_its_end_is_decided_on() -> None:
+    engine = ScriptedEngine([REPLY], words=WORDS)
+    async with running(engine, SETTINGS, time=SteppedTime()) as run:
+        pcm = (np.full(CHUNK_SAMPLES + 1600, 8000, "<i2")).tobytes()
+        events = await run.obey(HearAudio(pcm))
+        events += await run.obey(EndUtterance())
+    assert heard_of(events) == [
+        WordsHeard(0, "one", 0.2, 0.28),
+        UtteranceEnded(),
+        WordsHeard(0, " tw", 0.5, 0.5),
+        UtteranceHeard(0, "one tw"),
+    ]
+
+
+async def test_what_is_typed_is_not_told_as_heard() -> None:
+    engine = ScriptedEngine([REPLY], words=WORDS)
+    async with running(engine, SETTINGS, time=SteppedTime()) as run:
+        events = await run.obey(AddInput("typed", (GivenText("Hello there."),)))
+    assert any(isinstance(e, ChunkDecision) and e.words for e in events)
+    assert heard_of(events) == []
