@@ -34,8 +34,9 @@ COPY assets ./assets
 COPY client ./client
 COPY webui ./webui
 COPY backend ./backend
+COPY study ./study
 # Compiled here, as nothing can be written later.
-RUN /opt/venv/bin/python -m compileall -q app.py backend client webui
+RUN /opt/venv/bin/python -m compileall -q app.py backend client study webui
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -95,7 +95,7 @@ $(VENV)/local.stamp: requirements-local.txt $(VENV)/run.stamp
 	$(PIP) -r requirements-local.txt
 	touch $@
 
-$(VENV)/train.stamp: requirements-train.txt $(VENV)/run.stamp
+$(VENV)/train.stamp: requirements-train.txt requirements-study.txt $(VENV)/run.stamp
 	$(PIP) -r requirements-train.txt
 	touch $@
 
@@ -108,10 +108,14 @@ $(VENV)/whisper.stamp: requirements-whisper.txt $(VENV)/voices.stamp
 	touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt requirements-clients.txt requirements-train.txt \
-		requirements-static.txt $(VENV)/run.stamp
+		requirements-study.txt requirements-static.txt $(VENV)/run.stamp
 	$(PIP) --no-compile -r requirements-dev.txt
 	$(PIP) --no-compile --no-deps -r requirements-clients.txt
 	$(COMPILE)
+	touch $@
+
+$(VENV)/study.stamp: requirements-study.txt $(VENV)/run.stamp
+	$(PIP) -r requirements-study.txt
 	touch $@
 
 $(VENV)/static.stamp: requirements-static.txt .ci/static/package-lock.json $(VENV)/run.stamp

@@ -33,6 +33,8 @@ COMMANDS = {
     "download": "backend.cli.download:download",
     "doctor": "backend.cli.doctor:doctor",
     "evaluate-proactive": "backend.cli.proactive:evaluate_proactive",
+    "probe": "study.probe:probe",
+    "compare": "study.compare:compare",
 }
 """Imported when it is asked for: torch alone takes seconds, and packages may be missing."""
 

@@ -23,6 +23,7 @@ LAYERS = [
         "backend.errors",
         "backend.events",
         "backend.lateness",
+        "backend.plotting",
         "backend.protocol",
         "backend.timing",
         "backend.trace",
@@ -34,6 +35,7 @@ LAYERS = [
     ["backend.conversation"],
     ["backend.wires"],
     ["backend.serving", "backend.cli"],
+    ["study"],
     ["bench"],
     ["app"],
 ]
@@ -46,6 +48,7 @@ FRONT_ENDS = [
     "backend.serving",
     "backend.wires",
     "bench",
+    "study",
     "webui",
 ]
 
@@ -74,7 +77,7 @@ WITHOUT = {
     "app": ["numpy", "rich"],
     "backend.cli.serve": ["numpy", "torch"],
     "backend.cli.recordings": ["torch", "transformers"],
-    "backend.recordings.export": ["torch", "transformers"],
+    "backend.recordings.export": ["torch", "transformers", "matplotlib", "pandas", "pyarrow"],
     "backend.cli.listen": ["fastapi", "gradio"],
 }
 
@@ -83,7 +86,7 @@ WITHOUT = {
 def modules() -> dict[str, Path]:
     """Every module of the application, by name."""
     files = [REPOSITORY / "app.py"]
-    for package in ("backend", "bench", "client", "webui"):
+    for package in ("backend", "bench", "client", "study", "webui"):
         files += sorted((REPOSITORY / package).rglob("*.py"))
     return {
         ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): file
@@ -203,7 +206,7 @@ assert threading.active_count() == 1, threading.enumerate()
 # Once more without what only POSIX has, our modules alone: libraries import on Linux what they do
 # not on Windows.
 for name in list(sys.modules):
-    if name.partition(".")[0] in ("app", "backend", "bench", "client", "webui"):
+    if name.partition(".")[0] in ("app", "backend", "bench", "client", "study", "webui"):
         del sys.modules[name]
 for name in ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"):
     sys.modules[name] = None

@@ -20,7 +20,7 @@ from backend.cli.exits import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNUSABLE_FILE
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, VERSION
 from backend.engine.model_runner import ModelRunner
 from backend.model.checkpoint import Checkpoint
-from backend.recordings.export import ExportFormat
+from backend.recordings.export import ExportFormat, StudyFormat
 from tests.conftest import GOLDEN, SAMPLES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -376,7 +376,7 @@ def test_a_checkpoint_without_a_name_is_refused(
 
 
 def test_export_offers_every_format() -> None:
-    assert tuple(ExportFormat) == EXPORT_FORMATS
+    assert (*ExportFormat, *StudyFormat) == EXPORT_FORMATS
 
 
 @pytest.mark.parametrize("bias", ["99", "-8.5", "nan", "inf", "much"])

@@ -124,6 +124,7 @@ class Instead:
     check: Callable[[str, pytest.CaptureFixture[str]], None]
 
 
+PROBES = Instead("takes minutes; tests/test_probe.py probes", accepts)
 SERVES = Instead("serves until it is interrupted; tests/test_browser.py serves", accepts)
 MEASURES = Instead("takes minutes", accepts)
 EXPORTS = Instead("writes into build/; tests/test_static_page.py assembles", accepts)
@@ -163,6 +164,13 @@ NOT_RUN = {
     f"{PYTHON} app.py talk --server wss://example.org --access-key KEY": TALKS,
     f"{PYTHON} app.py talk --speak --start-server": TALKS,
     f"{PYTHON} app.py answer FILE": PLACEHOLDER,
+    f"{PYTHON} app.py probe --figure svg": PROBES,
+    f"{PYTHON} app.py probe my_clips --checkpoint mine --checkpoint embedded --figure pdf": PROBES,
+    f"{PYTHON} app.py probe --first --checkpoint mine/run": PROBES,
+    f"{PYTHON} app.py probe FOLDER": PLACEHOLDER,
+    f"{PYTHON} app.py compare RECORDING --checkpoint mine/step-900 --other-checkpoint "
+    "mine/step-1000": PLACEHOLDER,
+    f"{PYTHON} app.py compare FILE --other-checkpoint mine": PLACEHOLDER,
     f"{PYTHON} app.py evaluate-proactive MANIFEST --audio DIR": PLACEHOLDER,
     f"{PYTHON} app.py export FILE --to html": PLACEHOLDER,
     f"{PYTHON} app.py listen FILE": PLACEHOLDER,
@@ -195,6 +203,7 @@ NOT_RUN = {
     f"{PYTHON} -m examples.decisions assets/samples/digit_seven.ogg": DECIDES,
     "ffmpeg -i assets/samples/digit_seven.ogg -f s16le -ar 16000 -ac 1 - | "
     "node examples/decisions.mjs": DECIDES_IN_JAVASCRIPT,
+    "make .venv/study.stamp": MAKES,
     "make .venv/train.stamp": MAKES,
     "make distil DATA=folder": DISTILS,
     "make speak DATA=folder": DISTILS,
@@ -333,6 +342,7 @@ PYTHON_NOT_RUN = {
 }
 """How snippets begin that are not run, and why not."""
 PRINTED = {
+    "docs/evaluation.md": "85 ['happy', 'happy', 'surprise']\n",
     "docs/library.md": "You said seven. normal\nYou said seven.\n",
 }
 
@@ -440,7 +450,7 @@ def test_the_way_of_a_chunk_is_the_code_s() -> None:
 
 def test_the_architecture_names_every_package() -> None:
     said = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for package in ("backend", "bench", "client", "webui"):
+    for package in ("backend", "bench", "client", "study", "webui"):
         for file in (REPOSITORY / package).rglob("__init__.py"):
             name = f"{file.parent.relative_to(REPOSITORY)}/"
             assert f"`{name}`" in said or name == "backend/", f"docs/architecture.md lacks {name}"

@@ -25,8 +25,9 @@ from client.messages import Language
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
 """What `serve` serves where no option says so: for Spaces and containers."""
-EXPORT_FORMATS = ("html", "vtt", "srt", "markdown", "wav")
-"""Those of `backend.recordings.export.ExportFormat`, which needs packages."""
+FIGURES = ("svg", "pdf", "png")
+EXPORT_FORMATS = ("html", "vtt", "srt", "markdown", "wav", *FIGURES, "csv", "parquet", "jsonl")
+"""Those of `backend.recordings.export`, which needs packages."""
 OPTIONS_OF_ALL = ("-h", "--help", "--version")
 AUTO = "auto"
 """As many conversations as the machine carries, which is measured at the start."""
@@ -49,7 +50,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _add_talk(commands.add_parser("talk", help="talk with a server from this terminal"))
     _add_listen(commands.add_parser("listen", help="listen to audio files"))
     _add_replay(commands.add_parser("replay", help="show, verify or fork a recorded conversation"))
-    _add_export(commands.add_parser("export", help="make a page, captions or sound of a recording"))
+    _add_export(
+        commands.add_parser(
+            "export", help="make a page, captions, sound, figure or table of a recording"
+        )
+    )
     _add_recordings(
         commands.add_parser("recordings", help="list or delete what the server has recorded")
     )
@@ -61,6 +66,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             "evaluate-proactive", help="let the model decide on a benchmark's clips"
         )
     )
+    _add_probe(commands.add_parser("probe", help="find out when a model speaks, and when not"))
+    _add_compare(commands.add_parser("compare", help="compare two checkpoints, or two settings"))
     # Options alone are those of `serve`; a word that is no command is named by argparse.
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in OPTIONS_OF_ALL):
         arguments = ["serve", *arguments]
@@ -297,19 +304,85 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_drawing(parser)
 
 
+def _add_probe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "clips",
+        nargs="*",
+        type=Path,
+        metavar="CLIPS",
+        help="recordings, folders of them, or .jsonl manifests (the repository's samples)",
+    )
+    _add_model(parser, checkpoint=None, otherwise=None, is_one=False)
+    parser.add_argument(
+        "--first",
+        action="store_true",
+        help="only find the first checkpoint of a run that speaks: clips as they are",
+    )
+    _add_study_output(parser, Path("probe"))
+    parser.add_argument("--sessions", type=_count, default=4, help="clips at once (%(default)s)")
+    parser.add_argument("--system-prompt", type=_text, help="what the model is told first")
+    _add_decision_bias(parser, default=0.0)
+    _add_json(parser)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="recordings, or session files"
+    )
+    parser.add_argument(
+        "--recorded",
+        action="store_true",
+        help="two session files of the same sound: compare what was recorded, run nothing",
+    )
+    _add_model(parser)
+    _add_drawing(parser)
+    _add_decision_bias(parser, default=0.0)
+    other = parser.add_argument_group("the second side", "where not stated, as the first")
+    other.add_argument("--other-checkpoint", type=_source, metavar="CHECKPOINT")
+    other.add_argument("--other-device", metavar="DEVICE")
+    other.add_argument("--other-dtype", metavar="DTYPE")
+    other.add_argument("--other-bits", type=int, choices=[bits.value for bits in Bits])
+    other.add_argument("--other-decision-bias", type=_bias, metavar="BIAS")
+    other.add_argument("--other-temperature", type=float, metavar="TEMPERATURE")
+    other.add_argument("--other-top-k", type=int, metavar="NUMBER")
+    other.add_argument("--other-seed", type=int, metavar="SEED")
+    other.add_argument("--other-system-prompt", type=_text, metavar="PROMPT")
+    _add_json(parser)
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help=f"draw both strips, one above the other, as {', '.join(FIGURES)}",
+    )
+
+
+def _add_study_output(parser: argparse.ArgumentParser, folder: Path) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=folder,
+        metavar="FOLDER",
+        help="tables, JSON and figure; what it holds already is not done again (%(default)s)",
+    )
+    parser.add_argument("--figure", choices=FIGURES, help="draw it as well")
+
+
 def _add_model(
     parser: argparse.ArgumentParser,
     *,
     checkpoint: str | None = "embedded",
     device: str | None = "auto",
     otherwise: str | None = None,
+    is_one: bool = True,
 ) -> None:
     """`otherwise` says what all four are where no option does."""
+    several = "" if is_one else "again for each of several, or a folder of a run's: "
     parser.add_argument(
         "--checkpoint",
         type=_source,
         default=checkpoint,
-        help=f"'embedded', a folder, or a Hub id such as {RELEASED_MODEL} "
+        action="store" if is_one else "append",
+        help=several + f"'embedded', a folder, or a Hub id such as {RELEASED_MODEL} "
         f"({otherwise or 'embedded'})",
     )
     parser.add_argument(

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +20,9 @@ from backend.recordings.reader import SessionFile
 from backend.recordings.records import TypedRecord
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript, summary_fields
+
+NARROWEST_COLUMNS = 60
+TIME_COLUMNS = 11
 
 
 def replay(parsed: argparse.Namespace) -> int:
@@ -218,6 +223,32 @@ def said_fields(said: Said) -> dict[str, object]:
         "status": said.status,
         "text": said.text,
     }
+
+
+def print_beside(
+    headings: tuple[str, str], left: Sequence[Said], right: Sequence[Said], output: TextIO
+) -> None:
+    """Two ways that a conversation went, reply by reply."""
+    columns = max(NARROWEST_COLUMNS, shutil.get_terminal_size((100, 24)).columns)
+    width = (columns - TIME_COLUMNS) // 2 - 2
+    by_chunk = [{said.chunk: said for said in side} for side in (left, right)]
+    _print_row("", [[heading[:width]] for heading in headings], width, output)
+    for chunk in sorted(by_chunk[0].keys() | by_chunk[1].keys()):
+        cells = [
+            textwrap.wrap(str(side[chunk]), width) if chunk in side else ["(silent)"]
+            for side in by_chunk
+        ]
+        _print_row(f"{chunk_end(chunk):7.1f} s", cells, width, output)
+    if not left and not right:
+        _print_row("", [["(no reply)"], ["(no reply)"]], width, output)
+
+
+def _print_row(time: str, cells: Sequence[list[str]], width: int, output: TextIO) -> None:
+    for line in range(max(map(len, cells))):
+        parts = [cell[line] if line < len(cell) else "" for cell in cells]
+        first = time if line == 0 else ""
+        row = f"{first:<{TIME_COLUMNS}}" + "  ".join(f"{part:<{width}}" for part in parts)
+        print(row.rstrip(), file=output)
 
 
 def print_json(fields: dict[str, object], output: TextIO) -> None:

@@ -1,10 +1,7 @@
 """Recorded conversations run again: `python app.py replay --verify` and `--from-chunk`."""
 
 import argparse
-import shutil
 import sys
-import textwrap
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -12,7 +9,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from backend.cli.exits import EXIT_DIFFERENT
-from backend.cli.recordings import Said, print_json, said_fields
+from backend.cli.recordings import Said, print_beside, print_json, said_fields
 from backend.errors import SessionFileError
 from backend.events import TurnDone
 from backend.model.checkpoint import Checkpoint, load_checkpoint
@@ -21,9 +18,6 @@ from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.replay import Difference, Fork, ForkOptions, Verification, Verifier
 from backend.recordings.transcript import chunk_end, read_transcript
-
-NARROWEST_COLUMNS = 60
-TIME_COLUMNS = 11
 
 
 def run_again(parsed: argparse.Namespace, file: SessionFile) -> int:
@@ -143,32 +137,7 @@ def fork(
                 print_json({"event": "reply", "side": side} | said_fields(said), output)
     else:
         heading = f"from chunk {options.from_chunk} ({chunk_end(options.from_chunk):g} s) on"
-        _print_beside(recorded, forked, heading, output)
-
-
-def _print_beside(
-    left: Sequence[Said], right: Sequence[Said], heading: str, output: TextIO
-) -> None:
-    columns = max(NARROWEST_COLUMNS, shutil.get_terminal_size((100, 24)).columns)
-    width = (columns - TIME_COLUMNS) // 2 - 2
-    by_chunk = [{said.chunk: said for said in side} for side in (left, right)]
-    _print_row("", [["recorded"], [heading]], width, output)
-    for chunk in sorted(by_chunk[0].keys() | by_chunk[1].keys()):
-        cells = [
-            textwrap.wrap(str(side[chunk]), width) if chunk in side else ["(silent)"]
-            for side in by_chunk
-        ]
-        _print_row(f"{chunk_end(chunk):7.1f} s", cells, width, output)
-    if not left and not right:
-        _print_row("", [["(no reply)"], ["(no reply)"]], width, output)
-
-
-def _print_row(time: str, cells: Sequence[list[str]], width: int, output: TextIO) -> None:
-    for line in range(max(map(len, cells))):
-        parts = [cell[line] if line < len(cell) else "" for cell in cells]
-        first = time if line == 0 else ""
-        row = f"{first:<{TIME_COLUMNS}}" + "  ".join(f"{part:<{width}}" for part in parts)
-        print(row.rstrip(), file=output)
+        print_beside(("recorded", heading), recorded, forked, output)
 
 
 def _place(difference: Difference) -> str:

@@ -11,10 +11,13 @@ import soundfile
 
 from backend.errors import SessionFileError
 from backend.recordings.export.captions import srt, vtt
+from backend.recordings.export.figure import write_figure
 from backend.recordings.export.page import write_page
 from backend.recordings.export.sound import write_wav
+from backend.recordings.export.table import write_table
 from backend.recordings.export.text import markdown
 from backend.recordings.reader import SessionFile
+from backend.recordings.tables import chunk_rows
 from backend.recordings.transcript import read_transcript
 
 
@@ -35,10 +38,30 @@ class ExportFormat(StrEnum):
         return ".md" if self is ExportFormat.MARKDOWN else f".{self.value}"
 
 
-def export(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
+class StudyFormat(StrEnum):
+    """What the command line makes of a recording besides: figures and tables, for papers."""
+
+    SVG = "svg"
+    PDF = "pdf"
+    PNG = "png"
+    CSV = "csv"
+    """A row a chunk, with the reply to it."""
+    PARQUET = "parquet"
+    """The same."""
+    JSONL = "jsonl"
+    """The same, an object a line."""
+
+    @property
+    def suffix(self) -> str:
+        """How such a file's name ends."""
+        return f".{self.value}"
+
+
+def export(file: SessionFile, wanted: ExportFormat | StudyFormat, output: Path) -> None:
     """Write `file` as what is wanted to `output`: whole, or not at all.
 
     Raises:
+        SettingsError: a package is missing that this needs and others do not.
         SessionFileError: it cannot be written, or has changed since it was opened; names `output`
             only where that is the recording itself, as those who ask over the network need not
             know where files are.
@@ -55,8 +78,12 @@ def export(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
         raise SessionFileError(_not_written(file, wanted, reason)) from error
 
 
-def _write(file: SessionFile, wanted: ExportFormat, output: Path) -> None:
+def _write(file: SessionFile, wanted: ExportFormat | StudyFormat, output: Path) -> None:
     match wanted:
+        case StudyFormat.SVG | StudyFormat.PDF | StudyFormat.PNG:
+            write_figure(file, output, wanted)
+        case StudyFormat():
+            write_table(chunk_rows(read_transcript(file)), output, wanted)
         case ExportFormat.WAV:
             write_wav(file, output)
         case ExportFormat.HTML:
@@ -94,5 +121,5 @@ def _is_within(output: Path, recording: Path) -> bool:
     return output.exists() and output.samefile(recording)
 
 
-def _not_written(file: SessionFile, wanted: ExportFormat, reason: str) -> str:
+def _not_written(file: SessionFile, wanted: ExportFormat | StudyFormat, reason: str) -> str:
     return f"{file.name}: its export as {wanted} cannot be written: {reason}"

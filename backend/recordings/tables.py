@@ -1,0 +1,106 @@
+"""A recording as tables of plain values: what CSV, Parquet, JSON lines and pandas are made of."""
+
+from typing import NamedTuple
+
+from backend.recordings.reader import SessionFile
+from backend.recordings.records import DecisionRecord, EndRecord, TokenRecord
+from backend.recordings.transcript import RecordedReply, Transcript, chunk_end, read_transcript
+
+TableRow = dict[str, object]
+"""Names of columns to text, numbers, truth values and None."""
+
+
+class SessionTables(NamedTuple):
+    """Everything in a recording but its sound; each list is a table whose rows are alike."""
+
+    chunks: list[TableRow]
+    """A row a chunk, with the reply that it was answered with, if any."""
+    replies: list[TableRow]
+    tokens: list[TableRow]
+    """Of replies."""
+    events: list[TableRow]
+    """What else happened, as `events.jsonl` has it; columns that an event lacks are None."""
+
+
+def read_tables(file: SessionFile) -> SessionTables:
+    """All tables of a recording.
+
+    Raises:
+        SessionFileError: it was changed since it was opened.
+    """
+    transcript = read_transcript(file)
+    tokens: list[TableRow] = []
+    events: list[TableRow] = []
+    for record in file.records():
+        match record:
+            case DecisionRecord() | EndRecord():
+                pass
+            case TokenRecord():
+                tokens.append(record.model_dump(mode="json", exclude={"type"}))
+            case _:
+                fields = record.model_dump(mode="json")
+                fields |= fields.pop("drawing", {})
+                events.append(fields)
+    columns = list(dict.fromkeys(name for event in events for name in event))
+    return SessionTables(
+        chunk_rows(transcript),
+        [_reply_row(reply) for reply in transcript.replies],
+        tokens,
+        [{name: event.get(name) for name in columns} for event in events],
+    )
+
+
+def chunk_rows(transcript: Transcript) -> list[TableRow]:
+    """A row a chunk, with the reply to it."""
+    replies = {reply.chunk: reply for reply in transcript.replies}
+    rows: list[TableRow] = []
+    for decision in transcript.decisions:
+        reply = replies.get(decision.chunk)
+        latency = None if reply is None else reply.latency
+        rows.append(
+            {
+                "chunk": decision.chunk,
+                "seconds": chunk_end(decision.chunk),
+                "arrived": decision.arrived,
+                "decided": decision.at,
+                "speak": decision.speak,
+                "cause": decision.cause.value,
+                "probability": decision.probability,
+                "threshold": decision.threshold,
+                "logit_silence": decision.logits[0],
+                "logit_speak": decision.logits[1],
+                "milliseconds": decision.milliseconds,
+                "positions": decision.positions,
+                "turn": None if reply is None else reply.turn,
+                "emotion": None if reply is None or reply.emotion is None else reply.emotion.value,
+                "text": None if reply is None else reply.text,
+                "status": None if reply is None or reply.status is None else reply.status.value,
+                "decision_ms": None if latency is None else latency.decision_ms,
+                "first_text_ms": None if latency is None else latency.first_text_ms,
+                "first_sound_ms": None if latency is None else latency.first_sound_ms,
+            }
+        )
+    return rows
+
+
+def _reply_row(reply: RecordedReply) -> TableRow:
+    latency, barge_in = reply.latency, reply.barge_in
+    return {
+        "turn": reply.turn,
+        "chunk": reply.chunk,
+        "seconds": reply.seconds,
+        "starts_at_seconds": reply.starts_at_seconds,
+        "ends_at_seconds": reply.ends_at_seconds,
+        "emotion": None if reply.emotion is None else reply.emotion.value,
+        "text": reply.text,
+        "heard_text": reply.heard_text,
+        "status": None if reply.told_status is None else reply.told_status.value,
+        "requested": reply.is_requested,
+        "sound_seconds": reply.sound_seconds,
+        "cut_after_ms": reply.cut_after_ms,
+        "decision_ms": None if latency is None else latency.decision_ms,
+        "first_text_ms": None if latency is None else latency.first_text_ms,
+        "first_sound_ms": None if latency is None else latency.first_sound_ms,
+        "barge_in_seconds": None if barge_in is None else barge_in.onset_seconds,
+        "silence_ms": None if barge_in is None else barge_in.silence_ms,
+    }

@@ -1,0 +1,1 @@
+"""Study a model: probe it, compare it with another one, judge a server. docs/evaluation.md."""

@@ -1,0 +1,76 @@
+"""Figures and tables of recordings, and recordings in pandas."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from backend.config import CHUNK_SAMPLES
+from backend.errors import SettingsError
+from backend.plotting import require_figure
+from backend.protocol import Emotion
+from backend.recordings import session_file
+from backend.recordings.export import StudyFormat, export
+from backend.recordings.export.figure import Strip, StripReply, draw_strips, peaks_of
+from backend.recordings.reader import SessionFile
+
+CONVERSATION = Path(__file__).parents[1] / "assets" / "gallery" / "conversation.aisession"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[StudyFormat, Path]:
+    """A sample session in every format."""
+    folder = tmp_path_factory.mktemp("figures")
+    paths = {wanted: folder / f"conversation{wanted.suffix}" for wanted in StudyFormat}
+    with SessionFile(CONVERSATION) as file:
+        for wanted, path in paths.items():
+            export(file, wanted, path)
+    return paths
+
+
+def test_tables_say_the_same(exported: dict[StudyFormat, Path]) -> None:
+    lines = exported[StudyFormat.JSONL].read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert parquet.read_table(exported[StudyFormat.PARQUET]).to_pylist() == rows
+    with exported[StudyFormat.CSV].open(encoding="utf-8", newline="") as file:
+        texts = list(csv.DictReader(file))
+    assert [row["chunk"] for row in rows] == list(range(len(rows)))
+    assert [float(row["probability"]) for row in texts] == [row["probability"] for row in rows]
+    spoken = [row for row in rows if row["speak"]]
+    assert [row["text"] for row in texts if row["text"]] == [row["text"] for row in spoken]
+    assert all(row["emotion"] and row["first_sound_ms"] > 0 for row in spoken)
+
+
+def test_figures_hold_what_was_said_as_text(exported: dict[StudyFormat, Path]) -> None:
+    drawn = exported[StudyFormat.SVG].read_text(encoding="utf-8")
+    assert "Coming up: large dark roast americano." in drawn
+    assert "replies after" in drawn
+    assert exported[StudyFormat.PDF].read_bytes().startswith(b"%PDF")
+    assert exported[StudyFormat.PNG].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recording_in_pandas() -> None:
+    session = session_file.read(CONVERSATION)
+    assert len(session.microphone) == len(session.chunks) * CHUNK_SAMPLES
+    assert list(session.replies.turn) == list(range(len(session.replies)))
+    assert session.chunks.speak.sum() == len(session.replies)
+    said = session.tokens.groupby("turn").text.sum()
+    assert list(said) == list(session.replies.text)
+    assert {"playback", "latency"} <= set(session.events.type)
+    assert session.manifest["checkpoint"]["name"] == "embedded"
+
+
+def test_strips_of_any_length_and_words(tmp_path: Path) -> None:
+    """No sound at all, an hour of it, and words that would be a formula."""
+    empty = np.empty(0, np.float32)
+    draw_strips(empty, [Strip("", [], [], [])], tmp_path / "empty.svg")
+    reply = StripReply(0.4, 2000.0, Emotion.SAD, "$x_1 <b>\n$", 200.0, is_cut=True)
+    one = Strip("one", [0.1] * 9000, [0.5] * 9000, [reply])
+    sound = np.concatenate([peaks_of(np.ones(CHUNK_SAMPLES, np.float32))] * 9000)
+    draw_strips(sound, [one, one], tmp_path / "hour.svg", differ_at=[3])
+    assert "$x_1 &lt;b&gt; $" in (tmp_path / "hour.svg").read_text(encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"must end in \.svg, \.pdf, \.png"):
+        require_figure(tmp_path / "figure.doc")
