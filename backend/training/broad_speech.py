@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import math
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -56,7 +58,10 @@ SPEECH_OF_A_PIECE = {"kokoro": 14, "piper": 40, "flite": 40, "espeak": 6}
 """How many sentences of a piece each family of voices reads: the dear ones are the best."""
 SHORT_SPEECH_OF_A_PIECE = {"kokoro": 36, "piper": 24, "flite": 60, "espeak": 80}
 """The same where lines are short."""
+ASKED_SPEECH_OF_A_PIECE = {"kokoro": 16, "piper": 40, "flite": 48, "espeak": 16}
+"""The same where a model is asked something."""
 SHARE_OF_SHORT_PIECES = 1 / 3
+SHARE_OF_ASKED_PIECES = 2 / 3
 SHORT_LINES = {
     "digit": 0.34,
     "wake word": 0.1,
@@ -66,6 +71,10 @@ SHORT_LINES = {
     "order": 0.2,
 }
 """How often what is said in them."""
+ASKED_LINES = {"question": 0.62, "outside": 0.1, "repeated": 0.2, "other": 0.08}
+"""How often what is said where a model is asked something."""
+LONGEST_REPEATED = 8
+"""Words that a voice asks to be repeated, beside what asks for it."""
 ACCENTED_SHARE = 0.5
 """How many digits of the voices that can are said with an accent."""
 FOREIGN_SHARE = 0.3
@@ -162,6 +171,45 @@ def _short_line(lists: WordLists, rng: random.Random) -> SpokenText:
             return SpokenText(kind, " ".join(words))
 
 
+def plan_asked(sentences: Sentences, piece: int, seed: int) -> Iterator[tuple[Synthesis, float]]:
+    """The same for a piece of questions, words to repeat, and what is said to somebody else."""
+    rng = random.Random(f"{seed}/asked/{piece}")
+    lists = load_word_lists()
+    short = [text for text in sentences.examples if len(text.split()) <= LONGEST_REPEATED]
+    for family in _in_random_order(ASKED_SPEECH_OF_A_PIECE, rng):
+        voice = _voice(family, lists, rng)
+        line = SpokenText("asked", _asked_line(sentences, short, rng))
+        rate, pitch = rng.uniform(0.8, 1.3), rng.uniform(0.0, 1.0)
+        yield Synthesis(line, voice, rate, pitch), rng.choice(SPEEDS)
+
+
+def _asked_line(sentences: Sentences, short: list[str], rng: random.Random) -> str:
+    (kind,) = rng.choices(list(ASKED_LINES), list(ASKED_LINES.values()))
+    match kind:
+        case "question":
+            groups = _questions_by_group()
+            # Sums are many, and easier to tell apart than their number says.
+            shares = [math.sqrt(len(wordings)) for wordings in groups]
+            (wordings,) = rng.choices(groups, shares)
+            return rng.choice(wordings)
+        case "outside":
+            return rng.choice([text for text in sentences.everyday if text in everyday().asked])
+        case "repeated":
+            repeated = rng.choice(sentences.everyday if rng.random() < 0.3 else short)
+            return f"{rng.choice(REPEATED_AFTER)} {repeated}"
+        case _:
+            return rng.choice([text for text in sentences.everyday if text in everyday().said])
+
+
+@cache
+def _questions_by_group() -> list[list[str]]:
+    """How what is known, and what is not, is asked in training, by groups of the table."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for question in questions():
+        groups[question.group] += question.wordings_of(Split.TRAINING)
+    return [wordings for wordings in groups.values() if wordings]
+
+
 @cache
 def _english_kokoro(folder: Path) -> "EnglishKokoro":
     # Imported late, as in `voices.py`: its packages are large, and only synthesis needs them.
@@ -249,8 +297,10 @@ def keep_training_speech(store: SpeechStore, data: Path, num_pieces: int, seed: 
     sentences = load_sentences(data, Split.TRAINING)
     num_short = round(num_pieces * SHARE_OF_SHORT_PIECES)
     plans: dict[str, Iterator[tuple[Synthesis, float]]] = {
-        f"short-{piece:03}": plan_short(piece, seed) for piece in range(num_short)
+        f"asked-{piece:03}": plan_asked(sentences, piece, seed)
+        for piece in range(round(num_pieces * SHARE_OF_ASKED_PIECES))
     }
+    plans |= {f"short-{piece:03}": plan_short(piece, seed) for piece in range(num_short)}
     plans |= {f"{piece:05}": plan(sentences, piece, seed) for piece in range(num_pieces)}
     for name, jobs in tqdm(plans.items(), desc="synthetic speech", unit="piece"):
         if not store.path(name).exists():
