@@ -678,6 +678,13 @@ def test_a_run_begins_with_ears_where_there_are_some(
     begun.begin(model)
     assert torch.equal(model.tower.encoder.proj.weight, ears.tower.encoder.proj.weight)
     assert torch.equal(model.word_head.weight, ears.word_head.weight)
+    log_mel = torch.randn(1, 2, 128, 40)
+    ids, positions = torch.arange(24)[None], torch.arange(20)[None]
+    words = [it(log_mel, ids, positions).words for it in (model, ears)]
+    torch.testing.assert_close(words[0], words[1])
+    hears = [layer.self_attn.q_proj.weight for layer in model.decoder.model.layers[-2:]]
+    assert torch.equal(*hears), "the layer on top is that below, adding nothing"
+    assert not model.decoder.model.layers[-1].mlp.down_proj.weight.any()
     assert beginning.from_ears(tmp_path, tmp_path, seed=2).vocabulary.size == begun.vocabulary.size
 
 

@@ -1,7 +1,7 @@
 """What a run begins with: sizes, vocabulary and weights, new, of ears alone, or a checkpoint's."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -81,6 +81,8 @@ def _new_pieces() -> WordPieces:
     return train_word_pieces([*everyday_sentences(), *wordings, *DIGIT_WORDS, *WAKE_WORDS])
 
 
+LAYERS_TO_ANSWER = 1
+"""Of the decoder, above those that hear: what it attends to there are words."""
 TEXT_TOKENS_WITH_QUESTIONS = 1_100
 """Enough to write the answers of `knowledge.py` with a token for most words."""
 
@@ -107,10 +109,22 @@ def from_ears(distilled: Path, work: Path, seed: int, replies: Iterable[str] = (
     repeated = [f"{sentence.capitalize()}." for sentence in everyday_sentences()]
     lines = [*answers, *repeated, *replies]
     vocabulary = _kept_vocabulary(work, seed, lines, TEXT_TOKENS_WITH_QUESTIONS)
-    weights = model.state_dict()
+    weights = model.state_dict() | _new_layers(model, LAYERS_TO_ANSWER)
     kept = embedded_anew(weights[EMBEDDING], heard_with, vocabulary)
     weights |= {EMBEDDING: kept, LM_HEAD: kept}
-    return Beginning(model.shape, vocabulary, pieces, weights=weights)
+    shape = replace(model.shape, decoder_layers=model.shape.decoder_layers + LAYERS_TO_ANSWER)
+    return Beginning(shape, vocabulary, pieces, weights=weights)
+
+
+def _new_layers(model: TrainingModel, num_layers: int) -> dict[str, Tensor]:
+    """The last layer of a decoder again on top of it, as often as asked, adding nothing yet."""
+    layers = model.decoder.model.layers
+    weights: dict[str, Tensor] = {}
+    for number in range(len(layers), len(layers) + num_layers):
+        for name, weight in layers[-1].state_dict().items():
+            adds = name in ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+            weights[f"decoder.model.layers.{number}.{name}"] = weight * (0.0 if adds else 1.0)
+    return weights
 
 
 EMBEDDING, LM_HEAD = "decoder.model.embed_tokens.weight", "decoder.lm_head.weight"

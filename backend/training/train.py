@@ -69,6 +69,8 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     tower_factor: float = 0.5
     """The tower's learning rate in joint training, relative to the decoder's."""
+    tower_until: float = 1.0
+    """Part of the joint training after which the tower stays as it is, for cheaper steps."""
     phone_weight: float = 1.0
     """How much phones count in joint training: nothing for ears that tell words apart."""
     warmup_steps: int = 80
@@ -92,7 +94,10 @@ class TrainingConfig:
     )
 
     def with_ears(self) -> "TrainingConfig":
-        """The same for a model that hears and does not write yet."""
+        """The same for a model that hears and does not write yet.
+
+        Its ears are good already: what is left to learn takes place in the decoder.
+        """
         return replace(
             self,
             tower_share=0.0,
@@ -100,6 +105,7 @@ class TrainingConfig:
             phone_weight=0.0,
             learning_rate=self.learning_rate / 2,
             tower_factor=0.3,
+            tower_until=0.25,
         )
 
     def further(self) -> "TrainingConfig":
@@ -327,7 +333,8 @@ class Trainer:
         self.meter.add(loss=loss.item(), phones=phone_accuracy(logits, batch.phones))
 
     def joint_step(self, batch: StreamBatch, progress: float) -> None:
-        """Everything learns everything."""
+        """Everything learns everything; towards the end, all but the tower."""
+        self.model.tower.requires_grad_(progress < self.config.tower_until)
         outputs = self.model(batch.log_mel, batch.ids, batch.audio_positions)
         weights = loss_weights(progress if self.config.hearing_first else 1.0)
         reply = self._reply_loss(outputs, batch)
