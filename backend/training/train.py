@@ -103,8 +103,8 @@ class TrainingConfig:
             tower_share=0.0,
             hearing_first=False,
             phone_weight=0.0,
-            learning_rate=self.learning_rate / 2,
-            tower_factor=0.3,
+            learning_rate=0.75 * self.learning_rate,
+            tower_factor=0.2,
             tower_until=0.25,
         )
 
