@@ -191,3 +191,37 @@ def test_full_server_says_so_and_nobody_talks_unrecorded(
         expect(page.locator(part("state"))).to_have_text("NOT LISTENING")
         expect(page.locator(part("recordedNow"))).to_have_text("Not recorded.")
         page.context.close()
+
+
+def test_recording_is_annotated_with_keys(visit: Visit) -> None:
+    page = visit()
+    drop(page, "wake.aisession", (FOLDER / "wake-word.aisession").read_bytes())
+    expect(page.get_by_role("heading", level=1)).to_contain_text("wake word")
+    replies = page.locator(part("turns")).locator("li[data-emotion]")
+    right = replies.first.get_by_role("button", name="Right", exact=True)
+    right.press("r")  # of the row that has the focus
+    expect(right).to_have_attribute("aria-pressed", "true")
+    expect(right).to_be_focused()
+    right.press("n")
+    page.get_by_label("Note", exact=True).fill("It heard me at once.")
+    page.get_by_label("Note", exact=True).press("Control+Enter")
+    expect(replies.first).to_contain_text("It heard me at once.")
+    # Without a reply there, it is about what is heard at that place.
+    page.locator("body").press("Home")
+    page.evaluate("document.activeElement.blur()")
+    for key in ("[", "ArrowRight", "ArrowRight", "]"):
+        page.keyboard.press(key)
+    expect(page.locator(part("annotationUntil"))).to_have_value("2")
+    page.get_by_label("Wrong", exact=True).check()
+    page.get_by_role("button", name="Save", exact=True).click()
+    span = page.locator(part("turns")).locator("li").first
+    expect(span).to_contain_text("to 0:01.2")
+    page.reload()
+    expect(span.get_by_role("button", name="Wrong", exact=True)).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    expect(replies.first).to_contain_text("It heard me at once.")
+    # What was said is in the file, and shows in the list of recordings.
+    page.get_by_role("link", name="Live page").click()
+    page.click(part("openRecordings"))
+    expect(page.locator(part("recordings"))).to_contain_text("right 1, wrong 1, notes 1")

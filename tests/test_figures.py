@@ -13,7 +13,7 @@ from backend.errors import SettingsError
 from backend.plotting import require_figure
 from backend.protocol import Emotion
 from backend.recordings import session_file
-from backend.recordings.export import StudyFormat, export
+from backend.recordings.export import ExportFormat, StudyFormat, export
 from backend.recordings.export.figure import Strip, StripReply, draw_strips, peaks_of
 from backend.recordings.reader import SessionFile
 
@@ -21,21 +21,22 @@ CONVERSATION = Path(__file__).parents[1] / "assets" / "gallery" / "conversation.
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[StudyFormat, Path]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[ExportFormat | StudyFormat, Path]:
     """A sample session in every format."""
     folder = tmp_path_factory.mktemp("figures")
-    paths = {wanted: folder / f"conversation{wanted.suffix}" for wanted in StudyFormat}
+    wanted_formats: list[ExportFormat | StudyFormat] = [ExportFormat.CSV, *StudyFormat]
+    paths = {wanted: folder / f"conversation{wanted.suffix}" for wanted in wanted_formats}
     with SessionFile(CONVERSATION) as file:
         for wanted, path in paths.items():
             export(file, wanted, path)
     return paths
 
 
-def test_tables_say_the_same(exported: dict[StudyFormat, Path]) -> None:
+def test_tables_say_the_same(exported: dict[ExportFormat | StudyFormat, Path]) -> None:
     lines = exported[StudyFormat.JSONL].read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     assert parquet.read_table(exported[StudyFormat.PARQUET]).to_pylist() == rows
-    with exported[StudyFormat.CSV].open(encoding="utf-8", newline="") as file:
+    with exported[ExportFormat.CSV].open(encoding="utf-8", newline="") as file:
         texts = list(csv.DictReader(file))
     assert [row["chunk"] for row in rows] == list(range(len(rows)))
     assert [float(row["probability"]) for row in texts] == [row["probability"] for row in rows]
@@ -44,7 +45,9 @@ def test_tables_say_the_same(exported: dict[StudyFormat, Path]) -> None:
     assert all(row["emotion"] and row["first_sound_ms"] > 0 for row in spoken)
 
 
-def test_figures_hold_what_was_said_as_text(exported: dict[StudyFormat, Path]) -> None:
+def test_figures_hold_what_was_said_as_text(
+    exported: dict[ExportFormat | StudyFormat, Path],
+) -> None:
     drawn = exported[StudyFormat.SVG].read_text(encoding="utf-8")
     assert "Coming up: large dark roast americano." in drawn
     assert "replies after" in drawn

@@ -62,6 +62,7 @@ WITH_THE_KEY = {
     "/v1/realtime/client_secrets",
     "/v1/recordings",
     "/v1/recordings/{source}",
+    "/v1/recordings/{source}/annotations",
     "/v1/recordings/{source}/export/{wanted}",
     "/v1/recordings/{source}/file",
     "/v1/recordings/{source}/forks",

@@ -1,7 +1,9 @@
 """Recordings over HTTP: what is given, to whom, and what is refused."""
 
 import asyncio
+import csv
 import errno
+import io
 import json
 import os
 import shutil
@@ -185,7 +187,7 @@ def test_one_that_goes_on_is_read_and_taken_away(site: Site, golden_checkpoint: 
         assert (summary["seconds"], summary["is_complete"]) == (2.4, True)
 
 
-@pytest.mark.parametrize("wanted", ["html", "vtt", "srt", "markdown", "wav"])
+@pytest.mark.parametrize("wanted", ["html", "vtt", "srt", "markdown", "wav", "csv", "json"])
 def test_a_recording_is_exported(site: Site, wanted: str) -> None:
     response = site.get(f"/export/{wanted}")
     assert response.status_code == 200
@@ -193,6 +195,93 @@ def test_a_recording_is_exported(site: Site, wanted: str) -> None:
     # Nothing of it is ever shown as a page of the server's own.
     assert response.headers["content-disposition"].startswith("attachment;")
     assert site.code("GET", f"{site.address}/export/exe") == (422, "invalid_value")
+
+
+def test_what_people_say_of_a_recording_is_kept_in_its_file(site: Site, tmp_path: Path) -> None:
+    address = f"{site.address}/annotations"
+    site.store.find(site.recording_id).chmod(0o600)
+    before = site.get("/story").json()
+    note = {"chunk": 3, "last_chunk": 5, "note": "=1+1, a hiss"}
+    for said in (VERDICT, note, VERDICT | {"verdict": "right", "note": "after all"}):
+        answer = site.client.put(address, json=said)
+        assert answer.status_code == 200
+    assert [each["verdict"] for each in answer.json()["annotations"]] == [None, "right"]
+    assert site.get().json()["annotations"] == {"right": 1, "wrong": 0, "notes": 2}
+    told = site.get("/story").json()
+    assert told.pop("annotations") == answer.json()["annotations"]
+    assert before.pop("annotations") == []
+    assert told == before
+    # Its file can be taken elsewhere, and is as private as before.
+    assert site.store.find(site.recording_id).stat().st_mode & 0o777 == 0o600
+    file = tmp_path / "taken.aisession"
+    file.write_bytes(site.get("/file").content)
+    with SessionFile(file) as taken:
+        assert [each.note for each in taken.annotations] == ["=1+1, a hiss", "after all"]
+        repeated = [record.model_dump() for record in taken.records()]
+    with SessionFile(site.store.find(site.recording_id)) as kept:
+        assert [record.model_dump() for record in kept.records()] == repeated
+    brought = site.client.post("/v1/recordings", content=file.read_bytes()).json()["recording_id"]
+    assert site.client.get(f"/v1/recordings/{brought}").json()["annotations"]["right"] == 1
+    rows = list(csv.DictReader(io.StringIO(site.get("/export/csv").text)))
+    assert [row["note"] for row in rows[3:6] if row["turn"] != "0"][-1] == "'=1+1, a hiss"
+    assert [row["verdict"] for row in rows if row["turn"] == "0"] == ["right"]
+    assert "*right*: after all" in site.get("/export/markdown").text
+    assert "after all" in site.get("/export/html").text
+    # With nothing to say, what was said is taken away.
+    site.client.put(address, json={"turn": 0})
+    answer = site.client.put(address, json={"chunk": 3, "last_chunk": 5})
+    assert answer.json() == {"annotations": []}
+
+
+VERDICT = {"turn": 0, "verdict": "wrong"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"verdict": "right"},
+        {"turn": 0, "chunk": 0, "verdict": "right"},
+        {"turn": 0, "last_chunk": 1, "verdict": "right"},
+        {"chunk": 3, "last_chunk": 2, "note": "x"},
+        {"turn": -1, "note": "x"},
+        {"turn": 1000, "note": "x"},
+        {"chunk": NUM_CHUNKS, "note": "x"},
+        {"turn": 0, "verdict": "perhaps"},
+        {"turn": 0, "note": "x" * 2001},
+        {"turn": 0, "note": "x", "more": 1},
+        [],
+    ],
+)
+def test_annotations_that_cannot_be(site: Site, said: Any) -> None:
+    before = site.store.find(site.recording_id).read_bytes()
+    refused = site.code("PUT", f"{site.address}/annotations", json=said)
+    assert refused == (422, "invalid_value")
+    assert site.store.find(site.recording_id).read_bytes() == before
+
+
+def test_annotations_in_a_file_are_not_trusted(site: Site, packed: Path, tmp_path: Path) -> None:
+    address = f"{site.address}/annotations"
+    for content in (b"[", b"[{}]", b'[{"turn": 1000, "note": "x"}]', bytes(9 * 1024**2)):
+        bad = rewrite(
+            packed,
+            tmp_path / "bad.aisession",
+            lambda members, content=content: members.update({"annotations.json": content}),
+        )
+        refused = site.code("POST", "/v1/recordings", content=bad.read_bytes())
+        assert refused == (422, "invalid_recording")
+    missing = site.code("PUT", f"/v1/recordings/{'a' * 32}/annotations", json=VERDICT)
+    assert missing == (404, "recording_not_found")
+    names = names_in(site.store.options.folder)
+    # A disk that is full keeps what there is.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shutil, "copyfileobj", refuse_writing)
+        assert site.code("PUT", address, json=VERDICT) == (503, "recording_failed")
+    assert names_in(site.store.options.folder) == names
+    assert site.get("/story").json()["annotations"] == []
+
+
+def refuse_writing(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_player_asks_for_parts_of_the_sound(site: Site) -> None:
@@ -438,6 +527,8 @@ def test_anybody_reads_the_gallery(
         assert site.client.get(f"/v1/gallery/{name}").status_code == 404
     # What is recorded is for those who know the key, and the id.
     assert site.code("GET", site.address) == (401, "invalid_api_key")
+    annotation = site.code("PUT", f"{site.address}/annotations", json=VERDICT)
+    assert annotation == (401, "invalid_api_key")
     assert site.get(headers=KEY).status_code == 200
     # So is a processor's time.
     fork = site.code("POST", "/v1/gallery/noise/forks", json={"from_chunk": 1})
@@ -450,6 +541,7 @@ def test_pages_from_elsewhere_are_refused(site: Site) -> None:
         ("GET", site.address),
         ("DELETE", site.address),
         ("POST", "/v1/recordings"),
+        ("PUT", f"{site.address}/annotations"),
         ("GET", "/v1/gallery"),
     ):
         refused = site.code(method, address, headers=elsewhere)

@@ -26,7 +26,18 @@ ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
 """What `serve` serves where no option says so: for Spaces and containers."""
 FIGURES = ("svg", "pdf", "png")
-EXPORT_FORMATS = ("html", "vtt", "srt", "markdown", "wav", *FIGURES, "csv", "parquet", "jsonl")
+EXPORT_FORMATS = (
+    "html",
+    "vtt",
+    "srt",
+    "markdown",
+    "json",
+    "csv",
+    "wav",
+    *FIGURES,
+    "parquet",
+    "jsonl",
+)
 """Those of `backend.recordings.export`, which needs packages."""
 OPTIONS_OF_ALL = ("-h", "--help", "--version")
 AUTO = "auto"

@@ -25,6 +25,12 @@ from pydantic import ValidationError
 from backend.audio import PCM16_SCALE, Samples
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.errors import SessionFileError
+from backend.recordings.annotations import (
+    ANNOTATIONS,
+    ANNOTATIONS_READER,
+    MAX_ANNOTATIONS_BYTES,
+    Annotations,
+)
 from backend.recordings.records import (
     FORMAT,
     MAX_SET_REPLY_TOKENS,
@@ -110,6 +116,8 @@ class SessionFile:
             with _named(self.name):
                 self.manifest = self._read_manifest()
                 self.reply_turns = self._find_replies()
+                self.annotations = self._read_annotations()
+                """What people say of it."""
                 self.checked = checked or self._check()
         except BaseException:
             self.close()
@@ -209,6 +217,18 @@ class SessionFile:
         except ValidationError as error:
             raise SessionFileError(f"its {MANIFEST} is impossible: {_first(error)}") from error
 
+    def _read_annotations(self) -> Annotations:
+        if ANNOTATIONS not in self._members.names:
+            return ()
+        with self._members.open(ANNOTATIONS) as file:
+            content = file.read(MAX_ANNOTATIONS_BYTES + 1)
+        if len(content) > MAX_ANNOTATIONS_BYTES:
+            raise SessionFileError(f"its {ANNOTATIONS} is larger than any")
+        try:
+            return ANNOTATIONS_READER.validate_json(content)
+        except ValidationError as error:
+            raise SessionFileError(f"its {ANNOTATIONS} is impossible: {_first(error)}") from error
+
     def _find_replies(self) -> list[int]:
         found = [_REPLY_NAME.fullmatch(name) for name in self._members.names]
         return sorted(int(match[1]) for match in found if match)
@@ -268,6 +288,11 @@ class SessionFile:
         for turn in self.reply_turns:
             if turn >= num_turns:
                 raise SessionFileError(f"it holds the audio of reply {turn}, which there is not")
+        for annotation in self.annotations:
+            if not annotation.is_within(num_turns, num_decisions):
+                raise SessionFileError(
+                    f"its {ANNOTATIONS} is about a reply, or a chunk, that there is not"
+                )
         return Checked(is_complete=end is not None, num_chunks=min(num_decisions, num_heard))
 
     def _count_chunks(self) -> int:
@@ -425,6 +450,7 @@ class _PackedMembers:
         limits = {
             MANIFEST: MAX_MANIFEST_BYTES,
             EVENTS: MAX_EVENTS_BYTES,
+            ANNOTATIONS: MAX_ANNOTATIONS_BYTES,
             f"{MICROPHONE}.flac": MAX_AUDIO_BYTES,
         }
         seen: set[str] = set()

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,14 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from backend.errors import RecordingError
-from backend.recordings.reader import LIVE_SUFFIX, SessionFile, size_of
+from backend.recordings.annotations import (
+    MAX_ANNOTATIONS,
+    Annotation,
+    Annotations,
+    annotated,
+    write_annotations,
+)
+from backend.recordings.reader import LIVE_SUFFIX, Checked, SessionFile, size_of
 from backend.recordings.transcript import read_transcript
 
 logger = logging.getLogger(__name__)
@@ -89,6 +97,7 @@ class RecordingStore:
         self._folder = options.folder
         self._now = now
         self._changing = threading.Lock()
+        self._annotating = threading.Lock()
         self._num_bytes = 0
 
     # What lies there
@@ -152,6 +161,41 @@ class RecordingStore:
         for part in self._folder.glob(f"*{PART_SUFFIX}"):
             if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
                 part.unlink(missing_ok=True)
+
+    # What is said of it
+
+    def annotate(self, recording_id: str, new: Annotation, found: Checked) -> Annotations:
+        """Say something of a recording that has ended; returns all that is said of it.
+
+        Args:
+            recording_id: which one.
+            new: takes the place of what was said of the same; an empty one takes that away.
+            found: what going through the file has found.
+
+        Raises:
+            RecordingError: there is none with this id, it still goes on, too much is said of it,
+                or the file cannot be written.
+            SessionFileError: it is damaged, or has changed meanwhile.
+        """
+        with self._annotating:
+            path = self.find(recording_id)
+            if path.is_dir():
+                raise RecordingError(
+                    "a recording can be annotated when it has ended", "recording_going"
+                )
+            with SessionFile(path, "this recording", found) as file:
+                said = annotated(file.annotations, new)
+            if len(said) > MAX_ANNOTATIONS:
+                raise RecordingError(
+                    f"a recording has {MAX_ANNOTATIONS} annotations at most", "invalid_value"
+                )
+            part = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
+            try:
+                write_annotations(path, said, part)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise _cannot("the annotation cannot be written", error) from error
+        self.count()
+        return said
 
     # Something new
 

@@ -51,12 +51,17 @@ def read_tables(file: SessionFile) -> SessionTables:
 
 
 def chunk_rows(transcript: Transcript) -> list[TableRow]:
-    """A row a chunk, with the reply to it."""
+    """A row a chunk, with the reply to it, and what people say of it or of that."""
     replies = {reply.chunk: reply for reply in transcript.replies}
     rows: list[TableRow] = []
     for decision in transcript.decisions:
         reply = replies.get(decision.chunk)
         latency = None if reply is None else reply.latency
+        said = [
+            each
+            for each in transcript.annotations
+            if each.is_about(decision.chunk, None if reply is None else reply.turn)
+        ]
         rows.append(
             {
                 "chunk": decision.chunk,
@@ -78,6 +83,8 @@ def chunk_rows(transcript: Transcript) -> list[TableRow]:
                 "decision_ms": None if latency is None else latency.decision_ms,
                 "first_text_ms": None if latency is None else latency.first_text_ms,
                 "first_sound_ms": None if latency is None else latency.first_sound_ms,
+                "verdict": next((each.verdict for each in said if each.verdict), None),
+                "note": "\n".join(each.note for each in said if each.note) or None,
             }
         )
     return rows

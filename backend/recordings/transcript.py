@@ -9,6 +9,7 @@ import numpy as np
 from backend.config import CHUNK_SECONDS
 from backend.events import TurnStatus
 from backend.protocol import Emotion
+from backend.recordings.annotations import Annotations
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import (
     BargeInRecord,
@@ -140,6 +141,8 @@ class Transcript:
     """One per chunk."""
     changes: list[SettingsChange] = field(default_factory=list)
     failure: str | None = None
+    annotations: Annotations = ()
+    """What people say of it."""
 
     def entries(self) -> list[RecordedReply | TypedRecord]:
         """Replies and what was typed, in order."""
@@ -162,7 +165,7 @@ def read_transcript(file: SessionFile) -> Transcript:
     Raises:
         SessionFileError: it was changed since it was opened.
     """
-    transcript = Transcript()
+    transcript = Transcript(annotations=file.annotations)
     decided_at = 0.0
     for record in file.records():
         match record:
@@ -243,7 +246,17 @@ def summary_fields(file: SessionFile) -> Fields:
         "is_complete": file.is_complete,
         "checkpoint": manifest.checkpoint.model_dump(),
         "num_replies": len(transcript.replies),
+        "annotations": _annotation_counts(file.annotations),
         "left_machine": {"online_voice_replies": transcript.num_online_replies},
+    }
+
+
+def _annotation_counts(annotations: Annotations) -> dict[str, int]:
+    verdicts = [annotation.verdict for annotation in annotations]
+    return {
+        "right": verdicts.count("right"),
+        "wrong": verdicts.count("wrong"),
+        "notes": sum(annotation.note != "" for annotation in annotations),
     }
 
 
@@ -282,6 +295,7 @@ def transcript_fields(file: SessionFile, transcript: Transcript) -> Fields:
             if reply.barge_in is not None
         ],
         "settings_changes": [_change_fields(change) for change in transcript.changes],
+        "annotations": [annotation.model_dump() for annotation in file.annotations],
         "forked_at_chunk": manifest.forked_at_chunk,
         "failure": transcript.failure,
     }

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +19,7 @@ from backend.errors import (
     SessionFileError,
     SettingsError,
 )
+from backend.recordings.annotations import Annotation
 from backend.recordings.cache import Find, RecordingCache, Sending
 from backend.recordings.export import ExportFormat
 from backend.recordings.forks import Forks
@@ -54,6 +55,7 @@ _STATUS = {
     "recording_not_found": 404,
     "share_not_found": 404,
     "recording_off": 403,
+    "recording_going": 409,
     "sharing_off": 403,
     "too_many_shares": 409,
     "recording_full": 507,
@@ -71,6 +73,8 @@ _MEDIA_TYPES = {
     ExportFormat.VTT: "text/vtt; charset=utf-8",
     ExportFormat.SRT: "application/x-subrip; charset=utf-8",
     ExportFormat.MARKDOWN: "text/markdown; charset=utf-8",
+    ExportFormat.JSON: "application/json",
+    ExportFormat.CSV: "text/csv; charset=utf-8",
     ExportFormat.WAV: "audio/wav",
 }
 _CLIENT_GONE = 499
@@ -137,6 +141,7 @@ class RecordingsApi:
         owners.add_api_route(
             "/recordings/{source}", self._delete, methods=["DELETE"], status_code=204
         )
+        owners.add_api_route("/recordings/{source}/annotations", self._annotate, methods=["PUT"])
         owners.add_api_route(
             "/recordings/{source}/shares", self._share, methods=["POST"], status_code=201
         )
@@ -278,6 +283,17 @@ class RecordingsApi:
     async def _delete(self, source: str) -> None:
         await self._required().delete(source)
         self._cache.forget(source)
+
+    async def _annotate(self, source: str, request: Request) -> Response:
+        """One annotation, which takes the place of what was said of the same."""
+        store = self._store
+        new = await _body(request, Annotation)
+        facts = await self._facts(request, lambda: store.find(source))
+        if not new.is_within(cast(int, facts.summary["num_replies"]), facts.checked.num_chunks):
+            raise RecordingError("the recording has no such reply, or chunk", "invalid_value")
+        said = await asyncio.to_thread(store.annotate, source, new, facts.checked)
+        told = [annotation.model_dump() for annotation in said]
+        return JSONResponse({"annotations": told}, headers=PRIVATE)
 
     async def _share(self, source: str, request: Request) -> Response:
         wanted = await _body(request, ShareWanted)

@@ -16,6 +16,7 @@ export class PrivacyPanel {
   constructor(parts, server, sharing) {
     Object.assign(this, { parts, server, sharing });
     this.recordings = []; // {source, about}
+    this.isLoading = false;
     this.isSure = null; // the button that deletes with the next click
     this.words = null; // what went wrong
     closable(parts.privacy, parts.closePrivacy);
@@ -42,9 +43,12 @@ export class PrivacyPanel {
 
   /** What the server has of the recordings that this browser knows of. */
   async load() {
+    this.isLoading = true;
+    this.showAgain();
     const sources = keptRecordings.ids.map((id) => new Source('recording', id));
     const told = await Promise.all(sources.map((source) => this.askAbout(source)));
     this.recordings = told.filter((recording) => recording !== null);
+    this.isLoading = false;
     this.showAgain();
   }
 
@@ -98,6 +102,7 @@ export class PrivacyPanel {
     const nothing = message(server.is_on ? 'privacy.nothing' : 'privacy.off');
     parts.privacyWhere.textContent = isEmpty ? nothing : where;
     parts.recordingsNothing.hidden = !isEmpty;
+    parts.recordingsNothing.textContent = message(`recordings.${this.isLoading ? 'loading' : 'nothing'}`);
     parts.openRecordingsToo.hidden = isEmpty;
     parts.recordings.replaceChildren(...recordings.map((recording) => this.row(recording)));
     parts.deleteAll.hidden = isEmpty;
@@ -130,6 +135,8 @@ export class PrivacyPanel {
     if (about.is_live) facts.push(message('privacy.going'));
     const number = about.shares.length;
     if (number > 0) facts.push(message('privacy.shares', { number }));
+    const { right, wrong, notes } = about.annotations;
+    if (right + wrong + notes > 0) facts.push(message('recordings.annotated', { right, wrong, notes }));
     const words = element('p', facts.join(' · '));
     words.className = 'soft';
     const buttons = element('p');

@@ -66,6 +66,8 @@ export class Recorded {
     this.seconds = story.seconds;
     this.settings = story.settings; // when it began
     this.settingsChanges = story.settings_changes;
+    this.annotations = story.annotations; // see annotations.js
+    this.isLive = false; // whether it goes on
     this.forkedAtChunk = story.forked_at_chunk;
     this.peaks = History.of([...amplitudes(story)]);
     const of = (wanted) => story.said.filter(({ kind }) => kind === wanted);

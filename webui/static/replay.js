@@ -1,5 +1,6 @@
 // The replay page: a recorded conversation heard, seen and taken another way, without any model.
 
+import { Annotations } from './annotations.js';
 import { CHUNK_SECONDS } from './audio-format.js';
 import { element, option, partsOf } from './element.js';
 import { thresholdOf } from './eagerness.js';
@@ -30,6 +31,8 @@ const KEYS = [
   ['← →', 'keys.chunk'],
   ['↑ ↓', 'keys.reply'],
   ['< >', 'keys.speed'],
+  ['R W N', 'keys.annotate'],
+  ['[ ]', 'keys.span'],
 ];
 
 class ReplayPage {
@@ -48,7 +51,12 @@ class ReplayPage {
     this.player = new Player(parts.audio, () => this.follow());
     const hear = (chunk) => this.hearChunk(chunk);
     this.strip = new Strip(parts, hear, { part: this.part });
-    this.list = new SaidList(parts.turns, parts.empty, (seconds) => this.hearFrom(seconds - LEAD_SECONDS));
+    this.spanFrom = null; // the chunk where a span begins that is to be annotated
+    this.annotations = new Annotations(parts, {
+      onChange: () => this.showAgain(),
+      onProblem: (error) => this.showProblem(() => explainRefusal(error)),
+    });
+    this.list = new SaidList(parts.turns, parts.empty, this.annotations, (seconds) => this.hearFrom(seconds - LEAD_SECONDS));
     this.gallery = new Gallery(parts.gallery);
     this.sharing = new ShareDialog(root);
     const { player, strip } = this;
@@ -96,6 +104,9 @@ class ReplayPage {
     parts.isLive.hidden = !this.about.is_live;
     parts.isCut.hidden = this.about.is_complete || this.about.is_live;
     parts.scrub.max = recorded.seconds;
+    recorded.isLive = this.about.is_live;
+    this.annotations.show(this.source, recorded);
+    parts.annotateHere.hidden = !this.annotations.canChange;
     this.strip.show(recorded);
     this.list.show(recorded);
     if (this.source.canFork) this.fork.show(this.source, recorded);
@@ -275,6 +286,7 @@ class ReplayPage {
     parts.speed.addEventListener('change', () => {
       player.speed = Number(parts.speed.value);
     });
+    parts.annotateHere.addEventListener('click', () => this.annotations.open(this.here));
     parts.openShare.addEventListener('click', () => this.sharing.open(this.source));
     parts.openFile.addEventListener('click', () => parts.chosenFile.click());
     parts.chosenFile.addEventListener('change', () => {
@@ -295,6 +307,34 @@ class ReplayPage {
     parts.audio.addEventListener('error', () => {
       this.showProblem(() => message('replay.unheard'));
     });
+  }
+
+  /** The chunk where it is. */
+  get here() {
+    const chunk = Math.floor(this.player.seconds / CHUNK_SECONDS + 1e-6);
+    return { chunk: Math.min(chunk, this.recorded.numChunks - 1) };
+  }
+
+  /** From where `[` was pressed to where it is now. */
+  annotateSpan() {
+    const { chunk } = this.here;
+    const from = this.spanFrom ?? chunk;
+    this.spanFrom = null;
+    this.annotations.open({ chunk: Math.min(from, chunk), last_chunk: Math.max(from, chunk) });
+  }
+
+  annotating() {
+    if (!this.annotations.canChange || this.recorded.numChunks === 0) return {};
+    const subject = this.list.subject ?? this.here;
+    return {
+      r: () => this.annotations.judge(subject, 'right'),
+      w: () => this.annotations.judge(subject, 'wrong'),
+      n: () => this.annotations.open(subject),
+      '[': () => {
+        this.spanFrom = this.here.chunk;
+      },
+      ']': () => this.annotateSpan(),
+    };
   }
 
   onKey(event) {
@@ -322,6 +362,7 @@ class ReplayPage {
       End: () => player.seek(player.length),
       '<': () => player.changeSpeed(-1),
       '>': () => player.changeSpeed(1),
+      ...this.annotating(),
     };
     if (!(key in actions)) return;
     event.preventDefault();

@@ -3,6 +3,7 @@
 import { button, element } from './element.js';
 import { clockTime } from './figures.js';
 import { message } from './messages.js';
+import { spanOf } from './annotations.js';
 import { fillTyped, meta, times } from './turns.js';
 import { waited } from './waterfall.js';
 
@@ -23,10 +24,10 @@ function words({ pieces, heardText }) {
 
 export class SaidList {
   /** `onPlace` gets the seconds of what was chosen to be heard. */
-  constructor(list, empty, onPlace) {
-    Object.assign(this, { list, empty, onPlace });
+  constructor(list, empty, annotations, onPlace) {
+    Object.assign(this, { list, empty, annotations, onPlace });
     this.recorded = null;
-    this.entries = []; // {row, from, until, parts}
+    this.entries = []; // {row, from, until, parts, subject}
     this.now = null; // the entry that is being said
   }
 
@@ -40,7 +41,8 @@ export class SaidList {
     if (this.recorded === null) return;
     const replies = [...this.recorded.turns.from(0)].map((turn) => this.reply(turn));
     const typed = this.recorded.typed.map((entry) => this.typed(entry));
-    this.entries = [...replies, ...typed].sort((one, other) => one.from - other.from);
+    const spans = this.annotations.spans.map((annotation) => this.span(annotation));
+    this.entries = [...replies, ...typed, ...spans].sort((one, other) => one.from - other.from);
     this.list.replaceChildren(...this.entries.map(({ row }) => row));
     this.empty.hidden = this.entries.length > 0;
     this.now = null;
@@ -52,13 +54,33 @@ export class SaidList {
     const { line, parts } = words(turn);
     row.append(meta(turn, this.place(turn.seconds)), line);
     if (waited(turn.timing) !== null) row.append(times(turn));
-    return { row, from: turn.seconds, until: turn.endSeconds, parts };
+    const subject = { turn: turn.number - 1 };
+    row.append(this.annotations.line(subject) ?? '');
+    return { row, from: turn.seconds, until: turn.endSeconds, parts, subject };
   }
 
   typed(entry) {
     const row = element('li');
     fillTyped(row, entry, this.place(entry.seconds));
-    return { row, from: entry.seconds, until: entry.endSeconds, parts: [] };
+    return { row, from: entry.seconds, until: entry.endSeconds, parts: [], subject: null };
+  }
+
+  span(annotation) {
+    const row = element('li');
+    const [from, until] = spanOf(annotation);
+    const line = element('p');
+    line.className = 'meta';
+    line.append(this.place(from), element('span', message('annotation.until', { time: clockTime(until, 1) })));
+    const { chunk, last_chunk } = annotation;
+    const subject = { chunk, last_chunk };
+    row.append(line, this.annotations.line(subject));
+    return { row, from, until, parts: [], subject };
+  }
+
+  /** What a key is about: the row that is focused, or what is being said; null for neither. */
+  get subject() {
+    const within = this.entries.find(({ row }) => row.contains(document.activeElement));
+    return (within ?? this.now)?.subject ?? null;
   }
 
   place(seconds) {

@@ -8,7 +8,7 @@ const FOLDERS = { recording: 'recordings', shared: 'shared', gallery: 'gallery' 
 
 const SUFFIX = '.aisession';
 
-export const EXPORTS = ['html', 'wav', 'markdown', 'vtt', 'srt'];
+export const EXPORTS = ['html', 'wav', 'markdown', 'vtt', 'srt', 'csv', 'json'];
 
 /** The address of the page that replays a recording; its fragment is in no server's log. */
 export function replayAddress(kind, id) {
@@ -73,6 +73,13 @@ export class Source {
     const file = format === 'file' ? 'file' : `export/${format}`;
     const { timeZone = '' } = Intl.DateTimeFormat().resolvedOptions();
     return `${this.path}/${file}?${new URLSearchParams({ time_zone: timeZone })}`;
+  }
+
+  /** Say something of a reply or of chunks; all that is said of it then. */
+  async annotate(annotation) {
+    const headers = { 'Content-Type': 'application/json' };
+    const body = JSON.stringify(annotation);
+    return (await askJson(`${this.path}/annotations`, { method: 'PUT', body, headers })).annotations;
   }
 
   async delete() {

@@ -18,7 +18,7 @@ from backend.recordings.export.table import write_table
 from backend.recordings.export.text import markdown
 from backend.recordings.reader import SessionFile
 from backend.recordings.tables import chunk_rows
-from backend.recordings.transcript import read_transcript
+from backend.recordings.transcript import read_transcript, transcript_json
 
 
 class ExportFormat(StrEnum):
@@ -29,6 +29,10 @@ class ExportFormat(StrEnum):
     VTT = "vtt"
     SRT = "srt"
     MARKDOWN = "markdown"
+    JSON = "json"
+    """All that is known of it, decision by decision."""
+    CSV = "csv"
+    """A row a chunk, with the reply to it and what people say of both."""
     WAV = "wav"
     """Stereo: the microphone left, spoken replies right."""
 
@@ -44,10 +48,8 @@ class StudyFormat(StrEnum):
     SVG = "svg"
     PDF = "pdf"
     PNG = "png"
-    CSV = "csv"
-    """A row a chunk, with the reply to it."""
     PARQUET = "parquet"
-    """The same."""
+    """A row a chunk, as in CSV."""
     JSONL = "jsonl"
     """The same, an object a line."""
 
@@ -82,7 +84,7 @@ def _write(file: SessionFile, wanted: ExportFormat | StudyFormat, output: Path) 
     match wanted:
         case StudyFormat.SVG | StudyFormat.PDF | StudyFormat.PNG:
             write_figure(file, output, wanted)
-        case StudyFormat():
+        case StudyFormat() | ExportFormat.CSV:
             write_table(chunk_rows(read_transcript(file)), output, wanted)
         case ExportFormat.WAV:
             write_wav(file, output)
@@ -92,6 +94,8 @@ def _write(file: SessionFile, wanted: ExportFormat | StudyFormat, output: Path) 
             output.write_text(vtt(read_transcript(file)), encoding="utf-8")
         case ExportFormat.SRT:
             output.write_text(srt(read_transcript(file)), encoding="utf-8")
+        case ExportFormat.JSON:
+            output.write_bytes(transcript_json(file))
         case ExportFormat.MARKDOWN:
             output.write_text(markdown(file, read_transcript(file)), encoding="utf-8")
 

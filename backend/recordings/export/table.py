@@ -8,6 +8,8 @@ from pathlib import Path
 from backend.errors import SettingsError
 from backend.recordings.tables import TableRow
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 def write_table(rows: Sequence[TableRow], output: Path, kind: str) -> None:
     """Write rows that are alike as `csv`, `jsonl` or `parquet`.
@@ -20,12 +22,18 @@ def write_table(rows: Sequence[TableRow], output: Path, kind: str) -> None:
             with output.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]) if rows else [])
                 writer.writeheader()
-                writer.writerows(rows)
+                for row in rows:
+                    writer.writerow({name: _cell(value) for name, value in row.items()})
         case "jsonl":
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             output.write_text("".join(lines), encoding="utf-8")
         case _:
             _write_parquet(rows, output)
+
+
+def _cell(value: object) -> object:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _write_parquet(rows: Sequence[TableRow], output: Path) -> None:

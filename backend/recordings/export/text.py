@@ -2,6 +2,7 @@
 
 import re
 
+from backend.recordings.annotations import Annotation
 from backend.recordings.reader import SessionFile
 from backend.recordings.transcript import RecordedReply, Transcript, chunk_end
 
@@ -35,9 +36,28 @@ def markdown(file: SessionFile, transcript: Transcript) -> str:
     ]
     if not said:
         lines.append("Nothing was said.")
+    if transcript.annotations:
+        lines += ["", "## Annotations", ""]
+        lines += [_annotation(annotation, transcript) for annotation in transcript.annotations]
     if transcript.failure is not None:
         lines += ["", f"The conversation failed: {_escaped(_line(transcript.failure))}"]
     return "\n".join(lines) + "\n"
+
+
+def _annotation(annotation: Annotation, transcript: Transcript) -> str:
+    start, end = _span_of(annotation, transcript)
+    about = _clock(start) if end is None else f"{_clock(start)} to {_clock(end)}"
+    said = [f"*{annotation.verdict}*"] if annotation.verdict is not None else []
+    said += [_escaped(_line(annotation.note))] if annotation.note else []
+    return f"- **{about}** {': '.join(said)}"
+
+
+def _span_of(annotation: Annotation, transcript: Transcript) -> tuple[float, float | None]:
+    """Where what it is about begins and, of chunks, ends."""
+    if annotation.span_seconds is not None:
+        return annotation.span_seconds
+    assert annotation.turn is not None, "it is about something"
+    return transcript.replies[annotation.turn].seconds, None
 
 
 def _reply(reply: RecordedReply) -> str:
