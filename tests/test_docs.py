@@ -240,6 +240,7 @@ NOT_RUN = {
     "PYTHON=/opt/python3.12/bin/python3 make run": MAKES,
     ".venv/bin/pip install --force-reinstall espeakng-loader==0.2.4": INSTALLS,
     ".venv/bin/pip install --no-deps --editable .": INSTALLS,
+    ".venv/bin/pip install -r requirements-speech.txt": INSTALLS,
     ".venv/bin/python -m pip install openai==3.52.0": INSTALLS,
     ".venv/bin/python -m pip install PyAudio": PORTAUDIO,
     "brew install portaudio": PORTAUDIO,

@@ -22,6 +22,8 @@ NAMES = {
         "Tab",
         "Ctrl",
         "HTTPS",
+        "csv",
+        "json",
         "wss",
         "https",
         "http",

@@ -30,6 +30,7 @@ def serve(parsed: argparse.Namespace) -> int:
     from backend.model.hub import TerminalProgress
     from backend.model.hub_store import Report
     from backend.recordings.store import StoreOptions
+    from backend.speech.neural import is_installed
 
     with without_proxies(os.environ):
         from backend.serving.server import ServingOptions
@@ -51,6 +52,7 @@ def serve(parsed: argparse.Namespace) -> int:
         own_hosts=here.own_hosts + tuple(parsed.host_name or ()),
         framed_by=here.framed_by + tuple(parsed.framed_by or ()),
         connections_per_address=parsed.connections_per_address,
+        has_neural_voice=is_installed(),
     )
     is_open = threading.Event()
     with ExitStack() as stack:

@@ -57,6 +57,7 @@ from backend.serving.socket_protocol import PacedSocket
 from backend.serving.starting import StartingApp
 from backend.serving.uvicorn_config import ServerConfig
 from backend.speech import Voices
+from backend.speech.neural import JoeVoice
 from backend.timing import SystemTime
 from backend.wires.connection import Connection
 from backend.wires.conversations import Conversations
@@ -106,6 +107,8 @@ class ServingOptions:
     """Origins, as in `https://example.org`, whose pages may show ours in a frame."""
     connections_per_address: int = MAX_PER_ADDRESS
     """Open at once; proxies and this machine may have more."""
+    has_neural_voice: bool = False
+    """Whether replies may be spoken by the neural voice of this machine, which takes a process."""
 
     def __post_init__(self) -> None:
         if self.access_key is not None:
@@ -130,6 +133,7 @@ class SocketService:
             recordings=self.recordings,
             has_ended=Heap().conversation_ended,
         )
+        self.joe = JoeVoice() if options.has_neural_voice else None
         self.too_slow = too_slow(engine.capacity, engine.checkpoint)
         """Why nobody can converse here in real time, and what helps; None where all can."""
         self._offer = Offer(
@@ -137,7 +141,7 @@ class SocketService:
             system_prompt=engine.checkpoint.system_prompt,
             sampling=engine.checkpoint.sampling,
             max_positions=engine.max_positions,
-            voices=Voices(),
+            voices=Voices(neural=[self.joe] if self.joe is not None else []),
             idle_seconds=options.idle_minutes * 60,
             may_record=self.recordings is not None,
             opening=_opening(engine.checkpoint.abilities),
@@ -227,8 +231,12 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
             await asyncio.to_thread(recordings.store.tidy)
             # Nobody waits for it, not even who ends the server.
             threading.Thread(target=recordings.get_ready, daemon=True).start()
+        if service.joe is not None:
+            service.joe.get_ready()
         async with gradio.router.lifespan_context(gradio):
             yield
+        if service.joe is not None:
+            await asyncio.to_thread(service.joe.close)
         await api.end()
         await asyncio.to_thread(workers.close)
         if recordings is not None:

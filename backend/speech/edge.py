@@ -47,6 +47,7 @@ class EdgeVoice:
     """
 
     is_online = True
+    failure: str | None = None
 
     def __init__(
         self, name: str, label: str, language: str, communicate: Communicate = communicate

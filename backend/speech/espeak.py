@@ -52,6 +52,7 @@ class EspeakVoice:
     """A voice of espeak-ng: offline, immediate, and in any language."""
 
     is_online = False
+    failure: str | None = None
 
     def __init__(self, name: str, data_name: str, label: str, language: str) -> None:
         """`data_name` is the voice's file below espeak-ng's `lang` folder."""

@@ -36,7 +36,7 @@ class SpokenPiece:
 
 @dataclass(frozen=True, slots=True)
 class VoiceFallback:
-    """An offline voice says a sentence in place of another; comes at most once in a reply."""
+    """Another voice says a sentence in place of one that cannot; comes at most once in a reply."""
 
     wanted_id: str
     voice_id: str
@@ -167,29 +167,28 @@ class Speaker:
     async def _say_words(
         self, words: str
     ) -> AsyncGenerator[tuple[Voice, bytes] | VoiceFallback | TextLeaves, None]:
-        voice = self._voices.voice_for(self._voice_id, words)
-        failure = self._voices.failure_of(voice)
-        if voice.is_online and failure is None:
-            if not self._has_left:
-                self._has_left = True
-                yield TextLeaves(voice.id)
-            try:
-                async with aclosing(self._pieces(voice, words)) as pieces:
-                    async for pcm in pieces:
-                        yield voice, pcm
-            except VoiceUnavailableError as error:
-                failure = str(error)
-            else:
-                return
-        if failure is not None:
-            wanted, voice = voice, self._voices.offline_voice_for(words)
+        wanted = voice = self._voices.voice_for(self._voice_id, words)
+        while True:
+            failure = self._voices.failure_of(voice)
+            if failure is None:
+                if voice.is_online and not self._has_left:
+                    self._has_left = True
+                    yield TextLeaves(voice.id)
+                try:
+                    async with aclosing(self._pieces(voice, words)) as pieces:
+                        async for pcm in pieces:
+                            yield voice, pcm
+                    return
+                except VoiceUnavailableError as error:
+                    failure = str(error)
+            stand_in = self._voices.stand_in_for(voice, words)
+            if stand_in is None:
+                raise VoiceUnavailableError(failure)
+            voice = stand_in
             if not self._has_fallen_back:
                 self._has_fallen_back = True
                 reason = f"{failure}; {voice.label} speaks instead"
                 yield VoiceFallback(wanted.id, voice.id, reason)
-        async with aclosing(self._pieces(voice, words)) as pieces:
-            async for pcm in pieces:
-                yield voice, pcm
 
     def _pieces(self, voice: Voice, words: str) -> AsyncGenerator[bytes, None]:
         return _pieces(self._voices.say(voice, words, self._prosody))

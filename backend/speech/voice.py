@@ -25,6 +25,10 @@ class Voice(Protocol):
     def is_online(self) -> bool:
         """Whether the text leaves this machine."""
 
+    @property
+    def failure(self) -> str | None:
+        """Why it cannot speak for now; None where it can, as far as is known."""
+
     def synthesize(self, text: str, prosody: Prosody) -> AsyncGenerator[bytes, None]:
         """`text` as PCM16 mono at 24 kHz, in blocks, as they come; closing it stops the work.
 

@@ -87,6 +87,10 @@ class Voices:
     A sentence that an online voice cannot say costs it nothing. One that is late with several is
     left alone; a service that cannot be reached is, with all its voices.
 
+    Where an online voice cannot speak a neural one of this machine does, and where that cannot, or
+    there is none, an offline one. Typed text is read by offline ones alone: at once, and the same
+    everywhere.
+
     Of each kind the first for a language is the one that `auto` takes, and that stands in where
     the chosen voice cannot read the text: a Chinese sentence and an English voice.
     """
@@ -95,20 +99,22 @@ class Voices:
         self,
         offline: Sequence[Voice] = OFFLINE_VOICES,
         online: Sequence[Voice] = ONLINE_VOICES,
+        neural: Sequence[Voice] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._offline = tuple(offline)
         self._online = tuple(online)
+        self._neural = tuple(neural)
+        self._all = (*self._neural, *self._offline, *self._online)
         self._clock = clock
         self._service = _Health()
         """Of all online voices."""
-        self._health = {voice.id: _Health() for voice in (*self._offline, *self._online)}
+        self._health = {voice.id: _Health() for voice in self._all}
 
     def catalogue(self) -> tuple[VoiceInfo, ...]:
-        """The voices to offer, offline ones first; `auto` is always on offer too."""
+        """The voices to offer, those of this machine first; `auto` is always on offer too."""
         return tuple(
-            VoiceInfo(voice.id, voice.label, voice.language, voice.is_online)
-            for voice in (*self._offline, *self._online)
+            VoiceInfo(voice.id, voice.label, voice.language, voice.is_online) for voice in self._all
         )
 
     def find_voice(self, voice_id: str) -> str:
@@ -117,7 +123,7 @@ class Voices:
         Raises:
             UnknownVoiceError: no voice is called so.
         """
-        known = [voice.id for voice in (*self._offline, *self._online)]
+        known = [voice.id for voice in self._all]
         if voice_id in known:
             return voice_id
         if voice_id == AUTO or voice_id in OPENAI_VOICES:
@@ -134,20 +140,27 @@ class Voices:
         """
         chosen_id = self.find_voice(voice_id)
         if chosen_id == AUTO:
-            return self._first_that_reads(text, self._online or self._offline)
-        chosen = next(v for v in (*self._offline, *self._online) if v.id == chosen_id)
+            return self._first_that_reads(text, self._online or self._neural or self._offline)
+        chosen = next(voice for voice in self._all if voice.id == chosen_id)
         if _reads(chosen, text):
             return chosen
         return self._first_that_reads(text, self._online if chosen.is_online else self._offline)
 
-    def offline_voice_for(self, text: str) -> Voice:
-        """The voice that says `text` without the internet."""
-        return self._first_that_reads(text, self._offline)
+    def stand_in_for(self, voice: Voice, text: str) -> Voice | None:
+        """The voice that says `text` where `voice` cannot; None where no other can."""
+        if voice in self._offline:
+            return None
+        neural = self._neural if voice in self._online else ()
+        ready = [other for other in neural if _reads(other, text) and other.failure is None]
+        return self._first_that_reads(text, ready or self._offline)
 
     def failure_of(self, voice: Voice) -> str | None:
-        """Why an online voice failed, so lately that it is not worth another wait; None if not."""
+        """Why a voice is not asked now; None where it is.
+
+        An online one may have failed so lately that it is not worth another wait.
+        """
         if not voice.is_online:
-            return None
+            return voice.failure
         for health in (self._service, self._health[voice.id]):
             if self._clock() < health.rests_until:
                 return health.failure
@@ -216,7 +229,7 @@ class Voices:
         spoken: list[Samples] = []
         for sentence in cut_sentences(text):
             if words := speakable(sentence):
-                voice = self.offline_voice_for(words)
+                voice = self._first_that_reads(words, self._offline)
                 async with aclosing(self.say(voice, words, Prosody())) as blocks:
                     async for pcm in blocks:
                         spoken.append(resampler.process(pcm16_to_float(pcm)))
