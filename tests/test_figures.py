@@ -17,22 +17,25 @@ from backend.recordings.export import ExportFormat, StudyFormat, export
 from backend.recordings.export.figure import Strip, StripReply, draw_strips, peaks_of
 from backend.recordings.reader import SessionFile
 
+Exported = dict[ExportFormat | StudyFormat, Path]
 CONVERSATION = Path(__file__).parents[1] / "assets" / "gallery" / "conversation.aisession"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[ExportFormat | StudyFormat, Path]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A sample session in every format."""
     folder = tmp_path_factory.mktemp("figures")
-    wanted_formats: list[ExportFormat | StudyFormat] = [ExportFormat.CSV, *StudyFormat]
-    paths = {wanted: folder / f"conversation{wanted.suffix}" for wanted in wanted_formats}
+    paths: Exported = {
+        wanted: folder / f"conversation{wanted.suffix}"
+        for wanted in (ExportFormat.CSV, *StudyFormat)
+    }
     with SessionFile(CONVERSATION) as file:
         for wanted, path in paths.items():
             export(file, wanted, path)
     return paths
 
 
-def test_tables_say_the_same(exported: dict[ExportFormat | StudyFormat, Path]) -> None:
+def test_tables_say_the_same(exported: Exported) -> None:
     lines = exported[StudyFormat.JSONL].read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     assert parquet.read_table(exported[StudyFormat.PARQUET]).to_pylist() == rows
@@ -46,7 +49,7 @@ def test_tables_say_the_same(exported: dict[ExportFormat | StudyFormat, Path]) -
 
 
 def test_figures_hold_what_was_said_as_text(
-    exported: dict[ExportFormat | StudyFormat, Path],
+    exported: Exported,
 ) -> None:
     drawn = exported[StudyFormat.SVG].read_text(encoding="utf-8")
     assert "Coming up: large dark roast americano." in drawn

@@ -32,9 +32,11 @@ const MICROPHONE_SETTINGS = [
 export class Live {
   /**
    * `place` is where the model is: one of places.js. `slowness` are words for why the machine does
-   * not hear in real time, or null: then only what is meant for it is sent.
+   * not hear in real time, or null: then only what is meant for it is sent. `knowsLittle` is whether
+   * what the model can answer was listed.
    */
-  constructor(panel, place = SERVER, slowness = null) {
+  constructor(panel, place = SERVER, slowness = null, knowsLittle = false) {
+    this.knowsLittle = knowsLittle;
     this.panel = panel;
     this.place = place;
     this.shownTurn = null; // whose reply is on the stage
@@ -333,15 +335,17 @@ export class Live {
       onResumed: (inputSeconds) => this.connectionResumed(inputSeconds),
       onClosed: (code) => this.connectionClosed(code),
     });
-    this.session = new Session(this.socket, playback, {
+    const listener = {
       onTurn: (turn) => this.showTurn(turn),
       onTyped: (entry) => this.panel.showTyped(entry),
       onSpoken: (entry) => this.panel.showSpoken(entry, (pcm) => this.hearAgain(pcm)),
       onPlayed: (turn) => this.panel.showPlayback(turn),
       onBegun: (session) => this.begun(session),
       onDone: (turn, metadata) => this.replyDone(turn, metadata),
+      onUnanswered: (text) => this.keptSilent(text),
       onRecording: () => this.recordingChanged(),
-    });
+    };
+    this.session = new Session(this.socket, playback, listener, { asks: !this.knowsLittle });
     this.session.phase = Phase.CONNECTING;
     clearInterval(this.showing);
     this.showing = setInterval(() => this.show(), SHOWN_AGAIN_MS);
@@ -523,6 +527,12 @@ export class Live {
   showProblem(problem) {
     this.problem = problem;
     this.show();
+  }
+
+  /** Nothing came of what was typed. */
+  keptSilent(text) {
+    this.given = null;
+    this.panel.showUnanswered(text);
   }
 
   showTurn(turn) {

@@ -102,6 +102,13 @@ export class Panel {
     this.stage.showHint(() => message(this.isRunning ? 'hint.speak' : 'hint.now'));
   }
 
+  /** The model kept silent about what was typed: it is told what it knows. */
+  showUnanswered(text) {
+    this.stage.showHint(() => message('say.unanswered'));
+    this.stage.showHeard(() => `“${text}”`);
+    this.announce(message('say.unanswered'));
+  }
+
   showReply(turn) {
     this.stage.showReply(turn);
   }

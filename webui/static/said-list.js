@@ -67,10 +67,11 @@ export class SaidList {
 
   span(annotation) {
     const row = element('li');
+    row.className = 'span';
     const [from, until] = spanOf(annotation);
     const line = element('p');
     line.className = 'meta';
-    line.append(this.place(from), element('span', message('annotation.until', { time: clockTime(until, 1) })));
+    line.append(this.place(from), ' ', element('span', message('annotation.until', { time: clockTime(until, 1) })));
     const { chunk, last_chunk } = annotation;
     const subject = { chunk, last_chunk };
     row.append(line, this.annotations.line(subject));

@@ -30,9 +30,10 @@ export class Session {
   /**
    * `link` takes messages to the server: {isAttached, send, sendAudio}. `listener` may have
    * `onTurn(turn)`, `onTyped(entry)`, `onSpoken(entry)`, `onPlayed(turn, fraction)`, `onBegun(session)`,
-   * `onDone(turn, metadata)` for a reply whose text is there, and `onRecording()`.
+   * `onDone(turn, metadata)` for a reply whose text is there, `onRecording()`, and `onUnanswered(text)`
+   * for what was typed and nothing came of. `asks` is whether replies to it are asked for.
    */
-  constructor(link, playback, listener = {}) {
+  constructor(link, playback, listener = {}, { asks = true } = {}) {
     this.link = link;
     this.listener = listener;
     const { onTurn, onTyped, onSpoken, onPlayed } = listener;
@@ -44,7 +45,7 @@ export class Session {
       send: (event) => link.send(event),
       onPlayed,
     });
-    this.typed = new TypedText(link);
+    this.typed = new TypedText(link, asks);
     this.phase = Phase.IDLE;
     this.notice = null; // calm information, as `words`
     this.settingsProblem = null; // why the server follows none of the settings it was told last
@@ -211,7 +212,7 @@ export class Session {
         this.typed.responseBegan(event.response.id);
         break;
       case 'response.listen':
-        this.conversation.decided(event.response.metadata, false);
+        this.listened(event.response.metadata);
         break;
       case 'response.speak':
         this.speaks(event, now);
@@ -269,6 +270,11 @@ export class Session {
   /** Something was said: an idle conversation does not end, and news are old. */
   isActive() {
     this.notice = this.endsAt = null;
+  }
+
+  listened(metadata) {
+    this.conversation.decided(metadata, false);
+    for (const text of this.typed.keptSilent(metadata.seconds)) this.listener.onUnanswered?.(text);
   }
 
   speaks({ response_id: id, item_id: itemId, metadata }, now) {
