@@ -366,7 +366,7 @@ def test_recording_that_is_decoded_after_the_stop_is_not_played(visit: Visit) ->
 
 
 def test_long_conversation_takes_no_more_room(visit: Visit) -> None:
-    """An hour of frames, decisions and replies, of which it keeps five minutes of sound."""
+    """An hour of frames, decisions and replies: sound is kept for minutes."""
     page = visit()
     kept = page.evaluate(
         """async () => {
@@ -385,9 +385,13 @@ def test_long_conversation_takes_no_more_room(visit: Visit) -> None:
             conversation.startTurn(response_id, metadata, null, end + 1);
             conversation.addText(response_id, 'yes', end + 2, false);
             conversation.endText(response_id, 'completed', null);
+            conversation.speechStarted(seconds - 0.8);
+            conversation.speechStopped(seconds);
           }
           const { turns, decisions, peaks, frames } = conversation;
+          const ofKept = conversation.kept.map((utterance) => utterance.pcm.length);
           return {
+            minutesKept: Math.round(ofKept.reduce((a, b) => a + b) / 16000 / 60),
             sizes: [peaks, frames, decisions, turns].map((kept) => [...kept.from(0)].length),
             unfinished: conversation.turnByResponse.size + conversation.numUndecided,
             last: [turns.last.startChunk, turns.last.status],
@@ -397,6 +401,7 @@ def test_long_conversation_takes_no_more_room(visit: Visit) -> None:
         }"""
     )
     assert kept == {
+        "minutesKept": 10,
         "sizes": [72_000, 6000, 9000, 9000],
         "unfinished": 0,
         "last": [8999, "completed"],

@@ -18,6 +18,7 @@ const REMEMBERED_ENTRIES = 200;
 const TURNS_IN_LATENCIES = 1000;
 const FEWEST_FOR_P95 = 20; // of fewer replies none is the slowest twentieth
 const REMEMBERED_GAPS = 20;
+const KEPT_SAMPLES = 600 * SAMPLE_RATE; // of what was said, that can be heard again from its row: 20 MB
 const SHORTEST_GAP_MS = 1000;
 const LEAD_SECONDS = 0.2; // of an utterance, before a voice was sure
 
@@ -34,6 +35,7 @@ export class Conversation {
   constructor({ onTurn = () => {}, onTyped = () => {}, onSpoken = () => {} } = {}) {
     Object.assign(this, { onTurn, onTyped, onSpoken });
     this.utterance = null; // that goes on
+    this.kept = []; // those whose sound is kept, oldest first
     this.typedAtSeconds = 0; // when something was typed last
     this.peaks = new History(REMEMBERED_SECONDS / FRAME_SECONDS); // one for each frame captured
     this.frames = new History(SOUND_SECONDS / FRAME_SECONDS); // {pcm, capturedAt}, of its last sample
@@ -234,6 +236,19 @@ export class Conversation {
     const [from, until] = [utterance.seconds - LEAD_SECONDS, seconds].map((at) => at * SAMPLE_RATE);
     utterance.pcm = joined([...this.soundBetween(from, until)]);
     this.onSpoken(utterance);
+    this.keep(utterance);
+  }
+
+  /** A page that is open all day stays light: the oldest sound goes. */
+  keep(utterance) {
+    this.kept.push(utterance);
+    let numSamples = this.kept.reduce((sum, { pcm }) => sum + pcm.length, 0);
+    while (numSamples > KEPT_SAMPLES) {
+      const oldest = this.kept.shift();
+      numSamples -= oldest.pcm.length;
+      oldest.pcm = null;
+      this.onSpoken(oldest);
+    }
   }
 
   /** The first sound of a reply is heard. */

@@ -135,6 +135,8 @@ export class Turns {
 
   /** What the visitor says, or has said; `onHear` gets its sound when it is to be heard again. */
   showSpoken(entry, onHear) {
+    const isLetGo = entry.endSeconds !== null && entry.pcm === null;
+    if (isLetGo && !this.rows.has(entry)) return; // its row was, too
     this.write(entry, (row) => fillSpoken(row, entry, onHear));
   }
 
