@@ -48,7 +48,7 @@ def test(arguments: Sequence[str]) -> None:
     install("run.stamp", RUN)
     install("dev.stamp", TEST)
     install("clients.stamp", (CLIENTS,), "--no-deps")
-    python("-m", "playwright", "install", "chromium")
+    python("-m", "playwright", "install", "--only-shell", "chromium")
     python("-c", NPM_CI, "tests/conformance/node")
     python("-m", "ruff", "check")
     python("-m", "ruff", "format", "--check")
