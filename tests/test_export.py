@@ -274,6 +274,7 @@ def test_an_export_that_fails_leaves_what_was_there(
     monkeypatch.setattr("backend.recordings.export.page.write_mp3", no_sound)
     monkeypatch.setattr(Path, "write_text", full)
     monkeypatch.setattr("backend.recordings.export.transcript_json", no_sound)
+    monkeypatch.setattr("backend.recordings.export.write_table", lambda _, path, __: full(path))
     with SessionFile(packed) as file, pytest.raises(SessionFileError, match="No space left"):
         export(file, wanted, output)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -262,11 +263,7 @@ def test_annotations_that_cannot_be(site: Site, said: Any) -> None:
 def test_annotations_in_a_file_are_not_trusted(site: Site, packed: Path, tmp_path: Path) -> None:
     address = f"{site.address}/annotations"
     for content in (b"[", b"[{}]", b'[{"turn": 1000, "note": "x"}]', bytes(9 * 1024**2)):
-        bad = rewrite(
-            packed,
-            tmp_path / "bad.aisession",
-            lambda members, content=content: members.update({"annotations.json": content}),
-        )
+        bad = rewrite(packed, tmp_path / "bad.aisession", partial(_annotate, content))
         refused = site.code("POST", "/v1/recordings", content=bad.read_bytes())
         assert refused == (422, "invalid_recording")
     missing = site.code("PUT", f"/v1/recordings/{'a' * 32}/annotations", json=VERDICT)
@@ -278,6 +275,10 @@ def test_annotations_in_a_file_are_not_trusted(site: Site, packed: Path, tmp_pat
         assert site.code("PUT", address, json=VERDICT) == (503, "recording_failed")
     assert names_in(site.store.options.folder) == names
     assert site.get("/story").json()["annotations"] == []
+
+
+def _annotate(content: bytes, members: dict[str, bytes]) -> None:
+    members["annotations.json"] = content
 
 
 def refuse_writing(*_: object) -> None:
