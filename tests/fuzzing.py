@@ -56,9 +56,9 @@ class Surface:
 
 
 SURFACES = (
-    Surface("Realtime", "/v1/realtime", tuple(realtime._MODELS)),
-    Surface("Realtime, duplex", "/v1/realtime?duplex=1&binary=1", tuple(realtime._MODELS)),
-    Surface("Live", "/v1/live/sessions", tuple(live._MODELS), LIVE_START),
+    Surface("Realtime", "/v1/realtime", tuple(realtime.MODELS)),
+    Surface("Realtime, duplex", "/v1/realtime?duplex=1&binary=1", tuple(realtime.MODELS)),
+    Surface("Live", "/v1/live/sessions", tuple(live.MODELS), LIVE_START),
     Surface("decisions", "/v1/decisions", ()),
 )
 

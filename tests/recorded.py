@@ -12,7 +12,7 @@ from backend.recordings.reader import SessionFile
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.speech import Voices
 from backend.wires.conversations import Conversations
-from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.session import Dialect
 from backend.wires.wire import FirstMessage
 from tests.scripted import ScriptedEngine
 from tests.sockets import House, Visitor, request_of

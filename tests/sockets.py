@@ -19,7 +19,7 @@ from backend.speech import Voices
 from backend.wires.connection import Connection, SocketLimits
 from backend.wires.conversations import Conversations
 from backend.wires.errors import ConnectionEnd, first_end
-from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.session import Dialect
 from backend.wires.realtime.wire import RealtimeWire
 from backend.wires.wire import FirstMessage, Offer, Request
 from tests.scripted import ScriptedEngine

@@ -16,7 +16,7 @@ from backend.errors import AudioInteractionError
 from backend.speech import Voices
 from backend.wires.conversations import Attachment, Line
 from backend.wires.errors import as_wire_error
-from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.session import Dialect
 from tests.scripted import ScriptedEngine
 from tests.sockets import request_of, settle
 

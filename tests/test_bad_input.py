@@ -21,7 +21,7 @@ from backend.wires.connection import Connection
 from backend.wires.conversations import Attachment
 from backend.wires.errors import CloseCode
 from backend.wires.outbox import Outbox
-from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.session import Dialect
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving, wait_until_free
 from tests.sockets import WAIT_SECONDS, House, Visitor, house, settle

@@ -12,7 +12,7 @@ import examples.decisions
 from backend.audio import float_to_pcm16, read_audio
 from backend.config import SAMPLE_RATE_HZ
 from backend.protocol import Emotion
-from backend.wires.decisions import Decisions
+from backend.wires.decisions import DECISIONS
 from backend.wires.errors import CloseCode, WireError
 from backend.wires.wire import Address
 from tests.conftest import SAMPLES
@@ -31,7 +31,7 @@ def anyio_backend() -> str:
 
 def come(home: House, idle_seconds: float = 0.0, **query: str) -> Visitor:
     offer = offer_of(home.engine, idle_seconds=idle_seconds)
-    return home.admit(Decisions().request(Address(query, {}), offer))
+    return home.admit(DECISIONS.request(Address(query, {}), offer))
 
 
 def utterance(rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
@@ -106,7 +106,7 @@ async def test_what_is_no_sound_is_an_error_by_name_and_quiet_ends_it() -> None:
 )
 def test_impossible_addresses_are_refused(query: dict[str, str]) -> None:
     with pytest.raises(WireError) as refused:
-        Decisions().request(Address(query, {}), offer_of(ScriptedEngine([REPLY])))
+        DECISIONS.request(Address(query, {}), offer_of(ScriptedEngine([REPLY])))
     assert refused.value.code == "invalid_value"
 
 

@@ -17,8 +17,8 @@ from backend.protocol import Emotion
 from backend.wires.audio_formats import Encoding, SpeechEncoder, WireFormat
 from backend.wires.errors import CloseCode
 from backend.wires.live.output import FRAME_BYTES, OutputTrack
-from backend.wires.live.sideband import LiveSideband
-from backend.wires.live.wire import LiveFork, LiveSessions
+from backend.wires.live.sideband import LIVE_SIDEBAND
+from backend.wires.live.wire import LIVE, LIVE_FORK
 from backend.wires.registry import WIRES, wire_at
 from backend.wires.wire import Address, WireKind
 from tests.replies import DECISION
@@ -43,7 +43,7 @@ async def at_home(
 ) -> AsyncIterator[tuple[House, Visitor]]:
     """A client of a server on which time flies."""
     async with house(ScriptedEngine([reply]), idle_seconds) as home, home.time.running():
-        yield home, come(home, LiveSessions(), idle_seconds)
+        yield home, come(home, LIVE, idle_seconds)
 
 
 def come(home: House, kind: WireKind, idle_seconds: float = 0.0, **names: str) -> Visitor:
@@ -279,9 +279,9 @@ async def test_what_cannot_start_is_refused(name: str) -> None:
 async def test_one_that_looks_on_goes_with_the_session_and_not_before() -> None:
     async with at_home() as (home, visitor):
         session = await start(visitor)
-        stranger = come(home, LiveSideband(), session_id="sess_none")
+        stranger = come(home, LIVE_SIDEBAND, session_id="sess_none")
         assert await stranger.closed() == (CloseCode.NOT_FOUND, "session_not_found")
-        gone, there = (come(home, LiveSideband(), session_id=session["id"]) for _ in range(2))
+        gone, there = (come(home, LIVE_SIDEBAND, session_id=session["id"]) for _ in range(2))
         await gone.until("session.started")
         await there.until("session.started")
         await gone.drop()
@@ -302,14 +302,14 @@ async def test_conversations_of_other_wires_are_not_looked_at() -> None:
     async with house(ScriptedEngine([REPLY])) as home:
         realtime = home.visit()
         session_id = (await realtime.until("session.created"))["session"]["id"]
-        stranger = come(home, LiveSideband(), session_id=session_id)
+        stranger = come(home, LIVE_SIDEBAND, session_id=session_id)
         assert await stranger.closed() == (CloseCode.NOT_FOUND, "session_not_found")
 
 
 def test_each_path_has_its_wire() -> None:
     for kind in WIRES:
         assert wire_at(f"/behind/a/proxy{kind.path.replace('{session_id}', 'sess_1')}") is kind
-    assert isinstance(wire_at("/v1/live/sessions/sess_1/fork"), LiveFork)
+    assert wire_at("/v1/live/sessions/sess_1/fork") is LIVE_FORK
 
 
 # The track

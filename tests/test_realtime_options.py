@@ -23,7 +23,7 @@ from backend.serving.client_secrets import MAX_SECRETS, ClientSecrets
 from backend.serving.server import ServingOptions
 from backend.wires.audio_formats import Encoding, WireFormat
 from backend.wires.errors import CloseCode
-from backend.wires.realtime.wire import Realtime
+from backend.wires.realtime.wire import REALTIME
 from backend.wires.wire import Address, Offer
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.scripted_voices import Cast
@@ -43,7 +43,7 @@ def anyio_backend() -> str:
 
 def come(home: House, offer: Offer | None = None, **query: str) -> Visitor:
     offer = offer or offer_of(home.engine, Cast().voices)
-    return home.admit(Realtime().request(Address(query, {}), offer))
+    return home.admit(REALTIME.request(Address(query, {}), offer))
 
 
 def utterance(rate_hz: int) -> bytes:

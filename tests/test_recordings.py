@@ -28,7 +28,7 @@ from backend.recordings.replay import Verifier
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.recordings.transcript import read_transcript
 from backend.trace import Cause
-from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.session import Dialect
 from tests.conftest import SAMPLES
 from tests.recorded import RecordedHouse, recorded_house
 from tests.recording import noise_chunks

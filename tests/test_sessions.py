@@ -25,8 +25,8 @@ from backend.serving.server import ServingOptions, SocketService
 from backend.wires.connection import SocketLimits
 from backend.wires.errors import CloseCode, ConnectionEnd
 from backend.wires.outbox import MessagesLostError, Outbox
-from backend.wires.realtime.dialect import Dialect
-from backend.wires.realtime.wire import Realtime
+from backend.wires.realtime.session import Dialect
+from backend.wires.realtime.wire import REALTIME
 from tests.scripted import ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.serving import serving
 from tests.sockets import EXPECTED, WAIT_SECONDS, SteppedTime, house, settle
@@ -682,7 +682,7 @@ async def test_who_leaves_while_it_is_told_something_has_left() -> None:
         "client": ("203.0.113.7", 1),
     }
     service = SocketService(engine, ServingOptions())  # type: ignore[arg-type]
-    await service.serve(WebSocket(scope, receive, send), Realtime())  # type: ignore[arg-type]
+    await service.serve(WebSocket(scope, receive, send), REALTIME)  # type: ignore[arg-type]
     await settle()
     assert (engine.num_sessions, service.admission.num_taken) == (0, 0)
 

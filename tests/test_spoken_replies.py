@@ -19,7 +19,7 @@ from backend.errors import AudioInteractionError
 from backend.events import TurnDone, TurnStarted, TurnStatus
 from backend.protocol import Emotion
 from backend.wires.errors import WireError
-from backend.wires.realtime.dialect import Dialect
+from backend.wires.realtime.session import Dialect
 from tests.replies import DECISION
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.scripted_voices import Cast

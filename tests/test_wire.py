@@ -10,9 +10,10 @@ from backend.conversation.events import (
     ReplyStatus,
 )
 from backend.protocol import Emotion
-from backend.wires.realtime.dialect import Dialect
+from backend.wires.audio_formats import WireFormat
 from backend.wires.realtime.items import Items
 from backend.wires.realtime.responses import MAX_METADATA_KEYS, Responses
+from backend.wires.realtime.session import Dialect
 from tests.replies import DECISION
 
 ENDED = ReplyEnded(
@@ -43,7 +44,7 @@ def test_no_metadata_of_a_clients_pushes_the_emotion_out(num_keys: int) -> None:
     wire = responses()
     given = {f"key_{number}": "value" for number in range(num_keys)}
     wire.requested("request", given)
-    told: list[Any] = [*wire.start(started("request")), *wire.end(ENDED)]
+    told: list[Any] = [*wire.start(started("request"), WireFormat()), *wire.end(ENDED)]
     for message in (told[0], told[-1]):
         metadata = message["response"]["metadata"]
         assert metadata["emotion"] == "happy"
@@ -57,12 +58,12 @@ def test_a_clients_metadata_is_told_with_the_reply_that_it_asked_for() -> None:
     wire = responses()
     wire.requested("one", {"topic": "tea"})
     wire.requested("other", {"topic": "coffee"})
-    created: Any = next(wire.start(started("other")))
+    created: Any = next(wire.start(started("other"), WireFormat()))
     assert created["response"]["metadata"]["topic"] == "coffee"
 
 
 def test_a_clients_own_emotion_is_not_the_models() -> None:
     wire = responses()
     wire.requested("request", {"emotion": "sad"})
-    created: Any = next(wire.start(started("request")))
+    created: Any = next(wire.start(started("request"), WireFormat()))
     assert created["response"]["metadata"]["emotion"] == "happy"

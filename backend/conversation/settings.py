@@ -51,6 +51,8 @@ class SettingsPatch:
     """What a client changes; None leaves a setting as it is."""
 
     instructions: str | None = None
+    more_instructions: str | None = None
+    """A paragraph that joins the instructions."""
     temperature: float | None = None
     top_k: int | None = None
     input_rate_hz: int | None = None
@@ -101,10 +103,13 @@ class ConversationSettings:
         Raises:
             SettingsError: a value is out of range.
         """
+        # Agents without instructions send empty ones, which no model was trained with.
+        instructions = patch.instructions or self.instructions
+        if patch.more_instructions is not None:
+            instructions = f"{instructions}\n\n{patch.more_instructions}"
         settings = replace(
             self,
-            # Agents without instructions send empty ones, which no model was trained with.
-            instructions=patch.instructions or self.instructions,
+            instructions=instructions,
             sampling=SamplingConfig(
                 _given(patch.temperature, self.sampling.temperature),
                 _given(patch.top_k, self.sampling.top_k),

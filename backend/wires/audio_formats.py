@@ -61,13 +61,13 @@ class SpeechEncoder:
     """Encodes a stream of speech, PCM16 at 24 kHz, as a wire wants it."""
 
     def __init__(self, wanted: WireFormat) -> None:
-        self._format = wanted
+        self.format = wanted
         self._resampler = self._new_resampler()
 
     def encode(self, pcm: bytes) -> bytes:
         """More of the stream; what can be computed so far (the filter looks ahead)."""
         if self._resampler is None:
-            return self._format.encode(pcm)
+            return self.format.encode(pcm)
         return self._encoded(self._resampler.process(pcm16_to_float(pcm)))
 
     def finish(self) -> bytes:
@@ -78,11 +78,11 @@ class SpeechEncoder:
         return self._encoded(held)
 
     def _new_resampler(self) -> Resampler | None:
-        rate_hz = self._format.rate_hz
+        rate_hz = self.format.rate_hz
         return None if rate_hz == SPEECH_RATE_HZ else Resampler(SPEECH_RATE_HZ, rate_hz)
 
     def _encoded(self, samples: npt.NDArray[np.float32]) -> bytes:
-        return self._format.encode(float_to_pcm16(samples))
+        return self.format.encode(float_to_pcm16(samples))
 
 
 @cache

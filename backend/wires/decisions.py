@@ -4,9 +4,7 @@ For robots and for shadow mode, in which a model is watched and never heard.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
 from backend.conversation.commands import EndUtterance, HearAudio
@@ -17,42 +15,32 @@ from backend.conversation.events import (
     ConversationFailed,
     ConversationIdled,
     ConversationOpened,
-    EndReason,
     RecordingStarted,
     ReplyEnded,
     ReplyStarted,
 )
 from backend.conversation.settings import ConversationSettings, SettingsPatch, TurnPatch
-from backend.errors import AudioInteractionError
 from backend.protocol import Emotion, speak_threshold
-from backend.timing import Time
 from backend.wires.audio_formats import WireFormat
-from backend.wires.errors import CloseCode, WireError, as_wire_error, conversation_failed
+from backend.wires.errors import WireError
 from backend.wires.wire import (
     Address,
-    Ending,
+    BinaryAudio,
+    Fields,
     Message,
     Offer,
     Refused,
     Request,
-    SessionKey,
     SocketEvent,
+    Wire,
+    WireKind,
+    error_of,
     requested_number,
     requested_options,
 )
 
-Line = dict[str, Any]
 
-
-@dataclass(frozen=True, slots=True)
-class Sound:
-    """What a binary message holds: PCM16, mono; nothing at the end of an utterance."""
-
-    pcm: bytes
-    event_id: None = None
-
-
-class DecisionsWire:
+class DecisionsWire(Wire[BinaryAudio, Fields]):
     """One conversation as a line for each decision, and one for each reply.
 
     Args:
@@ -60,10 +48,8 @@ class DecisionsWire:
         settings: those of the conversation, to its end.
     """
 
-    is_resumable = False
-
     def __init__(self, offer: Offer, settings: ConversationSettings) -> None:
-        self.key = SessionKey()
+        super().__init__()
         self._model = offer.model
         self._threshold = speak_threshold(settings.decision_bias)
         """Of a model that replies to no one, too."""
@@ -72,34 +58,26 @@ class DecisionsWire:
         self._chunk = 0
         """That is answered."""
 
-    def read(self, message: Message) -> Sound:
-        """A client's sound.
+    def read(self, message: Message) -> BinaryAudio:
+        """A client's sound: PCM16, mono; nothing at the end of an utterance.
 
         Raises:
             WireError: it is none.
         """
         if isinstance(message, str):
             raise WireError("messages are binary: PCM16, mono, little-endian", "text_message")
-        return Sound(WireFormat().decode(message))
+        return BinaryAudio(WireFormat().decode(message))
 
-    def begin(self, message: Sound, request: Request) -> Request:
-        """The request as it is: all is in the address."""
-        return request
-
-    def takes_time(self, message: Sound) -> bool:
-        """Nothing does: sound waits elsewhere."""
-        return False
-
-    async def obey(self, message: Sound, conversation: Conversation) -> Sequence[Line]:
+    async def obey(self, message: BinaryAudio, conversation: Conversation) -> Sequence[Fields]:
         """Have the conversation hear.
 
         Raises:
             AudioInteractionError: as much waits as may.
         """
-        await conversation.obey(HearAudio(message.pcm) if message.pcm else EndUtterance())
+        await conversation.obey(HearAudio(message.audio) if message.audio else EndUtterance())
         return []
 
-    def write(self, event: ConversationEvent | SocketEvent) -> Sequence[Line]:
+    def write(self, event: ConversationEvent | SocketEvent) -> Sequence[Fields]:
         """The line that tells of what happens."""
         match event:
             case ChunkDecision():
@@ -107,38 +85,22 @@ class DecisionsWire:
             case ReplyStarted():
                 self._emotion, self._chunk = event.emotion, event.decision.chunk
             case ReplyEnded():
-                return [{"chunk": self._chunk, "reply": _reply(event, self._emotion)}]
+                emotion = self._emotion.value if self._emotion else None
+                reply = {"text": event.text, "emotion": emotion}
+                return [{"chunk": self._chunk, "reply": reply}]
             case ConversationOpened():
                 return [self._session(event.settings)]
             case RecordingStarted():
                 return [{"recording": event.recording_id}]
-            case Refused():
-                return [_error(event.error)]
-            case ConversationFailed():
-                return [_error(conversation_failed(event))]
-            case ConversationIdled():
-                minutes = event.idle_seconds / 60
-                return [_error(WireError(f"all was quiet for {minutes:g} min", "session_expired"))]
+            case Refused() | ConversationFailed() | ConversationIdled():
+                return [_error(error_of(event))]
         return []
 
-    def ending(self, reason: EndReason) -> Ending:
-        """How the socket is closed when the conversation has ended."""
-        match reason:
-            case EndReason.CLIENT | EndReason.LEFT:
-                return Ending(CloseCode.NORMAL, "client_request")
-            case EndReason.IDLE:
-                return Ending(CloseCode.EXPIRED, "session_expired")
-            case EndReason.FAILED:
-                return Ending(CloseCode.SESSION_FAILED, "session_failed")
-
-    def encode(self, message: Line, number: int | None) -> str:
+    def encode(self, message: Fields, number: int | None = None) -> str:
         """A line as the socket carries it."""
         return _encoded(message)
 
-    async def run(self, tell: Callable[[Sequence[Line]], None], time: Time) -> None:
-        """Nothing here has a time of its own."""
-
-    def _session(self, settings: ConversationSettings) -> Line:
+    def _session(self, settings: ConversationSettings) -> Fields:
         return {
             "session": self.key.session_id,
             "model": self._model,
@@ -147,7 +109,7 @@ class DecisionsWire:
             "threshold": round(self._threshold, 4),
         }
 
-    def _decision(self, decision: ChunkDecision) -> Line:
+    def _decision(self, decision: ChunkDecision) -> Fields:
         probability = decision.speak_probability
         # One that may not speak decides nothing; what it would do is told.
         speaks = decision.speak if self._replies else probability > self._threshold
@@ -159,43 +121,24 @@ class DecisionsWire:
         }
 
 
-class Decisions:
-    """The wire as a server offers it."""
-
-    path = "/v1/decisions"
-
-    def request(self, address: Address, offer: Offer) -> Request:
-        """What a client's address asks for.
-
-        Raises:
-            WireError: it cannot be.
-        """
-        query = address.query
-        patch = SettingsPatch(
-            instructions=query.get("instructions"),
-            input_rate_hz=round(requested_number(query, "input_rate", SAMPLE_RATE_HZ)),
-            decision_bias=requested_number(query, "decision_bias", 0.0),
-            turns=TurnPatch(replies_itself=query.get("replies") != "0"),
-        )
-        try:
-            settings = ConversationSettings(offer.system_prompt, offer.sampling).merged(patch)
-        except AudioInteractionError as error:
-            raise as_wire_error(error) from error
-        options = requested_options(address, offer)
-        return Request(DecisionsWire(offer, settings), options, settings)
-
-    def refusal(self, error: WireError) -> str:
-        """The line that tells a client why its socket is closed."""
-        return _encoded(_error(error))
+def _asked(address: Address, offer: Offer) -> Request:
+    query = address.query
+    patch = SettingsPatch(
+        instructions=query.get("instructions"),
+        input_rate_hz=round(requested_number(query, "input_rate", SAMPLE_RATE_HZ)),
+        decision_bias=requested_number(query, "decision_bias", 0.0),
+        turns=TurnPatch(replies_itself=query.get("replies") != "0"),
+    )
+    settings = ConversationSettings(offer.system_prompt, offer.sampling).merged(patch)
+    return Request(DecisionsWire(offer, settings), requested_options(address, offer), settings)
 
 
-def _encoded(line: Line) -> str:
+def _encoded(line: Fields) -> str:
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
-def _reply(reply: ReplyEnded, emotion: Emotion | None) -> Line:
-    return {"text": reply.text, "emotion": emotion.value if emotion else None}
-
-
-def _error(error: WireError) -> Line:
+def _error(error: WireError) -> Fields:
     return {"error": {"code": error.code, "message": error.message}}
+
+
+DECISIONS = WireKind("/v1/decisions", _asked, lambda error: _encoded(_error(error)))

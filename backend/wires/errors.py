@@ -4,7 +4,6 @@ from enum import IntEnum, StrEnum
 from traceback import clear_frames
 
 from backend.conversation.errors import CommandError, Problem, SettingRangeError
-from backend.conversation.events import ConversationFailed
 from backend.errors import (
     AudioInputError,
     AudioInteractionError,
@@ -69,6 +68,15 @@ class WireError(AudioInteractionError):
         self.event_id = event_id
         self.error_type = error_type
 
+    def fields(self) -> dict[str, str | None]:
+        """As OpenAI's APIs tell of it; what the client's event is called there, each says."""
+        return {
+            "type": self.error_type.value,
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+        }
+
 
 class ConnectionEnd(Exception):
     """The connection cannot go on: the socket closes with `close_code`.
@@ -97,11 +105,6 @@ def session_failed(message: str = SESSION_FAILURE) -> WireError:
 def engine_failed(message: str) -> WireError:
     """No conversation can go on, or begin."""
     return WireError(message, "engine_failed", error_type=ErrorType.SERVER)
-
-
-def conversation_failed(event: ConversationFailed) -> WireError:
-    """The conversation cannot go on."""
-    return (engine_failed if event.of_engine else session_failed)(event.message)
 
 
 def first_end(ends: BaseExceptionGroup[ConnectionEnd]) -> ConnectionEnd:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -38,6 +38,12 @@ class CustomVoice(BaseModel):
 
 
 EventT = TypeVar("EventT", bound=ClientEvent)
+
+
+def models_of(messages: Any) -> dict[str, type[Any]]:
+    """The models of a union of messages that are events, by their types."""
+    models = [model for model in get_args(messages) if hasattr(model, "TYPE")]
+    return {model.TYPE: model for model in models}
 
 
 def parse_event(message: str, models: Mapping[str, type[EventT]]) -> EventT:

@@ -2,19 +2,13 @@
 
 import re
 
-from backend.wires.decisions import Decisions
-from backend.wires.live.sideband import LiveSideband
-from backend.wires.live.wire import LiveFork, LiveSessions
-from backend.wires.realtime.wire import Realtime
+from backend.wires.decisions import DECISIONS
+from backend.wires.live.sideband import LIVE_SIDEBAND
+from backend.wires.live.wire import LIVE, LIVE_FORK
+from backend.wires.realtime.wire import REALTIME
 from backend.wires.wire import WireKind
 
-WIRES: tuple[WireKind, ...] = (
-    Realtime(),
-    LiveSessions(),
-    LiveSideband(),
-    LiveFork(),
-    Decisions(),
-)
+WIRES: tuple[WireKind, ...] = (REALTIME, LIVE, LIVE_SIDEBAND, LIVE_FORK, DECISIONS)
 
 
 def wire_at(path: str) -> WireKind:

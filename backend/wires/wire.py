@@ -5,31 +5,49 @@ messages of its own. A new one is a module beside `backend.wires.realtime`, and 
 `backend.wires.registry`.
 """
 
+import json
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from backend.admission import Standing
 from backend.config import SamplingConfig
 from backend.conversation.conversation import Conversation, ConversationOptions
-from backend.conversation.events import ConversationEvent, EndReason
+from backend.conversation.events import (
+    ConversationEvent,
+    ConversationFailed,
+    ConversationIdled,
+    EndReason,
+    SettingsRefused,
+)
 from backend.conversation.settings import ConversationSettings
 from backend.conversation.voice_activity import VoiceDetection
+from backend.errors import AudioInteractionError
 from backend.speech import Voices
 from backend.timing import Time
-from backend.wires.errors import CloseCode, WireError
+from backend.wires.errors import CloseCode, WireError, as_wire_error, engine_failed, session_failed
 
 _NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?", re.ASCII)
 
 Message = str | bytes
 """As a socket carries it."""
+Fields = dict[str, Any]
+"""A JSON object that clients are told. What it holds is the protocol's to say: OpenAI's own types
+are the specification of its APIs, and the tests hold every message to them."""
 
 
 def new_id(prefix: str) -> str:
     """An id that cannot be guessed, such as `resp_0f3c...`."""
     return f"{prefix}_{secrets.token_hex(10)}"
+
+
+def encoded(message: Fields, **more: Any) -> str:
+    """A message as OpenAI's APIs have it: JSON, its type first, with an id of its own."""
+    fields = {"type": message["type"], "event_id": new_id("event"), **message, **more}
+    return json.dumps(fields, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +162,23 @@ class Ending:
     reason: str
 
 
+ErrorEvent = Refused | SettingsRefused | ConversationFailed | ConversationIdled
+
+
+def error_of(event: ErrorEvent) -> WireError:
+    """What a client is told where something cannot be, or cannot go on."""
+    match event:
+        case Refused():
+            return event.error
+        case SettingsRefused():
+            return WireError(event.message, "invalid_value", "session", event.reference)
+        case ConversationFailed():
+            return (engine_failed if event.of_engine else session_failed)(event.message)
+        case ConversationIdled():
+            minutes = event.idle_seconds / 60
+            return WireError(f"all was quiet for {minutes:g} min", "session_expired")
+
+
 class ClientMessage(Protocol):
     """A message that has been read."""
 
@@ -152,21 +187,35 @@ class ClientMessage(Protocol):
         """What the client calls it; None where it has no name."""
 
 
+@dataclass(frozen=True, slots=True)
+class BinaryAudio:
+    """What a binary message holds: sound."""
+
+    audio: bytes
+    event_id: None = None
+
+
 ClientT = TypeVar("ClientT", bound=ClientMessage)
 ServerT = TypeVar("ServerT")
 
 
-class Wire(Protocol[ClientT, ServerT]):
-    """One conversation in the messages of one protocol, for as long as it goes on."""
+class Wire(ABC, Generic[ClientT, ServerT]):
+    """One conversation in the messages of one protocol, for as long as it goes on.
 
-    @property
-    def key(self) -> SessionKey:
-        """Takes the conversation up again, where `is_resumable`."""
+    Args:
+        key: takes the conversation up again, where `is_resumable`; None for a new one.
+    """
 
-    @property
-    def is_resumable(self) -> bool:
-        """Whether clients wait in line, and take up conversations whose socket was lost."""
+    is_resumable = False
+    """Whether clients wait in line, and take up conversations whose socket was lost."""
+    closed_by_client = "client_request"
+    closed_by_quiet = "session_expired"
+    """The reasons that go with a socket's end."""
 
+    def __init__(self, key: SessionKey | None = None) -> None:
+        self.key = key or SessionKey()
+
+    @abstractmethod
     def read(self, message: Message) -> ClientT | SocketCommand:
         """A client's message, validated.
 
@@ -180,10 +229,13 @@ class Wire(Protocol[ClientT, ServerT]):
         Raises:
             AudioInteractionError: it cannot be.
         """
+        return request
 
     def takes_time(self, message: ClientT) -> bool:
         """Whether what a message asks may take a while, or has to come after what does."""
+        return False
 
+    @abstractmethod
     async def obey(self, message: ClientT, conversation: Conversation) -> Sequence[ServerT]:
         """Have the conversation do what a message asks.
 
@@ -193,12 +245,11 @@ class Wire(Protocol[ClientT, ServerT]):
             AudioInteractionError: it cannot be done; the conversation goes on.
         """
 
+    @abstractmethod
     def write(self, event: ConversationEvent | SocketEvent) -> Sequence[ServerT]:
         """The messages that tell of what happens, in order; none where the wire has no words."""
 
-    def ending(self, reason: EndReason) -> Ending:
-        """How the socket is closed when the conversation has ended."""
-
+    @abstractmethod
     def encode(self, message: ServerT, number: int | None) -> str | None:
         """A message as the socket carries it; None where this client is not told.
 
@@ -208,7 +259,17 @@ class Wire(Protocol[ClientT, ServerT]):
         """
 
     async def run(self, tell: Callable[[Sequence[ServerT]], None], time: Time) -> None:
-        """Tell what has its time, for as long as the conversation goes on."""
+        """Tell what has its time, for as long as the conversation goes on: by default, nothing."""
+
+    def ending(self, reason: EndReason) -> Ending:
+        """How the socket is closed when the conversation has ended."""
+        match reason:
+            case EndReason.CLIENT | EndReason.LEFT:
+                return Ending(CloseCode.NORMAL, self.closed_by_client)
+            case EndReason.IDLE:
+                return Ending(CloseCode.EXPIRED, self.closed_by_quiet)
+            case EndReason.FAILED:
+                return Ending(CloseCode.SESSION_FAILED, "session_failed")
 
 
 AnyWire = Wire[Any, Any]
@@ -320,17 +381,30 @@ def requested_recording(address: Address, offer: Offer) -> str | None:
     """
     if address.query.get("record") != "1":
         return None
-    if not offer.may_record:
-        raise WireError("this server records nothing", "recording_off")
+    require_recording(offer)
     return address.query.get("title", "")
 
 
-class WireKind(Protocol):
+def require_recording(offer: Offer, param: str | None = None) -> None:
+    """Refuse to record where nothing is.
+
+    Raises:
+        WireError: that is so here; `param` has asked for it.
+    """
+    if not offer.may_record:
+        raise WireError("this server records nothing", "recording_off", param)
+
+
+@dataclass(frozen=True, slots=True)
+class WireKind:
     """A protocol that a server offers under one path."""
 
-    @property
-    def path(self) -> str:
-        """As in `/v1/realtime`, or `/v1/live/sessions/{session_id}/attach`."""
+    path: str
+    """As in `/v1/realtime`, or `/v1/live/sessions/{session_id}/attach`."""
+    asked: Callable[[Address, Offer], Request]
+    """What an address asks for. Raises AudioInteractionError: it cannot be."""
+    refusal: Callable[[WireError], str]
+    """The message that tells a client why its socket is closed."""
 
     def request(self, address: Address, offer: Offer) -> Request:
         """What a client's address asks for.
@@ -338,6 +412,7 @@ class WireKind(Protocol):
         Raises:
             WireError: it cannot be.
         """
-
-    def refusal(self, error: WireError) -> str:
-        """The message that tells a client why its socket is closed."""
+        try:
+            return self.asked(address, offer)
+        except AudioInteractionError as error:
+            raise as_wire_error(error) from error

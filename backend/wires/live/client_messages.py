@@ -1,11 +1,11 @@
 """What clients may send: the client events of the OpenAI Live API, validated once."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend.wires.audio_formats import Encoding, WireFormat
-from backend.wires.json_messages import ClientEvent, CustomVoice, Name, parse_event
+from backend.wires.json_messages import ClientEvent, CustomVoice, Name, models_of
 
 MAX_APPEND_CHARACTERS = 2_048
 """Of context that is appended: about the 500 tokens that the API allows."""
@@ -151,28 +151,29 @@ class PlayFixture(ClientEvent):
     audio: str
 
 
-class AppendInstructions(ClientEvent):
-    """More for the model to follow."""
+class AppendContext(ClientEvent):
+    """More for the model to go by."""
+
+    content: AppendedText
+    delegation_id: Name | None = None
+
+
+class AppendInstructions(AppendContext):
+    """What it is to follow."""
 
     TYPE = "session.instructions.append"
-    content: AppendedText
-    delegation_id: Name | None = None
 
 
-class AppendThinking(ClientEvent):
-    """Something for the model to know."""
+class AppendThinking(AppendContext):
+    """What it is to know."""
 
     TYPE = "session.thinking.append"
-    content: AppendedText
-    delegation_id: Name | None = None
 
 
-class AppendCommentary(ClientEvent):
-    """Something for the model to say."""
+class AppendCommentary(AppendContext):
+    """What it is to say."""
 
     TYPE = "session.commentary.append"
-    content: AppendedText
-    delegation_id: Name | None = None
 
 
 class CreateDecision(ClientEvent):
@@ -188,43 +189,24 @@ class EndSession(ClientEvent):
     TYPE = "session.close"
 
 
-# What the API has and this model has not: each is refused by name.
+class Unsupported(ClientEvent):
+    """What the API has and this model has not: refused by name."""
+
+    type: str
 
 
-class CreateDecisionItem(ClientEvent):
-    """Text for decisions."""
-
-    TYPE = "decision.item.create"
-
-
-class DeleteDecisionItem(ClientEvent):
-    """Take it back."""
-
-    TYPE = "decision.item.delete"
-
-
-class CreateBackendResponse(ClientEvent):
-    """Have another model work."""
-
-    TYPE = "response.create"
-
-
-class CreateBackendItem(ClientEvent):
-    """What it is to work on."""
-
-    TYPE = "response.item.create"
-
-
-class SendTone(ClientEvent):
-    """Press a key of a telephone."""
-
-    TYPE = "transport.dtmf.send"
-
-
-ContextMessage = AppendInstructions | AppendThinking | AppendCommentary
-Unsupported = (
-    CreateDecisionItem | DeleteDecisionItem | CreateBackendResponse | CreateBackendItem | SendTone
-)
+UNSUPPORTED = {
+    **dict.fromkeys(
+        ("decision.item.create", "decision.item.delete"),
+        ("decision_items_unsupported", "decisions are on what is heard alone"),
+    ),
+    **dict.fromkeys(
+        ("response.create", "response.item.create"),
+        ("delegation_unsupported", "no other model works for this session"),
+    ),
+    "transport.dtmf.send": ("sip_unsupported", "this session is no telephone call"),
+}
+"""Code and reason, by type."""
 SessionMessage = (
     StartSession
     | UpdateSession
@@ -232,21 +214,10 @@ SessionMessage = (
     | MuteInput
     | UnmuteInput
     | PlayFixture
-    | ContextMessage
+    | AppendInstructions
+    | AppendThinking
+    | AppendCommentary
     | CreateDecision
     | Unsupported
 )
-AnyClientMessage = SessionMessage | EndSession
-
-_MODELS: dict[str, type[AnyClientMessage]] = {
-    model.TYPE: model for model in get_args(AnyClientMessage)
-}
-
-
-def parse_client_message(message: str) -> AnyClientMessage:
-    """The event that a message holds.
-
-    Raises:
-        WireError: it holds none.
-    """
-    return parse_event(message, _MODELS)
+MODELS = models_of(SessionMessage | EndSession) | dict.fromkeys(UNSUPPORTED, Unsupported)

@@ -1,15 +1,14 @@
-"""What the server tells clients: the server events of the OpenAI Live API as JSON objects."""
+"""What the server tells clients of the OpenAI Live API."""
 
 import base64
 import json
 from dataclasses import dataclass
-from typing import Any
 
+from backend.conversation.input_audio import PCM16_BYTES
+from backend.wires.audio_formats import SpeechEncoder, WireFormat
 from backend.wires.errors import WireError
-from backend.wires.wire import new_id
-
-Fields = dict[str, Any]
-"""A message as JSON, but for its id."""
+from backend.wires.live.output import FRAME_SECONDS
+from backend.wires.wire import Fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +31,29 @@ class SaidAudio:
 LiveMessage = Fields | HeardAudio | SaidAudio
 
 
-def encoded(message: Fields) -> str:
-    """A message as JSON, with an id of its own."""
-    fields = {"type": message["type"], "event_id": new_id("event"), **message}
-    return json.dumps(fields, ensure_ascii=False)
+class TrackEncoder:
+    """Encodes the track as the session's client wants it.
+
+    Args:
+        wanted: its format.
+    """
+
+    def __init__(self, wanted: WireFormat) -> None:
+        self._speech = SpeechEncoder(wanted)
+        num_samples = round(FRAME_SECONDS * wanted.rate_hz)
+        self._silence = wanted.encode(bytes(num_samples * PCM16_BYTES))
+        self._silent_delta = audio_delta(self._silence)
+        self._is_flushed = True
+        """Whether what was said last has left the filter."""
+
+    def encode(self, pcm: bytes) -> str:
+        """The message of the next piece; empty where it is silent."""
+        if not pcm and self._is_flushed:
+            return self._silent_delta
+        self._is_flushed = not pcm
+        return audio_delta(
+            self._speech.encode(pcm) if pcm else self._speech.finish() + self._silence
+        )
 
 
 def audio_delta(audio: bytes, **span: int) -> str:
@@ -45,10 +63,10 @@ def audio_delta(audio: bytes, **span: int) -> str:
     return json.dumps({"type": "session.output_audio.delta", "delta": delta, **span})
 
 
-def answer(event_type: str, client_event_id: str | None) -> Fields:
+def answer(event_type: str, client_event_id: str | None, **fields: object) -> Fields:
     """An event that a client's own event has led to."""
     named = {} if client_event_id is None else {"client_event_id": client_event_id}
-    return {"type": event_type, **named}
+    return {"type": event_type, **named, **fields}
 
 
 def info(code: str, message: str) -> Fields:
@@ -58,12 +76,5 @@ def info(code: str, message: str) -> Fields:
 
 def error_message(error: WireError) -> Fields:
     """What cannot be."""
-    return answer("error", error.event_id) | {
-        "error": {
-            "type": error.error_type.value,
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "client_event_id": error.event_id,
-        }
-    }
+    told = {**error.fields(), "client_event_id": error.event_id}
+    return answer("error", error.event_id, error=told)

@@ -2,14 +2,13 @@
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from backend.audio import Resampler, float_to_pcm16, pcm16_to_float
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.conversation import Conversation, ConversationOptions
-from backend.conversation.events import ConversationEvent, EndReason
+from backend.conversation.events import ConversationEvent
 from backend.conversation.settings import ConversationSettings
-from backend.timing import Time
 from backend.wires.errors import WireError
 from backend.wires.live.client_messages import AppendInputAudio, SessionMessage, StartSession
 from backend.wires.live.output import FRAME_BYTES
@@ -18,14 +17,12 @@ from backend.wires.live.server_messages import (
     LiveMessage,
     SaidAudio,
     audio_delta,
-    encoded,
     error_message,
 )
-from backend.wires.live.wire import LiveWire
+from backend.wires.live.wire import LiveWire, refusal
 from backend.wires.wire import (
     Address,
     AnyWire,
-    Ending,
     Message,
     Observation,
     Offer,
@@ -34,10 +31,13 @@ from backend.wires.wire import (
     SessionKey,
     SocketCommand,
     SocketEvent,
+    Wire,
+    WireKind,
+    encoded,
 )
 
 
-class SidebandWire:
+class SidebandWire(Wire[SessionMessage, LiveMessage]):
     """One that looks on and steers, in the messages of the Live API.
 
     It is told what the session's own client is, sound as PCM16 at 24 kHz with its time on the
@@ -48,10 +48,10 @@ class SidebandWire:
         session_id: of the session that it attaches to.
     """
 
-    is_resumable = False
+    closed_by_client = LiveWire.closed_by_client
 
     def __init__(self, offer: Offer, session_id: str) -> None:
-        self.key = SessionKey(session_id)
+        super().__init__(SessionKey(session_id))
         self._session = LiveWire(offer)
         """Of the session, once it is known."""
         self._heard: tuple[int, Resampler] | None = None
@@ -66,8 +66,7 @@ class SidebandWire:
         if not isinstance(wire, LiveWire):
             raise WireError("there is no such session, or it is over", "session_not_found")
         self._session = wire
-        wire.has_observers = True
-        return [wire.snapshot()]
+        return [wire.observed()]
 
     def read(self, message: Message) -> SessionMessage | SocketCommand:
         """A client's message, validated.
@@ -85,14 +84,6 @@ class SidebandWire:
             )
         return parsed
 
-    def begin(self, message: SessionMessage, request: Request) -> Request:
-        """The request as it is: the session has begun."""
-        return request
-
-    def takes_time(self, message: SessionMessage) -> bool:
-        """As with the session's own client."""
-        return self._session.takes_time(message)
-
     async def obey(
         self, message: SessionMessage, conversation: Conversation
     ) -> Sequence[LiveMessage]:
@@ -107,10 +98,6 @@ class SidebandWire:
         """The messages that tell of what happens to this socket."""
         return [error_message(event.error)] if isinstance(event, Refused) else []
 
-    def ending(self, reason: EndReason) -> Ending:
-        """How the socket is closed when the session has ended."""
-        return self._session.ending(reason)
-
     def encode(self, message: LiveMessage, number: int | None) -> str | None:
         """A message as the socket carries it."""
         match message:
@@ -122,9 +109,6 @@ class SidebandWire:
                 return json.dumps({"type": "session.input_audio.append", "audio": audio})
         return encoded(message)
 
-    async def run(self, tell: Callable[[Sequence[LiveMessage]], None], time: Time) -> None:
-        """The session's own wire tells what has its time."""
-
     def _at_24_khz(self, heard: HeardAudio) -> bytes:
         if heard.rate_hz == SPEECH_RATE_HZ:
             return heard.pcm
@@ -133,22 +117,15 @@ class SidebandWire:
         return float_to_pcm16(self._heard[1].process(pcm16_to_float(heard.pcm)))
 
 
-class LiveSideband:
-    """The same for those who look on."""
+def _asked(address: Address, offer: Offer) -> Request:
+    session_id = address.names["session_id"]
+    wire = SidebandWire(offer, session_id)
+    return Request(
+        wire,
+        ConversationOptions(),
+        ConversationSettings(offer.system_prompt, offer.sampling),
+        observes=Observation(session_id, wire.attach),
+    )
 
-    path = "/v1/live/sessions/{session_id}/attach"
 
-    def request(self, address: Address, offer: Offer) -> Request:
-        """What a client's address asks for."""
-        session_id = address.names["session_id"]
-        wire = SidebandWire(offer, session_id)
-        return Request(
-            wire,
-            ConversationOptions(),
-            ConversationSettings(offer.system_prompt, offer.sampling),
-            observes=Observation(session_id, wire.attach),
-        )
-
-    def refusal(self, error: WireError) -> str:
-        """The message that tells a client why its socket is closed."""
-        return encoded(error_message(error))
+LIVE_SIDEBAND = WireKind("/v1/live/sessions/{session_id}/attach", _asked, refusal)

@@ -1,11 +1,9 @@
 """OpenAI's Live API over a WebSocket: messages in and out, and speech in its time."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from time import time as unix_time
 
 from backend.config import SPEECH_RATE_HZ
-from backend.conversation.commands import HearAudio, RequestReply, StopOutput
+from backend.conversation.commands import ChangeSettings, HearAudio, RequestReply, StopOutput
 from backend.conversation.conversation import Conversation
 from backend.conversation.errors import CommandError, Problem
 from backend.conversation.events import (
@@ -29,64 +27,55 @@ from backend.conversation.events import (
     VoiceFailed,
     VoiceFellBack,
 )
-from backend.conversation.input_audio import PCM16_BYTES, pcm_seconds
+from backend.conversation.input_audio import pcm_seconds
 from backend.conversation.settings import ConversationSettings, SettingsPatch
 from backend.timing import Time
-from backend.wires.audio_formats import SpeechEncoder, WireFormat
-from backend.wires.errors import CloseCode, ErrorType, WireError, conversation_failed
-from backend.wires.json_messages import CustomVoice, decoded_base64
+from backend.wires.audio_formats import WireFormat
+from backend.wires.errors import WireError
+from backend.wires.json_messages import decoded_base64, parse_event
 from backend.wires.live.client_messages import (
+    MODELS,
+    UNSUPPORTED,
     AppendCommentary,
     AppendInputAudio,
     AppendInstructions,
     AppendThinking,
-    ContextMessage,
-    CreateBackendItem,
-    CreateBackendResponse,
     CreateDecision,
-    CreateDecisionItem,
-    DecisionQuestion,
-    DeleteDecisionItem,
     EndSession,
     MuteInput,
     PlayFixture,
-    SendTone,
-    SessionAudio,
-    SessionConfig,
     SessionMessage,
     StartSession,
     UnmuteInput,
     Unsupported,
     UpdateSession,
-    parse_client_message,
 )
-from backend.wires.live.context import context_of, first_prompt
-from backend.wires.live.decisions import decision_object
 from backend.wires.live.output import FRAME_SECONDS, OutputTrack
 from backend.wires.live.server_messages import (
-    Fields,
     HeardAudio,
     LiveMessage,
     SaidAudio,
+    TrackEncoder,
     answer,
-    audio_delta,
-    encoded,
     error_message,
     info,
 )
-from backend.wires.prompt import Prompt
+from backend.wires.live.session import LiveSession, context_of
 from backend.wires.wire import (
     Address,
     Close,
-    Ending,
+    Fields,
     FirstMessage,
     Message,
     Offer,
     Refused,
     Request,
-    SessionKey,
     SocketCommand,
     SocketEvent,
+    Wire,
+    WireKind,
+    encoded,
+    error_of,
     new_id,
     requested_options,
 )
@@ -101,13 +90,6 @@ MAX_DECISION_IDS = 1024
 """Of decisions that were asked for; the API has each asked for once."""
 _START = FirstMessage("session.start", wait_seconds=60.0)
 """Agents connect before they know what they are to be."""
-_NEVER = 253_402_300_799
-"""The end of the year 9999, in seconds."""
-_APPENDED = {
-    AppendInstructions: "session.instructions.appended",
-    AppendThinking: "session.thinking.appended",
-    AppendCommentary: "session.commentary.appended",
-}
 _REASONS = {
     EndReason.CLIENT: "close_requested",
     EndReason.IDLE: "expired",
@@ -116,29 +98,21 @@ _REASONS = {
 }
 
 
-class LiveWire:
+class LiveWire(Wire[SessionMessage, LiveMessage]):
     """One session in the messages of the Live API.
 
     Args:
         offer: what the server has.
     """
 
-    is_resumable = False
+    closed_by_client = "close_requested"
 
     def __init__(self, offer: Offer) -> None:
-        self.key = SessionKey()
+        super().__init__()
         self.has_observers = False
         """Whether others have looked on; what is heard is then told to them."""
-        self._offer = offer
-        self._config = SessionConfig(model=offer.model)
-        self._format = WireFormat()
-        self._speech = SpeechEncoder(self._format)
-        self._silence = ""
-        """A silent piece of the track, as it is sent."""
-        self._is_flushed = True
-        """Whether what was said last has left the filter."""
-        self._prompt = Prompt()
-        self._voice = ""
+        self._session = LiveSession(self.key.session_id, offer)
+        self._encoder = TrackEncoder(self._session.format)
         self._start_id: str | None = None
         self._is_begun = False
         """Whether the first message has come."""
@@ -149,8 +123,6 @@ class LiveWire:
         self._track = OutputTrack()
         self._num_frames = 0
         self._fixture_id: str | None = None
-        self._questions: tuple[DecisionQuestion, ...] = ()
-        self._delegation_id: str | None = None
         self._decided: ChunkDecision | None = None
         """The newest decision."""
         self._decision_ids: set[str] = set()
@@ -166,7 +138,7 @@ class LiveWire:
         """
         if isinstance(message, bytes):
             raise WireError("events are JSON in text messages, not binary", "binary_message")
-        parsed = parse_client_message(message)
+        parsed: SessionMessage | EndSession = parse_event(message, MODELS)
         if isinstance(parsed, StartSession):
             self._is_begun = True
         elif not self._is_begun:
@@ -187,30 +159,10 @@ class LiveWire:
             AudioInteractionError: it cannot be.
         """
         assert isinstance(message, StartSession), "other messages are not read before it"
-        config = message.session
-        audio = config.audio or SessionAudio()
-        self._config, self._start_id = config, message.event_id
-        self._format = audio.wire_format()
-        self._speech = SpeechEncoder(self._format)
-        self._silence = audio_delta(self._silent_piece())
-        self._questions = _questions(config)
-        instructions = (config.instructions or "").strip() or request.defaults.instructions
-        patch = SettingsPatch(
-            instructions=first_prompt(instructions, config.input),
-            input_rate_hz=self._format.rate_hz,
-            modality="audio",
-            voice=_voice(audio),
-        )
-        options = request.options
-        if config.store and options.recording_title is None:
-            if not self._offer.may_record:
-                raise WireError("this server records nothing", "recording_off", "session.store")
-            options = replace(options, recording_title="")
-        return replace(request, defaults=request.defaults.merged(patch), options=options)
-
-    def takes_time(self, message: SessionMessage) -> bool:
-        """Nothing does: a prompt is changed at once, or later by itself."""
-        return False
+        self._start_id = message.event_id
+        begun = self._session.begin(message.session, request)
+        self._encoder = TrackEncoder(self._session.format)
+        return begun
 
     async def obey(
         self, message: SessionMessage, conversation: Conversation
@@ -230,49 +182,37 @@ class LiveWire:
                     raise WireError("the session has started already", "session_already_started")
                 self._has_started = True
                 return []
-            case UpdateSession():
-                conversation.activity()
-                return self._update(message)
-            case MuteInput() | UnmuteInput():
-                conversation.activity()
-                self._is_muted = isinstance(message, MuteInput)
-                state = "muted" if self._is_muted else "unmuted"
-                return [answer(f"session.input_audio.{state}", message.event_id)]
             case PlayFixture():
                 return await self._play(message, conversation)
             case AppendInstructions() | AppendThinking() | AppendCommentary():
                 return await self._append(message, conversation)
+        conversation.activity()
+        match message:
+            case UpdateSession():
+                without_effect = self._session.change(message.session)
+                session = self._session.shown()
+                return [
+                    answer("session.updated", message.event_id, session=session),
+                    *without_effect,
+                ]
+            case MuteInput() | UnmuteInput():
+                self._is_muted = isinstance(message, MuteInput)
+                return [answer(f"{message.TYPE}d", message.event_id)]
             case CreateDecision():
-                conversation.activity()
-                return self._decide(message)
-            case _:
-                conversation.activity()
-                raise _unsupported(message)
+                return [self._decide(message)]
+            case Unsupported():
+                code, reason = UNSUPPORTED[message.type]
+                raise WireError(reason, code, "type")
 
     async def _hear(
         self, message: AppendInputAudio, conversation: Conversation
     ) -> Sequence[LiveMessage]:
-        pcm = self._format.decode(decoded_base64(message.audio))
-        heard = [HeardAudio(pcm, self._format.rate_hz)] if self.has_observers else []
+        audio_format = self._session.format
+        pcm = audio_format.decode(decoded_base64(message.audio))
+        heard = [HeardAudio(pcm, audio_format.rate_hz)] if self.has_observers else []
         if not self._track.has_fixture:
             await conversation.obey(HearAudio(bytes(len(pcm)) if self._is_muted else pcm))
         return heard
-
-    def _update(self, message: UpdateSession) -> list[LiveMessage]:
-        delegation = message.session.delegation
-        current = self._config.delegation
-        kind = current.type if current else "client"
-        if delegation is not None and delegation.type != kind:
-            raise WireError(
-                f"this session delegates as {kind!r} says, to its end",
-                "immutable_parameter",
-                "session.delegation.type",
-            )
-        if delegation is not None:
-            self._config = self._config.model_copy(update={"delegation": delegation})
-            self._questions = _questions(self._config) or self._questions
-        updated = answer("session.updated", message.event_id)
-        return [updated | {"session": self._session()}, *self._cannot(message.session.triggers)]
 
     async def _play(self, message: PlayFixture, conversation: Conversation) -> list[LiveMessage]:
         pcm = WireFormat().decode(decoded_base64(message.audio))
@@ -289,14 +229,17 @@ class LiveWire:
         return [answer("session.output_audio.fixture.playing", message.event_id)]
 
     async def _append(
-        self, message: ContextMessage, conversation: Conversation
+        self,
+        message: AppendInstructions | AppendThinking | AppendCommentary,
+        conversation: Conversation,
     ) -> list[LiveMessage]:
         self._require_no_fixture()
         if message.delegation_id is not None:
             raise WireError(
                 "the model has delegated nothing", "delegation_not_found", "delegation_id"
             )
-        await self._prompt.append(context_of(message), conversation, message.event_id)
+        patch = SettingsPatch(more_instructions=context_of(message))
+        await conversation.obey(ChangeSettings(patch, message.event_id))
         if isinstance(message, AppendCommentary):
             try:
                 await conversation.obey(RequestReply(new_id("request")))
@@ -305,11 +248,10 @@ class LiveWire:
                 if error.problem is not Problem.ALREADY_REPLYING:
                     raise
         now_ms = self._now_ms
-        appended = answer(_APPENDED[type(message)], message.event_id)
-        return [appended | {"start_ms": now_ms, "end_ms": now_ms}]
+        return [answer(f"{message.TYPE}ed", message.event_id, start_ms=now_ms, end_ms=now_ms)]
 
-    def _decide(self, message: CreateDecision) -> list[LiveMessage]:
-        if not self._questions:
+    def _decide(self, message: CreateDecision) -> LiveMessage:
+        if not self._session.questions:
             raise WireError(
                 "this session has no questions; session.start names them, as decisions that are "
                 "delegated",
@@ -321,7 +263,7 @@ class LiveWire:
             raise WireError("nothing has been heard that could be decided on", "nothing_decided")
         if len(self._decision_ids) < MAX_DECISION_IDS:
             self._decision_ids.add(message.event_id)
-        return [self._decision(self._decided) | {"client_event_id": message.event_id}]
+        return self._session.decision(self._decided) | {"client_event_id": message.event_id}
 
     def _require_no_fixture(self) -> None:
         if self._track.has_fixture:
@@ -344,18 +286,14 @@ class LiveWire:
                 self._track.stop()
             case ChunkDecision():
                 self._decided = event
-                return [self._decision(event)] if self._delegation_id else []
+                return [self._session.decision(event)] if self._session.questions else []
             case ConversationOpened():
-                self._prompt.follow(event)
-                return self._started(event.settings)
+                self._session.settings = event.settings
+                return [self._started(), *self._session.started()]
             case SettingsChanged():
-                self._prompt.follow(event)
-            case SettingsRefused():
-                return [
-                    error_message(WireError(event.message, "invalid_value", None, event.reference))
-                ]
-            case Refused():
-                return [error_message(event.error)]
+                self._session.settings = event.settings
+            case Refused() | SettingsRefused() | ConversationFailed():
+                return [error_message(error_of(event))]
             case VoiceFellBack():
                 return [info("voice_fallback", event.reason)]
             case VoiceFailed():
@@ -367,27 +305,15 @@ class LiveWire:
                 return [info("recording_started", event.recording_id)]
             case RecordingStopped():
                 return [info("recording_stopped", event.message or event.reason.value)]
-            case ConversationFailed():
-                return [error_message(conversation_failed(event))]
             case ConversationEnded():
                 return [self._closed(event.reason)]
         return []
-
-    def ending(self, reason: EndReason) -> Ending:
-        """How the socket is closed when the session has ended."""
-        match reason:
-            case EndReason.CLIENT | EndReason.LEFT:
-                return Ending(CloseCode.NORMAL, "close_requested")
-            case EndReason.IDLE:
-                return Ending(CloseCode.EXPIRED, "session_expired")
-            case EndReason.FAILED:
-                return Ending(CloseCode.SESSION_FAILED, "session_failed")
 
     def encode(self, message: LiveMessage, number: int | None) -> str | None:
         """A message as the socket carries it; None for what only those who look on are told."""
         match message:
             case SaidAudio():
-                return self._said(message.pcm)
+                return self._encoder.encode(message.pcm)
             case HeardAudio():
                 return None
         return encoded(message)
@@ -403,44 +329,13 @@ class LiveWire:
             num_due = int((time.now() - began_at) / FRAME_SECONDS)
             self._num_frames = max(self._num_frames, num_due - MAX_LATE_FRAMES)
 
-    def snapshot(self) -> LiveMessage:
-        """The session as it is, for one who comes to look on."""
-        return {"type": "session.started", "session": self._session()}
+    def observed(self) -> LiveMessage:
+        """One comes to look on; returns the session as it is."""
+        self.has_observers = True
+        return {"type": "session.started", "session": self._session.shown()}
 
-    def _started(self, settings: ConversationSettings) -> list[LiveMessage]:
-        self._voice = settings.voice
-        started = answer("session.started", self._start_id) | {"session": self._session()}
-        told: list[LiveMessage] = [started, *self._cannot(self._config.triggers)]
-        if self._questions:
-            self._delegation_id = new_id("delegation")
-            told.append(
-                {
-                    "type": "session.delegation.created",
-                    "offset_ms": 0,
-                    "delegation": {
-                        "id": self._delegation_id,
-                        "type": "delegation",
-                        "target": "decisions",
-                    },
-                }
-            )
-        return told
-
-    def _cannot(self, triggers: list[Fields] | None) -> list[Fields]:
-        """What was asked for and has no effect."""
-        told = []
-        if self._config.delegation is not None and self._config.delegation.type == "responses":
-            told.append(
-                info(
-                    "delegation_unsupported",
-                    "this model delegates nothing: no other model is asked, and no tool is called",
-                )
-            )
-        if triggers:
-            told.append(info("triggers_unsupported", "no transcript triggers a decision here"))
-        if self._config.client is not None:
-            told.append(info("webrtc_unsupported", "there is no data channel to be restricted"))
-        return told
+    def _started(self) -> Fields:
+        return answer("session.started", self._start_id, session=self._session.shown())
 
     def _next_frame(self) -> list[LiveMessage]:
         frame = self._track.next_frame()
@@ -457,31 +352,6 @@ class LiveWire:
             told.append(self._usage_updated())
         return told
 
-    def _said(self, pcm: bytes) -> str:
-        if not pcm and self._is_flushed:
-            return self._silence
-        self._is_flushed = not pcm
-        if pcm:
-            return audio_delta(self._speech.encode(pcm))
-        return audio_delta(self._speech.finish() + self._silent_piece())
-
-    def _silent_piece(self) -> bytes:
-        num_samples = round(FRAME_SECONDS * self._format.rate_hz)
-        return self._format.encode(bytes(num_samples * PCM16_BYTES))
-
-    def _decision(self, decision: ChunkDecision) -> Fields:
-        return {
-            "type": "decision.event",
-            "delegation_id": self._delegation_id,
-            "trigger_id": None,
-            "source_event_id": None,
-            "source_event_type": None,
-            "event": {
-                "type": "decision.completed",
-                "decision": decision_object(decision, self._questions, self._offer.model),
-            },
-        }
-
     def _usage_updated(self) -> Fields:
         usage: Fields = {"type": "session.usage.updated", "usage": self._usage()}
         if self._decided is not None:
@@ -494,30 +364,13 @@ class LiveWire:
 
     def _closed(self, reason: EndReason) -> Fields:
         self._is_over = True
-        closed = answer("session.closed", self._close_id)
-        session, usage = self._session(), self._usage()
-        return closed | {"reason": _REASONS[reason], "session": session, "usage": usage}
-
-    def _session(self) -> Fields:
-        idle_seconds = self._offer.idle_seconds
-        return {
-            "id": self.key.session_id,
-            "model": self._offer.model,
-            "status": "active",
-            "expires_at": round(unix_time() + idle_seconds) if idle_seconds else _NEVER,
-            "instructions": self._prompt.text,
-            "audio": {
-                "format": {"type": self._format.encoding.value, "rate": self._format.rate_hz},
-                "output": {"voice": self._voice},
-            },
-            "delegation": self._shown_delegation(),
-            "store": bool(self._config.store),
-        }
-
-    def _shown_delegation(self) -> Fields | None:
-        """As far as it has an effect."""
-        delegation = self._config.delegation
-        return delegation.model_dump() if self._questions and delegation is not None else None
+        return answer(
+            "session.closed",
+            self._close_id,
+            reason=_REASONS[reason],
+            session=self._session.shown(),
+            usage=self._usage(),
+        )
 
     @property
     def _now_ms(self) -> int:
@@ -525,69 +378,24 @@ class LiveWire:
         return round(self._num_frames * FRAME_SECONDS * 1000)
 
 
-class LiveSessions:
-    """The wire as a server offers it."""
-
-    path = "/v1/live/sessions"
-
-    def request(self, address: Address, offer: Offer) -> Request:
-        """What a client's address asks for.
-
-        Raises:
-            WireError: it cannot be.
-        """
-        return Request(
-            LiveWire(offer),
-            requested_options(address, offer),
-            ConversationSettings(offer.system_prompt, offer.sampling),
-            _START,
-        )
-
-    def refusal(self, error: WireError) -> str:
-        """The message that tells a client why its socket is closed."""
-        return encoded(error_message(error))
+def _asked(address: Address, offer: Offer) -> Request:
+    settings = ConversationSettings(offer.system_prompt, offer.sampling)
+    return Request(LiveWire(offer), requested_options(address, offer), settings, _START)
 
 
-class LiveFork:
-    """The address at which the API begins a session as another one stood, which none does here."""
-
-    path = "/v1/live/sessions/{session_id}/fork"
-
-    def request(self, address: Address, offer: Offer) -> Request:
-        """Nothing.
-
-        Raises:
-            WireError: always.
-        """
-        raise WireError(
-            "a live session cannot be begun as another one stood; a recording can be taken "
-            "another way, see /v1/recordings",
-            "fork_unsupported",
-        )
-
-    def refusal(self, error: WireError) -> str:
-        """The message that tells a client why its socket is closed."""
-        return encoded(error_message(error))
+def _refuse_fork(address: Address, offer: Offer) -> Request:
+    """The address at which the API begins a session as another one stood."""
+    raise WireError(
+        "a live session cannot be begun as another one stood; a recording can be taken "
+        "another way, see /v1/recordings",
+        "fork_unsupported",
+    )
 
 
-def _questions(config: SessionConfig) -> tuple[DecisionQuestion, ...]:
-    delegation = config.delegation
-    if delegation is None or delegation.type != "decisions" or delegation.decisions is None:
-        return ()
-    return tuple(delegation.decisions.questions)
+def refusal(error: WireError) -> str:
+    """The message that tells a client why its socket is closed."""
+    return encoded(error_message(error))
 
 
-def _voice(audio: SessionAudio) -> str | None:
-    voice = audio.output.voice if audio.output else None
-    return voice.id if isinstance(voice, CustomVoice) else voice
-
-
-def _unsupported(message: Unsupported) -> WireError:
-    match message:
-        case CreateDecisionItem() | DeleteDecisionItem():
-            code, reason = "decision_items_unsupported", "decisions are on what is heard alone"
-        case CreateBackendResponse() | CreateBackendItem():
-            code, reason = "delegation_unsupported", "no other model works for this session"
-        case SendTone():
-            code, reason = "sip_unsupported", "this session is no telephone call"
-    return WireError(reason, code, "type", error_type=ErrorType.INVALID_REQUEST)
+LIVE = WireKind("/v1/live/sessions", _asked, refusal)
+LIVE_FORK = WireKind("/v1/live/sessions/{session_id}/fork", _refuse_fork, refusal)

@@ -1,13 +1,13 @@
 """What clients may send, validated once: the client events of the OpenAI Realtime API."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from backend.conversation.settings import Modality
-from backend.wires.json_messages import ClientEvent, CustomVoice, Name, parse_event, validated
+from backend.wires.json_messages import ClientEvent, CustomVoice, Name, models_of, validated
+from backend.wires.wire import BinaryAudio
 
 Modalities = Annotated[list[Modality], Field(max_length=8, fail_fast=True)]
 Eagerness = Literal["low", "medium", "high", "auto"]
@@ -115,14 +115,6 @@ class AppendAudio(ClientEvent):
 
     TYPE = "input_audio_buffer.append"
     audio: str
-
-
-@dataclass(frozen=True, slots=True)
-class BinaryAudio:
-    """The same as a binary message, where the address says so."""
-
-    audio: bytes
-    event_id: None = None
 
 
 class CommitAudio(ClientEvent):
@@ -284,21 +276,7 @@ ConversationMessage = (
     | TurnSignal
 )
 SocketMessage = ResumeSession | AckEvent | Heartbeat | CloseSession
-AnyClientMessage = ConversationMessage | SocketMessage
-
-_MODELS: dict[str, type[Any]] = {
-    model.TYPE: model for model in get_args(AnyClientMessage) if model is not BinaryAudio
-}
-
-
-def parse_client_message(message: str) -> AnyClientMessage:
-    """The event that a message holds.
-
-    Raises:
-        WireError: it holds none.
-    """
-    parsed: AnyClientMessage = parse_event(message, _MODELS)
-    return parsed
+MODELS = models_of(ConversationMessage | SocketMessage)
 
 
 def session_update(session: Mapping[str, Any]) -> SessionUpdate:

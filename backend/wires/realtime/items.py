@@ -1,23 +1,30 @@
-"""The items of a conversation, as clients may ask for them."""
+"""The items of a conversation: what a client puts into it, and what it may ask for."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
+from backend.conversation.commands import GivenSound, GivenText
 from backend.conversation.settings import Modality
 from backend.wires.errors import WireError
-from backend.wires.realtime.server_messages import Content, Item, ItemStatus
+from backend.wires.realtime.client_messages import ContentPart, NewItem
+from backend.wires.wire import Fields, new_id
 
 MAX_ITEMS = 200
 """The newest are kept: a conversation may go on for days."""
+MAX_ITEM_CHARACTERS = 8192
+"""Of text: an item is kept, and some are read aloud."""
+INSTRUCTING_ROLE = "system"
+"""Its messages join the instructions, and are not heard."""
 
 
 class Items:
     """What was said, in order, by id."""
 
     def __init__(self) -> None:
-        self._items: OrderedDict[str, Item] = OrderedDict()
+        self._items: OrderedDict[str, Fields] = OrderedDict()
         self._last_id: str | None = None
 
-    def add(self, item: Item) -> str | None:
+    def add(self, item: Fields) -> str | None:
         """Append `item`; returns the id of the one before it."""
         previous, self._last_id = self._last_id, item["id"]
         self._items[item["id"]] = item
@@ -25,12 +32,12 @@ class Items:
             self._items.popitem(last=False)
         return previous
 
-    def change(self, item: Item) -> None:
+    def change(self, item: Fields) -> None:
         """`item` takes the place of the one with its id, if that is kept still."""
         if item["id"] in self._items:
             self._items[item["id"]] = item
 
-    def find(self, item_id: str) -> Item:
+    def find(self, item_id: str) -> Fields:
         """The item with this id.
 
         Raises:
@@ -57,7 +64,7 @@ class Items:
             )
 
 
-def message_item(item_id: str, status: ItemStatus, role: str, content: list[Content]) -> Item:
+def message_item(item_id: str, status: str, role: str, content: list[Fields]) -> Fields:
     """What the user or the model said."""
     return {
         "id": item_id,
@@ -69,27 +76,96 @@ def message_item(item_id: str, status: ItemStatus, role: str, content: list[Cont
     }
 
 
-def user_audio_item(item_id: str) -> Item:
+def user_audio_item(item_id: str) -> Fields:
     """A user's utterance; there is no transcript of it."""
-    heard: Content = {"type": "input_audio", "transcript": None}
+    heard: Fields = {"type": "input_audio", "transcript": None}
     return message_item(item_id, "completed", "user", [heard])
 
 
-def reply_item(item_id: str, status: ItemStatus, modality: Modality, text: str | None) -> Item:
+def reply_item(item_id: str, status: str, modality: Modality, text: str | None) -> Fields:
     """A reply; without content while it is in progress."""
     content = [] if text is None else [_reply_content(modality, text)]
     return message_item(item_id, status, "assistant", content)
 
 
-def reply_part(modality: Modality, text: str) -> Content:
+def reply_part(modality: Modality, text: str) -> Fields:
     """The only content part of a reply, as the messages about content parts hold it."""
     if modality == "audio":
         return {"type": "audio", "transcript": text}
     return {"type": "text", "text": text}
 
 
-def _reply_content(modality: Modality, text: str) -> Content:
+def _reply_content(modality: Modality, text: str) -> Fields:
     """The same part as an item holds it."""
     if modality == "audio":
         return {"type": "output_audio", "transcript": text}
     return {"type": "output_text", "text": text}
+
+
+def given_item(new: NewItem) -> Fields:
+    """What a client has put into the conversation.
+
+    Raises:
+        WireError: it is no message, has no content or too much of it.
+    """
+    if new.type != "message" or new.role not in ("user", INSTRUCTING_ROLE, "assistant"):
+        raise WireError(
+            "an item is a message of the user, the system or the assistant, not "
+            f"{new.type[:64]!r} of {(new.role or 'nobody')[:64]!r}",
+            "unsupported_item",
+            "item",
+        )
+    if not new.content:
+        raise WireError("the item has no content", "invalid_value", "item.content")
+    num_characters = sum(len(part.text or "") for part in new.content)
+    if num_characters > MAX_ITEM_CHARACTERS:
+        raise WireError(
+            f"an item may have {MAX_ITEM_CHARACTERS} characters of text, not {num_characters}",
+            "invalid_value",
+            "item.content",
+        )
+    content = [_shown(part) for part in new.content]
+    return message_item(new.id or new_id("item"), "completed", new.role, content)
+
+
+def _shown(part: ContentPart) -> Fields:
+    if part.text is not None:
+        return {"type": part.type, "text": part.text}
+    return {"type": part.type, "transcript": None}
+
+
+def heard_parts(new: NewItem, decode: Callable[[str], bytes]) -> tuple[GivenText | GivenSound, ...]:
+    """What the model hears of an item: a user's.
+
+    A reply it would have had to say itself, and instructions it goes by.
+
+    Args:
+        new: the item.
+        decode: its audio, to PCM16 at the rate of the conversation's.
+
+    Raises:
+        WireError: a part can neither be read nor heard.
+    """
+    return tuple(_heard_part(part, decode) for part in new.content) if new.role == "user" else ()
+
+
+def instructions_of(new: NewItem) -> str | None:
+    """What the model is to go by from now on; None where an item is none of the system's."""
+    if new.role != INSTRUCTING_ROLE:
+        return None
+    return " ".join(part.text for part in new.content if part.text)
+
+
+def _heard_part(part: ContentPart, decode: Callable[[str], bytes]) -> GivenText | GivenSound:
+    match part.type:
+        case "input_text" if part.text is not None:
+            return GivenText(part.text)
+        case "input_audio" if part.audio is not None:
+            return GivenSound(decode(part.audio))
+        case _:
+            raise WireError(
+                "content is an input_text with a text or an input_audio with audio, not "
+                f"{part.type[:64]!r}",
+                "invalid_value",
+                "item.content",
+            )

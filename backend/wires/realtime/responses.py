@@ -18,31 +18,9 @@ from backend.conversation.events import (
 )
 from backend.conversation.settings import Modality
 from backend.wires.audio_formats import SpeechEncoder, WireFormat
-from backend.wires.realtime.dialect import Dialect
 from backend.wires.realtime.items import Items, reply_item, reply_part
-from backend.wires.realtime.server_messages import (
-    AudioDelta,
-    AudioDone,
-    ContentPartMessage,
-    DeltaMessage,
-    Item,
-    ItemMessage,
-    ItemStatus,
-    ItemTruncated,
-    Metadata,
-    OutputItemMessage,
-    PartIds,
-    Response,
-    ResponseMessage,
-    ResponseSpeak,
-    ResponseStatus,
-    ServerMessage,
-    TextDone,
-    TranscriptDone,
-    Usage,
-)
-from backend.wires.realtime.session import AudioFormats
-from backend.wires.wire import new_id
+from backend.wires.realtime.session import Dialect
+from backend.wires.wire import Fields, new_id
 
 MAX_METADATA_KEYS = 16
 """Of a response, in the API."""
@@ -64,7 +42,7 @@ class _Response:
 
     response_id: str = field(default_factory=lambda: new_id("resp"))
     item_id: str = field(default_factory=lambda: new_id("item"))
-    own_metadata: Metadata = field(default_factory=dict)
+    own_metadata: Fields = field(default_factory=dict)
     client_metadata: Mapping[str, str] = field(default_factory=dict)
     modality: Modality = "text"
     num_input_tokens: int = 0
@@ -72,7 +50,7 @@ class _Response:
     heard_text: str | None = None
     """What was heard, where that is not all."""
 
-    def part_ids(self) -> PartIds:
+    def part_ids(self) -> Fields:
         """The fields that name its only content part."""
         return {
             "response_id": self.response_id,
@@ -110,8 +88,6 @@ class Responses:
         self._requested: OrderedDict[str, Mapping[str, str]] = OrderedDict()
         """What clients want to be told with the replies that they asked for, by request."""
         self._current: _Response | None = None
-        self.formats = AudioFormats()
-        """In force."""
 
     @property
     def current_id(self) -> str | None:
@@ -122,9 +98,9 @@ class Responses:
         """What a reply is called."""
         return self._of(turn).response_id
 
-    def part_ids(self, turn: int) -> PartIds:
-        """What a reply and its item are called."""
-        return self._of(turn).part_ids()
+    def item_id(self, turn: int) -> str:
+        """What its item is called."""
+        return self._of(turn).item_id
 
     def find_turn(self, response_id: str | None, item_id: str | None) -> int | None:
         """A reply of late by one of its ids; without any, the latest. None where it is none."""
@@ -140,104 +116,88 @@ class Responses:
         while len(self._requested) > MAX_REQUESTS:
             self._requested.popitem(last=False)
 
-    def start(self, started: ReplyStarted) -> Iterator[ServerMessage]:
-        """What announces a reply."""
+    def start(self, started: ReplyStarted, output: WireFormat) -> Iterator[Fields]:
+        """What announces a reply, whose sound is to be told as `output`."""
         response = self._current = self._of(started.turn)
         response.modality = started.modality
         response.own_metadata = _reply_metadata(started)
-        response.speech = SpeechEncoder(self.formats.output)
+        response.speech = SpeechEncoder(output)
         response.num_input_tokens = started.decision.positions
         if started.request_id is not None:
             response.client_metadata = self._requested.pop(started.request_id, {})
+        response_id, ids = response.response_id, response.part_ids()
         item = reply_item(response.item_id, "in_progress", started.modality, None)
-        previous = self._items.add(item)
-        yield ResponseMessage(
-            type="response.created",
-            response=_response_object(response, "in_progress", started.modality, []),
-        )
+        previous_id = self._items.add(item)
+        created = _response_object(response, "in_progress", [])
+        yield {"type": "response.created", "response": created}
         if self._dialect is Dialect.DUPLEX:
-            yield ResponseSpeak(
-                type="response.speak",
-                session_id=self._session_id,
-                epoch=started.turn + 1,
-                metadata={**response.client_metadata, **response.own_metadata},
-                **response.part_ids(),
-            )
-        yield OutputItemMessage(
-            type="response.output_item.added",
-            response_id=response.response_id,
-            output_index=0,
-            item=item,
-        )
-        yield ItemMessage(type="conversation.item.added", item=item, previous_item_id=previous)
-        yield ContentPartMessage(
-            type="response.content_part.added",
-            part=reply_part(started.modality, ""),
-            **response.part_ids(),
-        )
+            yield {
+                "type": "response.speak",
+                "session_id": self._session_id,
+                "epoch": started.turn + 1,
+                "metadata": {**response.client_metadata, **response.own_metadata},
+                **ids,
+            }
+        yield {
+            "type": "response.output_item.added",
+            "response_id": response_id,
+            "output_index": 0,
+            "item": item,
+        }
+        yield {"type": "conversation.item.added", "item": item, "previous_item_id": previous_id}
+        part = reply_part(started.modality, "")
+        yield {"type": "response.content_part.added", "part": part, **ids}
 
-    def text(self, text: ReplyText) -> ServerMessage:
+    def text(self, text: ReplyText) -> Fields:
         """More of its text."""
         response = self._of(text.turn)
-        return DeltaMessage(
-            type=(
-                "response.output_audio_transcript.delta"
-                if response.modality == "audio"
-                else "response.output_text.delta"
-            ),
-            delta=text.delta,
-            **response.part_ids(),
-        )
+        is_spoken = response.modality == "audio"
+        kind = "output_audio_transcript" if is_spoken else "output_text"
+        return {"type": f"response.{kind}.delta", "delta": text.delta, **response.part_ids()}
 
-    def sound(self, sound: ReplySound) -> ServerMessage:
+    def sound(self, sound: ReplySound) -> Fields:
         """More of its sound."""
         response = self._of(sound.turn)
         message = _audio_delta(response, response.speech.encode(sound.pcm))
         if self._dialect is Dialect.DUPLEX:
-            message["sample_rate_hz"] = self.formats.output.rate_hz
+            message["sample_rate_hz"] = response.speech.format.rate_hz
             message["audio_start_ms"] = round(sound.start_ms, 1)
             if sound.is_first_of_sentence:
                 message["sentence"] = sound.sentence
         return message
 
-    def end(self, ended: ReplyEnded) -> Iterator[ServerMessage]:
+    def end(self, ended: ReplyEnded) -> Iterator[Fields]:
         """What ends it."""
         response, modality, text = self._of(ended.turn), ended.modality, ended.text
         self._current = None
+        response.modality = modality
         response.own_metadata |= _end_metadata(ended)
         status, reason = _status(ended)
-        item_status: ItemStatus = "completed" if status == "completed" else "incomplete"
+        item_status = "completed" if status == "completed" else "incomplete"
         item = reply_item(response.item_id, item_status, modality, text)
         kept = text if response.heard_text is None else response.heard_text
         self._items.change(reply_item(response.item_id, item_status, modality, kept))
-        ids = response.part_ids()
+        response_id, ids = response.response_id, response.part_ids()
         if modality == "audio":
             if rest := response.speech.finish():
                 yield _audio_delta(response, rest)
-            yield AudioDone(type="response.output_audio.done", **ids)
-            yield TranscriptDone(
-                type="response.output_audio_transcript.done", transcript=text, **ids
-            )
+            yield {"type": "response.output_audio.done", **ids}
+            yield {"type": "response.output_audio_transcript.done", "transcript": text, **ids}
         else:
-            yield TextDone(type="response.output_text.done", text=text, **ids)
-        yield ContentPartMessage(
-            type="response.content_part.done", part=reply_part(modality, text), **ids
-        )
-        yield OutputItemMessage(
-            type="response.output_item.done",
-            response_id=response.response_id,
-            output_index=0,
-            item=item,
-        )
-        yield ItemMessage(type="conversation.item.done", item=item)
-        yield ResponseMessage(
-            type="response.done",
-            response=_response_object(
-                response, status, modality, [item], reason, _usage(response, ended)
-            ),
-        )
+            yield {"type": "response.output_text.done", "text": text, **ids}
+        part = reply_part(modality, text)
+        yield {"type": "response.content_part.done", "part": part, **ids}
+        yield {
+            "type": "response.output_item.done",
+            "response_id": response_id,
+            "output_index": 0,
+            "item": item,
+        }
+        yield {"type": "conversation.item.done", "item": item}
+        done = _response_object(response, status, [item], reason, _usage(response, ended))
+        yield {"type": "response.done", "response": done}
 
-    def truncate(self, truncated: ReplyTruncated) -> ServerMessage:
+    def truncate(self, truncated: ReplyTruncated) -> Fields:
         """Only its beginning was heard."""
         response = self._of(truncated.turn)
         response.heard_text = truncated.heard_text
@@ -245,12 +205,12 @@ class Responses:
         self._items.change(
             reply_item(response.item_id, kept["status"], "audio", truncated.heard_text)
         )
-        return ItemTruncated(
-            type="conversation.item.truncated",
-            item_id=response.item_id,
-            content_index=0,
-            audio_end_ms=round(truncated.heard_ms),
-        )
+        return {
+            "type": "conversation.item.truncated",
+            "item_id": response.item_id,
+            "content_index": 0,
+            "audio_end_ms": round(truncated.heard_ms),
+        }
 
     def _of(self, turn: int) -> _Response:
         if (response := self._responses.get(turn)) is None:
@@ -260,18 +220,12 @@ class Responses:
         return response
 
 
-def _audio_delta(response: _Response, audio: bytes) -> AudioDelta:
-    return AudioDelta(
-        type="response.output_audio.delta",
-        delta=base64.b64encode(audio).decode("ascii"),
-        response_id=response.response_id,
-        item_id=response.item_id,
-        output_index=0,
-        content_index=0,
-    )
+def _audio_delta(response: _Response, audio: bytes) -> Fields:
+    delta = base64.b64encode(audio).decode("ascii")
+    return {"type": "response.output_audio.delta", "delta": delta, **response.part_ids()}
 
 
-def decision_metadata(decision: ChunkDecision) -> Metadata:
+def decision_metadata(decision: ChunkDecision) -> Fields:
     """The numbers of a decision that clients may show."""
     return {
         "chunk": decision.chunk,
@@ -285,7 +239,7 @@ def decision_metadata(decision: ChunkDecision) -> Metadata:
     }
 
 
-def _reply_metadata(started: ReplyStarted) -> Metadata:
+def _reply_metadata(started: ReplyStarted) -> Fields:
     metadata = decision_metadata(started.decision)
     if started.emotion is not None:
         metadata["emotion"] = started.emotion.value
@@ -294,9 +248,9 @@ def _reply_metadata(started: ReplyStarted) -> Metadata:
     return metadata
 
 
-def _end_metadata(ended: ReplyEnded) -> Metadata:
+def _end_metadata(ended: ReplyEnded) -> Fields:
     """Milliseconds count from when the answered chunk was complete here."""
-    metadata: Metadata = {}
+    metadata: Fields = {}
     if ended.online_voice_id is not None:
         metadata["online_voice"] = ended.online_voice_id
     if ended.voice_id is not None:
@@ -309,7 +263,7 @@ def _end_metadata(ended: ReplyEnded) -> Metadata:
     return metadata
 
 
-def _status(ended: ReplyEnded) -> tuple[ResponseStatus, str | None]:
+def _status(ended: ReplyEnded) -> tuple[str, str | None]:
     match ended.status:
         case ReplyStatus.COMPLETED:
             return "completed", None
@@ -321,25 +275,25 @@ def _status(ended: ReplyEnded) -> tuple[ResponseStatus, str | None]:
 
 def _response_object(
     response: _Response,
-    status: ResponseStatus,
-    modality: Modality,
-    output: list[Item],
+    status: str,
+    output: list[Fields],
     reason: str | None = None,
-    usage: Usage | None = None,
-) -> Response:
+    usage: Fields | None = None,
+) -> Fields:
     return {
         "id": response.response_id,
         "object": "realtime.response",
         "status": status,
         "status_details": {"type": status, "reason": reason} if reason else None,
         "output": output,
-        "output_modalities": [modality],
+        "output_modalities": [response.modality],
         "metadata": response.metadata(),
         "usage": usage,
     }
 
 
-def _usage(response: _Response, ended: ReplyEnded) -> Usage:
+def _usage(response: _Response, ended: ReplyEnded) -> Fields:
+    """In positions of the model's context: what it had taken in by then, and what it said."""
     num_input, num_output = response.num_input_tokens, ended.num_tokens
     return {
         "total_tokens": num_input + num_output,

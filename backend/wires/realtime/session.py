@@ -1,6 +1,7 @@
 """The session of the OpenAI Realtime API: a client's changes to it, and how it is shown."""
 
 from dataclasses import asdict, dataclass, field, replace
+from enum import Enum, auto
 
 from backend.config import CHUNK_SECONDS, SPEECH_RATE_HZ
 from backend.conversation.settings import (
@@ -10,7 +11,6 @@ from backend.conversation.settings import (
     SettingsPatch,
     TurnPatch,
 )
-from backend.speech import VoiceInfo
 from backend.wires.audio_formats import G711_RATE_HZ, Encoding, WireFormat
 from backend.wires.errors import WireError
 from backend.wires.json_messages import CustomVoice
@@ -20,7 +20,7 @@ from backend.wires.realtime.client_messages import (
     Eagerness,
     SessionPatch,
 )
-from backend.wires.realtime.server_messages import Capabilities, SessionShown, TurnDetectionShown
+from backend.wires.wire import Fields, Offer
 
 _ENCODINGS = {
     **{encoding.value: encoding for encoding in Encoding},
@@ -31,6 +31,15 @@ _ENCODINGS = {
 """The last are what older clients call them."""
 _EAGERNESS_BIAS: dict[Eagerness, float] = {"low": -2.0, "medium": 0.0, "auto": 0.0, "high": 2.0}
 _BIAS_EAGERNESS: dict[float, Eagerness] = {-2.0: "low", 2.0: "high"}
+
+
+class Dialect(Enum):
+    """Which vocabulary a client has asked for."""
+
+    REALTIME = auto()
+    """OpenAI Realtime, nothing extra."""
+    DUPLEX = auto()
+    """With the events of the full-duplex dialect: every decision can be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,7 @@ def settings_patch(patch: SessionPatch, formats: AudioFormats) -> SettingsPatch:
 
 def session_object(
     settings: ConversationSettings, formats: AudioFormats, session_id: str, model: str
-) -> SessionShown:
+) -> Fields:
     """The whole configuration that is in force."""
     return {
         "type": "realtime",
@@ -113,12 +122,12 @@ def session_object(
     }
 
 
-def capabilities(voices: tuple[VoiceInfo, ...], max_positions: int) -> Capabilities:
+def capabilities(offer: Offer) -> Fields:
     """What a client of the full-duplex dialect may adapt to."""
     return {
         "chunk_period_ms": round(CHUNK_SECONDS * 1000),
-        "max_positions": max_positions,
-        "voices": [asdict(voice) for voice in voices],
+        "max_positions": offer.max_positions,
+        "voices": [asdict(voice) for voice in offer.voices.catalogue()],
         "supports_audio_output": True,
         "supports_barge_in": True,
         "supports_decision_bias": True,
@@ -128,11 +137,11 @@ def capabilities(voices: tuple[VoiceInfo, ...], max_positions: int) -> Capabilit
     }
 
 
-def _turn_detection(settings: ConversationSettings) -> TurnDetectionShown | None:
+def _turn_detection(settings: ConversationSettings) -> Fields | None:
     turns = settings.turns
     if turns == NO_TURNS:
         return None
-    detection: TurnDetectionShown = {
+    detection: Fields = {
         "type": turns.kind,
         "create_response": turns.replies_itself,
         "interrupt_response": turns.may_interrupt,

@@ -36,46 +36,13 @@ from backend.conversation.events import (
     VoiceFellBack,
 )
 from backend.conversation.settings import ConversationSettings
-from backend.wires.errors import WireError, conversation_failed
-from backend.wires.realtime.dialect import Dialect
+from backend.wires.errors import WireError
 from backend.wires.realtime.items import Items, user_audio_item
 from backend.wires.realtime.responses import Responses, decision_metadata
-from backend.wires.realtime.server_messages import (
-    Capabilities,
-    ErrorMessage,
-    HeartbeatAck,
-    InputCleared,
-    InputCommitted,
-    Item,
-    ItemMessage,
-    Metadata,
-    Notice,
-    OutputCleared,
-    OverlapMessage,
-    PlaybackAcknowledgedMessage,
-    QueueDoneMessage,
-    QueueMessage,
-    QuietTimeout,
-    RecordingStartedMessage,
-    RecordingStoppedMessage,
-    ResponseListen,
-    ResyncRequired,
-    ServerMessage,
-    SessionClosed,
-    SessionCreated,
-    SessionExpired,
-    SessionGoAway,
-    SessionReplaced,
-    SessionResumed,
-    SessionShown,
-    SessionUpdated,
-    SpeechStartedMessage,
-    SpeechStoppedMessage,
-    TurnEvent,
-)
-from backend.wires.realtime.session import capabilities, session_object
+from backend.wires.realtime.session import AudioFormats, Dialect, capabilities, session_object
 from backend.wires.wire import (
     Beaten,
+    Fields,
     MessagesLost,
     Offer,
     Queued,
@@ -85,6 +52,7 @@ from backend.wires.wire import (
     Resumed,
     SessionKey,
     SocketEvent,
+    error_of,
     new_id,
 )
 
@@ -104,17 +72,19 @@ class ServerMessages:
     ) -> None:
         self.items = Items()
         self.responses = Responses(self.items, dialect, key.session_id)
+        self.formats = AudioFormats()
+        """In force."""
         self._key = key
-        self._dialect = dialect
+        self._is_duplex = dialect is Dialect.DUPLEX
         self._offer = offer
         self._has_older_names = has_older_names
         self._utterance_id = new_id("item")
         """Of the item that what is being heard becomes."""
-        self._added: dict[str, Item] = {}
+        self._added: dict[str, Fields] = {}
         """Items that the conversation is about to hear, by id."""
 
     @contextmanager
-    def adding(self, item: Item) -> Iterator[None]:
+    def adding(self, item: Fields) -> Iterator[None]:
         """The client's own item is told when the conversation takes it, while the block runs."""
         self._added[item["id"]] = item
         try:
@@ -122,14 +92,14 @@ class ServerMessages:
         finally:
             del self._added[item["id"]]
 
-    def write(self, event: ConversationEvent | SocketEvent) -> list[ServerMessage]:
+    def write(self, event: ConversationEvent | SocketEvent) -> list[Fields]:
         """The messages that tell of what happens, in order."""
         messages = list(self._common(event))
         if self._is_duplex:
             messages += self._duplex(event)
         return messages
 
-    def _common(self, event: ConversationEvent | SocketEvent) -> Iterator[ServerMessage]:
+    def _common(self, event: ConversationEvent | SocketEvent) -> Iterator[Fields]:
         """What every client is told."""
         match event:
             case ReplyText():
@@ -137,96 +107,86 @@ class ServerMessages:
             case ReplySound():
                 yield self.responses.sound(event)
             case ReplyStarted():
-                yield from self.responses.start(event)
+                yield from self.responses.start(event, self.formats.output)
             case ReplyEnded():
                 yield from self.responses.end(event)
             case ReplyTruncated():
                 yield self.responses.truncate(event)
-            case OutputStopped():
-                response_id = "" if event.turn is None else self.responses.response_id(event.turn)
-                yield OutputCleared(type="output_audio_buffer.cleared", response_id=response_id)
+            case OutputStopped(turn):
+                response_id = "" if turn is None else self.responses.response_id(turn)
+                yield {"type": "output_audio_buffer.cleared", "response_id": response_id}
             case SpeechStarted():
-                yield SpeechStartedMessage(
-                    type="input_audio_buffer.speech_started",
-                    item_id=self._utterance_id,
-                    audio_start_ms=round(event.onset_seconds * 1000),
-                )
+                yield {
+                    "type": "input_audio_buffer.speech_started",
+                    "item_id": self._utterance_id,
+                    "audio_start_ms": round(event.onset_seconds * 1000),
+                }
             case SpeechStopped():
-                yield SpeechStoppedMessage(
-                    type="input_audio_buffer.speech_stopped",
-                    item_id=self._utterance_id,
-                    audio_end_ms=round(event.end_seconds * 1000),
-                )
+                yield {
+                    "type": "input_audio_buffer.speech_stopped",
+                    "item_id": self._utterance_id,
+                    "audio_end_ms": round(event.end_seconds * 1000),
+                }
             case QuietTimedOut():
-                yield QuietTimeout(
-                    type="input_audio_buffer.timeout_triggered",
-                    item_id=self._utterance_id,
-                    audio_start_ms=round(event.since_seconds * 1000),
-                    audio_end_ms=round(event.at_seconds * 1000),
-                )
+                yield {
+                    "type": "input_audio_buffer.timeout_triggered",
+                    "item_id": self._utterance_id,
+                    "audio_start_ms": round(event.since_seconds * 1000),
+                    "audio_end_ms": round(event.at_seconds * 1000),
+                }
             case UtteranceEnded():
                 yield from self._commit()
             case InputAdded():
                 yield from self._add_item(self._added[event.reference])
             case AudioDiscarded():
-                yield InputCleared(type="input_audio_buffer.cleared")
+                yield {"type": "input_audio_buffer.cleared"}
             case ConversationOpened():
                 yield self._created(event.settings)
             case SettingsChanged():
-                session = self._shown(event.settings)
-                if self._is_duplex:
-                    session["capabilities"] = self._capabilities()
-                yield SessionUpdated(type="session.updated", session=session)
+                yield {"type": "session.updated", "session": self._session(event.settings)}
             case RecordingStarted():
-                yield RecordingStartedMessage(
-                    type="recording.started",
-                    recording_id=event.recording_id,
-                    title=event.title,
-                    started_at=event.started_at.isoformat(timespec="seconds"),
-                )
+                yield {
+                    "type": "recording.started",
+                    "recording_id": event.recording_id,
+                    "title": event.title,
+                    "started_at": event.started_at.isoformat(timespec="seconds"),
+                }
             case RecordingStopped():
                 yield _recording_stopped(event)
-            case SettingsRefused(message, reference):
-                yield error_message(WireError(message, "invalid_value", "session", reference))
-            case Refused():
-                yield error_message(event.error)
-            case ConversationFailed():
-                yield error_message(conversation_failed(event))
-            case ConversationIdled() if not self._is_duplex:
-                minutes = event.idle_seconds / 60
-                yield error_message(
-                    WireError(f"nobody spoke for {minutes:g} minutes", "session_expired")
-                )
+            case ConversationIdled() if self._is_duplex:
+                yield {"type": "session.expired", "reason": "idle"}
+            case Refused() | SettingsRefused() | ConversationFailed() | ConversationIdled():
+                yield error_message(error_of(event))
             case ConversationEnded(EndReason.CLIENT):
-                yield SessionClosed(type="session.closed", reason="client_request")
+                yield {"type": "session.closed", "reason": "client_request"}
             case Beaten():
-                yield HeartbeatAck(type="session.heartbeat_ack")
+                yield {"type": "session.heartbeat_ack"}
 
-    def _duplex(self, event: ConversationEvent | SocketEvent) -> Iterator[ServerMessage]:
+    def _duplex(self, event: ConversationEvent | SocketEvent) -> Iterator[Fields]:
         """What a client of the full-duplex dialect is told besides."""
         session_id = self._key.session_id
         match event:
             case ChunkDecision(speak=False):
-                yield ResponseListen(
-                    type="response.listen",
-                    session_id=session_id,
-                    epoch=event.num_turns,
-                    response={
+                yield {
+                    "type": "response.listen",
+                    "session_id": session_id,
+                    "epoch": event.num_turns,
+                    "response": {
                         "object": "realtime.response",
                         "status": "listening",
                         "metadata": decision_metadata(event),
                     },
-                )
+                }
             case ReplyOverlapped():
                 yield self._overlap(event)
             case PlaybackAcknowledged():
                 yield self._played(event)
-            case VoiceFellBack():
-                yield Notice(type="notice", code="voice_fallback", message=event.reason)
-            case VoiceFailed():
-                yield Notice(type="notice", code="voice_unavailable", message=event.reason)
+            case VoiceFellBack(reason):
+                yield {"type": "notice", "code": "voice_fallback", "message": reason}
+            case VoiceFailed(reason):
+                yield {"type": "notice", "code": "voice_unavailable", "message": reason}
             case ContextShortened():
-                metadata: Metadata = {
+                metadata = {
                     "positions_before": event.positions_before,
                     "positions_after": event.positions_after,
                 }
@@ -235,97 +195,84 @@ class ServerMessages:
                 yield self._turn_event(event, "activity_resumed", {})
             case IdleSoon():
                 left_ms = round(event.seconds_left * 1000)
-                yield SessionGoAway(type="session.go_away", reason="idle", time_left_ms=left_ms)
-            case ConversationIdled():
-                yield SessionExpired(type="session.expired", reason="idle")
+                yield {"type": "session.go_away", "reason": "idle", "time_left_ms": left_ms}
             case Queued():
-                yield QueueMessage(
-                    type="session.queued" if event.is_first else "session.queue_update",
-                    ticket_id=event.ticket_id,
-                    position=event.standing.position,
-                    queue_length=event.standing.queue_length,
-                    estimated_wait_s=round(event.standing.estimated_wait_seconds, 1),
-                )
+                yield {
+                    "type": "session.queued" if event.is_first else "session.queue_update",
+                    "ticket_id": event.ticket_id,
+                    "position": event.standing.position,
+                    "queue_length": event.standing.queue_length,
+                    "estimated_wait_s": round(event.standing.estimated_wait_seconds, 1),
+                }
             case QueueDone():
-                yield QueueDoneMessage(type="session.queue_done", ticket_id=event.ticket_id)
+                yield {"type": "session.queue_done", "ticket_id": event.ticket_id}
             case Resumed():
-                yield SessionResumed(
-                    type="session.resumed",
-                    session_id=session_id,
-                    attachment_generation=event.generation,
-                    input_seconds=event.arrived_seconds,
-                )
+                yield {
+                    "type": "session.resumed",
+                    "session_id": session_id,
+                    "attachment_generation": event.generation,
+                    "input_seconds": event.arrived_seconds,
+                }
             case MessagesLost():
-                yield ResyncRequired(
-                    type="session.resync_required",
-                    reason="events_lost",
-                    session_id=session_id,
-                    num_events_lost=event.num_lost,
-                )
+                yield {
+                    "type": "session.resync_required",
+                    "reason": "events_lost",
+                    "session_id": session_id,
+                    "num_events_lost": event.num_lost,
+                }
             case Replaced():
-                yield SessionReplaced(type="session.replaced", session_id=session_id)
+                yield {"type": "session.replaced", "session_id": session_id}
 
-    def _created(self, settings: ConversationSettings) -> SessionCreated:
-        session = self._shown(settings)
-        created = SessionCreated(type="session.created", session=session)
+    def _created(self, settings: ConversationSettings) -> Fields:
+        created: Fields = {"type": "session.created", "session": self._session(settings)}
         if self._is_duplex:
-            session["capabilities"] = self._capabilities()
-            created["resume_token"] = self._key.resume_token
-            created["attachment_generation"] = 1
+            created |= {"resume_token": self._key.resume_token, "attachment_generation": 1}
         return created
 
-    def _shown(self, settings: ConversationSettings) -> SessionShown:
-        formats, session_id = self.responses.formats, self._key.session_id
-        return session_object(settings, formats, session_id, self._offer.model)
+    def _session(self, settings: ConversationSettings) -> Fields:
+        session = session_object(settings, self.formats, self._key.session_id, self._offer.model)
+        return session | ({"capabilities": capabilities(self._offer)} if self._is_duplex else {})
 
-    def _capabilities(self) -> Capabilities:
-        return capabilities(self._offer.voices.catalogue(), self._offer.max_positions)
-
-    def _commit(self) -> Iterator[ServerMessage]:
+    def _commit(self) -> Iterator[Fields]:
         """What has been heard since the last item becomes the user's next item."""
         item = user_audio_item(self._utterance_id)
         self._utterance_id = new_id("item")
-        previous = self.items.add(item)
-        yield InputCommitted(
-            type="input_audio_buffer.committed", item_id=item["id"], previous_item_id=previous
-        )
-        yield ItemMessage(type="conversation.item.added", item=item, previous_item_id=previous)
-        yield ItemMessage(type="conversation.item.done", item=item, previous_item_id=previous)
+        names = {"previous_item_id": self.items.add(item)}
+        yield {"type": "input_audio_buffer.committed", "item_id": item["id"], **names}
+        yield {"type": "conversation.item.added", "item": item, **names}
+        yield {"type": "conversation.item.done", "item": item, **names}
 
-    def _add_item(self, item: Item) -> Iterator[ServerMessage]:
+    def _add_item(self, item: Fields) -> Iterator[Fields]:
         """The client's own item becomes the next one."""
-        previous = self.items.add(item)
-        yield ItemMessage(type="conversation.item.added", item=item, previous_item_id=previous)
+        told = {"item": item, "previous_item_id": self.items.add(item)}
+        yield {"type": "conversation.item.added", **told}
         if self._has_older_names:
-            yield ItemMessage(
-                type="conversation.item.created", item=item, previous_item_id=previous
-            )
-        yield ItemMessage(type="conversation.item.done", item=item, previous_item_id=previous)
+            yield {"type": "conversation.item.created", **told}
+        yield {"type": "conversation.item.done", **told}
 
-    def _overlap(self, overlapped: ReplyOverlapped) -> OverlapMessage:
+    def _overlap(self, overlapped: ReplyOverlapped) -> Fields:
         decision, turn = overlapped.decision, overlapped.turn
-        return OverlapMessage(
-            type="overlap.decision",
-            session_id=self._key.session_id,
-            epoch=overlapped.num_turns,
-            policy="voice_activity",
-            action=decision.action.value,
-            reason=decision.reason.value,
-            metadata={
+        return {
+            "type": "overlap.decision",
+            "session_id": self._key.session_id,
+            "epoch": overlapped.num_turns,
+            "policy": "voice_activity",
+            "action": decision.action.value,
+            "reason": decision.reason.value,
+            "metadata": {
                 "response_id": None if turn is None else self.responses.response_id(turn),
                 "onset_seconds": round(decision.onset_seconds, 3),
                 "seconds": round(decision.seconds, 3),
             },
-        )
+        }
 
-    def _played(self, acknowledged: PlaybackAcknowledged) -> PlaybackAcknowledgedMessage:
-        ids = self.responses.part_ids(acknowledged.turn)
+    def _played(self, acknowledged: PlaybackAcknowledged) -> Fields:
         generated_ms = round(acknowledged.generated_ms, 1)
-        return PlaybackAcknowledgedMessage(
-            type="playback.acknowledged",
-            response_id=ids["response_id"],
-            item_id=ids["item_id"],
-            event={
+        return {
+            "type": "playback.acknowledged",
+            "response_id": self.responses.response_id(acknowledged.turn),
+            "item_id": self.responses.item_id(acknowledged.turn),
+            "event": {
                 "playback": {
                     "generated_ms": generated_ms,
                     "sent_ms": generated_ms,
@@ -334,47 +281,32 @@ class ServerMessages:
                 },
                 "history_committed": False,
             },
-        )
+        }
 
     def _turn_event(
-        self, event: ContextShortened | ActivityResumed, name: str, metadata: Metadata
-    ) -> TurnEvent:
-        return TurnEvent(
-            type="turn.event",
-            session_id=self._key.session_id,
-            epoch=event.num_turns,
-            event=name,
-            turn_state="speaking" if event.is_replying else "listening",
-            metadata=metadata,
-        )
-
-    @property
-    def _is_duplex(self) -> bool:
-        return self._dialect is Dialect.DUPLEX
+        self, event: ContextShortened | ActivityResumed, name: str, metadata: Fields
+    ) -> Fields:
+        return {
+            "type": "turn.event",
+            "session_id": self._key.session_id,
+            "epoch": event.num_turns,
+            "event": name,
+            "turn_state": "speaking" if event.is_replying else "listening",
+            "metadata": metadata,
+        }
 
 
-def error_message(error: WireError) -> ErrorMessage:
+def error_message(error: WireError) -> Fields:
     """`error`: never a warning, many clients end on it."""
-    return ErrorMessage(
-        type="error",
-        error={
-            "type": error.error_type.value,
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "event_id": error.event_id,
-        },
-    )
+    return {"type": "error", "error": {**error.fields(), "event_id": error.event_id}}
 
 
-def _recording_stopped(stopped: RecordingStopped) -> RecordingStoppedMessage:
-    message = RecordingStoppedMessage(
-        type="recording.stopped",
-        recording_id=stopped.recording_id,
-        seconds=stopped.seconds,
-        bytes=stopped.num_bytes,
-        reason=stopped.reason.value,
-    )
-    if stopped.message is not None:
-        message["message"] = stopped.message
-    return message
+def _recording_stopped(stopped: RecordingStopped) -> Fields:
+    message: Fields = {
+        "type": "recording.stopped",
+        "recording_id": stopped.recording_id,
+        "seconds": stopped.seconds,
+        "bytes": stopped.num_bytes,
+        "reason": stopped.reason.value,
+    }
+    return message if stopped.message is None else message | {"message": stopped.message}

@@ -1,7 +1,5 @@
 """The OpenAI Realtime API and its full-duplex dialect, as a wire: messages in and out."""
 
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from backend.config import SPEECH_RATE_HZ
@@ -20,24 +18,17 @@ from backend.conversation.commands import (
     TruncateReply,
 )
 from backend.conversation.conversation import Conversation
-from backend.conversation.events import (
-    ConversationEvent,
-    ConversationOpened,
-    EndReason,
-    SettingsChanged,
-)
-from backend.conversation.settings import ConversationSettings
+from backend.conversation.events import ConversationEvent
+from backend.conversation.settings import ConversationSettings, SettingsPatch
 from backend.errors import AudioInteractionError
-from backend.timing import Time
 from backend.wires.audio_formats import WireFormat
-from backend.wires.errors import CloseCode, WireError, as_wire_error
-from backend.wires.json_messages import decoded_base64
-from backend.wires.prompt import Prompt
+from backend.wires.errors import WireError
+from backend.wires.json_messages import decoded_base64, parse_event
 from backend.wires.realtime.client_messages import (
+    MODELS,
     AckEvent,
     AppendAudio,
     BargeIn,
-    BinaryAudio,
     CancelResponse,
     ClearAudio,
     ClearOutput,
@@ -54,26 +45,22 @@ from backend.wires.realtime.client_messages import (
     ResumeSession,
     RetrieveItem,
     SessionUpdate,
+    SocketMessage,
     StopRecording,
     TruncateItem,
     TurnSignal,
-    parse_client_message,
     session_update,
 )
-from backend.wires.realtime.dialect import Dialect
-from backend.wires.realtime.inputs import given_item, heard_parts, instructions_of
-from backend.wires.realtime.server_messages import (
-    ItemRetrieved,
-    ServerMessage,
-)
-from backend.wires.realtime.session import AudioFormats, requested_formats, settings_patch
+from backend.wires.realtime.items import given_item, heard_parts, instructions_of
+from backend.wires.realtime.session import Dialect, requested_formats, settings_patch
 from backend.wires.realtime.telling import ServerMessages, error_message
 from backend.wires.wire import (
     Acknowledge,
     Address,
     Beat,
+    BinaryAudio,
     Close,
-    Ending,
+    Fields,
     FirstMessage,
     Message,
     Offer,
@@ -82,6 +69,9 @@ from backend.wires.wire import (
     SessionKey,
     SocketCommand,
     SocketEvent,
+    Wire,
+    WireKind,
+    encoded,
     new_id,
     requested_number,
     requested_options,
@@ -91,7 +81,7 @@ _OLDER_API = "realtime=v1"
 _FIRST_MESSAGE = FirstMessage("with autostart=0 session.update or session.resume")
 
 
-class RealtimeWire:
+class RealtimeWire(Wire[ConversationMessage, Fields]):
     """One conversation in the messages of the OpenAI Realtime API.
 
     Args:
@@ -109,14 +99,13 @@ class RealtimeWire:
         has_older_names: bool = False,
         takes_binary: bool = False,
     ) -> None:
-        self.key = SessionKey()
-        self.is_resumable = dialect is Dialect.DUPLEX
-        """Whether clients wait in line, and take up conversations whose socket was lost."""
+        super().__init__()
+        if dialect is Dialect.DUPLEX:
+            self.is_resumable, self.closed_by_quiet = True, "idle"
         self._messages = ServerMessages(
             self.key, dialect, offer, has_older_names or self.is_resumable
         )
         self._takes_binary = takes_binary
-        self._prompt = Prompt()
         self._request_id: str | None = None
         """Of the last request for a response, as its client calls it."""
 
@@ -136,7 +125,8 @@ class RealtimeWire:
                 "address",
                 "binary_message",
             )
-        match parsed := parse_client_message(message):
+        parsed: ConversationMessage | SocketMessage = parse_event(message, MODELS)
+        match parsed:
             case ResumeSession():
                 key = SessionKey(parsed.session_id, parsed.resume_token)
                 return Resume(key, parsed.last_received_server_event_seq, parsed.event_id)
@@ -156,9 +146,11 @@ class RealtimeWire:
             AudioInteractionError: it cannot be.
         """
         if isinstance(message, SessionUpdate):
-            formats = requested_formats(message.session, self._formats)
-            settings = request.defaults.merged(settings_patch(message.session, self._formats))
-            self._formats = formats
+            formats = requested_formats(message.session, self._messages.formats)
+            settings = request.defaults.merged(
+                settings_patch(message.session, self._messages.formats)
+            )
+            self._messages.formats = formats
             return replace(request, defaults=settings)
         return request
 
@@ -175,9 +167,7 @@ class RealtimeWire:
             case _:
                 return False
 
-    async def obey(
-        self, message: ConversationMessage, conversation: Conversation
-    ) -> list[ServerMessage]:
+    async def obey(self, message: ConversationMessage, conversation: Conversation) -> list[Fields]:
         """Have the conversation do what a message asks.
 
         Returns what the wire itself answers, beside what the conversation tells.
@@ -216,7 +206,7 @@ class RealtimeWire:
             case RetrieveItem():
                 conversation.activity()
                 item = self._messages.items.find(message.item_id)
-                return [ItemRetrieved(type="conversation.item.retrieved", item=item)]
+                return [{"type": "conversation.item.retrieved", "item": item}]
             case DeleteItem():
                 conversation.activity()
                 self._messages.items.find(message.item_id)
@@ -228,16 +218,15 @@ class RealtimeWire:
         return []
 
     async def _update(self, message: SessionUpdate, conversation: Conversation) -> None:
-        before = self._formats
+        before = self._messages.formats
         patch = settings_patch(message.session, before)
         # The conversation tells of the change while it makes it.
-        self._formats = requested_formats(message.session, before)
+        self._messages.formats = requested_formats(message.session, before)
         try:
             await conversation.obey(ChangeSettings(patch, message.event_id))
         except AudioInteractionError:
-            self._formats = before
+            self._messages.formats = before
             raise
-        self._prompt.text = patch.instructions or self._prompt.text
 
     def _decoded(self, audio: str) -> bytes:
         return self._input_format.decode(decoded_base64(audio))
@@ -245,15 +234,7 @@ class RealtimeWire:
     @property
     def _input_format(self) -> WireFormat:
         # How many of its samples are a second is the conversation's business.
-        return WireFormat(self._formats.input)
-
-    @property
-    def _formats(self) -> AudioFormats:
-        return self._messages.responses.formats
-
-    @_formats.setter
-    def _formats(self, formats: AudioFormats) -> None:
-        self._messages.responses.formats = formats
+        return WireFormat(self._messages.formats.input)
 
     async def _create_response(self, message: CreateResponse, conversation: Conversation) -> None:
         # A client that lost its connection may ask again, and not know whether it was heard. In
@@ -286,7 +267,8 @@ class RealtimeWire:
         item = given_item(new)
         heard = heard_parts(new, self._decoded)
         if (instructions := instructions_of(new)) is not None:
-            await self._prompt.append(instructions, conversation, event_id)
+            patch = SettingsPatch(more_instructions=instructions)
+            await conversation.obey(ChangeSettings(patch, event_id))
         with self._messages.adding(item):
             await conversation.obey(AddInput(item["id"], heard))
 
@@ -307,70 +289,43 @@ class RealtimeWire:
 
     # To the client.
 
-    def write(self, event: ConversationEvent | SocketEvent) -> list[ServerMessage]:
+    def write(self, event: ConversationEvent | SocketEvent) -> list[Fields]:
         """The messages that tell of what happens, in order."""
-        if isinstance(event, ConversationOpened | SettingsChanged):
-            self._prompt.follow(event)
         return self._messages.write(event)
 
-    def ending(self, reason: EndReason) -> Ending:
-        """How the socket is closed when the conversation has ended."""
-        match reason:
-            case EndReason.CLIENT | EndReason.LEFT:
-                return Ending(CloseCode.NORMAL, "client_request")
-            case EndReason.IDLE:
-                return Ending(CloseCode.EXPIRED, "idle" if self.is_resumable else "session_expired")
-            case EndReason.FAILED:
-                return Ending(CloseCode.SESSION_FAILED, "session_failed")
-
-    def encode(self, message: ServerMessage, number: int | None) -> str:
-        """A message as the socket carries it, with an id of its own."""
-        fields = {"type": message["type"], "event_id": new_id("event"), **message}
-        if number is not None and self.is_resumable:
-            fields["server_event_seq"] = number
-        return json.dumps(fields, ensure_ascii=False)
-
-    async def run(self, tell: Callable[[Sequence[ServerMessage]], None], time: Time) -> None:
-        """Nothing here has a time of its own."""
+    def encode(self, message: Fields, number: int | None) -> str:
+        """A message as the socket carries it; where it may be told again, with its number."""
+        if number is None or not self.is_resumable:
+            return encoded(message)
+        return encoded(message, server_event_seq=number)
 
 
-class Realtime:
-    """The wire as a server offers it."""
+def _asked(address: Address, offer: Offer) -> Request:
+    query = address.query
+    dialect = Dialect.DUPLEX if query.get("duplex") == "1" else Dialect.REALTIME
+    wire = RealtimeWire(
+        dialect,
+        offer,
+        has_older_names=_OLDER_API in address.headers.get("openai-beta", ""),
+        takes_binary=query.get("binary") == "1",
+    )
+    defaults = ConversationSettings(
+        instructions=offer.system_prompt,
+        sampling=offer.sampling,
+        input_rate_hz=round(requested_number(query, "input_rate", SPEECH_RATE_HZ)),
+    )
+    waits = dialect is Dialect.DUPLEX and query.get("autostart") == "0"
+    request = Request(
+        wire,
+        requested_options(address, offer, reports_playback=dialect is Dialect.DUPLEX),
+        defaults,
+        _FIRST_MESSAGE if waits else None,
+    )
+    if not address.session:
+        return request
+    granted = wire.begin(session_update(address.session), request)
+    voice = offer.voices.find_voice(granted.defaults.voice)
+    return replace(granted, defaults=replace(granted.defaults, voice=voice))
 
-    path = "/v1/realtime"
 
-    def request(self, address: Address, offer: Offer) -> Request:
-        """What a client's address asks for.
-
-        Raises:
-            WireError: it cannot be.
-        """
-        query = address.query
-        dialect = Dialect.DUPLEX if query.get("duplex") == "1" else Dialect.REALTIME
-        options = requested_options(address, offer, reports_playback=dialect is Dialect.DUPLEX)
-        wire = RealtimeWire(
-            dialect,
-            offer,
-            has_older_names=_OLDER_API in address.headers.get("openai-beta", ""),
-            takes_binary=query.get("binary") == "1",
-        )
-        waits = dialect is Dialect.DUPLEX and query.get("autostart") == "0"
-        try:
-            defaults = ConversationSettings(
-                instructions=offer.system_prompt,
-                sampling=offer.sampling,
-                input_rate_hz=round(requested_number(query, "input_rate", SPEECH_RATE_HZ)),
-            )
-            request = Request(wire, options, defaults, _FIRST_MESSAGE if waits else None)
-            if not address.session:
-                return request
-            granted = wire.begin(session_update(address.session), request)
-            voice = offer.voices.find_voice(granted.defaults.voice)
-        except AudioInteractionError as error:
-            raise as_wire_error(error) from error
-        return replace(granted, defaults=replace(granted.defaults, voice=voice))
-
-    def refusal(self, error: WireError) -> str:
-        """The message that tells a client why its socket is closed."""
-        message = error_message(error)
-        return json.dumps({"type": message["type"], "event_id": new_id("event"), **message})
+REALTIME = WireKind("/v1/realtime", _asked, lambda error: encoded(error_message(error)))
