@@ -67,6 +67,7 @@ class ScriptedCheckpoint:
     folder: Path = Path(__file__).parent / "golden"
     """Without weights: what a recording tells it by is the same for all scripts."""
     abilities: tuple[Ability, ...] = ()
+    word_head: object | None = None
 
     @property
     def files(self) -> tuple[LoadedFile, ...]:
@@ -220,7 +221,7 @@ class ScriptedEngine:
         self.words = words
         """One after the other is heard in chunks of sound; None for a model without a word head."""
         self.num_replies = len(replies)
-        self.checkpoint = ScriptedCheckpoint()
+        self.checkpoint = ScriptedCheckpoint(word_head=words)
         self.config = ScriptedConfig(num_slots)
         self.seconds_per_word = seconds_per_word
         self.max_pending_chunks = max_pending_chunks

@@ -216,6 +216,7 @@ def offer_of(
         voices or Voices(),
         idle_seconds,
         may_record=True,
+        hears_words=engine.words is not None,
     )
 
 

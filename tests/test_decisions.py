@@ -58,6 +58,14 @@ async def test_a_line_for_each_decision_and_one_for_the_reply() -> None:
     ]
 
 
+async def test_words_are_in_the_line_of_their_chunk() -> None:
+    async with house(ScriptedEngine([REPLY], words=(" turn", " left"))) as home:
+        visitor = come(home, replies="0")
+        visitor.send_text(utterance())
+        lines = [await visitor.line() for _ in range(5)]
+    assert [line.get("words") for line in lines] == [None, " turn", " left", "", ""]
+
+
 async def test_one_that_is_only_watched_says_nothing() -> None:
     async with house(ScriptedEngine([REPLY])) as home:
         visitor = come(home, replies="0")

@@ -16,7 +16,7 @@ from backend.conversation.events import ReplyEnded, ReplySound, ReplyStarted, Re
 from backend.protocol import Emotion
 from backend.wires.audio_formats import Encoding, SpeechEncoder, WireFormat
 from backend.wires.errors import CloseCode
-from backend.wires.live.output import FRAME_BYTES, OutputTrack
+from backend.wires.live.output import FRAME_BYTES, InputPlaces, OutputTrack
 from backend.wires.live.sideband import LIVE_SIDEBAND
 from backend.wires.live.wire import LIVE, LIVE_FORK
 from backend.wires.registry import WIRES, wire_at
@@ -101,6 +101,31 @@ async def test_context_becomes_the_prompt_and_commentary_is_said() -> None:
     require_shapes(visitor)
     parts = ("Rules.", "Be kind.", "User: Tea?", "Assistant: Gladly.", "Be brief.", "It rains.")
     assert all(part in said for part in parts)
+
+
+async def test_words_that_are_heard_lie_where_their_sound_does_on_the_timeline() -> None:
+    engine = ScriptedEngine([REPLY], words=(" turn", " left"))
+    async with house(engine) as home:
+        visitor = come(home, LIVE)
+        visitor.send("session.start", session={"model": "any", "audio": VOICE})
+        await visitor.until("session.started")
+        # The track has come to 4 s when 1.6 s of sound come at once.
+        await home.time.pass_by(4.0)
+        say(visitor)
+        words = [await visitor.until("session.input_transcript.delta") for _ in range(2)]
+        await home.time.pass_by(1.0)
+    require_shapes(visitor)
+    assert [word["delta"] for word in words] == ["turn", " left"]
+    assert [(word["start_ms"], word["end_ms"]) for word in words] == [(2600, 2680), (3000, 3080)]
+
+
+def test_audio_that_comes_unevenly_lies_on_the_timeline_without_gaps() -> None:
+    places = InputPlaces()
+    for now_ms in (100, 200, 390, 400, 500):
+        places.came(0.1, now_ms)
+    assert places.place_ms(0.45) == 450
+    places.came(0.1, 2_000)
+    assert [places.place_ms(0.45), places.place_ms(0.55)] == [450, 1_950]
 
 
 async def test_context_that_does_not_fit_is_refused_and_forgotten() -> None:

@@ -22,7 +22,7 @@ from backend.protocol import Emotion
 from backend.serving.client_secrets import MAX_SECRETS, ClientSecrets
 from backend.serving.server import ServingOptions
 from backend.wires.audio_formats import Encoding, WireFormat
-from backend.wires.errors import CloseCode
+from backend.wires.errors import CloseCode, WireError
 from backend.wires.realtime.wire import REALTIME
 from backend.wires.wire import Address, Offer
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -215,6 +215,16 @@ async def test_what_is_not_supported_is_named(
         shown = (await visitor.until("session.updated"))["session"]
     assert shown["tools"] == []
     assert shown["audio"]["output"]["format"] == {"type": "audio/pcm", "rate": 24_000}
+
+
+async def test_an_address_may_ask_for_a_transcription_session() -> None:
+    async with house(ScriptedEngine([REPLY], words=(" yes",))) as home:
+        created = await come(home, intent="transcription").until("session.created")
+    assert created["session"]["type"] == "transcription"
+    with pytest.raises(WireError, match="writes down nothing"):
+        REALTIME.request(
+            Address({"intent": "transcription"}, {}), offer_of(ScriptedEngine([REPLY]))
+        )
 
 
 async def test_binary_messages_are_audio_where_the_address_says_so() -> None:

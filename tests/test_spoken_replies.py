@@ -28,6 +28,9 @@ from tests.talking import WAIT_SECONDS, Talk, WireEvent, only, talking, types
 SERVER_EVENT: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 REPLY = ScriptedReply("One moment, please. It is ready now.", Emotion.HAPPY)
+WORDS = (" turn", " left")
+DELTA = "conversation.item.input_audio_transcription.delta"
+COMPLETED = "conversation.item.input_audio_transcription.completed"
 OFFLINE = {"output_modalities": ["audio"], "audio": {"output": {"voice": "espeak:en"}}}
 
 
@@ -363,6 +366,63 @@ async def test_speech_is_told_with_the_item_that_it_becomes() -> None:
     assert 400 < started["audio_start_ms"] < stopped["audio_end_ms"]
     end_seconds = float(events[-1]["response"]["metadata"]["speech_end_seconds"])
     assert end_seconds == pytest.approx(stopped["audio_end_ms"] / 1000, abs=0.6)
+
+
+async def test_words_are_told_with_the_item_that_they_become() -> None:
+    async with talking(ScriptedEngine([REPLY], words=WORDS), dialect=Dialect.REALTIME) as talk:
+        shown = await talk.set(audio={"input": {"transcription": {"model": "any"}}})
+        await talk.hear(np.concatenate([silence(0.5), order(), silence(1.0)]))
+        events = await talk.until(COMPLETED)
+        await talk.send("conversation.item.retrieve", item_id=events[-1]["item_id"])
+        retrieved = (await talk.until("conversation.item.retrieved"))[-1]["item"]
+    for event in events:
+        SERVER_EVENT.validate_python(event)
+    assert shown["audio"]["input"]["transcription"] == {"model": "scripted"}
+    (committed,) = only(events, "input_audio_buffer.committed")
+    deltas = only(events, DELTA)
+    assert {event["item_id"] for event in deltas} == {committed["item_id"]}
+    assert "".join(event["delta"] for event in deltas).startswith("turn left turn")
+    assert events[-1]["item_id"] == committed["item_id"]
+    assert events[-1]["transcript"] == "".join(event["delta"] for event in deltas)
+    assert 1.0 < events[-1]["usage"]["seconds"] <= len(order()) / SAMPLE_RATE_HZ + 1.5
+    assert retrieved["content"] == [{"type": "input_audio", "transcript": events[-1]["transcript"]}]
+
+
+async def test_words_are_not_told_unasked() -> None:
+    for asked, words in ((None, WORDS), ({"model": "any"}, None)):
+        async with talking(ScriptedEngine([REPLY], words=words)) as talk:
+            shown = await talk.set(audio={"input": {"transcription": asked}})
+            await ask(talk)
+            told = types(await talk.rest())
+        assert shown["audio"]["input"]["transcription"] is None
+        assert "response.done" in told
+        assert not {DELTA, COMPLETED} & set(told)
+
+
+@pytest.mark.parametrize("has_turns", [True, False])
+async def test_a_transcription_session_tells_words_and_never_replies(has_turns: bool) -> None:
+    audio = {"input": {"turn_detection": {"type": "server_vad"} if has_turns else None}}
+    async with talking(ScriptedEngine([REPLY], words=WORDS), dialect=Dialect.REALTIME) as talk:
+        shown = await talk.set(type="transcription", audio=audio)
+        for _ in range(2):
+            await talk.hear(np.concatenate([silence(0.5), order(), silence(2.0)]))
+            if not has_turns:
+                await talk.send("input_audio_buffer.commit")
+        events = await talk.rest()
+        with pytest.raises(WireError, match="has no responses"):
+            await talk.send("response.create")
+        with pytest.raises(WireError, match="to its end"):
+            await talk.set(type="realtime")
+    for event in events:
+        SERVER_EVENT.validate_python(event)
+    assert shown["type"] == "transcription"
+    assert not [kind for kind in types(events) if kind.startswith("response.")]
+    committed = [event["item_id"] for event in only(events, "input_audio_buffer.committed")]
+    assert len(committed) >= 2
+    assert [event["item_id"] for event in only(events, COMPLETED)] == committed
+    for completed in only(events, COMPLETED):
+        of_item = [e["delta"] for e in only(events, DELTA) if e["item_id"] == completed["item_id"]]
+        assert completed["transcript"] == "".join(of_item).strip() != ""
 
 
 async def test_times_do_not_drift_where_audio_is_cleared() -> None:

@@ -144,6 +144,7 @@ class SocketService:
             voices=Voices(neural=[self.joe] if self.joe is not None else []),
             idle_seconds=options.idle_minutes * 60,
             may_record=self.recordings is not None,
+            hears_words=engine.checkpoint.word_head is not None,
             opening=_opening(engine.checkpoint.abilities),
         )
 

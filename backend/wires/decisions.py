@@ -113,12 +113,15 @@ class DecisionsWire(Wire[BinaryAudio, Fields]):
         probability = decision.speak_probability
         # One that may not speak decides nothing; what it would do is told.
         speaks = decision.speak if self._replies else probability > self._threshold
-        return {
+        line: Fields = {
             "chunk": decision.chunk,
             "seconds": round(decision.seconds, 3),
             "probability": round(probability, 4),
             "decision": "speak" if speaks else "listen",
         }
+        if decision.words is not None:
+            line["words"] = "".join(piece.text for piece in decision.words)
+        return line
 
 
 def _asked(address: Address, offer: Offer) -> Request:

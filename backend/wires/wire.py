@@ -334,6 +334,8 @@ class Offer:
     idle_seconds: float
     """Of quiet that end a conversation; 0 for never."""
     may_record: bool
+    hears_words: bool = False
+    """Whether the model writes down what it hears."""
     opening: str | None = None
     """What the model answers with a greeting; None where that is not known."""
     voice_detection: VoiceDetection = field(default_factory=VoiceDetection)

@@ -9,6 +9,7 @@ from livekit.agents.llm import (
     ChatContext,
     DuplexRealtimeAdapter,
     GenerationCreatedEvent,
+    InputTranscriptionCompleted,
     RealtimeModelError,
 )
 from livekit.plugins.openai.realtime.gpt_live_model import GPTLiveModel
@@ -33,13 +34,17 @@ class Agent:
             GPTLiveModel(api_key="none", base_url=f"http://{wire.address}/v1", voice=VOICE)
         )
         self.session = self.model.session()
-        self.said = ""
+        self.said = self.heard = ""
         self.num_samples = 0
         self.errors: list[RealtimeModelError] = []
         self._news = asyncio.Event()
         self._following: list[asyncio.Task[None]] = []
         self.session.on("generation_created", self._follow)
+        self.session.on("input_audio_transcription_completed", self._read_user)
         self.session.on("error", self.errors.append)
+
+    def _read_user(self, event: InputTranscriptionCompleted) -> None:
+        self.heard = event.transcript
 
     def _follow(self, event: GenerationCreatedEvent) -> None:
         self._following.append(asyncio.create_task(self._hear(event)))
@@ -95,6 +100,7 @@ async def test_it_greets_first_and_can_be_talked_over(wire: Wire) -> None:
         agent.say()
         await agent.until_said(SECOND_REPLY.text)
     wire.require_pure_live()
+    assert agent.heard.startswith("large latte")
     assert len(agent.said) < 1000
     assert agent.num_samples > SPEECH_RATE_HZ // 2
     assert "User: Good morning." in wire.told("session.started")[0]["session"]["instructions"]

@@ -92,6 +92,9 @@ async def test_a_turn_with_one_that_looks_on_and_a_farewell(wire: Wire) -> None:
     wire.require_pure_live()
     assert said(first) == said(looked_on) == FIRST_REPLY.text
     assert is_loud(audio_of(first))
+    heard_words = [e for e in looked_on if e.type == "session.input_transcript.delta"]
+    assert "".join(word.delta for word in heard_words).startswith("large latte")
+    assert all(before.end_ms <= after.start_ms for before, after in pairwise(heard_words))
     assert isinstance(closed, SessionClosedEvent)
     assert (closed.reason, closed.client_event_id) == ("close_requested", "bye")
     assert closed.session.instructions == "Take orders."

@@ -7,7 +7,11 @@ from contextlib import asynccontextmanager
 
 from openai import AsyncOpenAI
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
-from openai.types.realtime import RealtimeServerEvent, ResponseDoneEvent
+from openai.types.realtime import (
+    ConversationItemInputAudioTranscriptionCompletedEvent,
+    RealtimeServerEvent,
+    ResponseDoneEvent,
+)
 
 from tests.conformance.wire import (
     FIRST_REPLY,
@@ -31,7 +35,10 @@ async def connected(wire: Wire, modality: Modality) -> AsyncIterator[AsyncRealti
             session={
                 "type": "realtime",
                 "output_modalities": [modality],
-                "audio": {"output": {"voice": VOICE}},
+                "audio": {
+                    "input": {"transcription": {"model": "gpt-realtime-whisper"}},
+                    "output": {"voice": VOICE},
+                },
             }
         )
         yield connection
@@ -80,6 +87,13 @@ def audio_of(events: list[RealtimeServerEvent]) -> bytes:
     )
 
 
+def heard_in(events: list[RealtimeServerEvent]) -> str:
+    kind = "conversation.item.input_audio_transcription.completed"
+    (completed,) = [event for event in events if event.type == kind]
+    assert isinstance(completed, ConversationItemInputAudioTranscriptionCompletedEvent)
+    return completed.transcript
+
+
 def done_of(events: list[RealtimeServerEvent]) -> ResponseDoneEvent:
     assert isinstance(events[-1], ResponseDoneEvent)
     return events[-1]
@@ -93,6 +107,7 @@ async def test_two_turns_in_text(wire: Wire) -> None:
         second = await until(connection, "response.done")
     assert text_of(first) == FIRST_REPLY.text
     assert text_of(second) == SECOND_REPLY.text
+    assert heard_in(first).startswith("large latte")
     metadata = done_of(first).response.metadata
     assert metadata is not None
     assert metadata["emotion"] == "happy"

@@ -16,6 +16,7 @@ from pipecat.frames.frames import (
     LLMMessagesAppendFrame,
     LLMRunFrame,
     LLMTextFrame,
+    TranscriptionFrame,
     TTSAudioRawFrame,
 )
 from pipecat.observers.base_observer import BaseObserver, FramePushed
@@ -27,7 +28,9 @@ from pipecat.processors.aggregators.llm_response_universal import (
 )
 from pipecat.services.openai.realtime.events import (
     AudioConfiguration,
+    AudioInput,
     AudioOutput,
+    InputAudioTranscription,
     SessionProperties,
 )
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
@@ -74,7 +77,10 @@ class Bot(BaseObserver):
                 system_instruction="Take orders.",
                 session_properties=SessionProperties(
                     output_modalities=[modality],
-                    audio=AudioConfiguration(output=AudioOutput(voice=VOICE)),
+                    audio=AudioConfiguration(
+                        input=AudioInput(transcription=InputAudioTranscription()),
+                        output=AudioOutput(voice=VOICE),
+                    ),
                 ),
             ),
         )
@@ -133,7 +139,10 @@ def audio_of(frames: list[Frame]) -> bytes:
 async def test_two_turns_in_text(wire: Wire) -> None:
     async with running(wire, "text") as bot:
         await bot.say()
-        assert text_of(await bot.until(LLMFullResponseEndFrame)) == FIRST_REPLY.text
+        frames = await bot.until(LLMFullResponseEndFrame)
+        assert text_of(frames) == FIRST_REPLY.text
+        (heard,) = [frame.text for frame in frames if isinstance(frame, TranscriptionFrame)]
+        assert heard.startswith("large latte")
         await bot.write()
         assert text_of(await bot.until(LLMFullResponseEndFrame)) == SECOND_REPLY.text
     wire.require_pure_ga()

@@ -9,6 +9,7 @@ from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
     InputAudioRawFrame,
+    InterimTranscriptionFrame,
     LLMContextFrame,
     LLMTextFrame,
     SpeechOutputAudioRawFrame,
@@ -40,7 +41,7 @@ class Bot(BaseObserver):
 
     def __init__(self, wire: Wire) -> None:
         super().__init__()
-        self.said = ""
+        self.said = self.heard = ""
         self.has_sounded = False
         self._news = asyncio.Event()
         self._service = OpenAILiveLLMService(
@@ -57,6 +58,8 @@ class Bot(BaseObserver):
             return
         if isinstance(frame, LLMTextFrame):
             self.said += frame.text
+        if isinstance(frame, InterimTranscriptionFrame):
+            self.heard = frame.text
         if isinstance(frame, SpeechOutputAudioRawFrame):
             self.has_sounded = self.has_sounded or any(frame.audio)
         self._news.set()
@@ -103,6 +106,7 @@ async def test_it_greets_first_and_can_be_talked_over(wire: Wire) -> None:
         await bot.until_said(SECOND_REPLY.text)
     wire.require_pure_live()
     assert bot.has_sounded
+    assert bot.heard.strip().startswith("large latte")
     assert len(bot.said) < 1000
     assert wire.told("session.commentary.appended")
     assert "User: Good morning." in wire.told("session.started")[0]["session"]["instructions"]

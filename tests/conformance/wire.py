@@ -32,6 +32,9 @@ SECOND_REPLY = ScriptedReply("You said seven.", Emotion.NORMAL)
 LONG_REPLY = ScriptedReply("This goes on and on and on and on, until it is stopped. " * 1000)
 """Takes longer than any machine needs to stop it."""
 
+HEARD = (" large", " latte")
+"""One after the other is heard, with each 0.4 s of sound."""
+
 VOICE = "espeak:en-us"
 """Works offline, so that no word of a test leaves the machine."""
 
@@ -121,7 +124,7 @@ def _events(message: Message) -> Iterator[WireEvent]:
 @contextmanager
 def overheard_server() -> Iterator[Wire]:
     """A server while the block runs."""
-    wire = Wire(ScriptedEngine([FIRST_REPLY]))
+    wire = Wire(ScriptedEngine([FIRST_REPLY], words=HEARD))
     with serving(wire.engine, wire.tap) as wire.address:
         yield wire
 

@@ -140,3 +140,27 @@ class OutputTrack:
     def _end_sentence(self) -> None:
         if self._sentences:
             self._sentences[-1].is_whole = True
+
+
+class InputPlaces:
+    """Where on the session's timeline the client's audio lies: as it came, piece after piece."""
+
+    def __init__(self) -> None:
+        self._num_seconds = 0.0
+        """Of the client's audio, so far."""
+        self._shifts = deque([(0.0, 0.0)])
+        """From where in it on, and by how much, its place on the timeline is later."""
+
+    def came(self, seconds: float, now_ms: int) -> None:
+        """So much more of it has come by now."""
+        shift = now_ms / 1000 - seconds - self._num_seconds
+        # Less is how unevenly a stream comes.
+        if shift > self._shifts[-1][1] + FRAME_SECONDS:
+            self._shifts.append((self._num_seconds, shift))
+        self._num_seconds += seconds
+
+    def place_ms(self, seconds: float) -> int:
+        """Where a moment of it lies; none before it is asked for later."""
+        while len(self._shifts) > 1 and self._shifts[1][0] <= seconds:
+            self._shifts.popleft()
+        return round((seconds + self._shifts[0][1]) * 1000)

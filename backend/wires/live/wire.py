@@ -26,6 +26,7 @@ from backend.conversation.events import (
     SettingsRefused,
     VoiceFailed,
     VoiceFellBack,
+    WordsHeard,
 )
 from backend.conversation.input_audio import pcm_seconds
 from backend.conversation.settings import ConversationSettings, SettingsPatch
@@ -50,7 +51,7 @@ from backend.wires.live.client_messages import (
     Unsupported,
     UpdateSession,
 )
-from backend.wires.live.output import FRAME_SECONDS, OutputTrack
+from backend.wires.live.output import FRAME_SECONDS, InputPlaces, OutputTrack
 from backend.wires.live.server_messages import (
     HeardAudio,
     LiveMessage,
@@ -121,6 +122,7 @@ class LiveWire(Wire[SessionMessage, LiveMessage]):
         self._is_muted = False
         self._is_over = False
         self._track = OutputTrack()
+        self._places = InputPlaces()
         self._num_frames = 0
         self._fixture_id: str | None = None
         self._decided: ChunkDecision | None = None
@@ -211,6 +213,7 @@ class LiveWire(Wire[SessionMessage, LiveMessage]):
         pcm = audio_format.decode(decoded_base64(message.audio))
         heard = [HeardAudio(pcm, audio_format.rate_hz)] if self.has_observers else []
         if not self._track.has_fixture:
+            self._places.came(pcm_seconds(pcm, audio_format.rate_hz), self._now_ms)
             await conversation.obey(HearAudio(bytes(len(pcm)) if self._is_muted else pcm))
         return heard
 
@@ -287,6 +290,11 @@ class LiveWire(Wire[SessionMessage, LiveMessage]):
             case ChunkDecision():
                 self._decided = event
                 return [self._session.decision(event)] if self._session.questions else []
+            case WordsHeard():
+                start_ms = self._places.place_ms(event.start_seconds)
+                end_ms = self._places.place_ms(event.end_seconds)
+                span = {"start_ms": start_ms, "end_ms": end_ms}
+                return [{"type": "session.input_transcript.delta", "delta": event.delta, **span}]
             case ConversationOpened():
                 self._session.settings = event.settings
                 return [self._started(), *self._session.started()]

@@ -1,10 +1,13 @@
 """The items of a conversation: what a client puts into it, and what it may ask for."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from backend.conversation.commands import GivenSound, GivenText
+from backend.conversation.events import SpeechHeard, UtteranceHeard, WordsHeard
 from backend.conversation.settings import Modality
+from backend.events import text_of
 from backend.wires.errors import WireError
 from backend.wires.realtime.client_messages import ContentPart, NewItem
 from backend.wires.wire import Fields, new_id
@@ -64,6 +67,77 @@ class Items:
             )
 
 
+@dataclass(slots=True)
+class _Utterance:
+    """Speech that is an item, or becomes one."""
+
+    item_id: str = field(default_factory=lambda: new_id("item"))
+    heard_by: type[SpeechHeard | UtteranceHeard] | None = None
+    """The event that tells that all of it is written down; None while it goes on."""
+
+
+class Utterances:
+    """The items that live audio becomes, and what is written down of it, which comes later.
+
+    Args:
+        hears_words: whether anything is.
+    """
+
+    def __init__(self, hears_words: bool) -> None:
+        self.decided_seconds = 0.0
+        """So much of the client's audio was heard."""
+        self._hears_words = hears_words
+        self._utterances = deque([_Utterance()])
+        """Those of which not all is written down, and the one that goes on."""
+        self._deltas: list[str] = []
+        """Of the first of them."""
+        self._since_seconds = 0.0
+        """Where that begins."""
+
+    @property
+    def item_id(self) -> str:
+        """Of the item that what is being heard becomes."""
+        return self._utterances[-1].item_id
+
+    def commit(self, heard_by: type[SpeechHeard | UtteranceHeard]) -> str:
+        """What was heard is an item, of which an event will tell all; returns its id."""
+        utterance = self._utterances[-1]
+        utterance.heard_by = heard_by
+        self._utterances.append(_Utterance())
+        if not self._hears_words:
+            self._utterances.popleft()
+        return utterance.item_id
+
+    def hear(self, heard: WordsHeard) -> Fields:
+        """The message that tells of more words."""
+        self._deltas.append(heard.delta)
+        return {
+            "type": "conversation.item.input_audio_transcription.delta",
+            "item_id": self._utterances[0].item_id,
+            "content_index": 0,
+            "delta": heard.delta,
+        }
+
+    def complete(self, event: SpeechHeard | UtteranceHeard) -> Fields | None:
+        """The message that tells all words of an item; None where the event is of none."""
+        utterance = self._utterances[0]
+        if utterance.heard_by is not type(event):
+            return None
+        self._utterances.popleft()
+        transcript, self._deltas = text_of(self._deltas), []
+        seconds, self._since_seconds = (
+            self.decided_seconds - self._since_seconds,
+            self.decided_seconds,
+        )
+        return {
+            "type": "conversation.item.input_audio_transcription.completed",
+            "item_id": utterance.item_id,
+            "content_index": 0,
+            "transcript": transcript,
+            "usage": {"type": "duration", "seconds": round(seconds, 3)},
+        }
+
+
 def message_item(item_id: str, status: str, role: str, content: list[Fields]) -> Fields:
     """What the user or the model said."""
     return {
@@ -76,9 +150,9 @@ def message_item(item_id: str, status: str, role: str, content: list[Fields]) ->
     }
 
 
-def user_audio_item(item_id: str) -> Fields:
-    """A user's utterance; there is no transcript of it."""
-    heard: Fields = {"type": "input_audio", "transcript": None}
+def user_audio_item(item_id: str, transcript: str | None = None) -> Fields:
+    """A user's utterance; without a transcript until all of it is heard."""
+    heard = {"type": "input_audio", "transcript": transcript}
     return message_item(item_id, "completed", "user", [heard])
 
 

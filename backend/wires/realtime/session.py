@@ -43,30 +43,28 @@ class Dialect(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class AudioFormats:
-    """How audio is encoded on its way in and out."""
+class WireSettings:
+    """What of a session's settings is the wire's own, and not the conversation's."""
 
     input: Encoding = Encoding.PCM
-    """Its rate is the conversation's."""
+    """Of the client's audio; its rate is the conversation's."""
     output: WireFormat = field(default_factory=WireFormat)
+    is_transcribed: bool = False
+    """Whether the client is told what is heard."""
+    is_transcription: bool = False
+    """Whether it is told nothing else: the session has no replies."""
 
 
-def settings_patch(patch: SessionPatch, formats: AudioFormats) -> SettingsPatch:
+def settings_patch(patch: SessionPatch, current: WireSettings) -> SettingsPatch:
     """What a client changes, in the conversation's terms.
 
     Args:
         patch: the client's.
-        formats: those in force.
+        current: what is in force.
 
     Raises:
-        WireError: an audio format, or a kind of session, that is not supported.
+        WireError: an audio format that is not supported.
     """
-    if patch.type == "transcription":
-        raise WireError(
-            "the model of this server writes down nothing that it hears",
-            "transcription_unsupported",
-            "session.type",
-        )
     audio_input = patch.audio.input if patch.audio else None
     audio_output = patch.audio.output if patch.audio else None
     longest = patch.max_output_tokens
@@ -74,11 +72,11 @@ def settings_patch(patch: SessionPatch, formats: AudioFormats) -> SettingsPatch:
         instructions=patch.instructions,
         temperature=patch.temperature,
         top_k=patch.top_k,
-        input_rate_hz=_requested_rate(patch, formats),
+        input_rate_hz=_requested_rate(patch, current),
         seed=patch.seed,
         max_output_tokens=None if longest == "inf" else longest,
         decision_bias=_requested_bias(patch, audio_input),
-        turns=_requested_turns(audio_input),
+        turns=_requested_turns(patch, audio_input, current),
         modality=_requested_modality(patch),
         voice=_requested_voice(patch, audio_output),
         speed=audio_output.speed if audio_output else None,
@@ -86,9 +84,22 @@ def settings_patch(patch: SessionPatch, formats: AudioFormats) -> SettingsPatch:
 
 
 def session_object(
-    settings: ConversationSettings, formats: AudioFormats, session_id: str, model: str
+    settings: ConversationSettings, own: WireSettings, session_id: str, model: str
 ) -> Fields:
     """The whole configuration that is in force."""
+    audio_input = {
+        "format": {"type": own.input.value, "rate": settings.input_rate_hz},
+        "transcription": {"model": model} if own.is_transcribed else None,
+        "noise_reduction": None,
+        "turn_detection": _turn_detection(settings),
+    }
+    if own.is_transcription:
+        return {
+            "type": "transcription",
+            "object": "realtime.transcription_session",
+            "id": session_id,
+            "audio": {"input": audio_input},
+        }
     return {
         "type": "realtime",
         "object": "realtime.session",
@@ -104,17 +115,9 @@ def session_object(
         "tools": [],
         "tool_choice": "auto",
         "audio": {
-            "input": {
-                "format": {"type": formats.input.value, "rate": settings.input_rate_hz},
-                "transcription": None,
-                "noise_reduction": None,
-                "turn_detection": _turn_detection(settings),
-            },
+            "input": audio_input,
             "output": {
-                "format": {
-                    "type": formats.output.encoding.value,
-                    "rate": formats.output.rate_hz,
-                },
+                "format": {"type": own.output.encoding.value, "rate": own.output.rate_hz},
                 "voice": settings.voice,
                 "speed": settings.speed,
             },
@@ -154,7 +157,21 @@ def _turn_detection(settings: ConversationSettings) -> Fields | None:
     return detection
 
 
-def _requested_turns(audio_input: AudioInput | None) -> TurnPatch | None:
+def _requested_turns(
+    patch: SessionPatch, audio_input: AudioInput | None, current: WireSettings
+) -> TurnPatch | None:
+    turns = _requested_detection(audio_input)
+    if _is_transcription(patch, current) and not (turns and turns.is_off):
+        kind = turns.kind if turns else None
+        return TurnPatch(kind, replies_itself=False, may_interrupt=False, quiet_reply_seconds=0.0)
+    return turns
+
+
+def _is_transcription(patch: SessionPatch, current: WireSettings) -> bool:
+    return current.is_transcription if patch.type is None else patch.type == "transcription"
+
+
+def _requested_detection(audio_input: AudioInput | None) -> TurnPatch | None:
     if audio_input is None or "turn_detection" not in audio_input.model_fields_set:
         return None
     detection = audio_input.turn_detection
@@ -190,9 +207,9 @@ def _requested_voice(patch: SessionPatch, audio_output: AudioOutput | None) -> s
     return voice.id if isinstance(voice, CustomVoice) else voice
 
 
-def _requested_rate(patch: SessionPatch, current: AudioFormats) -> int | None:
+def _requested_rate(patch: SessionPatch, current: WireSettings) -> int | None:
     """The input rate that a patch asks for, in Hz, wherever it says so."""
-    encoding = requested_formats(patch, current).input
+    encoding = _requested_formats(patch, current).input
     audio_input = patch.audio.input if patch.audio else None
     wanted = audio_input.format if audio_input else None
     given = wanted.rate if wanted else None
@@ -210,12 +227,40 @@ def _requested_rate(patch: SessionPatch, current: AudioFormats) -> int | None:
     return given
 
 
-def requested_formats(patch: SessionPatch, current: AudioFormats) -> AudioFormats:
-    """How audio is encoded from now on.
+def wire_settings(patch: SessionPatch, current: WireSettings, hears_words: bool) -> WireSettings:
+    """What is the wire's own from now on.
+
+    Args:
+        patch: the client's.
+        current: what is in force.
+        hears_words: whether the model writes down what it hears.
 
     Raises:
-        WireError: in a way that is not supported.
+        WireError: an audio format, or a kind of session, that is not supported.
     """
+    is_transcription = _is_transcription(patch, current)
+    if is_transcription and not hears_words:
+        raise WireError(
+            "the model of this server writes down nothing that it hears",
+            "transcription_unsupported",
+            "session.type",
+        )
+    if current.is_transcription and not is_transcription:
+        raise WireError(
+            "a transcription session is one to its end", "immutable_parameter", "session.type"
+        )
+    is_transcribed = current.is_transcribed
+    audio_input = patch.audio.input if patch.audio else None
+    if audio_input is not None and "transcription" in audio_input.model_fields_set:
+        is_transcribed = audio_input.transcription is not None
+    return replace(
+        _requested_formats(patch, current),
+        is_transcribed=hears_words and (is_transcribed or is_transcription),
+        is_transcription=is_transcription,
+    )
+
+
+def _requested_formats(patch: SessionPatch, current: WireSettings) -> WireSettings:
     audio_input = patch.audio.input if patch.audio else None
     audio_output = patch.audio.output if patch.audio else None
     heard = audio_input.format if audio_input else None

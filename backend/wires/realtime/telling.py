@@ -29,17 +29,20 @@ from backend.conversation.events import (
     ReplyTruncated,
     SettingsChanged,
     SettingsRefused,
+    SpeechHeard,
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
+    UtteranceHeard,
     VoiceFailed,
     VoiceFellBack,
+    WordsHeard,
 )
-from backend.conversation.settings import ConversationSettings
+from backend.conversation.settings import NO_TURNS, ConversationSettings
 from backend.wires.errors import WireError
-from backend.wires.realtime.items import Items, user_audio_item
+from backend.wires.realtime.items import Items, Utterances, user_audio_item
 from backend.wires.realtime.responses import Responses, decision_metadata
-from backend.wires.realtime.session import AudioFormats, Dialect, capabilities, session_object
+from backend.wires.realtime.session import Dialect, WireSettings, capabilities, session_object
 from backend.wires.wire import (
     Beaten,
     Fields,
@@ -53,7 +56,6 @@ from backend.wires.wire import (
     SessionKey,
     SocketEvent,
     error_of,
-    new_id,
 )
 
 
@@ -72,14 +74,15 @@ class ServerMessages:
     ) -> None:
         self.items = Items()
         self.responses = Responses(self.items, dialect, key.session_id)
-        self.formats = AudioFormats()
+        self.settings = WireSettings()
         """In force."""
         self._key = key
         self._is_duplex = dialect is Dialect.DUPLEX
         self._offer = offer
         self._has_older_names = has_older_names
-        self._utterance_id = new_id("item")
-        """Of the item that what is being heard becomes."""
+        self._utterances = Utterances(offer.hears_words)
+        self._commits_speech = False
+        """Whether each speech becomes an item, and not what a reply or the client ends."""
         self._added: dict[str, Fields] = {}
         """Items that the conversation is about to hear, by id."""
 
@@ -107,7 +110,7 @@ class ServerMessages:
             case ReplySound():
                 yield self.responses.sound(event)
             case ReplyStarted():
-                yield from self.responses.start(event, self.formats.output)
+                yield from self.responses.start(event, self.settings.output)
             case ReplyEnded():
                 yield from self.responses.end(event)
             case ReplyTruncated():
@@ -118,31 +121,48 @@ class ServerMessages:
             case SpeechStarted():
                 yield {
                     "type": "input_audio_buffer.speech_started",
-                    "item_id": self._utterance_id,
+                    "item_id": self._utterances.item_id,
                     "audio_start_ms": round(event.onset_seconds * 1000),
                 }
             case SpeechStopped():
                 yield {
                     "type": "input_audio_buffer.speech_stopped",
-                    "item_id": self._utterance_id,
+                    "item_id": self._utterances.item_id,
                     "audio_end_ms": round(event.end_seconds * 1000),
                 }
+                if self._commits_speech:
+                    yield from self._commit(SpeechHeard)
             case QuietTimedOut():
                 yield {
                     "type": "input_audio_buffer.timeout_triggered",
-                    "item_id": self._utterance_id,
+                    "item_id": self._utterances.item_id,
                     "audio_start_ms": round(event.since_seconds * 1000),
                     "audio_end_ms": round(event.at_seconds * 1000),
                 }
             case UtteranceEnded():
-                yield from self._commit()
+                yield from self._commit(UtteranceHeard)
+            case ChunkDecision():
+                self._utterances.decided_seconds = event.seconds
+            case WordsHeard():
+                delta = self._utterances.hear(event)
+                if self.settings.is_transcribed:
+                    yield delta
+            case SpeechHeard() | UtteranceHeard():
+                completed = self._utterances.complete(event)
+                if completed is not None and self.settings.is_transcribed:
+                    self.items.change(
+                        user_audio_item(completed["item_id"], completed["transcript"])
+                    )
+                    yield completed
             case InputAdded():
                 yield from self._add_item(self._added[event.reference])
             case AudioDiscarded():
                 yield {"type": "input_audio_buffer.cleared"}
             case ConversationOpened():
+                self._follow(event.settings)
                 yield self._created(event.settings)
             case SettingsChanged():
+                self._follow(event.settings)
                 yield {"type": "session.updated", "session": self._session(event.settings)}
             case RecordingStarted():
                 yield {
@@ -223,6 +243,10 @@ class ServerMessages:
             case Replaced():
                 yield {"type": "session.replaced", "session_id": session_id}
 
+    def _follow(self, settings: ConversationSettings) -> None:
+        has_turns = settings.turns != NO_TURNS
+        self._commits_speech = self.settings.is_transcription and has_turns
+
     def _created(self, settings: ConversationSettings) -> Fields:
         created: Fields = {"type": "session.created", "session": self._session(settings)}
         if self._is_duplex:
@@ -230,13 +254,12 @@ class ServerMessages:
         return created
 
     def _session(self, settings: ConversationSettings) -> Fields:
-        session = session_object(settings, self.formats, self._key.session_id, self._offer.model)
+        session = session_object(settings, self.settings, self._key.session_id, self._offer.model)
         return session | ({"capabilities": capabilities(self._offer)} if self._is_duplex else {})
 
-    def _commit(self) -> Iterator[Fields]:
+    def _commit(self, heard_by: type[SpeechHeard | UtteranceHeard]) -> Iterator[Fields]:
         """What has been heard since the last item becomes the user's next item."""
-        item = user_audio_item(self._utterance_id)
-        self._utterance_id = new_id("item")
+        item = user_audio_item(self._utterances.commit(heard_by))
         names = {"previous_item_id": self.items.add(item)}
         yield {"type": "input_audio_buffer.committed", "item_id": item["id"], **names}
         yield {"type": "conversation.item.added", "item": item, **names}

@@ -52,7 +52,7 @@ from backend.wires.realtime.client_messages import (
     session_update,
 )
 from backend.wires.realtime.items import given_item, heard_parts, instructions_of
-from backend.wires.realtime.session import Dialect, requested_formats, settings_patch
+from backend.wires.realtime.session import Dialect, WireSettings, settings_patch, wire_settings
 from backend.wires.realtime.telling import ServerMessages, error_message
 from backend.wires.wire import (
     Acknowledge,
@@ -106,6 +106,7 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
             self.key, dialect, offer, has_older_names or self.is_resumable
         )
         self._takes_binary = takes_binary
+        self._hears_words = offer.hears_words
         self._request_id: str | None = None
         """Of the last request for a response, as its client calls it."""
 
@@ -146,11 +147,9 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
             AudioInteractionError: it cannot be.
         """
         if isinstance(message, SessionUpdate):
-            formats = requested_formats(message.session, self._messages.formats)
-            settings = request.defaults.merged(
-                settings_patch(message.session, self._messages.formats)
-            )
-            self._messages.formats = formats
+            own, before = self._wanted(message), self._messages.settings
+            settings = request.defaults.merged(settings_patch(message.session, before))
+            self._messages.settings = own
             return replace(request, defaults=settings)
         return request
 
@@ -218,15 +217,18 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
         return []
 
     async def _update(self, message: SessionUpdate, conversation: Conversation) -> None:
-        before = self._messages.formats
+        before = self._messages.settings
         patch = settings_patch(message.session, before)
         # The conversation tells of the change while it makes it.
-        self._messages.formats = requested_formats(message.session, before)
+        self._messages.settings = self._wanted(message)
         try:
             await conversation.obey(ChangeSettings(patch, message.event_id))
         except AudioInteractionError:
-            self._messages.formats = before
+            self._messages.settings = before
             raise
+
+    def _wanted(self, message: SessionUpdate) -> WireSettings:
+        return wire_settings(message.session, self._messages.settings, self._hears_words)
 
     def _decoded(self, audio: str) -> bytes:
         return self._input_format.decode(decoded_base64(audio))
@@ -234,7 +236,7 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
     @property
     def _input_format(self) -> WireFormat:
         # How many of its samples are a second is the conversation's business.
-        return WireFormat(self._messages.formats.input)
+        return WireFormat(self._messages.settings.input)
 
     async def _create_response(self, message: CreateResponse, conversation: Conversation) -> None:
         # A client that lost its connection may ask again, and not know whether it was heard. In
@@ -243,6 +245,8 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
         if is_repeated and self.is_resumable:
             conversation.activity()
             return
+        if self._messages.settings.is_transcription:
+            raise WireError("a transcription session has no responses", "no_responses", "type")
         options = message.response or ResponseOptions()
         request_id = new_id("request")
         self._messages.responses.requested(request_id, options.metadata or {})
@@ -321,9 +325,12 @@ def _asked(address: Address, offer: Offer) -> Request:
         defaults,
         _FIRST_MESSAGE if waits else None,
     )
-    if not address.session:
+    session = dict(address.session)
+    if query.get("intent") == "transcription":
+        session["type"] = "transcription"
+    if not session:
         return request
-    granted = wire.begin(session_update(address.session), request)
+    granted = wire.begin(session_update(session), request)
     voice = offer.voices.find_voice(granted.defaults.voice)
     return replace(granted, defaults=replace(granted.defaults, voice=voice))
 
