@@ -76,7 +76,7 @@ class _Utterance:
     """The event that tells that all of it is written down; None while it goes on."""
 
 
-class Utterances:
+class HeardItems:
     """The items that live audio becomes, and what is written down of it, which comes later.
 
     Args:

@@ -40,7 +40,7 @@ from backend.conversation.events import (
 )
 from backend.conversation.settings import NO_TURNS, ConversationSettings
 from backend.wires.errors import WireError
-from backend.wires.realtime.items import Items, Utterances, user_audio_item
+from backend.wires.realtime.items import HeardItems, Items, user_audio_item
 from backend.wires.realtime.responses import Responses, decision_metadata
 from backend.wires.realtime.session import Dialect, WireSettings, capabilities, session_object
 from backend.wires.wire import (
@@ -80,7 +80,7 @@ class ServerMessages:
         self._is_duplex = dialect is Dialect.DUPLEX
         self._offer = offer
         self._has_older_names = has_older_names
-        self._utterances = Utterances(offer.hears_words)
+        self._heard_items = HeardItems(offer.hears_words)
         self._commits_speech = False
         """Whether each speech becomes an item, and not what a reply or the client ends."""
         self._added: dict[str, Fields] = {}
@@ -121,13 +121,13 @@ class ServerMessages:
             case SpeechStarted():
                 yield {
                     "type": "input_audio_buffer.speech_started",
-                    "item_id": self._utterances.item_id,
+                    "item_id": self._heard_items.item_id,
                     "audio_start_ms": round(event.onset_seconds * 1000),
                 }
             case SpeechStopped():
                 yield {
                     "type": "input_audio_buffer.speech_stopped",
-                    "item_id": self._utterances.item_id,
+                    "item_id": self._heard_items.item_id,
                     "audio_end_ms": round(event.end_seconds * 1000),
                 }
                 if self._commits_speech:
@@ -135,20 +135,20 @@ class ServerMessages:
             case QuietTimedOut():
                 yield {
                     "type": "input_audio_buffer.timeout_triggered",
-                    "item_id": self._utterances.item_id,
+                    "item_id": self._heard_items.item_id,
                     "audio_start_ms": round(event.since_seconds * 1000),
                     "audio_end_ms": round(event.at_seconds * 1000),
                 }
             case UtteranceEnded():
                 yield from self._commit(UtteranceHeard)
             case ChunkDecision():
-                self._utterances.decided_seconds = event.seconds
+                self._heard_items.decided_seconds = event.seconds
             case WordsHeard():
-                delta = self._utterances.hear(event)
+                delta = self._heard_items.hear(event)
                 if self.settings.is_transcribed:
                     yield delta
             case SpeechHeard() | UtteranceHeard():
-                completed = self._utterances.complete(event)
+                completed = self._heard_items.complete(event)
                 if completed is not None and self.settings.is_transcribed:
                     self.items.change(
                         user_audio_item(completed["item_id"], completed["transcript"])
@@ -259,7 +259,7 @@ class ServerMessages:
 
     def _commit(self, heard_by: type[SpeechHeard | UtteranceHeard]) -> Iterator[Fields]:
         """What has been heard since the last item becomes the user's next item."""
-        item = user_audio_item(self._utterances.commit(heard_by))
+        item = user_audio_item(self._heard_items.commit(heard_by))
         names = {"previous_item_id": self.items.add(item)}
         yield {"type": "input_audio_buffer.committed", "item_id": item["id"], **names}
         yield {"type": "conversation.item.added", "item": item, **names}
