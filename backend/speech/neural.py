@@ -73,6 +73,7 @@ class JoeVoice:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="joe")
         self._process: subprocess.Popen[bytes] | None = None
         self._num_starts = 0
+        self._rests = False
         self._is_closed = False
         self._cache: LRUCache[tuple[str, Prosody], bytes] = LRUCache(MAX_CACHED_BYTES, len)
 
@@ -128,13 +129,16 @@ class JoeVoice:
             return
         if cost <= SLOWEST:
             logger.info("%s speaks: a second of sound takes %.2f s", self.label, cost)
-            self.failure = None
+            self.failure, self._rests = None, False
         else:
             self._rest(cost)
 
     def _rest(self, cost: float) -> None:
-        self.failure = f"{self.label} cannot speak: a second of its sound takes {cost:.1f} s here"
-        logger.warning("%s; it is measured again in %.0f s", self.failure, REST_SECONDS)
+        failure = f"{self.label} cannot speak: a second of its sound takes {cost:.1f} s here"
+        # Once, and not again as long as it stays so.
+        level = logging.DEBUG if self._rests else logging.WARNING
+        logger.log(level, "%s; it is measured again every %.0f s", failure, REST_SECONDS)
+        self.failure, self._rests = failure, True
         again = threading.Timer(REST_SECONDS, self._measure_again)
         again.daemon = True
         again.start()
