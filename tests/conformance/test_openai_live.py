@@ -24,6 +24,7 @@ from tests.conformance.wire import (
     Wire,
     spoken,
 )
+from tests.scripted import ScriptedReply
 
 
 def client(wire: Wire) -> AsyncOpenAI:
@@ -119,3 +120,24 @@ async def test_speaking_over_a_reply_stops_it(wire: Wire) -> None:
     wire.require_pure_live()
     # Of what was generated only what had its time was said: seconds of minutes.
     assert len(said(after)) < 1000
+
+
+async def test_a_long_conversation_stays_on_one_timeline(wire: Wire) -> None:
+    replies = [ScriptedReply(f"Number {number}.") for number in range(4)]
+    # In the middle one that is talked over: the next is told as if it had been short.
+    wire.follow(*replies[:2], LONG_REPLY, *replies[2:], seconds_per_word=0.01)
+    events: list[Any] = []
+    async with started(wire) as connection:
+        for reply in replies[:2]:
+            await say(connection)
+            events += await heard(connection, reply.text)
+        await say(connection)
+        events += await heard(connection, "")
+        for reply in replies[2:]:
+            await say(connection)
+            events += await heard(connection, reply.text)
+    wire.require_pure_live()
+    for event_type in ("session.output_transcript.delta", "session.input_transcript.delta"):
+        told = [event for event in events if event.type == event_type]
+        assert len(told) >= len(replies)
+        assert all(before.end_ms <= after.start_ms for before, after in pairwise(told))
