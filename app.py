@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate-proactive": "backend.cli.proactive:evaluate_proactive",
     "probe": "study.probe:probe",
     "compare": "study.compare:compare",
+    "judge": "study.judge:judge",
 }
 """Imported when it is asked for: torch alone takes seconds, and packages may be missing."""
 

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.audio import Samples, read_audio
-from backend.cli.proactive import IGNORE, find_audio, read_clips
 from backend.config import SAMPLE_RATE_HZ
 from backend.errors import AudioInputError
 
@@ -78,6 +77,9 @@ def find_clips(sources: Iterable[Path], problems: list[str]) -> list[StudyClip]:
 
 def _clips_of(source: Path, problems: list[str]) -> Iterator[StudyClip]:
     if source.suffix.lower() in MANIFESTS:
+        # With it comes torch, which a judge does without.
+        from backend.cli.proactive import IGNORE, find_audio, read_clips
+
         for entry in read_clips(source).clips:
             try:
                 path = find_audio(entry, source.parent)

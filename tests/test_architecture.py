@@ -78,6 +78,7 @@ WITHOUT = {
     "backend.cli.serve": ["numpy", "torch"],
     "backend.cli.recordings": ["torch", "transformers"],
     "backend.recordings.export": ["torch", "transformers", "matplotlib", "pandas", "pyarrow"],
+    "study.judge": ["torch", "transformers"],
     "backend.cli.listen": ["fastapi", "gradio"],
 }
 

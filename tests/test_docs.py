@@ -124,6 +124,7 @@ class Instead:
     check: Callable[[str, pytest.CaptureFixture[str]], None]
 
 
+JUDGES = Instead("needs a server, and minutes; tests/test_judge.py judges one", accepts)
 PROBES = Instead("takes minutes; tests/test_probe.py probes", accepts)
 SERVES = Instead("serves until it is interrupted; tests/test_browser.py serves", accepts)
 MEASURES = Instead("takes minutes", accepts)
@@ -168,6 +169,9 @@ NOT_RUN = {
     f"{PYTHON} app.py probe my_clips --checkpoint mine --checkpoint embedded --figure pdf": PROBES,
     f"{PYTHON} app.py probe --first --checkpoint mine/run": PROBES,
     f"{PYTHON} app.py probe FOLDER": PLACEHOLDER,
+    f"{PYTHON} app.py judge ws://localhost:7860": JUDGES,
+    f"{PYTHON} app.py judge ws://localhost:7860 --out judged.json --figure judged.svg": JUDGES,
+    f"{PYTHON} app.py judge wss://example.org/v1/realtime --model NAME --access-key KEY": JUDGES,
     f"{PYTHON} app.py compare RECORDING --checkpoint mine/step-900 --other-checkpoint "
     "mine/step-1000": PLACEHOLDER,
     f"{PYTHON} app.py compare FILE --other-checkpoint mine": PLACEHOLDER,

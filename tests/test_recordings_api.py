@@ -26,10 +26,10 @@ from backend.admission import Admission
 from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.errors import CheckpointError, RecordingError, SessionFileError
-from backend.model.checkpoint import Checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.recordings.cache import Kept, RecordingCache
 from backend.recordings.export import ExportFormat
-from backend.recordings.forks import Forks
+from backend.recordings.forks import AlsoCheckpoint, Forks
 from backend.recordings.live import Recordings
 from backend.recordings.reader import MAX_REPLY_TOKENS, SessionFile
 from backend.recordings.recorder import Recorder, describe
@@ -111,6 +111,7 @@ def build(
     folder: Path,
     packed: Path,
     access_key: str | None = None,
+    also: AlsoCheckpoint | None = None,
     **options: Any,
 ) -> Site:
     calendar = Calendar()
@@ -122,7 +123,7 @@ def build(
     shutil.copy(packed, gallery / "noise.aisession")
     listed = [{"name": "noise", "title": "Noise", "about": "It hisses."}, {"name": "missing"}]
     (gallery / "gallery.json").write_text(json.dumps(listed))
-    forks = Forks(checkpoint, lambda: 0, Admission(1, SystemTime()), WORKERS)
+    forks = Forks(checkpoint, lambda: 0, Admission(1, SystemTime()), WORKERS, also)
     recordings = Recordings(kept, checkpoint)
     api = RecordingsApi(Doorkeeper(access_key), Gallery(gallery), recordings, forks, WORKERS)
 
@@ -696,6 +697,14 @@ def test_a_fork_tells_its_story(site: Site) -> None:
     assert len(site.store.ids()) == 1
 
 
+def forked(site: Site, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The story of another way."""
+    story: dict[str, Any] = told(site.client.post(f"{site.address}/forks", json=wanted))[-1][
+        "story"
+    ]
+    return story
+
+
 def logits(story: dict[str, Any]) -> list[float]:
     """Two of each decision."""
     return [logit for decision in story["decisions"] for logit in decision["logits"]]
@@ -843,3 +852,40 @@ async def test_forks_wait_in_line_and_stop_with_their_listener(
     assert "story" in lines[-1]
     assert admission.num_taken == 0
     assert {line["num_chunks"] for line in lines[:-1]} <= {NUM_CHUNKS}
+
+
+def test_a_recording_is_heard_by_the_servers_other_checkpoint(
+    golden_checkpoint: Checkpoint, golden_checkpoint_dir: Path, tmp_path: Path, packed: Path
+) -> None:
+    """Also one that was recorded with neither; it is loaded when that is first asked for."""
+    loads: list[str] = []
+
+    def load() -> Checkpoint:
+        loads.append("once")
+        return load_checkpoint(str(golden_checkpoint_dir), device="cpu", dtype="float32")
+
+    built = build(golden_checkpoint, tmp_path, packed, also=AlsoCheckpoint("mine", load))
+    with built.client:
+        own = logits(forked(built, {"from_chunk": 0}))
+        assert own == pytest.approx(logits(forked(built, {"from_chunk": 0, "also": True})))
+        eager = forked(built, {"from_chunk": 0, "also": True, "decision_bias": 8.0})
+        assert len(eager["said"]) > len(built.get("/story").json()["said"])
+    assert loads == ["once"]
+
+
+def test_another_checkpoint_that_is_not_there(
+    golden_checkpoint: Checkpoint, tmp_path: Path, packed: Path, site: Site
+) -> None:
+    wanted = {"from_chunk": 0, "also": True}
+    assert site.code("POST", f"{site.address}/forks", json=wanted) == (422, "invalid_value")
+
+    def refuse() -> Checkpoint:
+        raise CheckpointError(f"{tmp_path} holds no checkpoint")
+
+    folder = tmp_path / "other"
+    folder.mkdir()
+    built = build(golden_checkpoint, folder, packed, also=AlsoCheckpoint("mine", refuse))
+    with built.client:
+        refused = built.client.post(f"{built.address}/forks", json=wanted)
+    assert "mine cannot be loaded" in refused.text
+    assert str(tmp_path) not in refused.text

@@ -39,6 +39,8 @@ EXPORT_FORMATS = (
     "jsonl",
 )
 """Those of `backend.recordings.export`, which needs packages."""
+APIS = ("realtime", "live")
+"""What a server may speak that is judged."""
 OPTIONS_OF_ALL = ("-h", "--help", "--version")
 AUTO = "auto"
 """As many conversations as the machine carries, which is measured at the start."""
@@ -79,6 +81,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     _add_probe(commands.add_parser("probe", help="find out when a model speaks, and when not"))
     _add_compare(commands.add_parser("compare", help="compare two checkpoints, or two settings"))
+    _add_judge(commands.add_parser("judge", help="judge a server from outside, by talking with it"))
     # Options alone are those of `serve`; a word that is no command is named by argparse.
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in OPTIONS_OF_ALL):
         arguments = ["serve", *arguments]
@@ -125,6 +128,12 @@ def port_of(environment: Mapping[str, str]) -> str:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, checkpoint=os.environ.get(CHECKPOINT_VARIABLE) or None)
+    parser.add_argument(
+        "--also",
+        type=_source,
+        metavar="CHECKPOINT",
+        help="let recordings be heard with this one as well, loaded when that is asked for",
+    )
     parser.add_argument("--host", help="address to serve on (127.0.0.1; on a Space 0.0.0.0)")
     parser.add_argument(
         "--port",
@@ -147,7 +156,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_access_key(parser, "what a client has to know")
     parser.add_argument(
         "--idle-minutes",
-        type=_minutes,
+        type=_duration,
         default=10.0,
         metavar="MINUTES",
         help="end a conversation in which nothing is said for so long, 0: never (%(default)g)",
@@ -367,6 +376,39 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "server", metavar="ADDRESS", help="wss://host, or the whole address of its socket"
+    )
+    parser.add_argument(
+        "--api", choices=APIS, help="what it speaks (as its address says, else realtime)"
+    )
+    parser.add_argument("--model", default="audio-interaction", help="its name (%(default)s)")
+    parser.add_argument("--voice", type=_text, help="in which it is to speak (its own choice)")
+    _add_access_key(parser, "what the server wants to know")
+    parser.add_argument(
+        "--clips",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="CLIPS",
+        help="voices to talk with: recordings, folders or manifests (the repository's samples)",
+    )
+    parser.add_argument("--rounds", type=_count, default=1, help="of all trials (%(default)s)")
+    parser.add_argument(
+        "--quiet-seconds",
+        type=_duration,
+        default=60.0,
+        metavar="SECONDS",
+        help="of noise and quiet at the end, for false replies (%(default)g)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="every trial, as JSON")
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help=f"draw it, as {', '.join(FIGURES)}"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _add_study_output(parser: argparse.ArgumentParser, folder: Path) -> None:
     parser.add_argument(
         "--out",
@@ -509,12 +551,12 @@ def _megabytes(text: str) -> float:
     return megabytes
 
 
-def _minutes(text: str) -> float:
-    minutes = _number(text)
+def _duration(text: str) -> float:
+    duration = _number(text)
     # Not a number is not at least 0 either.
-    if not 0 <= minutes < math.inf:
+    if not 0 <= duration < math.inf:
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
-    return minutes
+    return duration
 
 
 def _bias(text: str) -> float:

@@ -7,6 +7,7 @@ import sys
 import threading
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 
 from backend.cli.arguments import recordings_folder
 from backend.cli.exits import EXIT_INTERRUPTED, leave_at_once
@@ -29,6 +30,7 @@ def serve(parsed: argparse.Namespace) -> int:
     from backend.model.checkpoint import load_checkpoint, resolve_device
     from backend.model.hub import TerminalProgress
     from backend.model.hub_store import Report
+    from backend.recordings.forks import AlsoCheckpoint
     from backend.recordings.store import StoreOptions
     from backend.speech.neural import is_installed
 
@@ -39,6 +41,14 @@ def serve(parsed: argparse.Namespace) -> int:
     is_auto = parsed.sessions is None
     # Where as many are to be let in as are heard in time, at least one has to fit.
     config = EngineConfig(num_slots=parsed.sessions or 1, max_positions=parsed.max_positions)
+    also = None
+    if parsed.also is not None:
+        also = AlsoCheckpoint(
+            Path(parsed.also).name,
+            lambda: load_checkpoint(
+                parsed.also, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
+            ),
+        )
     records = here.may_record and not parsed.no_recordings
     options = ServingOptions(
         access_key=parsed.access_key,
@@ -53,6 +63,7 @@ def serve(parsed: argparse.Namespace) -> int:
         framed_by=here.framed_by + tuple(parsed.framed_by or ()),
         connections_per_address=parsed.connections_per_address,
         has_neural_voice=is_installed(),
+        also=also,
     )
     is_open = threading.Event()
     with ExitStack() as stack:

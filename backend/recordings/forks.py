@@ -16,7 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backend.admission import Admission
-from backend.errors import AudioInteractionError, RecordingError, SessionFileError
+from backend.errors import (
+    AudioInteractionError,
+    CheckpointError,
+    RecordingError,
+    SessionFileError,
+)
 from backend.model.checkpoint import Checkpoint
 from backend.model.device import own_stream
 from backend.model.fingerprint import fingerprint
@@ -37,6 +42,37 @@ LONGEST_REST_SECONDS = 0.2
 TOLD_EVERY_SECONDS = 0.2
 
 
+class AlsoCheckpoint:
+    """A checkpoint that a server compares its own with, loaded when that is first asked for.
+
+    Args:
+        name: as whoever started the server called it.
+        load: takes its time, and raises CheckpointError.
+    """
+
+    def __init__(self, name: str, load: Callable[[], Checkpoint]) -> None:
+        self.name = name
+        self._load = load
+        self._loaded: Checkpoint | None = None
+
+    def get(self) -> Checkpoint:
+        """It itself; called by the thread of forks alone.
+
+        Raises:
+            RecordingError: it cannot be loaded; the server's log says why.
+        """
+        if self._loaded is None:
+            try:
+                self._loaded = self._load()
+            except CheckpointError as error:
+                # The sentence names places on the server.
+                logger.error("%s", error)
+                raise RecordingError(
+                    f"{self.name} cannot be loaded: the server's log says why", "recording_failed"
+                ) from error
+        return self._loaded
+
+
 class Forks:
     """Forks of one server: one at a time, the others wait in line.
 
@@ -45,6 +81,7 @@ class Forks:
         num_conversations: how many go on now.
         admission: who is next; of one place.
         workers: read what came of it.
+        also: what they may be heard with instead, which need not be what they were recorded with.
     """
 
     def __init__(
@@ -53,15 +90,22 @@ class Forks:
         num_conversations: Callable[[], int],
         admission: Admission,
         workers: Workers,
+        also: AlsoCheckpoint | None = None,
     ) -> None:
         self._checkpoint = checkpoint
+        self._also = also
         self._num_conversations = num_conversations
         self._admission = admission
         self._workers = workers
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fork")
 
     async def run(
-        self, find: Find, options: ForkOptions, checked: Checked | None = None
+        self,
+        find: Find,
+        options: ForkOptions,
+        checked: Checked | None = None,
+        *,
+        with_also: bool = False,
     ) -> AsyncGenerator[Fields, None]:
         """What is told of a fork, as it comes: `waiting`, `chunk` and at last `story`.
 
@@ -71,13 +115,19 @@ class Forks:
             find: where the recording is.
             options: what is to be otherwise.
             checked: what going through it has found; None goes through it here.
+            with_also: whether the other checkpoint hears it.
 
         Raises:
-            RecordingError: there is no such recording, it is another checkpoint's, or too many
-                wait.
+            RecordingError: there is no such recording, it is another checkpoint's, there is no
+                other one, or too many wait.
             SettingsError: a setting cannot be, or there is no such chunk.
             SessionFileError: it cannot be repeated.
         """
+        also = self._also if with_also else None
+        if with_also and also is None:
+            raise RecordingError(
+                "this server has one checkpoint: start it with --also for another", "invalid_value"
+            )
         place = self._admission.enter()
         if place is None:
             if (waiter := self._admission.queue_up()) is None:
@@ -96,7 +146,7 @@ class Forks:
         def tell(fields: Fields) -> None:
             loop.call_soon_threadsafe(told.put_nowait, fields)
 
-        job = _Job(self._checkpoint, options, self._num_conversations, self._workers, tell)
+        job = _Job(self._checkpoint, also, options, self._num_conversations, self._workers, tell)
         running = loop.run_in_executor(self._thread, job.take, find, checked)
 
         def done(ended: "asyncio.Future[Fields]") -> None:
@@ -155,6 +205,7 @@ class _Job:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        also: AlsoCheckpoint | None,
         options: ForkOptions,
         num_conversations: Callable[[], int],
         workers: Workers,
@@ -164,6 +215,7 @@ class _Job:
         self._stop = Stop()
         self._workers = workers
         self._checkpoint = checkpoint
+        self._also = also
         self._options = options
         self._num_conversations = num_conversations
         self._tell = tell
@@ -196,7 +248,9 @@ class _Job:
 
     def _run(self, file: SessionFile) -> Fields:
         stated = file.manifest.checkpoint
-        if fingerprint(self._checkpoint) != stated.fingerprint:
+        if self._also is not None:
+            self._checkpoint = self._also.get()
+        elif fingerprint(self._checkpoint) != stated.fingerprint:
             raise RecordingError(
                 f"it was recorded with another checkpoint, {stated.name}: take it another way on "
                 "the command line, with `app.py replay --from-chunk`",
@@ -222,7 +276,7 @@ class _Job:
         manifest = describe(
             self._checkpoint,
             self._options.settings(file.manifest),
-            file.manifest.checkpoint.max_positions,
+            min(file.manifest.checkpoint.max_positions, self._checkpoint.max_positions),
             title=file.manifest.title,
             forked_at_chunk=self._options.from_chunk,
         )

@@ -101,10 +101,12 @@ class ForkWanted(BaseModel):
     top_k: int | None = None
     decision_bias: float | None = None
     seed: int | None = None
+    also: bool = False
+    """Whether the server's other checkpoint is to hear it."""
 
     def options(self) -> ForkOptions:
         """The same for who takes it."""
-        return ForkOptions(**self.model_dump())
+        return ForkOptions(**self.model_dump(exclude={"also"}))
 
 
 class RecordingsApi:
@@ -209,7 +211,9 @@ class RecordingsApi:
             wanted = await _body(request, ForkWanted)
             # What is wrong with it is said before the first line.
             facts = await self._facts(request, lambda: find(source))
-            lines = self._forks.run(lambda: find(source), wanted.options(), facts.checked)
+            lines = self._forks.run(
+                lambda: find(source), wanted.options(), facts.checked, with_also=wanted.also
+            )
             first = await anext(lines)
             return StreamingResponse(
                 _lines(first, lines), media_type="application/x-ndjson", headers=PRIVATE

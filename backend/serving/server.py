@@ -27,7 +27,7 @@ from backend.errors import EngineFailedError
 from backend.lateness import Lateness
 from backend.model.checkpoint import Ability
 from backend.model.hub_store import Report
-from backend.recordings.forks import Forks
+from backend.recordings.forks import AlsoCheckpoint, Forks
 from backend.recordings.live import Recordings
 from backend.recordings.store import Gallery, RecordingStore, StoreOptions
 from backend.recordings.workers import Workers
@@ -109,6 +109,8 @@ class ServingOptions:
     """Open at once; proxies and this machine may have more."""
     has_neural_voice: bool = False
     """Whether replies may be spoken by the neural voice of this machine, which takes a process."""
+    also: AlsoCheckpoint | None = None
+    """What recordings may be heard with as well."""
 
     def __post_init__(self) -> None:
         if self.access_key is not None:
@@ -253,6 +255,7 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
         return {
             "status": "failed" if engine.failed.done() else "ok",
             "checkpoint": engine.checkpoint.name,
+            "also": None if options.also is None else options.also.name,
             "device": str(engine.checkpoint.device),
             "number_format": engine.checkpoint.number_format,
             "sessions": service.admission.num_taken,
@@ -271,7 +274,11 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
 
     OpenAIApi(service.doorkeeper, engine.checkpoint.name, service.conversations).add_to(app)
     forks = Forks(
-        engine.checkpoint, lambda: service.admission.num_taken, Admission(1, SystemTime()), workers
+        engine.checkpoint,
+        lambda: service.admission.num_taken,
+        Admission(1, SystemTime()),
+        workers,
+        options.also,
     )
     gallery = Gallery(GALLERY_FOLDER)
     api = RecordingsApi(service.doorkeeper, gallery, recordings, forks, workers)

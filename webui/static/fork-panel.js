@@ -2,7 +2,7 @@
 
 import { CHUNK_SECONDS } from './audio-format.js';
 import { thresholdOf } from './eagerness.js';
-import { element } from './element.js';
+import { element, option } from './element.js';
 import { clockTime, percent } from './figures.js';
 import { message } from './messages.js';
 import { Recorded, differences } from './recorded.js';
@@ -57,6 +57,13 @@ export class ForkPanel {
     parts.forkPrompt.addEventListener('input', () => {
       this.isPromptChosen = true;
     });
+  }
+
+  /** Let a recording be heard with the other model too, where the server has one: their names. */
+  offerModels(served, also) {
+    const { forkModel, forkModelField } = this.parts;
+    forkModelField.hidden = also === null;
+    if (also !== null) forkModel.replaceChildren(option('', served), option('also', also));
   }
 
   /** Offer it for a recording of a source. */
@@ -122,6 +129,7 @@ export class ForkPanel {
   options() {
     const { forkPrompt, forkTemperature, forkEagerness, forkSeed } = this.parts;
     const options = { from_chunk: this.from };
+    if (this.parts.forkModel.value === 'also') options.also = true;
     // An empty one is none.
     if (this.isPromptChosen) options.system_prompt = forkPrompt.value;
     if (forkTemperature.value !== '') options.temperature = forkTemperature.valueAsNumber;

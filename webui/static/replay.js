@@ -75,6 +75,7 @@ class ReplayPage {
       loadGallery(),
     ]);
     this.mayShare = health?.recordings.may_share ?? false;
+    this.fork.offerModels(health?.checkpoint, health?.also ?? null);
     this.gallery.show(entries);
     this.parts.openFile.disabled = !(health?.recordings.is_on ?? false);
     this.parts.welcome.hidden = this.source !== null;
