@@ -16,6 +16,8 @@ from backend.recordings import session_file
 from backend.recordings.export import ExportFormat, StudyFormat, export
 from backend.recordings.export.figure import Strip, StripReply, draw_strips, peaks_of
 from backend.recordings.reader import SessionFile
+from backend.recordings.records import DecisionRecord, HeardRecord
+from backend.recordings.tables import HeardWord, heard_words
 
 Exported = dict[ExportFormat | StudyFormat, Path]
 CONVERSATION = Path(__file__).parents[1] / "assets" / "gallery" / "conversation.aisession"
@@ -69,14 +71,32 @@ def test_a_recording_in_pandas() -> None:
     assert session.manifest["checkpoint"]["name"] == "embedded"
 
 
+def test_pieces_become_words() -> None:
+    with SessionFile(CONVERSATION) as file:
+        decisions = [record for record in file.records() if isinstance(record, DecisionRecord)]
+    pieces = [[(" la", 0.1, 0.2)], [("tte", 0.4, 0.5), (" please", 0.6, 0.8)], []]
+    told = [
+        decision.model_copy(
+            update={"words": [HeardRecord(text=t, start=s, end=e) for t, s, e in heard]}
+        )
+        for decision, heard in zip(decisions, pieces, strict=False)
+    ]
+    assert heard_words(told) == [
+        HeardWord("latte", 0.1, 0.5, 0),
+        HeardWord("please", 0.6, 0.8, 1),
+    ]
+
+
 def test_strips_of_any_length_and_words(tmp_path: Path) -> None:
     """No sound at all, an hour of it, and words that would be a formula."""
     empty = np.empty(0, np.float32)
     draw_strips(empty, [Strip("", [], [], [])], tmp_path / "empty.svg")
     reply = StripReply(0.4, 2000.0, Emotion.SAD, "$x_1 <b>\n$", 200.0, is_cut=True)
-    one = Strip("one", [0.1] * 9000, [0.5] * 9000, [reply])
+    words = [HeardWord("hush", 0.1, 0.4, 0), HeardWord("$", 3000.0, 3000.1, 7500)]
+    one = Strip("one", [0.1] * 9000, [0.5] * 9000, [reply], words)
     sound = np.concatenate([peaks_of(np.ones(CHUNK_SAMPLES, np.float32))] * 9000)
     draw_strips(sound, [one, one], tmp_path / "hour.svg", differ_at=[3])
+    assert "hush" in (tmp_path / "hour.svg").read_text(encoding="utf-8")
     assert "$x_1 &lt;b&gt; $" in (tmp_path / "hour.svg").read_text(encoding="utf-8")
     with pytest.raises(SettingsError, match=r"must end in \.svg, \.pdf, \.png"):
         require_figure(tmp_path / "figure.doc")

@@ -26,6 +26,7 @@ class SessionFrames:
     chunks: "DataFrame"
     replies: "DataFrame"
     tokens: "DataFrame"
+    words: "DataFrame"
     events: "DataFrame"
     microphone: Samples
     """float32 `[n]` at 16 kHz."""
@@ -42,6 +43,6 @@ def read(path: str | Path) -> SessionFrames:
     with SessionFile(path) as file:
         tables = read_tables(file)
         sound = [np.empty(0, np.float32), *file.chunks()]
-        chunks, replies, tokens, events = map(DataFrame, tables)
+        chunks, replies, tokens, words, events = map(DataFrame, tables)
         manifest = file.manifest.model_dump(mode="json")
-    return SessionFrames(manifest, chunks, replies, tokens, events, np.concatenate(sound))
+    return SessionFrames(manifest, chunks, replies, tokens, words, events, np.concatenate(sound))

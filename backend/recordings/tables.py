@@ -1,13 +1,27 @@
 """A recording as tables of plain values: what CSV, Parquet, JSON lines and pandas are made of."""
 
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from backend.events import text_of
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import DecisionRecord, EndRecord, TokenRecord
 from backend.recordings.transcript import RecordedReply, Transcript, chunk_end, read_transcript
 
 TableRow = dict[str, object]
 """Names of columns to text, numbers, truth values and None."""
+
+
+@dataclass(slots=True)
+class HeardWord:
+    """A word that the model has heard, in seconds of the microphone's sound."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+    chunk: int
+    """At whose end it was known, or its first piece was."""
 
 
 class SessionTables(NamedTuple):
@@ -18,6 +32,8 @@ class SessionTables(NamedTuple):
     replies: list[TableRow]
     tokens: list[TableRow]
     """Of replies."""
+    words: list[TableRow]
+    """That were heard; empty where the checkpoint writes down none."""
     events: list[TableRow]
     """What else happened, as `events.jsonl` has it; columns that an event lacks are None."""
 
@@ -46,8 +62,24 @@ def read_tables(file: SessionFile) -> SessionTables:
         chunk_rows(transcript),
         [_reply_row(reply) for reply in transcript.replies],
         tokens,
+        [asdict(word) for word in heard_words(transcript.decisions)],
         [{name: event.get(name) for name in columns} for event in events],
     )
+
+
+def heard_words(decisions: Iterable[DecisionRecord]) -> list[HeardWord]:
+    """The pieces that were heard, joined where they belong to one word."""
+    words: list[HeardWord] = []
+    for decision in decisions:
+        for piece in decision.words or ():
+            if words and not piece.text.startswith(" "):
+                words[-1].text += piece.text
+                words[-1].end_seconds = piece.end
+            else:
+                words.append(HeardWord(piece.text, piece.start, piece.end, decision.chunk))
+    for word in words:
+        word.text = text_of([word.text])
+    return words
 
 
 def chunk_rows(transcript: Transcript) -> list[TableRow]:
@@ -76,6 +108,9 @@ def chunk_rows(transcript: Transcript) -> list[TableRow]:
                 "logit_speak": decision.logits[1],
                 "milliseconds": decision.milliseconds,
                 "positions": decision.positions,
+                "heard": None
+                if decision.words is None
+                else text_of(piece.text for piece in decision.words),
                 "turn": None if reply is None else reply.turn,
                 "emotion": None if reply is None or reply.emotion is None else reply.emotion.value,
                 "text": None if reply is None else reply.text,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from backend.config import CHUNK_SECONDS
 from backend.plotting import COLOURS, EMOTION_COLOURS, Columns, drawing
 from backend.protocol import Emotion
 from backend.recordings.reader import SessionFile
+from backend.recordings.tables import HeardWord, heard_words
 from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ class Strip:
     thresholds: Sequence[float]
     """Above which a greedy model speaks."""
     replies: Sequence[StripReply]
+    words: Sequence[HeardWord] = ()
+    """That were heard; the first strip's are drawn below the sound."""
 
 
 def peaks_of(chunk: npt.NDArray[np.float32]) -> Peaks:
@@ -84,6 +88,7 @@ def write_figure(file: SessionFile, output: Path, kind: str) -> None:
         [decision.probability for decision in transcript.decisions],
         [decision.threshold for decision in transcript.decisions],
         [_strip_reply(reply) for reply in transcript.replies],
+        heard_words(transcript.decisions),
     )
     draw_strips(peaks, [strip], output, kind)
 
@@ -145,7 +150,15 @@ def _draw_row(
     panels[0].fill_between(
         times[shown], -peaks[shown] / scale, peaks[shown] / scale, color="0.45", linewidth=0
     )
-    panels[0].set(ylim=(-1, 1), yticks=[], ylabel="sound")
+    words = [word for word in strips[0].words if span[0] <= word.start_seconds < span[1]]
+    for word, following in zip_longest(words, words[1:]):
+        until = span[1] if following is None else following.start_seconds
+        room = int((until - word.start_seconds) * _inches_a_second(span) * CHARACTERS_PER_INCH)
+        text = _shortened(word.text, max(1, room))
+        panels[0].text(
+            word.start_seconds, -1.1, text, fontsize=REPLY_POINTS, va="top", parse_math=False
+        )
+    panels[0].set(ylim=(-1.6 if strips[0].words else -1, 1), yticks=[], ylabel="sound")
     panels[0].spines["left"].set_visible(False)
     for number, strip in enumerate(strips):
         curve, replies = panels[1 + 2 * number], panels[2 + 2 * number]
@@ -173,7 +186,6 @@ def _draw_curve(panel: "Axes", strip: Strip, colour: str) -> None:
 
 
 def _draw_replies(panel: "Axes", strip: Strip, span: tuple[float, float]) -> None:
-    inches_a_second = Columns.TWO.value * 0.92 / (span[1] - span[0])
     for number, reply in enumerate(strip.replies):
         panel.barh(
             0.25,
@@ -190,13 +202,17 @@ def _draw_replies(panel: "Axes", strip: Strip, span: tuple[float, float]) -> Non
             continue
         following = strip.replies[number + 1 :][:1]
         until = min([span[1], *[after.start_seconds for after in following]])
-        room = (until - start) * inches_a_second
+        room = (until - start) * _inches_a_second(span)
         latency = "" if reply.latency_ms is None else f" ({reply.latency_ms:.0f} ms)"
         text = _shortened(reply.text + latency, max(3, int(room * CHARACTERS_PER_INCH)))
         # A dollar would begin a formula.
         panel.text(start, 0.55, text, fontsize=REPLY_POINTS, va="bottom", parse_math=False)
     panel.set(ylim=(0, 1.1), yticks=[])
     panel.spines["left"].set_visible(False)
+
+
+def _inches_a_second(span: tuple[float, float]) -> float:
+    return Columns.TWO.value * 0.92 / (span[1] - span[0])
 
 
 def _label_seconds(reply: StripReply, span: tuple[float, float]) -> float | None:
