@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import soxr
 
@@ -26,6 +25,7 @@ from backend.audio import Samples, read_audio
 from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
 from bench.errors import BenchError
 from bench.serving import OFFLINE_VOICE, server
+from study.clips import LEVELS_PER_SECOND, Levels, audible_span, levels_of
 
 MICROPHONE_RATE_HZ = 48_000
 PLAYBACK_RATE_HZ = 24_000
@@ -38,9 +38,6 @@ INTERRUPT_SECONDS = 1.9
 NOISE = 3e-4
 """Of the room, beside a full scale of 1."""
 
-LEVELS_PER_SECOND = 100
-AUDIBLE_SHARE = 1e-3
-"""Of the energy of an utterance's loudest moment: what is weaker is not its beginning or end."""
 ALIGN_SECONDS = 0.3
 """How far a stretch may be from where the whole recording says it is."""
 KNOWN_AFTER_SECONDS = 0.4
@@ -68,9 +65,6 @@ ALIGN_WHOLE_SECONDS = 60.0
 TEXT_DELTAS = ("response.output_text.delta", "response.output_audio_transcript.delta")
 
 PAGE_SETTINGS = json.dumps({"speakReplies": True, "voice": OFFLINE_VOICE})
-
-Levels = npt.NDArray[np.float64]
-"""Energy of every 10 ms."""
 
 
 # The recording
@@ -119,21 +113,6 @@ def compose(spoken: Sequence[Samples], seed: int) -> tuple[Samples, list[Utteran
     recording = np.concatenate(pieces)
     recording += rng.normal(scale=NOISE, size=len(recording)).astype(np.float32)
     return recording, utterances
-
-
-def audible_span(samples: Samples) -> tuple[float, float]:
-    """Where a recording is first and last loud for 20 ms, in seconds."""
-    levels = levels_of(samples)
-    is_loud = levels >= levels.max() * AUDIBLE_SHARE
-    steady = np.flatnonzero(is_loud[1:] & is_loud[:-1])
-    return steady[0] / LEVELS_PER_SECOND, (steady[-1] + 2) / LEVELS_PER_SECOND
-
-
-def levels_of(samples: Samples) -> Levels:
-    """The energy of every 10 ms of a recording at 16 kHz."""
-    size = SAMPLE_RATE_HZ // LEVELS_PER_SECOND
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    return np.mean(frames.astype(np.float64) ** 2, axis=1)
 
 
 def lateness(expected: Levels, heard: Levels) -> int:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -58,6 +59,8 @@ class HeardClip:
     made_with: str
     """Checkpoint, number format, prompt and bias: what may not be mixed."""
     clip: str
+    sound: str
+    """The clip's checksum: another one of the same name is another."""
     axis: str
     value: str
     wants_reply: bool
@@ -207,9 +210,10 @@ class HeardStore:
         self._path = folder / HEARD
         self._heard = {_key(heard): heard for heard in self._read()}
 
-    def get(self, made_with: str, clip: str, condition: Condition) -> HeardClip | None:
+    def get(self, made_with: str, job: "_ProbeJob") -> HeardClip | None:
         """What is known already."""
-        return self._heard.get((made_with, clip, condition.axis, condition.value))
+        condition = job.condition
+        return self._heard.get((made_with, job.name, job.sound, condition.axis, condition.value))
 
     def add(self, heard: HeardClip) -> None:
         """Write it down at once.
@@ -243,8 +247,8 @@ class HeardStore:
                 raise ManifestError(f"{self._path}, line {number} is no line of a probe") from error
 
 
-def _key(heard: HeardClip) -> tuple[str, str, str, str]:
-    return heard.made_with, heard.clip, heard.axis, heard.value
+def _key(heard: HeardClip) -> tuple[str, ...]:
+    return heard.made_with, heard.clip, heard.sound, heard.axis, heard.value
 
 
 class Probing:
@@ -281,18 +285,15 @@ class Probing:
         store: HeardStore,
     ) -> list[HeardClip]:
         """Everything, in the order of the conditions; only what `store` lacks is heard."""
-        order: list[tuple[str, Condition]] = []
-        waiting: list[tuple[StudyClip | None, Samples | None, Condition]] = []
-        for condition in wanted:
-            of_nothing = condition.axis is Axis.NOTHING
-            for clip, samples in [(None, None)] if of_nothing else clips:
-                name = NO_CLIP if clip is None else clip.name
-                order.append((name, condition))
-                if store.get(self.made_with, name, condition) is None:
-                    waiting.append((clip, samples, condition))
+        jobs = [
+            _ProbeJob(clip, condition)
+            for condition in wanted
+            for clip in ([None] if condition.axis is Axis.NOTHING else clips)
+        ]
+        waiting = [job for job in jobs if store.get(self.made_with, job) is None]
         with tqdm(
-            total=len(order),
-            initial=len(order) - len(waiting),
+            total=len(jobs),
+            initial=len(jobs) - len(waiting),
             unit="clip",
             desc=self._name,
             leave=False,
@@ -301,54 +302,75 @@ class Probing:
             for heard in self._hear_all(waiting):
                 store.add(heard)
                 progress.update()
-        return [found for name, c in order if (found := store.get(self.made_with, name, c))]
+        return [heard for job in jobs if (heard := store.get(self.made_with, job)) is not None]
 
-    def _hear_all(
-        self, waiting: Iterable[tuple[StudyClip | None, Samples | None, Condition]]
-    ) -> Iterator[HeardClip]:
+    def _hear_all(self, waiting: Iterable["_ProbeJob"]) -> Iterator[HeardClip]:
         coming = iter(waiting)
-        going_on: dict[Session, tuple[StudyClip | None, Condition, Exposure, list[float]]] = {}
+        going_on: dict[Session, tuple[_ProbeJob, Exposure, list[float]]] = {}
         while True:
             while len(going_on) < self._num_sessions:
-                if (following := next(coming, None)) is None:
+                if (job := next(coming, None)) is None:
                     break
-                clip, samples, condition = following
-                exposure = _exposure(clip, samples, condition)
+                exposure = job.exposure()
                 session = self._core.open(self._settings)
                 for chunk in exposure.chunks:
                     self._core.hear(session, chunk)
-                going_on[session] = (clip, condition, exposure, [])
+                going_on[session] = (job, exposure, [])
             if not going_on:
                 return
             for session, event in list(self._core.step()):
-                clip, condition, exposure, probabilities = going_on[session]
-                name = NO_CLIP if clip is None else clip.name
+                job, exposure, probabilities = going_on[session]
                 if isinstance(event, SessionFailed):
-                    raise CheckpointError(
-                        f"{self._name}: {name}, {condition.name}: {event.message}"
-                    )
+                    name = f"{job.name}, {job.condition.name}"
+                    raise CheckpointError(f"{self._name}: {name}: {event.message}")
                 if not isinstance(event, Decision):
                     continue
                 probabilities.append(round(event.speak_probability, 6))
                 if len(probabilities) == len(exposure.chunks):
                     self._core.close(session)
                     del going_on[session]
-                    yield HeardClip(
-                        self.made_with,
-                        name,
-                        condition.axis,
-                        condition.value,
-                        clip is not None and clip.wants_reply,
-                        round(exposure.onset_seconds, 3),
-                        round(exposure.end_seconds, 3),
-                        tuple(probabilities),
-                    )
+                    yield job.heard(self.made_with, exposure, probabilities)
 
 
-def _exposure(clip: StudyClip | None, samples: Samples | None, condition: Condition) -> Exposure:
-    if clip is None or samples is None:
-        return nothing(condition)
-    return expose(samples, audible_span(samples, clip.name), clip.name, condition)
+@dataclass(frozen=True, slots=True)
+class _ProbeJob:
+    """A clip, or none, under a condition."""
+
+    clip: tuple[StudyClip, Samples] | None
+    condition: Condition
+
+    @property
+    def name(self) -> str:
+        """Of the clip."""
+        return NO_CLIP if self.clip is None else self.clip[0].name
+
+    @property
+    def sound(self) -> str:
+        """The clip's checksum."""
+        return "" if self.clip is None else f"{zlib.crc32(self.clip[1].tobytes()):08x}"
+
+    def exposure(self) -> Exposure:
+        """What is to be heard."""
+        if self.clip is None:
+            return nothing(self.condition)
+        samples = self.clip[1]
+        return expose(samples, audible_span(samples, self.name), self.name, self.condition)
+
+    def heard(
+        self, made_with: str, exposure: Exposure, probabilities: Sequence[float]
+    ) -> HeardClip:
+        """What was made of it."""
+        return HeardClip(
+            made_with,
+            self.name,
+            self.sound,
+            self.condition.axis,
+            self.condition.value,
+            self.clip is not None and self.clip[0].wants_reply,
+            round(exposure.onset_seconds, 3),
+            round(exposure.end_seconds, 3),
+            tuple(probabilities),
+        )
 
 
 # What it means

@@ -15,13 +15,12 @@ from bench.live import (
     Received,
     Sent,
     Utterance,
-    audible_span,
     compose,
     figures_of,
-    levels_of,
     located,
     variants,
 )
+from study.clips import audible_span, levels_of
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 RECORDINGS = [

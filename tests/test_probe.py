@@ -82,7 +82,15 @@ def heard(answers: Callable[[Condition], float]) -> list[HeardClip]:
             wants_reply = condition.axis is not Axis.NOTHING
             found.append(
                 HeardClip(
-                    "x", str(number), condition.axis, condition.value, wants_reply, 0.8, 1.5, values
+                    "x",
+                    str(number),
+                    "",
+                    condition.axis,
+                    condition.value,
+                    wants_reply,
+                    0.8,
+                    1.5,
+                    values,
                 )
             )
     return found
@@ -130,7 +138,8 @@ def test_the_verdict_on_one_that_stands_everything_and_on_one_that_is_silent() -
 
 
 def test_a_reply_before_anything_was_heard_answers_nothing() -> None:
-    early = HeardClip("x", "c", "unchanged", "", True, 1.0, 2.0, (0.9, 0.9, 0.1, 0.1, 0.1, 0.1))
+    values = (0.9, 0.9, 0.1, 0.1, 0.1, 0.1)
+    early = HeardClip("x", "c", "", "unchanged", "", True, 1.0, 2.0, values)
     assert early.speaks_at(0.5) is None
     assert early.speaks_at(0.05) == pytest.approx(3 * CHUNK_SECONDS)
 
@@ -222,4 +231,5 @@ def test_a_full_disk_is_said_and_what_was_heard_is_kept(
         patch.setattr(Path, "open", full)
         with pytest.raises(Exception, match=r"No space left on device; what was heard .* kept"):
             store.add(second)
-    assert HeardStore(tmp_path).get("x", "0", conditions()[0]) == first
+    (kept,) = (tmp_path / "heard.jsonl").read_text().splitlines()
+    assert json.loads(kept)["clip"] == first.clip
