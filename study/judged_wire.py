@@ -4,6 +4,7 @@ Only what both APIs state is relied on, in the names of the generally available 
 beta before it, so that any server that speaks one of them can be judged.
 """
 
+import asyncio
 import base64
 import json
 from abc import ABC, abstractmethod
@@ -128,9 +129,10 @@ class JudgedWire(ABC):
             ) from closed
         try:
             message = json.loads(text)
-        except ValueError as error:
-            raise JudgedServerError("the server sends something that is not JSON") from error
-        return list(self._read(message)) if isinstance(message, dict) else []
+            return list(self._read(message))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # Of another shape than the API's: it is told, and what follows may do.
+            return [Complaint(f"a message cannot be understood: {text[:100]!r}")]
 
     async def send(self, message: dict[str, object]) -> None:
         """Ask for something.
@@ -159,16 +161,20 @@ class JudgedWire(ABC):
     def _read(self, message: dict[str, Any]) -> Iterator[Told]: ...
 
     async def _until(self, event_type: str) -> None:
-        while True:
-            try:
-                message = json.loads(await self._connection.recv())
-            except ConnectionClosed as closed:
-                reason = closed.rcvd.reason if closed.rcvd else "without a word"
-                raise JudgedServerError(f"the server does not begin: {reason}") from closed
-            if message.get("type") == event_type:
-                return
-            if message.get("type") == "error":
-                raise JudgedServerError(f"the server refuses: {_reason(message)}")
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                while (message := json.loads(await self._connection.recv()))["type"] != event_type:
+                    if message["type"] == "error":
+                        raise JudgedServerError(f"the server refuses: {_reason(message)}")
+        except ConnectionClosed as closed:
+            reason = closed.rcvd.reason if closed.rcvd else "without a word"
+            raise JudgedServerError(f"the server does not begin: {reason}") from closed
+        except TimeoutError as error:
+            raise JudgedServerError(
+                f"the server says no {event_type} within {OPEN_SECONDS:g} s"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise JudgedServerError("the server speaks another protocol") from error
 
 
 class JudgedRealtime(JudgedWire):
@@ -268,7 +274,7 @@ async def opened(
     except (OSError, InvalidHandshake, EOFError, ValueError) as error:
         reason = str(error) or "it takes too long"
         raise JudgedServerError(f"{address} cannot be reached: {reason}") from error
-    wire = JudgedRealtime(connection) if api is Api.REALTIME else JudgedLive(connection)
+    wire: JudgedWire = JudgedRealtime(connection) if api is Api.REALTIME else JudgedLive(connection)
     await wire.start(model, voice)
     return wire
 

@@ -179,6 +179,7 @@ def answering() -> Iterator[str]:
                     {"type": "error", "error": {"message": "no such field"}},
                     {"type": "response.done", "response": {"status": "completed"}},
                     {"type": "something.new"},
+                    {"type": "response.audio.delta", "delta": None},
                 ):
                     await connection.send(json.dumps(told))
             if num_bytes > 2 * 3 * RATE_HZ:
@@ -217,6 +218,7 @@ def test_a_server_that_goes_away_is_judged_by_what_it_did(
     captured = capsys.readouterr()
     assert "the server has ended the conversation: out of breath" in captured.err
     assert "the server complains: no such field" in captured.err
+    assert "a message cannot be understood" in captured.err
     judged = json.loads(out.read_text())
     assert (judged["answers"], judged["answered"]) == (1, 1)
     assert judged["first_sound_ms"][0] > 0
