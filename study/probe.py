@@ -302,7 +302,7 @@ class Probing:
             for heard in self._hear_all(waiting):
                 store.add(heard)
                 progress.update()
-        return [heard for job in jobs if (heard := store.get(self.made_with, job)) is not None]
+        return [known for job in jobs if (known := store.get(self.made_with, job)) is not None]
 
     def _hear_all(self, waiting: Iterable["_ProbeJob"]) -> Iterator[HeardClip]:
         coming = iter(waiting)

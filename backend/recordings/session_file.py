@@ -28,6 +28,7 @@ class SessionFrames:
     tokens: "DataFrame"
     words: "DataFrame"
     events: "DataFrame"
+    annotations: "DataFrame"
     microphone: Samples
     """float32 `[n]` at 16 kHz."""
 
@@ -43,6 +44,8 @@ def read(path: str | Path) -> SessionFrames:
     with SessionFile(path) as file:
         tables = read_tables(file)
         sound = [np.empty(0, np.float32), *file.chunks()]
-        chunks, replies, tokens, words, events = map(DataFrame, tables)
+        chunks, replies, tokens, words, events, annotations = map(DataFrame, tables)
         manifest = file.manifest.model_dump(mode="json")
-    return SessionFrames(manifest, chunks, replies, tokens, words, events, np.concatenate(sound))
+    return SessionFrames(
+        manifest, chunks, replies, tokens, words, events, annotations, np.concatenate(sound)
+    )

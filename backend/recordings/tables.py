@@ -36,6 +36,8 @@ class SessionTables(NamedTuple):
     """That were heard; empty where the checkpoint writes down none."""
     events: list[TableRow]
     """What else happened, as `events.jsonl` has it; columns that an event lacks are None."""
+    annotations: list[TableRow]
+    """What people say of it."""
 
 
 def read_tables(file: SessionFile) -> SessionTables:
@@ -64,6 +66,7 @@ def read_tables(file: SessionFile) -> SessionTables:
         tokens,
         [asdict(word) for word in heard_words(transcript.decisions)],
         [{name: event.get(name) for name in columns} for event in events],
+        [annotation.model_dump(mode="json") for annotation in file.annotations],
     )
 
 
