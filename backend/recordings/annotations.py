@@ -111,7 +111,7 @@ def write_annotations(path: Path, annotations: Annotations, part: Path) -> None:
             for info in before.infolist():
                 if info.filename != ANNOTATIONS:
                     # With the name, the time and the kind of compression that it has.
-                    with before.open(info) as member, after.open(info, "w") as copy:
+                    with before.open(info) as member, after.open(info, mode="w") as copy:
                         shutil.copyfileobj(member, copy, 1024**2)
             if annotations:
                 after.writestr(ANNOTATIONS, ANNOTATIONS_READER.dump_json(annotations, indent=1))
