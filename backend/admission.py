@@ -26,6 +26,16 @@ class Standing:
     estimated_wait_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Others:
+    """How it stands with the other servers of a cluster, by their last word."""
+
+    num_free: int = 0
+    """Places that nobody waits for."""
+    waiting_since: tuple[float, ...] = ()
+    """Of each who waits there, in seconds of the clock here."""
+
+
 @dataclass(eq=False, slots=True)
 class Place:
     """The right to one conversation."""
@@ -37,6 +47,7 @@ class Place:
 class Waiter:
     """Somebody in the line; `place` is theirs once they have come to its front."""
 
+    since: float = 0.0
     ticket_id: str = field(default_factory=lambda: f"ticket_{secrets.token_hex(10)}")
     place: Place | None = None
     has_moved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -52,6 +63,7 @@ class Admission:
     def __init__(self, limit: int, time: Time) -> None:
         self._limit = limit
         self._time = time
+        self._others = Others()
         self._taken: set[Place] = set()
         self._line: deque[Waiter] = deque()
         self._lengths_seconds: deque[float] = deque(maxlen=NUM_REMEMBERED)
@@ -66,6 +78,38 @@ class Admission:
         """Those in the line."""
         return len(self._line)
 
+    @property
+    def num_free(self) -> int:
+        """Places that nobody has or waits for."""
+        return max(self._limit - self.num_taken - self.num_waiting, 0)
+
+    @property
+    def waiting_since(self) -> tuple[float, ...]:
+        """Of each in the line, in seconds of the clock."""
+        return tuple(waiter.since for waiter in self._line)
+
+    def close(self) -> None:
+        """Let nobody in any more; those in the line find their place elsewhere."""
+        self._limit = 0
+        self._tell_all()
+
+    def hear_of(self, others: Others) -> None:
+        """What is free elsewhere, and who waits there, is in the line of all."""
+        if others != self._others:
+            self._others = others
+            self._tell_all()
+
+    @property
+    def has_room_elsewhere(self) -> bool:
+        """Whether a client had better come to another server than wait in this one's line."""
+        return self._others.num_free > len(self._others.waiting_since) + self.num_waiting
+
+    def is_to_move(self, waiter: Waiter) -> bool:
+        """Whether one of the free places elsewhere is this one's turn, or none will be here."""
+        if waiter.place is not None:
+            return False
+        return not self._limit or self._position(waiter) <= self._others.num_free
+
     def enter(self) -> Place | None:
         """A place, if one is free; nobody waits for a place that is free."""
         return self._take() if self.num_taken < self._limit else None
@@ -74,7 +118,7 @@ class Admission:
         """Stand in line, at its end; None where the line is too long already."""
         if self.num_waiting >= MAX_IN_LINE:
             return None
-        waiter = Waiter()
+        waiter = Waiter(since=self._time.now())
         self._line.append(waiter)
         self._tell_all()
         return waiter
@@ -100,7 +144,7 @@ class Admission:
             return
         self._taken.remove(place)
         self._lengths_seconds.append(self._time.now() - place.taken_at)
-        if self._line:
+        if self._line and self.num_taken < self._limit:
             first = self._line.popleft()
             first.place = self._take()
             first.has_moved.set()
@@ -116,12 +160,20 @@ class Admission:
             waiter.has_moved.set()
 
     def _standing(self, waiter: Waiter) -> Standing:
-        position = self._line.index(waiter) + 1
-        return Standing(position, self.num_waiting, self._estimated_wait_seconds(position))
+        here = self._line.index(waiter) + 1
+        length = self.num_waiting + len(self._others.waiting_since)
+        return Standing(self._position(waiter), length, self._estimated_wait_seconds(here))
+
+    def _position(self, waiter: Waiter) -> int:
+        """In the line of all servers."""
+        here = self._line.index(waiter) + 1
+        return here + sum(since < waiter.since for since in self._others.waiting_since)
 
     def _estimated_wait_seconds(self, position: int) -> float:
         """Until `position` conversations have ended, if they last as long as others did."""
         length = fmean(self._lengths_seconds) if self._lengths_seconds else FIRST_GUESS_SECONDS
+        if not self._limit:
+            return 0.0
         now = self._time.now()
         # One that has lasted longer than usual tells nothing of when it will end: half as long.
         left = sorted(

@@ -1,8 +1,9 @@
 """What happened in a session, as typed facts. Every front end translates these."""
 
+import math
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from backend.protocol import Emotion
@@ -54,6 +55,10 @@ class Decision:
     """Positions at which the context rolls."""
     words: tuple[HeardPiece, ...] | None = None
     """What was newly heard; None where the checkpoint has no word head."""
+    loudest: float = field(default=-math.inf, compare=False, repr=False)
+    """The largest of its log-mel, and of all before it in its session."""
+    token_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """The one that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ class TurnStarted:
     chunk: int
     emotion: Emotion | None
     """None where the model named none."""
+    token_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """Those of the reply that no event before has had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,8 @@ class TextDelta:
 
     turn: int
     delta: str
+    token_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """Those of the reply that no event before has had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,8 @@ class TurnDone:
     status: TurnStatus
     num_tokens: int = 0
     """That the model has said, the first and the last among them."""
+    token_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """Those of the reply that no event before has had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,8 @@ class ContextRolled:
 
     positions_before: int
     positions_after: int
+    chunks: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """The numbers of those that stay."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import torch
 
 from backend.config import CHUNK_SECONDS, Bits, SamplingConfig, SessionSettings
 from backend.engine.capacity import Capacity
-from backend.engine.session import ReplyRequest
+from backend.engine.session import Past, ReplyRequest
 from backend.errors import SessionLimitError, SettingsError
 from backend.events import (
     Decision,
@@ -245,8 +245,12 @@ class ScriptedEngine:
         return len(self.sessions)
 
     async def open_session(
-        self, settings: SessionSettings | None = None, trace: Trace | None = None
+        self,
+        settings: SessionSettings | None = None,
+        trace: Trace | None = None,
+        past: Past | None = None,
     ) -> ScriptedSession:
+        assert past is None, "a script has no past"
         settings = settings or SessionSettings()
         require_fitting(settings)
         if self.num_sessions >= self.config.num_slots:

@@ -15,6 +15,7 @@ from backend.config import SAMPLE_RATE_HZ
 from backend.conversation.conversation import ConversationOptions
 from backend.conversation.settings import ConversationSettings
 from backend.conversation.voice_activity import VOICE_DETECTION
+from backend.journal import Journal
 from backend.speech import Voices
 from backend.wires.connection import Connection, SocketLimits
 from backend.wires.conversations import Conversations
@@ -216,7 +217,7 @@ def offer_of(
         voices or Voices(),
         idle_seconds,
         may_record=True,
-        hears_words=engine.words is not None,
+        hears_words=checkpoint.word_head is not None,
     )
 
 
@@ -240,13 +241,19 @@ def request_of(
 class House:
     """A server's conversations, and the visitors that talk there."""
 
-    def __init__(self, engine: ScriptedEngine, idle_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: ScriptedEngine,
+        idle_seconds: float = 0.0,
+        journal: Journal | None = None,
+        voices: Voices | None = None,
+    ) -> None:
         self.engine = engine
         self.time = SteppedTime()
         self.admission = Admission(engine.config.num_slots, self.time)
-        self.conversations = Conversations(engine, self.admission, self.time)
+        self.conversations = Conversations(engine, self.admission, self.time, journal=journal)
         self._idle_seconds = idle_seconds
-        self._voices = Voices()
+        self._voices = voices or Voices()
         self._visitors: list[Visitor] = []
 
     def visit(
@@ -299,9 +306,11 @@ class House:
 
 
 @asynccontextmanager
-async def house(engine: ScriptedEngine, idle_seconds: float = 0.0) -> AsyncIterator[House]:
+async def house(
+    engine: ScriptedEngine, idle_seconds: float = 0.0, journal: Journal | None = None
+) -> AsyncIterator[House]:
     """A house while the block runs."""
-    opened = House(engine, idle_seconds)
+    opened = House(engine, idle_seconds, journal)
     try:
         yield opened
     finally:

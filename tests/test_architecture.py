@@ -22,6 +22,7 @@ LAYERS = [
         "backend.config",
         "backend.errors",
         "backend.events",
+        "backend.journal",
         "backend.lateness",
         "backend.plotting",
         "backend.protocol",
@@ -34,7 +35,7 @@ LAYERS = [
     ["backend.recordings"],
     ["backend.conversation"],
     ["backend.wires"],
-    ["backend.serving", "backend.cli"],
+    ["backend.serving", "backend.cluster", "backend.cli"],
     ["study"],
     ["bench"],
     ["app"],
@@ -51,6 +52,9 @@ FRONT_ENDS = [
     "study",
     "webui",
 ]
+
+# Ray is no part of what all need.
+WITH_RAY = ["backend.cluster.replica", "backend.cluster.running"]
 
 PURE = [
     "backend.config",
@@ -220,13 +224,19 @@ for name in names_on_windows:
 """
 
 
+def test_ray_is_imported_where_a_cluster_is_asked_for_alone() -> None:
+    for name, file in modules().items():
+        if any(is_in(other, "ray") for other in imported(file)):
+            assert name in WITH_RAY, f"{name} must not import Ray"
+
+
 def test_importing_does_no_work_and_needs_nothing_that_only_posix_has() -> None:
     """Nothing is printed, no thread runs and no network is touched when everything is imported.
 
     What takes seconds to import does not come with what needs none of it. Windows goes without
     training and the terminal's keys.
     """
-    names = [name for name in modules() if not is_in(name, TRAINING)]
+    names = [n for n in modules() if not is_in(n, TRAINING) and n not in WITH_RAY]
     on_windows = [name for name in names if name not in ("client.keyboard", "client.terminal")]
     told = json.dumps([WITHOUT, names, on_windows])
     ended = subprocess.run(

@@ -51,6 +51,7 @@ from backend.conversation.events import (
 from backend.conversation.hearing import Heard, Hearing, InputChunk
 from backend.conversation.idleness import IdleWatch
 from backend.conversation.input_audio import PCM16_BYTES, pcm_seconds
+from backend.conversation.keeping import ConversationState, Keeping, KeptPast, WaitingChunk
 from backend.conversation.model_session import ModelSession, SessionOpener
 from backend.conversation.notes import Notes
 from backend.conversation.recording import ConversationRecording
@@ -72,6 +73,7 @@ from backend.events import (
     TurnDone,
     TurnStarted,
 )
+from backend.journal import Entry
 from backend.lateness import Lateness
 from backend.recordings.live import Recordings
 from backend.recordings.recorder import Recorder
@@ -102,15 +104,8 @@ class ConversationOptions:
     """What the model is told that is to speak first; None where it speaks without."""
     lateness: Lateness = field(default_factory=Lateness)
     """Counts how late decisions are, for all conversations together."""
-
-
-@dataclass(frozen=True, slots=True)
-class _WaitingChunk:
-    """What the engine is fed next, once it has room."""
-
-    chunk: InputChunk
-    request: PendingRequest | None = None
-    """The reply that the client asks for here."""
+    is_kept: bool = False
+    """Whether another process may go on with it: `entry` then tells all that this needs."""
 
 
 class _OverError(Exception):
@@ -132,6 +127,7 @@ class Conversation:
         time: for the latencies that are reported, and for the end of one that has gone quiet.
         recording: of it, begun or not.
         recorder: of that recording; None where it is not recorded.
+        timeline: where it stands; None where it begins.
     """
 
     def __init__(
@@ -143,6 +139,7 @@ class Conversation:
         time: Time,
         recording: ConversationRecording,
         recorder: Recorder | None,
+        timeline: Timeline | None = None,
     ) -> None:
         self._session = session
         self._settings = settings
@@ -153,7 +150,7 @@ class Conversation:
         self._tell = tell
         self._time = time
         self._recording = recording
-        self._timeline = Timeline()
+        self._timeline = timeline or Timeline()
         self._hearing = Hearing(self._timeline, settings.input_rate_hz, time.now)
         self._replies = Replies(tell, time.now)
         self._speech = SpeechQueue(options.voices)
@@ -171,7 +168,7 @@ class Conversation:
             options.reports_playback,
         )
         self._idle = IdleWatch(options.idle_seconds, time)
-        self._waiting: asyncio.Queue[_WaitingChunk] = asyncio.Queue()
+        self._waiting: asyncio.Queue[WaitingChunk] = asyncio.Queue()
         self._undecided: deque[InputChunk] = deque()
         self._due_at = -math.inf
         """When the newest chunk that was decided on would have come as it was spoken."""
@@ -182,6 +179,7 @@ class Conversation:
         self._quiet_after: Reply | None = None
         """The newest reply by then."""
         self._has_told_of_fallback = False
+        self._keeping = Keeping(options.is_kept)
         self._is_over = False
         self._apply(settings)
 
@@ -236,6 +234,80 @@ class Conversation:
                 await recording.abandon()
             raise
         return conversation
+
+    @classmethod
+    async def take_up(
+        cls,
+        engine: SessionOpener,
+        past: KeptPast,
+        options: ConversationOptions,
+        tell: Tell,
+        time: Time,
+    ) -> "Conversation":
+        """Go on with a conversation that another process had.
+
+        Raises:
+            SessionLimitError: there is no slot.
+        """
+        settings = past.state.settings
+        session = await engine.open_session(settings.for_engine(), past=past.for_engine())
+        try:
+            recording = ConversationRecording(None, tell)
+            timeline = past.state.timeline
+            timeline.rewind()
+            conversation = cls(session, settings, options, tell, time, recording, None, timeline)
+            conversation._go_on(past)
+        except BaseException:
+            await session.close()
+            raise
+        return conversation
+
+    def _go_on(self, past: KeptPast) -> None:
+        state = past.state
+        self._keeping.take_up(past)
+        self._replies.take_up(state.replies)
+        self._added_since = state.added_since
+        self._quiet_since_seconds = state.quiet_since_seconds
+        self._quiet_after = state.quiet_after
+        self._has_told_of_fallback = state.has_told_of_fallback
+        self._transcript.take_up(state.transcript)
+        self._hearing.recall(past.newest_audio())
+        self._turns.take_up(state.turns)
+        for waiting in past.waiting(self._time.now()):
+            self._undecided.append(waiting.chunk)
+            self._waiting.put_nowait(waiting)
+        for reply in self._replies.open_replies:
+            if reply.is_stopped:
+                self._session.interrupt(reply.turn)
+            elif (unsaid := reply.unsaid) is not None:
+                voice, speed = self._settings.voice, self._settings.speed
+                self._speech.begin(reply, voice, speed, unsaid.num_sounded_bytes)
+                self._speech.say(reply, unsaid.text)
+                if unsaid.is_all:
+                    self._speech.finish(reply)
+        if not state.is_change_told:
+            self._tell(SettingsChanged(self._settings))
+        if state.recording_id is not None:
+            self._recording.tell_lost(state.recording_id)
+
+    def entry(self) -> Entry:
+        """What another process needs beside the entries before it to go on from here."""
+        return self._keeping.take(
+            ConversationState(
+                settings=self._settings,
+                is_change_told=not self._engine_settings.is_behind,
+                timeline=self._timeline,
+                replies=self._replies.state(self._time.now()),
+                turns=self._turns.state(),
+                transcript=self._transcript.state(),
+                added_since=self._added_since,
+                quiet_since_seconds=self._quiet_since_seconds,
+                quiet_after=self._quiet_after,
+                has_told_of_fallback=self._has_told_of_fallback,
+                recording_id=self._recording.live_id,
+                num_draws=self._keeping.num_draws,
+            )
+        )
 
     async def run(self) -> None:
         """Go on until the engine fails, all has been quiet for too long or this is cancelled."""
@@ -339,6 +411,8 @@ class Conversation:
         settings = self._settings.merged(command.patch)
         settings = replace(settings, voice=self._options.voices.find_voice(settings.voice))
         await self._engine_settings.want(settings)
+        if settings.seed != self._settings.seed:
+            self._keeping.num_draws = 0
         if settings.input_rate_hz != self._settings.input_rate_hz:
             self._drain(settings.input_rate_hz)
         self._settings = settings
@@ -360,7 +434,7 @@ class Conversation:
         try:
             self._require_room(f"the {seconds:.2f} s of audio in this message are dropped")
         except CommandError:
-            self._timeline.arrive(seconds)
+            self._timeline.refuse(seconds)
             raise
         self._turns.has_audio = True
         step = round(CHUNK_SECONDS * rate_hz) * PCM16_BYTES
@@ -497,8 +571,9 @@ class Conversation:
 
     def _enqueue(self, chunk: InputChunk, request: PendingRequest | None = None) -> None:
         """Have a chunk fed in its turn, and answered if that is wanted."""
-        self._undecided.append(chunk)
-        self._waiting.put_nowait(_WaitingChunk(chunk, request))
+        waiting = self._keeping.waits(WaitingChunk(chunk, request))
+        self._undecided.append(waiting.chunk)
+        self._waiting.put_nowait(waiting)
 
     def _require_room(self, consequence: str) -> None:
         """Checked before anything of a command is used: it is followed whole or not at all."""
@@ -541,6 +616,7 @@ class Conversation:
 
     async def _follow_engine(self) -> None:
         async for event in self._session.events():
+            self._keeping.follow(event)
             match event:
                 case Decision():
                     self._decided(event)
@@ -600,7 +676,7 @@ class Conversation:
         if reply.cancel_reason is not None:
             self._session.interrupt(turn.turn)
         elif reply.modality == "audio":
-            self._speech.begin(reply, self._settings.voice, turn.emotion, self._settings.speed)
+            self._speech.begin(reply, self._settings.voice, self._settings.speed)
             self._turns.reply_is_spoken(reply)
 
     async def _speak(self) -> None:

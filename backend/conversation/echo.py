@@ -163,6 +163,10 @@ class EchoDetector:
         if (reply := self._replies.get(turn)) is not None:
             reply.forget_before(reply_seconds - self._kept_seconds)
 
+    def begin_at(self, seconds: float) -> None:
+        """What is heard first is not the beginning of the input."""
+        self._input_end_samples = round(seconds * SAMPLE_RATE_HZ)
+
     def hear(self, samples: Samples) -> None:
         """More input `[n]` at 16 kHz."""
         self._input_end_samples += len(samples)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.audio import Samples
-from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS
+from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ
 from backend.conversation.echo import EchoDetector
 from backend.conversation.input_audio import InputAudio, TimedSamples
 from backend.conversation.overlap import OverlapOutcome, OverlapPolicy, OverlapState
@@ -61,6 +61,14 @@ class Hearing:
         self._detector = SpeechDetector()
         self._echo = EchoDetector()
         self._policy = OverlapPolicy(self._echo.is_echo)
+
+    def recall(self, samples: Samples) -> None:
+        """What came last, `[n]` at 16 kHz, another has heard, and told what it tells."""
+        start_seconds = self._timeline.now_seconds - len(samples) / SAMPLE_RATE_HZ
+        self._detector.begin_at(start_seconds)
+        self._echo.begin_at(start_seconds)
+        self._echo.hear(samples)
+        self._detector.push(samples)
 
     def let_interrupt(self, may_interrupt: bool) -> None:
         """Whether a voice may hold and stop a spoken reply."""

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.config import SessionSettings
+from backend.engine.session import Past
 from backend.events import Event
 from backend.trace import Trace
 
@@ -45,9 +46,17 @@ class SessionOpener(Protocol):
         """Positions of one conversation's context."""
 
     async def open_session(
-        self, settings: SessionSettings | None = None, trace: Trace | None = None
+        self,
+        settings: SessionSettings | None = None,
+        trace: Trace | None = None,
+        past: Past | None = None,
     ) -> ModelSession:
-        """Start a conversation; `trace` is told of all that happens in it.
+        """Start a conversation, or go on with one that another engine had.
+
+        Args:
+            settings: with which it begins or goes on.
+            trace: is told of all that happens in it.
+            past: what it was so far; None begins one.
 
         Raises:
             SettingsError: the settings cannot be, whether or not there is a slot.

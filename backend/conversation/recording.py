@@ -8,6 +8,8 @@ from backend.errors import RecordingError
 from backend.recordings.live import LiveRecording, Recordings, Stopped, StopReason
 from backend.recordings.recorder import Recorder
 
+MOVED = "the conversation goes on on another server; what was recorded before is kept"
+
 
 class ConversationRecording:
     """Begins and ends the recording of a conversation.
@@ -40,6 +42,15 @@ class ConversationRecording:
         """Leave nothing of it: the conversation could not begin."""
         if self._recordings is not None and self._live is not None:
             await self._recordings.abandon(self._live)
+
+    @property
+    def live_id(self) -> str | None:
+        """Of the recording that goes on; None where none does."""
+        return None if self._live is None else self._live.recording_id
+
+    def tell_lost(self, recording_id: str) -> None:
+        """The conversation goes on elsewhere, and is recorded no more."""
+        self._tell(RecordingStopped(recording_id, 0.0, None, StopReason.FAILED, MOVED))
 
     def tell_begun(self) -> None:
         """Say that it is recorded, if it is."""

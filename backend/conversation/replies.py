@@ -54,6 +54,20 @@ class _Starting:
     arrived_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class RepliesState:
+    """What another process needs to go on with a conversation's replies."""
+
+    now: float
+    """In seconds of the clock of who has them."""
+    num_turns: int
+    request: PendingRequest | None
+    starting: _Starting | None
+    cancel_reason: CancelReason | None
+    open: deque[_OpenReply]
+    recent: deque[Reply]
+
+
 class Replies:
     """All replies of one conversation.
 
@@ -75,6 +89,36 @@ class Replies:
         """Of the reply that is starting."""
         self._open: deque[_OpenReply] = deque()
         self._recent: deque[Reply] = deque(maxlen=RECENT_REPLIES)
+
+    def state(self, now: float) -> "RepliesState":
+        """All of it, at `now` of the clock."""
+        return RepliesState(
+            now,
+            self.num_turns,
+            self._request,
+            self._starting,
+            self._cancel_reason,
+            self._open,
+            self._recent,
+        )
+
+    def take_up(self, state: "RepliesState") -> None:
+        """Go on from a state of another process's."""
+        later_seconds = self._clock() - state.now
+        self.num_turns = state.num_turns
+        self._request = state.request
+        self._cancel_reason = state.cancel_reason
+        self._open, self._recent = state.open, state.recent
+        if (starting := state.starting) is not None:
+            self._starting = replace(starting, arrived_at=starting.arrived_at + later_seconds)
+        # One that is open is among the recent ones, unless many are.
+        for reply in {*self.open_replies, *self._recent}:
+            reply.take_up(self._clock, later_seconds)
+
+    @property
+    def open_replies(self) -> list[Reply]:
+        """Those that are not over, in order."""
+        return [opened.reply for opened in self._open]
 
     @property
     def is_replying(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.events import (
@@ -40,6 +41,17 @@ class ReplyLatency:
     first_sound_ms: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Unsaid:
+    """What of a reply's text has no sound yet, from the beginning of a sentence."""
+
+    text: str
+    num_sounded_bytes: int
+    """Of that sentence, that have been told."""
+    is_all: bool
+    """Whether no more text comes."""
+
+
 class Reply:
     """A reply from its beginning to its end.
 
@@ -53,6 +65,7 @@ class Reply:
         self.turn = started.turn
         """As the engine counts replies."""
         self.modality: Modality = started.modality
+        self.emotion = started.emotion
         self.answered_chunk = started.decision.chunk
         self.cancel_reason: CancelReason | None = None
         self.ended_at: float | None = None
@@ -72,6 +85,39 @@ class Reply:
         self._num_audio_bytes = 0
         self._voice_id: str | None = None
         self._online_voice_id: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_clock": None}
+
+    def take_up(self, clock: Clock, later_seconds: float) -> None:
+        """Go on by another clock, which says so much more than the one before."""
+        self._clock = clock
+        self._arrived_at += later_seconds
+        if self._first_text_at is not None:
+            self._first_text_at += later_seconds
+        if self._first_sound_at is not None:
+            self._first_sound_at += later_seconds
+        if self.ended_at is not None:
+            self.ended_at += later_seconds
+
+    @property
+    def unsaid(self) -> "Unsaid | None":
+        """What its voice has yet to say; None where nothing is, or no voice says it."""
+        if self._is_spoken or self.cancel_reason is not None:
+            return None
+        text, start = "".join(self._texts), 0
+        num_sounded_bytes = 0
+        for sentence in self._sentences:
+            start = text.index(sentence.text, start)
+            num_sounded_bytes = self._num_audio_bytes - _num_bytes(sentence.start_ms)
+            if sentence is not self._sentences[-1]:
+                start += len(sentence.text)
+        return Unsaid(text[start:], num_sounded_bytes, is_all=self._done is not None)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the model is to say no more of it, and has not said that it does not."""
+        return self.cancel_reason is not None and self._done is None
 
     @property
     def is_complete(self) -> bool:
@@ -186,6 +232,10 @@ class Reply:
                 return ReplyStatus.CANCELLED
             case TurnStatus.INCOMPLETE:
                 return ReplyStatus.INCOMPLETE
+
+
+def _num_bytes(sound_ms: float) -> int:
+    return round(sound_ms / 1000 * SPEECH_RATE_HZ) * PCM16_BYTES
 
 
 def _milliseconds(start: float, end: float) -> float:

@@ -4,12 +4,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backend.conversation.events import VoiceFailed
 from backend.conversation.reply import Reply
 from backend.errors import VoiceUnavailableError
-from backend.protocol import Emotion
 from backend.speech import Speaker, SpeechEvent, SpokenPiece, Voices
 
 logger = logging.getLogger(__name__)
@@ -30,6 +29,8 @@ SpeechQueueEvent = SpeechEvent | VoiceFailed | ReplySpoken
 class _QueuedReply:
     reply: Reply
     speaker: Speaker
+    num_sounded_bytes: int
+    """Of the first sentence, that were told before."""
 
 
 class SpeechQueue:
@@ -40,9 +41,17 @@ class SpeechQueue:
         self._waiting: asyncio.Queue[_QueuedReply] = asyncio.Queue()
         self._unsaid: deque[_QueuedReply] = deque()
 
-    def begin(self, reply: Reply, voice_id: str, emotion: Emotion | None, speed: float) -> None:
-        """The text of another reply begins."""
-        utterance = _QueuedReply(reply, Speaker(self._voices, voice_id, emotion, speed))
+    def begin(self, reply: Reply, voice_id: str, speed: float, num_sounded_bytes: int = 0) -> None:
+        """The text of another reply begins, or of what is unsaid of one.
+
+        Args:
+            reply: to be said.
+            voice_id: says it.
+            speed: of the voice.
+            num_sounded_bytes: of the first sentence's sound, that were told before.
+        """
+        speaker = Speaker(self._voices, voice_id, reply.emotion, speed)
+        utterance = _QueuedReply(reply, speaker, num_sounded_bytes)
         self._unsaid.append(utterance)
         self._waiting.put_nowait(utterance)
 
@@ -66,7 +75,7 @@ class SpeechQueue:
         while True:
             utterance = await self._waiting.get()
             voice_id: str | None = None
-            async for event in _said(utterance.speaker):
+            async for event in _untold(_said(utterance.speaker), utterance.num_sounded_bytes):
                 if isinstance(event, SpokenPiece):
                     voice_id = event.voice_id
                 yield utterance.reply, event
@@ -75,6 +84,23 @@ class SpeechQueue:
 
     def _speaker_of(self, reply: Reply) -> Speaker | None:
         return next((u.speaker for u in self._unsaid if u.reply is reply), None)
+
+
+async def _untold(
+    events: AsyncIterator[SpeechEvent | VoiceFailed], num_sounded_bytes: int
+) -> AsyncIterator[SpeechEvent | VoiceFailed]:
+    """All but the first bytes of the first sentence."""
+    num_sentences = 0
+    async for event in events:
+        if isinstance(event, SpokenPiece):
+            num_sentences += event.is_first_of_sentence
+            if num_sounded_bytes and num_sentences == 1:
+                pcm = event.pcm[num_sounded_bytes:]
+                num_sounded_bytes -= len(event.pcm) - len(pcm)
+                if not pcm:
+                    continue
+                event = replace(event, is_first_of_sentence=False, pcm=pcm)
+        yield event
 
 
 async def _said(speaker: Speaker) -> AsyncIterator[SpeechEvent | VoiceFailed]:

@@ -28,6 +28,8 @@ class Timeline:
         """How much of it went into chunks or was discarded."""
         self.tracked_seconds = 0.0
         """Where in it the latest chunk of it ends."""
+        self.refused_seconds = 0.0
+        """How much of what arrived was refused."""
         self._num_heard_samples = 0
         self._num_chunked_samples = 0
         self._offsets: deque[tuple[float, float]] = deque([(0.0, 0.0)], maxlen=MAX_OFFSETS)
@@ -36,6 +38,17 @@ class Timeline:
     def arrive(self, seconds: float) -> None:
         """The client has sent more."""
         self.arrived_seconds += seconds
+
+    def refuse(self, seconds: float) -> None:
+        """The client has sent more, for which there is no room."""
+        self.arrive(seconds)
+        self.refused_seconds += seconds
+
+    def rewind(self) -> None:
+        """What was heard and fills no chunk is to come again."""
+        self._num_heard_samples = self._num_chunked_samples
+        self.now_seconds = self.chunked_seconds
+        self.arrived_seconds = self.chunked_seconds + self.refused_seconds
 
     def hear(self, num_samples: int) -> None:
         """More of it is heard."""

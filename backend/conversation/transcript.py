@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from backend.config import CHUNK_SECONDS
 from backend.conversation.events import SpeechHeard, SpeechStopped, UtteranceHeard, WordsHeard
@@ -35,6 +36,14 @@ class InputTranscript:
         """Of the utterance."""
         self._num_told = 0
         """Of these, in the speech before."""
+
+    def state(self) -> dict[str, Any]:
+        """All of it."""
+        return {name: value for name, value in vars(self).items() if name != "_tell"}
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Go on from a state of another process's."""
+        vars(self).update(state)
 
     def placed(self, decision: Decision, chunk_end_seconds: float) -> tuple[HeardPiece, ...] | None:
         """A decision's words in the client's time; the engine's has what was added in it, too.

@@ -1,5 +1,7 @@
 """Whose turn it is: where utterances begin and end, and what a voice over a reply does to it."""
 
+from dataclasses import dataclass
+
 from backend.conversation.events import (
     CancelReason,
     ChunkDecision,
@@ -26,6 +28,15 @@ from backend.conversation.transcript import InputTranscript
 
 LATEST_ACK_SECONDS = 10.0
 """So far ahead of the audio that has come may a client say that it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTakingState:
+    """What another process needs to go on with taking turns."""
+
+    playback: ClientPlayback
+    has_audio: bool
+    is_speech_told: bool
 
 
 class TurnTaking:
@@ -69,6 +80,17 @@ class TurnTaking:
         self.has_audio = False
         """Whether audio has come since the last utterance ended."""
         self._is_speech_told = False
+
+    def state(self) -> "TurnTakingState":
+        """All of it."""
+        return TurnTakingState(self._playback, self.has_audio, self._is_speech_told)
+
+    def take_up(self, state: "TurnTakingState") -> None:
+        """Go on from a state of another process's."""
+        self._playback = state.playback
+        self.has_audio = state.has_audio
+        self._is_speech_told = state.is_speech_told
+        self._hearing.note_reply(self.sounding_reply() is not None)
 
     def sounding_reply(self) -> Reply | None:
         """The spoken reply that is played, held or about to be."""

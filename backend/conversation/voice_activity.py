@@ -130,6 +130,10 @@ class SpeechDetector:
         self._voice_end = 0
         self._speech_end: int | None = None
 
+    def begin_at(self, seconds: float) -> None:
+        """What is pushed first is not the beginning of the stream."""
+        self._num_judged = round(seconds * SAMPLE_RATE_HZ / VOICE_WINDOW_SAMPLES)
+
     @property
     def heard_seconds(self) -> float:
         """How much of the stream has been judged."""

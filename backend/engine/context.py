@@ -39,6 +39,8 @@ class HeardChunk:
     """`[10, width]`, on the model's device."""
     tokens: list[int] = field(default_factory=list)
     """The decision, and the reply's tokens if there is one."""
+    number: int = 0
+    """In its session."""
 
     @property
     def num_positions(self) -> int:

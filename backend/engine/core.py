@@ -26,7 +26,15 @@ from backend.engine.context import HeardChunk, Refill, RollRule, chunks_to_keep
 from backend.engine.model_runner import Choice, ModelRunner, Step, StepOutcome, StepRow
 from backend.engine.runners import runner_for
 from backend.engine.scheduler import Batch, Scheduler, StepLimits
-from backend.engine.session import Detokenizer, PendingChunk, ReplyRequest, Session, Turn
+from backend.engine.session import (
+    Detokenizer,
+    Past,
+    PastChunk,
+    PendingChunk,
+    ReplyRequest,
+    Session,
+    Turn,
+)
 from backend.engine.static_runner import LONG_ROWS, MAX_PIECES
 from backend.errors import SettingsError
 from backend.events import (
@@ -45,6 +53,7 @@ from backend.model.memory import needing_memory
 from backend.model.word_head import HeardWords
 from backend.protocol import (
     Effect,
+    Emotion,
     advance,
     kind_of,
     listening_tokens,
@@ -211,6 +220,39 @@ class EngineCore:
             stated = replace(settings, system_prompt=self._prompt(settings))
             session.trace.settings_changed(stated, session.sampling, session.max_reply_tokens)
 
+    def recall(self, session: Session, chunks: Iterable[PastChunk]) -> list["Tensor"]:
+        """What a session heard elsewhere, in order; nothing was fed to it yet.
+
+        Returns features `[10, width]` of each.
+        """
+        return [self._runner.recall(session.slot, chunk) for chunk in chunks]
+
+    def take_up(self, session: Session, past: Past, features: Iterable["Tensor"]) -> None:
+        """Have a session go on as another engine's would; `features` are of the past's chunks."""
+        for chunk, heard in zip(past.chunks, features, strict=True):
+            if chunk.tokens is not None:
+                session.context.append(HeardChunk(heard, list(chunk.tokens), chunk.number))
+            session.num_chunks_heard = chunk.number + 1
+        session.num_turns = past.num_turns
+        session.answered_chunk = past.answered_chunk
+        session.generator.random(past.num_draws)
+        if session.words is not None and past.chunks:
+            session.words.go_on()
+        if session.context:
+            self._take_up_turn(session, session.context[-1])
+            self._refill(session)
+
+    def _take_up_turn(self, session: Session, newest: HeardChunk) -> None:
+        control = self.checkpoint.control_tokens
+        decision, *said = newest.tokens
+        session.state, effect = advance(session.state, kind_of(decision, control))
+        if effect is Effect.OPEN_TURN:
+            detokenizer = Detokenizer(self.checkpoint.tokenizer)
+            turn = Turn(session.num_turns - 1, newest.number, detokenizer, is_announced=bool(said))
+            for token in said:
+                self._follow(session, turn, token)
+            session.turn = turn if session.is_speaking else None
+
     def close(self, session: Session) -> None:
         """End a conversation and free its slot."""
         self._scheduler.remove(session)
@@ -344,7 +386,9 @@ class EngineCore:
             if refill is None or left >= needed:
                 continue
             rolled = ContextRolled(
-                session.num_positions, refill.num_positions + refill.num_positions_left
+                session.num_positions,
+                refill.num_positions + refill.num_positions_left,
+                tuple(chunk.number for chunk in refill.chunks),
             )
             refill.is_awaited = True
             session.context = refill.chunks
@@ -366,6 +410,7 @@ class EngineCore:
     def _listened(
         self, batch: Batch, outcome: StepOutcome, milliseconds: float
     ) -> Iterator[SessionEvent]:
+        loudest = self._runner.loudest([session.slot for session in batch.listening])
         for row, (session, choice) in enumerate(zip(batch.listening, outcome.choices, strict=True)):
             session.pending_chunks.popleft()
             if math.isnan(choice.speak_probability):
@@ -373,10 +418,15 @@ class EngineCore:
                 continue
             # A copy, so that the context does not hold on to the whole batch.
             features = outcome.features[row].clone()
-            yield session, self._decide(session, choice, features, milliseconds)
+            yield session, self._decide(session, choice, features, milliseconds, loudest[row])
 
     def _decide(
-        self, session: Session, choice: Choice, features: "Tensor", milliseconds: float
+        self,
+        session: Session,
+        choice: Choice,
+        features: "Tensor",
+        milliseconds: float,
+        loudest: float,
     ) -> Decision:
         control = self.checkpoint.control_tokens
         chunk = session.num_chunks_heard
@@ -385,7 +435,7 @@ class EngineCore:
         token = control.text_begin if is_asked_for else choice.token
         session.num_chunks_heard += 1
         session.num_positions += len(listening_tokens(control, session.last_token))
-        heard = HeardChunk(features, [token])
+        heard = HeardChunk(features, [token], chunk)
         session.context.append(heard)
         if session.refill is not None:
             session.refill.hear(heard)
@@ -410,6 +460,8 @@ class EngineCore:
                 if session.words is None
                 else session.words.hear(choice.pieces, chunk * FEATURES_PER_CHUNK)
             ),
+            loudest=loudest,
+            token_ids=(token,),
         )
         if session.trace is not None:
             cause = Cause.REQUESTED if is_asked_for else Cause.DRAWN
@@ -438,20 +490,16 @@ class EngineCore:
         session.context[-1].tokens.append(token)
         if session.refill is not None:
             session.refill.say()
-        turn.num_tokens += 1
-        session.state, effect = advance(session.state, kind_of(token, control))
-        emotion = control.emotion_of(token) if effect is Effect.NAME_EMOTION else None
-        delta = turn.detokenizer.add(token) if effect is Effect.ADD_TEXT else ""
+        effect, emotion, delta = self._follow(session, turn, token)
         if session.trace is not None:
             ended_as = status if effect is Effect.CLOSE_TURN else None
             session.trace.said(TracedToken(turn.number, token, cause, delta, emotion, ended_as))
-        turn.emotion = turn.emotion or emotion
+        turn.untold.append(token)
         if not turn.is_announced:
             turn.is_announced = True
-            yield TurnStarted(turn.number, turn.chunk, turn.emotion)
+            yield TurnStarted(turn.number, turn.chunk, turn.emotion, turn.take_untold())
         if delta:
-            turn.pieces.append(delta)
-            yield TextDelta(turn.number, delta)
+            yield TextDelta(turn.number, delta, turn.take_untold())
         if effect is Effect.CLOSE_TURN:
             session.turn, session.is_interrupted = None, False
             yield TurnDone(
@@ -461,7 +509,22 @@ class EngineCore:
                 turn.emotion,
                 status,
                 turn.num_tokens,
+                turn.take_untold(),
             )
+
+    def _follow(
+        self, session: Session, turn: Turn, token: int
+    ) -> tuple[Effect, Emotion | None, str]:
+        """Go on with a reply's next token: what it does, the emotion that it names, its text."""
+        control = self.checkpoint.control_tokens
+        turn.num_tokens += 1
+        session.state, effect = advance(session.state, kind_of(token, control))
+        emotion = control.emotion_of(token) if effect is Effect.NAME_EMOTION else None
+        turn.emotion = turn.emotion or emotion
+        delta = turn.detokenizer.add(token) if effect is Effect.ADD_TEXT else ""
+        if delta:
+            turn.pieces.append(delta)
+        return effect, emotion, delta
 
     def _end(self, batch: Batch) -> Iterator[SessionEvent]:
         for session in batch.ending:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionS
 from backend.engine.capacity import Capacity, measure_capacity
 from backend.engine.core import EngineCore, MakeRunner, SessionEvent
 from backend.engine.runners import runner_for
-from backend.engine.session import Session
+from backend.engine.session import Past, Session
 from backend.engine.watchdog import watch, where
 from backend.errors import (
     AudioInputError,
@@ -43,6 +43,9 @@ from backend.model.checkpoint import Checkpoint
 from backend.model.device import own_stream
 from backend.trace import Trace
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 logger = logging.getLogger(__name__)
 
 Command = Callable[[], None]
@@ -51,6 +54,8 @@ Answer = TypeVar("Answer")
 _Tell = Callable[[Event], None]
 _Letter = tuple[_Tell, Event]
 
+RECALLED_AT_ONCE = 4
+"""Chunks of a past that are computed between two steps of those who converse."""
 PATIENCE = 5
 """A step may take so many times as long as all of those that warm the engine up."""
 
@@ -394,9 +399,14 @@ class Engine:
             await session.close()
 
     async def open_session(
-        self, settings: SessionSettings | None = None, trace: Trace | None = None
+        self,
+        settings: SessionSettings | None = None,
+        trace: Trace | None = None,
+        past: Past | None = None,
     ) -> EngineSession:
         """Start a conversation; `trace` is told, on the engine's thread, of all that happens.
+
+        With a `past` it goes on with one that another engine had.
 
         Raises:
             SessionLimitError: every slot is taken.
@@ -416,7 +426,23 @@ class Engine:
         if self._refusal is not None:
             # Those were told that were known of, and this one came too late for that.
             caller.receive(SessionFailed(str(self._refusal), of_engine=True))
+        if past is not None:
+            try:
+                await self._take_up(session, past)
+            except BaseException:
+                await caller.close()
+                raise
         return caller
+
+    async def _take_up(self, session: Session, past: Past) -> None:
+        """A few chunks at a time: others converse meanwhile."""
+        features: list[Tensor] = []
+        for start in range(0, len(past.chunks), RECALLED_AT_ONCE):
+            some = past.chunks[start : start + RECALLED_AT_ONCE]
+            recalling = asyncio.wrap_future(self.submit(partial(self.core.recall, session, some)))
+            features.extend(await recalling)
+        taking_up = self.submit(lambda: self.core.take_up(session, past, features))
+        await asyncio.wrap_future(taking_up)
 
     async def close_session(self, session: Session) -> None:
         """Free the session's slot; for `EngineSession.close`."""

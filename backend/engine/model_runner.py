@@ -11,6 +11,7 @@ from torch import Tensor
 from backend.config import FEATURES_PER_CHUNK, LISTENING_POSITIONS, SamplingConfig
 from backend.engine.context import Piece
 from backend.engine.sampler import sample
+from backend.engine.session import PastChunk
 from backend.features import StreamingLogMel
 from backend.model.audio_tower import ChunkEncoder
 from backend.model.checkpoint import Checkpoint
@@ -176,6 +177,18 @@ class ModelRunner:
         audio = self._upload(torch.from_numpy(np.stack(chunks)))
         log_mel = self._log_mel(audio, self._upload(torch.tensor(slots)))
         return self._encoder.encode(log_mel)
+
+    def loudest(self, slots: Sequence[int]) -> list[float]:
+        """The largest of what each has heard, as log-mel."""
+        maxima: list[float] = self._log_mel.maximum[slots].tolist()
+        return maxima
+
+    @torch.inference_mode()
+    def recall(self, slot: int, chunk: PastChunk) -> Tensor:
+        """Features `[10, width]` of the next chunk that a slot's session heard elsewhere."""
+        if chunk.number:
+            self._log_mel.maximum[slot] = chunk.loudest
+        return self.encode([slot], [chunk.samples])[0].clone()
 
     def _forward(self, step: Step, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """The last hidden states `[listening and speaking rows, width]`; see `_decode`."""

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,13 @@ class Turn:
     is_announced: bool = False
     num_tokens: int = 0
     pieces: list[str] = field(default_factory=list)
+    untold: list[int] = field(default_factory=list)
+    """Tokens that no event has had yet."""
+
+    def take_untold(self) -> tuple[int, ...]:
+        """For the next event."""
+        token_ids, self.untold = tuple(self.untold), []
+        return token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,32 @@ class ReplyRequest:
     """From here on, a reply that the model starts itself will do."""
     at_chunk: int
     """Without one, this chunk is answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastChunk:
+    """A chunk that was heard elsewhere."""
+
+    number: int
+    samples: npt.NDArray[np.float32]
+    """`[6400]`."""
+    loudest: float
+    """The largest of its log-mel, and of all before it."""
+    tokens: Sequence[int] | None
+    """That followed it; None where it is not in the context, and only the next begins in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A conversation so far, which another engine had: enough to go on as if there were none."""
+
+    chunks: Sequence[PastChunk]
+    """Of the context, in order; each with the one before it."""
+    num_turns: int
+    num_draws: int
+    """Of the seed's numbers."""
+    answered_chunk: int | None
+    """The latest that a reply followed."""
 
 
 @dataclass(eq=False, slots=True)

@@ -62,6 +62,10 @@ class HeardWords:
         """What the newest feature completes."""
         self._has_begun = False
 
+    def go_on(self) -> None:
+        """Words were heard before, elsewhere."""
+        self._has_begun = True
+
     def hear(self, ids: Sequence[int], first_feature: int) -> tuple[HeardPiece, ...]:
         """What the ids of the next features add; the first is the `first_feature`-th of all."""
         added: list[HeardPiece] = []

@@ -6,13 +6,13 @@ import logging
 import mimetypes
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from traceback import clear_frames
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import uvicorn
 from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
@@ -24,6 +24,7 @@ from backend.admission import Admission
 from backend.engine import Engine
 from backend.engine.capacity import too_slow
 from backend.errors import EngineFailedError
+from backend.journal import Journal
 from backend.lateness import Lateness
 from backend.model.checkpoint import Ability
 from backend.model.hub_store import Report
@@ -117,10 +118,27 @@ class ServingOptions:
             require_usable_key(self.access_key)
 
 
+class Membership(Protocol):
+    """A server's part in a cluster."""
+
+    @property
+    def journal(self) -> Journal:
+        """Of all conversations of the cluster."""
+
+    @property
+    def replicas(self) -> Sequence[Mapping[str, Any]]:
+        """What `/health` says of each server."""
+
+    async def run(self, conversations: Conversations) -> None:
+        """Tell the others of this server and hear of them, until it is to end; then hand over."""
+
+
 class SocketService:
     """Serves the sockets of all wires: they share the engine's conversations."""
 
-    def __init__(self, engine: Engine, options: ServingOptions) -> None:
+    def __init__(
+        self, engine: Engine, options: ServingOptions, journal: Journal | None = None
+    ) -> None:
         self.doorkeeper = Doorkeeper(options.access_key, own_hosts=options.own_hosts)
         time = SystemTime()
         self.admission = Admission(engine.capacity.num_sessions, time)
@@ -134,6 +152,7 @@ class SocketService:
             time,
             recordings=self.recordings,
             has_ended=Heap().conversation_ended,
+            journal=journal,
         )
         self.joe = JoeVoice() if options.has_neural_voice else None
         self.too_slow = too_slow(engine.capacity, engine.checkpoint)
@@ -220,10 +239,14 @@ class SocketMessages:
         return content
 
 
-def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI:
-    """The application over a running engine."""
+def create_app(
+    engine: Engine,
+    options: ServingOptions | None = None,
+    membership: Membership | None = None,
+) -> FastAPI:
+    """The application over a running engine, alone or as a member of a cluster."""
     options = options or ServingOptions()
-    service = SocketService(engine, options)
+    service = SocketService(engine, options, membership.journal if membership else None)
     recordings = service.recordings
     workers = Workers()
     gradio = gradio_app()
@@ -237,7 +260,12 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
         if service.joe is not None:
             service.joe.get_ready()
         async with gradio.router.lifespan_context(gradio):
-            yield
+            if membership is None:
+                yield
+            else:
+                taking_part = asyncio.create_task(membership.run(service.conversations))
+                yield
+                taking_part.cancel()
         if service.joe is not None:
             await asyncio.to_thread(service.joe.close)
         await api.end()
@@ -263,10 +291,11 @@ def create_app(engine: Engine, options: ServingOptions | None = None) -> FastAPI
             "waiting": service.admission.num_waiting,
             "chunk_ms": round(engine.capacity.chunk_seconds * 1000, 1),
             "too_slow": service.too_slow,
-            "lateness": _lateness_fields(service.conversations.lateness),
+            "lateness": lateness_fields(service.conversations.lateness),
             "requires_key": service.doorkeeper.requires_key,
             "abilities": [asdict(ability) for ability in engine.checkpoint.abilities],
             "recordings": _recording_fields(options.recordings),
+            "replicas": list(membership.replicas) if membership else [],
         }
 
     for kind in WIRES:
@@ -314,11 +343,9 @@ def _uvicorn_config(app: ASGIApp, host: str, port: int, options: ServingOptions)
     mimetypes.add_type("text/javascript", ".js")
     mimetypes.add_type("text/css", ".css")
     limits = ConnectionLimits.within(descriptor_limit(), options.connections_per_address)
-    proxies = Proxies(options.trusted_proxies)
-    limited = SecurityHeaders(RequestAllowance(Prefixed(app)), options.framed_by)
     return ServerConfig(
-        Forwarded(limited, proxies),
-        OpenConnections(limits, proxies),
+        guarded(app, options),
+        OpenConnections(limits, Proxies(options.trusted_proxies)),
         host=host,
         port=port,
         log_level="warning",
@@ -332,6 +359,12 @@ def _uvicorn_config(app: ASGIApp, host: str, port: int, options: ServingOptions)
         # Sound hardly compresses: it would cost time and memory for nothing.
         ws_per_message_deflate=False,
     )
+
+
+def guarded(app: ASGIApp, options: ServingOptions) -> ASGIApp:
+    """The application with what every request and answer of it goes through."""
+    limited = SecurityHeaders(RequestAllowance(Prefixed(app)), options.framed_by)
+    return Forwarded(limited, Proxies(options.trusted_proxies))
 
 
 def serve(
@@ -399,7 +432,7 @@ def _slower_than_sound(why: str) -> WireError:
     )
 
 
-def _lateness_fields(lateness: Lateness) -> dict[str, float] | None:
+def lateness_fields(lateness: Lateness) -> dict[str, float] | None:
     """Of the last minute's decisions, in ms; None where there was none."""
     quantiles = lateness.quantiles(0.5, 0.95)
     if quantiles is None:

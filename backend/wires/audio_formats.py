@@ -64,6 +64,10 @@ class SpeechEncoder:
         self.format = wanted
         self._resampler = self._new_resampler()
 
+    def __reduce__(self) -> tuple[type["SpeechEncoder"], tuple[WireFormat]]:
+        # What a filter holds does not travel: another process goes on without.
+        return SpeechEncoder, (self.format,)
+
     def encode(self, pcm: bytes) -> bytes:
         """More of the stream; what can be computed so far (the filter looks ahead)."""
         if self._resampler is None:

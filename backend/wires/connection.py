@@ -196,8 +196,11 @@ class Connection:
         admission = self._conversations.admission
         if (place := admission.enter()) is not None:
             return place
-        if self._wire.is_resumable and (waiter := admission.queue_up()) is not None:
-            return await self._wait_in_line(waiter)
+        if self._wire.is_resumable:
+            if admission.has_room_elsewhere:
+                raise _place_elsewhere()
+            if (waiter := admission.queue_up()) is not None:
+                return await self._wait_in_line(waiter)
         full = SessionLimitError("every conversation is taken; try again later")
         raise ConnectionEnd(as_wire_error(full), CloseCode.FULL)
 
@@ -222,7 +225,10 @@ class Connection:
 
     async def _tell_standings(self, waiter: Waiter) -> None:
         is_first = True
-        async for standing in self._conversations.admission.standings(waiter):
+        admission = self._conversations.admission
+        async for standing in admission.standings(waiter):
+            if admission.is_to_move(waiter):
+                raise _place_elsewhere()
             await self._say(Queued(waiter.ticket_id, standing, is_first))
             is_first = False
 
@@ -257,7 +263,7 @@ class Connection:
                 self._held.append(message)
 
     async def _resume(self, command: Resume) -> Attachment:
-        attachment = self._conversations.resume(command.key)
+        attachment = await self._conversations.resume(command, self._request)
         try:
             await self._catch_up(attachment, command.num_received)
         except BaseException:
@@ -392,6 +398,8 @@ class Connection:
 
     async def _give_way(self, attachment: Attachment) -> None:
         await attachment.is_lost.wait()
+        if attachment.is_moved:
+            raise ConnectionEnd(None, CloseCode.MOVED, "moved")
         await self._say(Replaced())
         raise ConnectionEnd(None, CloseCode.REPLACED, "session_replaced")
 
@@ -414,6 +422,11 @@ class Connection:
         for message in self._wire.write(event):
             if (text := self._wire.encode(message, None)) is not None:
                 await self._deliver(text)
+
+
+def _place_elsewhere() -> ConnectionEnd:
+    """A client that comes again is let in by another server."""
+    return ConnectionEnd(None, CloseCode.MOVED, "place_elsewhere")
 
 
 def _resume_unexpected(command: Resume) -> WireError:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from traceback import clear_frames
@@ -13,8 +13,10 @@ from backend.admission import Admission, Place
 from backend.allowance import LoopTime
 from backend.conversation.conversation import Conversation
 from backend.conversation.events import ConversationEnded, ConversationEvent, EndReason
+from backend.conversation.keeping import KeptPast
 from backend.conversation.model_session import SessionOpener
 from backend.errors import AudioInteractionError, EngineFailedError, SessionLimitError
+from backend.journal import Journal, JournalError, JournalRecord
 from backend.lateness import Lateness
 from backend.recordings.live import Recordings
 from backend.timing import WorkTime
@@ -26,13 +28,15 @@ from backend.wires.errors import (
     as_wire_error,
     session_failed,
 )
+from backend.wires.keeping import RecordKeeper
 from backend.wires.outbox import Outbox
 from backend.wires.wire import (
     AnyWire,
     ClientMessage,
+    MovableWire,
     Observation,
     Request,
-    SessionKey,
+    Resume,
     SocketEvent,
 )
 
@@ -42,6 +46,10 @@ KEPT_SECONDS = 60.0
 """A conversation whose socket dropped waits this long for another."""
 
 
+LONGEST_REPLY_SECONDS = 10.0
+"""So long is waited for the end of a reply before its conversation is handed over."""
+SILENCE_LOOK_SECONDS = 0.1
+
 MAX_OBSERVERS = 4
 """Of one conversation: each is told all of it."""
 
@@ -49,9 +57,9 @@ MAX_OBSERVERS = 4
 class Line:
     """A conversation's line to its client: its wire, and what the client is told over it."""
 
-    def __init__(self, wire: AnyWire) -> None:
+    def __init__(self, wire: AnyWire, outbox: Outbox[Any] | None = None) -> None:
         self.wire = wire
-        self.outbox: Outbox[Any] = Outbox(wire.encode)
+        self.outbox: Outbox[Any] = outbox or Outbox(wire.encode)
         self.observers: list[ObserverLine] = []
         """Those that are told all that the client is."""
 
@@ -111,7 +119,9 @@ class Attachment:
     generation: int = 1
     """How many sockets the conversation has had."""
     is_lost: asyncio.Event = field(default_factory=asyncio.Event)
-    """Another socket has taken over."""
+    """Another socket has taken over, or is to."""
+    is_moved: bool = False
+    """Whether the conversation goes on where its client comes next."""
 
     async def obey(self, message: ClientMessage) -> None:
         """Have the conversation do what a message asks, after those before it.
@@ -129,6 +139,8 @@ class KeptConversation:
     """A conversation with its holder and its tasks; the first of these has its place."""
 
     holder: Attachment
+    keeper: RecordKeeper | None = None
+    """Writes its record; None where it stays here."""
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
     keeping: "asyncio.Task[None] | None" = None
     abandoning: "asyncio.Task[None] | None" = None
@@ -144,6 +156,8 @@ class Conversations:
         kept_seconds: for those whose wire is resumable; others end with their socket.
         recordings: where those are recorded that ask for it; None where nothing is.
         has_ended: is told of each conversation that is over.
+        journal: from which other processes go on with those whose wire is resumable, and this one
+            with theirs; None where conversations stay.
     """
 
     def __init__(
@@ -154,6 +168,7 @@ class Conversations:
         kept_seconds: float = KEPT_SECONDS,
         recordings: Recordings | None = None,
         has_ended: Callable[[], None] = lambda: None,
+        journal: Journal | None = None,
     ) -> None:
         self.admission = admission
         self.time = time
@@ -165,7 +180,10 @@ class Conversations:
         self._kept_seconds = kept_seconds
         self._recordings = recordings
         self._has_ended = has_ended
+        self._journal = journal
         self._kept: dict[str, KeptConversation] = {}
+        self._taking: dict[str, asyncio.Lock] = {}
+        """Held while a conversation of another process is taken over, by its id."""
 
     async def open(self, place: Place, request: Request) -> Attachment:
         """Start a conversation in `place`, which is given back when it is over.
@@ -177,11 +195,26 @@ class Conversations:
         Raises:
             ConnectionEnd: the engine cannot open it; the place is given back.
         """
+        line = Line(request.wire)
+        keeper = self._keeper(line, generation=1)
+        options = replace(request.options, lateness=self.lateness, is_kept=keeper is not None)
+        opening = Conversation.open(
+            self._engine, request.defaults, options, line.tell, self.time, self._recordings
+        )
+        return await self._hold(place, line, keeper, opening, generation=1)
+
+    async def _hold(
+        self,
+        place: Place,
+        line: Line,
+        keeper: RecordKeeper | None,
+        opening: Coroutine[None, None, Conversation],
+        generation: int,
+    ) -> Attachment:
         with ExitStack() as until_kept:
             until_kept.callback(self.admission.leave, place)
-            line = Line(request.wire)
-            conversation = await self._open(request, line)
-            kept = KeptConversation(Attachment(conversation, line))
+            conversation = await _opened(opening)
+            kept = KeptConversation(Attachment(conversation, line, generation=generation), keeper)
             self._kept[line.wire.key.session_id] = kept
             kept.keeping = asyncio.create_task(self._keep(kept))
             # Whatever becomes of the task, it ends, and gives the place back.
@@ -189,20 +222,39 @@ class Conversations:
             until_kept.pop_all()
         return kept.holder
 
-    def resume(self, key: SessionKey) -> Attachment:
+    def _keeper(self, line: Line, generation: int) -> RecordKeeper | None:
+        wire = line.wire
+        if self._journal is None or not (isinstance(wire, MovableWire) and wire.is_resumable):
+            return None
+        return RecordKeeper(self._journal, wire, line.outbox, generation, self.time)
+
+    async def resume(self, resume: Resume, request: Request) -> Attachment:
         """Take a conversation over from a socket that was lost, or is about to be.
 
+        Args:
+            resume: what is asked for.
+            request: of the socket, which a conversation of another process goes on with.
+
         Raises:
-            ConnectionEnd: there is none of this id, or the token is not its own.
+            ConnectionEnd: there is none of this id, or the token is not its own; or there is no
+                place for it here.
         """
+        key = resume.key
         kept = self._kept.get(key.session_id)
+        if kept is not None and await self._is_gone(kept):
+            kept = None
+        if kept is None and self._journal is not None:
+            taking = self._taking.setdefault(key.session_id, asyncio.Lock())
+            try:
+                async with taking:
+                    if key.session_id not in self._kept:
+                        return await self._take_over(self._journal, resume, request)
+            finally:
+                if not taking.locked():
+                    self._taking.pop(key.session_id, None)
+            kept = self._kept.get(key.session_id)
         if kept is None or kept.is_over.is_set():
-            error = WireError(
-                f"there is no such conversation to resume; a dropped one waits for "
-                f"{self._kept_seconds:g} s, then a new one has to be started",
-                "session_resume_expired",
-            )
-            raise ConnectionEnd(error, CloseCode.NOT_FOUND)
+            raise self._forgotten()
         if not _has_token(kept, key.resume_token):
             error = WireError(
                 "this is not the resume_token of that conversation's session.created",
@@ -216,6 +268,60 @@ class Conversations:
         before = kept.holder
         kept.holder = replace(before, generation=before.generation + 1, is_lost=asyncio.Event())
         return kept.holder
+
+    async def _is_gone(self, kept: KeptConversation) -> bool:
+        """Whether another process has gone on with it, which this one may not have found out."""
+        keeper = kept.keeper
+        if keeper is None or await keeper.write(kept.holder.conversation):
+            return False
+        if keeper.is_taken_over:
+            self._end_moved(kept)
+            if kept.keeping is not None:
+                await asyncio.wait([kept.keeping])
+        return keeper.is_taken_over
+
+    async def _take_over(self, journal: Journal, resume: Resume, request: Request) -> Attachment:
+        """Go on with a conversation of another process, which may have ended without a word."""
+        place = self.admission.enter()
+        if place is None:
+            raise ConnectionEnd(None, CloseCode.MOVED, "no_place_here")
+        with ExitStack() as until_held:
+            until_held.callback(self.admission.leave, place)
+            record, past = await self._taken(journal, resume, request.wire)
+            until_held.pop_all()
+        wire = request.wire
+        outbox: Outbox[Any] = Outbox.taken_up(wire.encode, record.num_messages, record.messages)
+        line = Line(wire, outbox)
+        keeper = self._keeper(line, record.generation)
+        options = replace(request.options, lateness=self.lateness, is_kept=True)
+        taking_up = Conversation.take_up(self._engine, past, options, line.tell, self.time)
+        return await self._hold(place, line, keeper, taking_up, record.generation)
+
+    async def _taken(
+        self, journal: Journal, resume: Resume, wire: AnyWire
+    ) -> tuple[JournalRecord, KeptPast]:
+        try:
+            record = await journal.take(resume.key.session_id, resume.key.resume_token)
+        except JournalError as error:
+            raise ConnectionEnd(None, CloseCode.MOVED, "journal_away") from error
+        if record is None or record.num_messages < resume.num_received:
+            raise self._forgotten()
+        assert isinstance(wire, MovableWire), "only such are resumed"
+        try:
+            wire.take_up(record.wire_state)
+            return record, KeptPast(record)
+        except Exception as error:
+            # As where another version of ours has written it.
+            logger.exception("a conversation's record cannot be read")
+            raise self._forgotten() from error
+
+    def _forgotten(self) -> ConnectionEnd:
+        error = WireError(
+            f"there is no such conversation to resume; a dropped one waits for "
+            f"{self._kept_seconds:g} s, then a new one has to be started",
+            "session_resume_expired",
+        )
+        return ConnectionEnd(error, CloseCode.NOT_FOUND)
 
     def observe(self, wire: AnyWire, observation: Observation) -> Attachment:
         """Look at and steer a conversation that stays another socket's.
@@ -250,6 +356,28 @@ class Conversations:
         kept.is_over.set()
         return True
 
+    async def hand_over(self) -> None:
+        """Let nobody in, and have clients take their conversations up elsewhere, where they can.
+
+        Each is asked to at its next silence, and soon in any case.
+        """
+        self.admission.close()
+        async with asyncio.TaskGroup() as tasks:
+            for kept in list(self._kept.values()):
+                if kept.keeper is not None and kept.keeper.is_kept:
+                    tasks.create_task(self._move(kept, kept.keeper))
+
+    async def _move(self, kept: KeptConversation, keeper: RecordKeeper) -> None:
+        conversation = kept.holder.conversation
+        until = self.time.now() + LONGEST_REPLY_SECONDS
+        while conversation.is_replying and self.time.now() < until and not kept.is_over.is_set():
+            await self.time.sleep(SILENCE_LOOK_SECONDS)
+        if await keeper.write(conversation):
+            # What is told from now on is told by whoever goes on with it.
+            keeper.is_taken_over = True
+            kept.holder.is_moved = True
+            self._end_moved(kept)
+
     def let_go(self, attachment: Attachment) -> None:
         """The socket is gone: the conversation ends, at once or if no other socket comes."""
         attachment.line.leave()
@@ -279,9 +407,13 @@ class Conversations:
                 running = tasks.create_task(conversation.run())
                 running.add_done_callback(lambda _: kept.is_over.set())
                 line = kept.holder.line
-                telling = tasks.create_task(line.wire.run(line.answer, self.time))
+                going_on = [running, tasks.create_task(line.wire.run(line.answer, self.time))]
+                if kept.keeper is not None:
+                    writing = tasks.create_task(kept.keeper.run(conversation))
+                    writing.add_done_callback(lambda _: self._end_moved(kept))
+                    going_on.append(writing)
                 await kept.is_over.wait()
-                for task in (running, telling):
+                for task in going_on:
                     task.cancel()
                     try:
                         await task
@@ -297,34 +429,20 @@ class Conversations:
             if kept.abandoning is not None:
                 kept.abandoning.cancel()
                 kept.abandoning = None
-            conversation.end(EndReason.LEFT)
+            if kept.keeper is None or not kept.keeper.is_taken_over:
+                conversation.end(EndReason.LEFT)
             try:
+                if kept.keeper is not None:
+                    await kept.keeper.end()
                 await conversation.close()
             except Exception:
                 # Its place is another's now, whatever is left of it.
                 logger.exception("a conversation could not be closed")
 
-    async def _open(self, request: Request, line: Line) -> Conversation:
-        options = replace(request.options, lateness=self.lateness)
-        try:
-            return await Conversation.open(
-                self._engine,
-                request.defaults,
-                options,
-                line.tell,
-                self.time,
-                self._recordings,
-            )
-        except SessionLimitError as error:
-            raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
-        except EngineFailedError as error:
-            raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
-        except AudioInteractionError as error:
-            raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
-        except Exception as error:
-            # A device that has no memory left, say: others converse on.
-            logger.exception("a conversation could not be opened")
-            raise ConnectionEnd(session_failed(), CloseCode.SESSION_FAILED) from error
+    def _end_moved(self, kept: KeptConversation) -> None:
+        if kept.keeper is not None and kept.keeper.is_taken_over:
+            kept.holder.is_lost.set()
+            kept.is_over.set()
 
     async def _abandon(self, kept: KeptConversation) -> None:
         await self.time.sleep(self._kept_seconds)
@@ -334,3 +452,18 @@ class Conversations:
 def _has_token(kept: KeptConversation, resume_token: str) -> bool:
     expected = kept.holder.line.wire.key.resume_token
     return secrets.compare_digest(expected.encode(), resume_token.encode())
+
+
+async def _opened(opening: Coroutine[None, None, Conversation]) -> Conversation:
+    try:
+        return await opening
+    except SessionLimitError as error:
+        raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
+    except EngineFailedError as error:
+        raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
+    except AudioInteractionError as error:
+        raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
+    except Exception as error:
+        # A device that has no memory left, say: others converse on.
+        logger.exception("a conversation could not be opened")
+        raise ConnectionEnd(session_failed(), CloseCode.SESSION_FAILED) from error

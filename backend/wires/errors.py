@@ -31,6 +31,8 @@ class CloseCode(IntEnum):
     POLICY = 1008
     """The page or the address is refused, asks for what cannot be, or sends or reads amiss."""
     SESSION_FAILED = 1011
+    MOVED = 1012
+    """The conversation is to be taken up again, and goes on elsewhere."""
     FULL = 1013
     """Every session is taken: try again later."""
     UNAUTHORIZED = 3000

@@ -45,6 +45,54 @@ class Outbox(Generic[ServerT]):
         self._num_kept_bytes = 0
         self._last_number = 0
         self._news = asyncio.Event()
+        self._is_held = False
+        self._num_released = 0
+
+    @classmethod
+    def taken_up(
+        cls,
+        encode: Callable[[ServerT, int], str | None],
+        num_messages: int,
+        kept: Iterable[str],
+    ) -> "Outbox[ServerT]":
+        """Go on after so many messages, of which the last are kept."""
+        outbox = cls(encode)
+        texts = list(kept)
+        outbox._last_number = num_messages
+        for number, text in enumerate(texts, num_messages - len(texts) + 1):
+            outbox._keep(NumberedMessage(number, text))
+        return outbox
+
+    def hold(self) -> None:
+        """From now on, nothing is carried before it is released."""
+        self._is_held = True
+        self._num_released = self._last_number
+
+    def release(self, number: int) -> None:
+        """Messages up to `number` may be carried."""
+        self._num_released = number
+        self._news.set()
+
+    def hold_no_more(self) -> None:
+        """All may be carried, as they come."""
+        self._is_held = False
+        self._news.set()
+
+    async def fills(self) -> None:
+        """Wait until there are messages that may not be carried yet."""
+        while self._num_released == self._last_number:
+            self._news.clear()
+            await self._news.wait()
+
+    @property
+    def unreleased(self) -> list[str]:
+        """The messages that may not be carried yet."""
+        return [
+            self._kept[number - self.oldest_number].text
+            for number in range(
+                max(self._num_released + 1, self.oldest_number), self._last_number + 1
+            )
+        ]
 
     @property
     def last_number(self) -> int:
@@ -63,8 +111,7 @@ class Outbox(Generic[ServerT]):
             if text is None:
                 continue
             self._last_number += 1
-            self._kept.append(NumberedMessage(self._last_number, text))
-            self._num_kept_bytes += sys.getsizeof(text)
+            self._keep(NumberedMessage(self._last_number, text))
         while self._num_kept_bytes > self._max_kept_bytes and len(self._kept) > 1:
             self._let_oldest_go()
         self._news.set()
@@ -87,16 +134,20 @@ class Outbox(Generic[ServerT]):
             MessagesLostError: some of it was let go before the reader came to it.
         """
         while True:
-            while number < self._last_number:
+            while number < (self._num_released if self._is_held else self._last_number):
                 if number + 1 < self.oldest_number:
                     raise MessagesLostError(f"message {number + 1} is not kept any more")
                 message = self._kept[number + 1 - self.oldest_number]
                 yield message
                 number = message.number
-            if self.ending is not None:
+            if self.ending is not None and number == self._last_number:
                 return
             self._news.clear()
             await self._news.wait()
+
+    def _keep(self, message: NumberedMessage) -> None:
+        self._kept.append(message)
+        self._num_kept_bytes += sys.getsizeof(message.text)
 
     def _let_oldest_go(self) -> None:
         self._num_kept_bytes -= sys.getsizeof(self._kept.popleft().text)

@@ -11,7 +11,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from backend.admission import Standing
 from backend.config import SamplingConfig
@@ -273,6 +273,25 @@ class Wire(ABC, Generic[ClientT, ServerT]):
 
 
 AnyWire = Wire[Any, Any]
+
+
+@runtime_checkable
+class MovableWire(Protocol):
+    """A wire that another process may go on with, where it is resumable."""
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether clients take up conversations whose socket was lost."""
+
+    @property
+    def key(self) -> SessionKey:
+        """Takes the conversation up again."""
+
+    def state(self) -> bytes:
+        """What another process needs to go on with it."""
+
+    def take_up(self, state: bytes) -> None:
+        """Go on from a state of another process's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from backend.conversation.events import (
     ActivityResumed,
@@ -59,6 +60,18 @@ from backend.wires.wire import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class MessagesState:
+    """What another process needs to go on with a conversation's messages."""
+
+    key: SessionKey
+    items: Items
+    responses: Responses
+    settings: WireSettings
+    heard_items: HeardItems
+    commits_speech: bool
+
+
 class ServerMessages:
     """Writes the messages of one conversation.
 
@@ -85,6 +98,23 @@ class ServerMessages:
         """Whether each speech becomes an item, and not what a reply or the client ends."""
         self._added: dict[str, Fields] = {}
         """Items that the conversation is about to hear, by id."""
+
+    def state(self) -> "MessagesState":
+        """What another process needs to go on with them."""
+        return MessagesState(
+            self._key,
+            self.items,
+            self.responses,
+            self.settings,
+            self._heard_items,
+            self._commits_speech,
+        )
+
+    def take_up(self, state: "MessagesState") -> None:
+        """Go on from a state of another process's."""
+        self._key, self.items = state.key, state.items
+        self.responses, self.settings = state.responses, state.settings
+        self._heard_items, self._commits_speech = state.heard_items, state.commits_speech
 
     @contextmanager
     def adding(self, item: Fields) -> Iterator[None]:

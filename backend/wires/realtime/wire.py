@@ -1,5 +1,6 @@
 """The OpenAI Realtime API and its full-duplex dialect, as a wire: messages in and out."""
 
+import pickle
 from dataclasses import replace
 
 from backend.config import SPEECH_RATE_HZ
@@ -109,6 +110,18 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
         self._hears_words = offer.hears_words
         self._request_id: str | None = None
         """Of the last request for a response, as its client calls it."""
+
+    # From one process to another.
+
+    def state(self) -> bytes:
+        """What another process needs to go on with it."""
+        return pickle.dumps((self._messages.state(), self._request_id))
+
+    def take_up(self, state: bytes) -> None:
+        """Go on from a state of another process's."""
+        messages, self._request_id = pickle.loads(state)
+        self._messages.take_up(messages)
+        self.key = messages.key
 
     # From the client.
 
