@@ -123,3 +123,42 @@ class SessionEnded:
 
 
 Event = Decision | TurnStarted | TextDelta | TurnDone | ContextRolled | SessionFailed | SessionEnded
+
+
+def json_fields(event: Event, seconds: float) -> dict[str, object] | None:
+    """An event as a JSON object; None where it is the engine's own and not about what was heard.
+
+    Args:
+        event: what happened.
+        seconds: of the recording, at the end of the newest chunk that was heard.
+    """
+    match event:
+        case Decision():
+            return {
+                "event": "decision",
+                "chunk": event.chunk,
+                "seconds": seconds,
+                "speak": event.speak,
+                "speak_probability": event.speak_probability,
+                "milliseconds": round(event.milliseconds, 3),
+            }
+        case TurnStarted():
+            return {
+                "event": "turn_started",
+                "turn": event.turn,
+                "chunk": event.chunk,
+                "seconds": seconds,
+                "emotion": event.emotion,
+            }
+        case TextDelta():
+            return {"event": "text_delta", "turn": event.turn, "delta": event.delta}
+        case TurnDone():
+            return {
+                "event": "turn_done",
+                "turn": event.turn,
+                "text": event.text,
+                "emotion": event.emotion,
+                "chunk": event.chunk,
+            }
+        case ContextRolled() | SessionFailed() | SessionEnded():
+            return None

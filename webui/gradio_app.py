@@ -2,12 +2,17 @@
 
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.data_classes import FileData
+from gradio.events import api
 from gradio.route_utils import BUILD_PATH_LIB, STATIC_PATH_LIB
 from starlette.middleware.cors import CORSMiddleware
 
@@ -28,7 +33,18 @@ FILES = {
 ASSETS_FOLDER = Path(BUILD_PATH_LIB)
 """Its scripts and styles, below `/assets`: their names change with their content."""
 
+MAX_QUEUED = 20
+"""Calls of endpoints that wait; further ones are refused."""
+MAX_SESSIONS = 100
+"""More than can wait at once."""
+
+PREVIEW = STATIC_FOLDER / "preview.jpg"
+"""Taken by `make screenshots`."""
+
 _TITLE = "Audio-Interaction Live"
+_DESCRIPTION = (
+    "Talk with a voice model that listens all the time and decides for itself when to reply."
+)
 # A function body, not a module; the address is relative so that proxies with a prefix work.
 _START = "import(new URL('live/main.js', document.baseURI).href).then((m) => m.mount(element));"
 _IMPORT = re.compile(r"""^(?:import|export)\b[^;]*?\bfrom '(\.[^']+\.js)'""", re.MULTILINE)
@@ -47,7 +63,38 @@ _PARTS = {
 _FRAME_CSS = """
 .gradio-container .main.fillable { max-width: none; padding: 0; }
 #live, #live .html-container { padding: 0; overflow: visible; }
+.gradio-container footer { display: none; }
 """
+
+
+Endpoint = Callable[..., Awaitable[Any]]
+"""Its name, annotations and docstring say what clients are told of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradioApp:
+    """Gradio's application, whole, and its page."""
+
+    app: FastAPI
+    page: "LivePage"
+
+    def has_session(self, session_hash: str) -> bool:
+        """Whether that client waits for something."""
+        return session_hash in self.page._queue.pending_messages_per_session
+
+    def num_calls(self, session_hash: str) -> int:
+        """Of that client, which it has not yet been told of."""
+        return len(self.page._queue.pending_event_ids_session.get(session_hash, ()))
+
+    def session_of(self, event_id: str) -> str | None:
+        """Whose call that is, until it was told what came of it."""
+        told = self.page._queue.pending_event_ids_session.items()
+        return next((session for session, ids in told if event_id in ids), None)
+
+    @property
+    def names(self) -> set[str]:
+        """Those of the endpoints."""
+        return {str(function.api_name) for function in self.page.fns.values()}
 
 
 class LivePanel(gr.HTML):
@@ -63,34 +110,86 @@ class LivePanel(gr.HTML):
         )
 
 
-def build_page() -> gr.Blocks:
-    """The page as Gradio blocks."""
-    page: gr.Blocks = gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True)
+class Sessions(dict[str, Any]):
+    """What clients of the queue are yet to be told, of few that never came back for it.
+
+    Gradio's own lets go of the oldest, whose call may still go on: that then fails for good.
+    """
+
+    def __init__(self, queue: Any) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def __setitem__(self, session_hash: str, messages: Any) -> None:
+        if session_hash not in self and len(self) >= MAX_SESSIONS:
+            busy = {event.session_hash for event in self._queue.event_ids_to_events.values()}
+            oldest = next(session for session in self if session not in busy)
+            del self[oldest]
+            self._queue.pending_event_ids_session.pop(oldest, None)
+        super().__setitem__(session_hash, messages)
+
+
+class LivePage(gr.Blocks):
+    """The page, and beside it endpoints for programs, which take and give plain values.
+
+    What Gradio does with files stays out: of a path in what a client sends, Gradio would read the
+    server's disk, and of an address it would fetch what is there.
+    """
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
+    ) -> list[Any]:
+        """What a client sent, as it is; the last arguments may be left out."""
+        if len(inputs) > len(block_fn.inputs):
+            raise gr.Error(f"{block_fn.name} takes fewer arguments", print_exception=False)
+        return inputs + [block.value for block in block_fn.inputs[len(inputs) :]]
+
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+        """What an endpoint gave, as JSON has it."""
+        values = predictions if len(block_fn.outputs) > 1 else [predictions]
+        return [each.model_dump() if isinstance(each, FileData) else each for each in values]
+
+
+def build_page(endpoints: Iterable[Endpoint] = ()) -> LivePage:
+    """The page as Gradio blocks, with an endpoint for each of these functions, by its name."""
+    page = LivePage(title=_TITLE, analytics_enabled=False, fill_width=True)
     with page:
         LivePanel()
+        for endpoint in endpoints:
+            api(endpoint, api_name=endpoint.__name__)
+    page.queue(max_size=MAX_QUEUED)
+    queue: Any = page._queue
+    queue.pending_messages_per_session = Sessions(queue)
+    # For pages that are not served, Gradio would analyse the calls.
+    queue.ANALYTICS_MAX_EVENTS = MAX_SESSIONS
+    queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
+    page.state_session_capacity = MAX_SESSIONS
     return page
 
 
-def gradio_app() -> FastAPI:
+def gradio_app(endpoints: Iterable[Endpoint] = ()) -> GradioApp:
     """Gradio's application with the page, at `/`.
 
     It has dozens of other routes (uploads, icons of any size, proxies), for anybody: serve only
-    those of them that the page needs.
+    those of them that the page and its endpoints need.
     """
     app = FastAPI()
+    page = build_page(endpoints)
     # With one of the application's own, which allows nobody, Gradio's lets no other origin in.
     app.add_middleware(CORSMiddleware)
     mounted: FastAPI = gr.mount_gradio_app(
         app,
-        build_page(),
+        page,
         path="/",
         ssr_mode=False,
         theme=_theme(),
         css=_FRAME_CSS,
-        footer_links=[],
+        # With it Gradio shows its page about the endpoints at `?view=api`; the footer is hidden.
+        footer_links=["api"],
         run_history=False,
+        mcp_server=False,
     )
-    return mounted
+    return GradioApp(mounted, page)
 
 
 def preloads() -> Iterator[str]:
@@ -121,6 +220,28 @@ def gradio_parts() -> list[str]:
             names = [name.removeprefix("./") for name in json.loads(listed[1])]
             found += [names[int(number)] for number in needed[1].split(",")]
     return list(dict.fromkeys(found))
+
+
+def preview(address: str) -> str:
+    """Tags for the page's head: what a chat or a post shows of a link to it.
+
+    Args:
+        address: of the page, with its slash.
+    """
+    picture = f"{address}live/{PREVIEW.name}"
+    properties = {
+        "og:title": _TITLE,
+        "og:description": _DESCRIPTION,
+        "og:type": "website",
+        "og:url": address,
+        "og:image": picture,
+        "og:image:width": "1200",
+        "og:image:height": "630",
+    }
+    tags = [f'<meta property="{name}" content="{text}">' for name, text in properties.items()]
+    named = {"description": _DESCRIPTION, "twitter:card": "summary_large_image"}
+    tags += [f'<meta name="{name}" content="{text}">' for name, text in named.items()]
+    return "".join(tags)
 
 
 def modules(name: str) -> list[str]:

@@ -26,7 +26,7 @@ SAMPLES = REPOSITORY / "assets" / "samples"
 RUNTIME = REPOSITORY / ".ci" / "static" / "node_modules" / "onnxruntime-web" / "dist"
 LOADER = "ort.wasm.bundle.min.mjs"
 WASM = "ort-wasm-simd-threaded.wasm"
-OF_SERVERS = ("replay.*", "starting.*", "here.html", "service-worker.js")
+OF_SERVERS = ("replay.*", "starting.*", "preview.jpg", "here.html", "service-worker.js")
 """Files of the page that mean nothing here, or lie elsewhere."""
 BINARIES = ("gz", "png", "ogg")
 FRONT_MATTER = """\

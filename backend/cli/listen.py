@@ -23,16 +23,7 @@ from backend.config import CHUNK_SECONDS, EngineConfig, SessionSettings
 from backend.engine import Engine
 from backend.engine.feeding import follow
 from backend.errors import AudioInputError, SettingsError
-from backend.events import (
-    ContextRolled,
-    Decision,
-    Event,
-    SessionEnded,
-    SessionFailed,
-    TextDelta,
-    TurnDone,
-    TurnStarted,
-)
+from backend.events import Decision, Event, SessionFailed, TurnDone, json_fields
 from backend.model.checkpoint import load_checkpoint
 from backend.recordings.recorder import Recorder, describe
 
@@ -100,52 +91,12 @@ class JsonReport(Report):
 
     def event(self, event: Event, position: Position) -> None:
         """A line for what is the file's own; none for what is the engine's."""
-        if (fields := _json_fields(event, position)) is not None:
-            print(json.dumps(fields), file=self._output, flush=True)
+        if (fields := json_fields(event, position.seconds)) is not None:
+            told = {"event": fields.pop("event"), "file": position.file, **fields}
+            print(json.dumps(told), file=self._output, flush=True)
 
     def file_done(self) -> None:
         """The next line's `file` says so."""
-
-
-def _json_fields(event: Event, position: Position) -> dict[str, object] | None:
-    match event:
-        case Decision():
-            return {
-                "event": "decision",
-                "file": position.file,
-                "chunk": event.chunk,
-                "seconds": position.seconds,
-                "speak": event.speak,
-                "speak_probability": event.speak_probability,
-                "milliseconds": round(event.milliseconds, 3),
-            }
-        case TurnStarted():
-            return {
-                "event": "turn_started",
-                "file": position.file,
-                "turn": event.turn,
-                "chunk": event.chunk,
-                "seconds": position.seconds,
-                "emotion": event.emotion,
-            }
-        case TextDelta():
-            return {
-                "event": "text_delta",
-                "file": position.file,
-                "turn": event.turn,
-                "delta": event.delta,
-            }
-        case TurnDone():
-            return {
-                "event": "turn_done",
-                "file": position.file,
-                "turn": event.turn,
-                "text": event.text,
-                "emotion": event.emotion,
-                "chunk": event.chunk,
-            }
-        case ContextRolled() | SessionFailed() | SessionEnded():
-            return None
 
 
 class TerminalReport(Report):

@@ -16,7 +16,9 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from backend.errors import SessionFileError
+from backend.audio import stream_audio
+from backend.config import SAMPLE_RATE_HZ
+from backend.errors import AudioInputError, SessionFileError
 from backend.recordings.export import ExportFormat, export
 from backend.recordings.export.sound import WAV_BYTES_PER_SECOND, write_mp3
 from backend.recordings.packing import pack_copy
@@ -43,6 +45,8 @@ class Artifact(StrEnum):
     """Both sides as MP3."""
     WHOLE = "whole"
     """A packed file of one that is still a folder."""
+    SAMPLES = "samples"
+    """Of any audio file, which is no recording of ours: float32 at 16 kHz, without a header."""
 
 
 class Order(BaseModel):
@@ -110,6 +114,10 @@ def carry_out(order: Order) -> Outcome:
     """Do what is ordered; whatever happens is an answer."""
     try:
         _limit_files(order.max_bytes)
+        if order.wanted is Artifact.SAMPLES:
+            assert order.output is not None, "what is made goes somewhere"
+            _decode(order.path, order.output, order.max_bytes)
+            return Outcome()
         with SessionFile(order.path, NAME, order.checked) as file:
             if order.wanted is not None:
                 assert order.output is not None, "what is made goes somewhere"
@@ -117,8 +125,10 @@ def carry_out(order: Order) -> Outcome:
             if order.checked is not None:
                 return Outcome()
             return Outcome(facts=Facts(checked=file.checked, summary=summary_fields(file)))
-    except SessionFileError as error:
-        return Outcome(failure=Failure.FILE, message=str(error))
+    except (SessionFileError, AudioInputError) as error:
+        return Outcome(
+            failure=Failure.FILE, message=str(error).replace(str(order.path), "the file")
+        )
     except MemoryError:
         return Outcome(failure=Failure.TOO_MUCH)
     except Exception:
@@ -140,6 +150,18 @@ def _make(file: SessionFile, wanted: Artifact | ExportFormat, output: Path, max_
             pack_copy(file, output)
         case ExportFormat():
             export(file, wanted, output)
+        case Artifact.SAMPLES:
+            raise AssertionError("of audio files alone")
+
+
+def _decode(path: Path, output: Path, max_bytes: int) -> None:
+    num_bytes = 0
+    with output.open("wb") as file:
+        for block in stream_audio(path):
+            if (num_bytes := num_bytes + block.nbytes) > max_bytes:
+                minutes = max_bytes / block.itemsize / SAMPLE_RATE_HZ / 60
+                raise AudioInputError(f"{path} is longer than {minutes:g} minutes")
+            file.write(block.tobytes())
 
 
 def _listen(orders: "queue.SimpleQueue[bytes]") -> None:

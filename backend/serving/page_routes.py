@@ -3,8 +3,9 @@
 What is not named here is not there, whatever Gradio brings along.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,14 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend.serving.access import BehindDoorkeeper, Doorkeeper, OwnPagesOnly, is_host
+from backend.serving.access import OwnPagesOnly, is_host
 from backend.serving.compression import Compressed, WholeAnswer
 from webui.bundling import bundled
-from webui.gradio_app import ASSETS_FOLDER, FILES, RENDERED, STATIC_FOLDER, preloads
+from webui.gradio_app import ASSETS_FOLDER, FILES, RENDERED, STATIC_FOLDER, preloads, preview
 
+_PREVIEW_OF_GRADIO = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*>')
 _NAMING_HOSTS = ("host", "x-forwarded-host")
 _SHOWN = frozenset((b"host", b"x-forwarded-host", b"x-forwarded-proto"))
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A route of Gradio's for those who may also talk."""
-
-    path: str
-    """As Starlette writes routes: `/gradio_api/call/{name}`."""
-    methods: tuple[str, ...]
 
 
 # All that a page names is below its address; a proxy may let a visitor in without the slash.
@@ -37,8 +30,6 @@ GO_TO_SLASH = (
     b"<script>if (!location.pathname.endsWith('/')) "
     b"location.replace(`${location.pathname}/${location.search}${location.hash}`);</script>"
 )
-ENDPOINTS: tuple[Endpoint, ...] = ()
-"""The page calls none of them: it talks over `/v1`."""
 
 
 class RevalidatedFiles(StaticFiles):
@@ -75,7 +66,7 @@ class Rendered:
     look for files, to fail.
     """
 
-    def __init__(self, gradio: ASGIApp, head: str) -> None:
+    def __init__(self, gradio: ASGIApp, head: str = "") -> None:
         """`head` is put at the end of the page's own."""
         self._gradio = gradio
         self._head = head.encode()
@@ -90,40 +81,45 @@ class Rendered:
             return
         shown = [(name, value) for name, value in scope["headers"] if name in _SHOWN]
         if scope.get("method") == "GET":
-            send = WholeAnswer(send, self._with_head).send
+            send = WholeAnswer(send, partial(self._with_head, _address(scope, hosts))).send
         await self._gradio({**scope, "query_string": b"", "headers": shown}, receive, send)
 
-    async def _with_head(self, body: bytes, headers: MutableHeaders) -> bytes:
+    async def _with_head(self, address: str, body: bytes, headers: MutableHeaders) -> bytes:
         if not headers.get("content-type", "").startswith("text/html"):
             return body
-        body = body.replace(b"<head>", b"<head>" + GO_TO_SLASH, 1)
-        return body.replace(b"</head>", self._head + b"</head>", 1)
+        # Before the page's own data, in which anything may be.
+        head, end, rest = body.partition(b"</head>")
+        head = _PREVIEW_OF_GRADIO.sub(b"", head).replace(b"<head>", b"<head>" + GO_TO_SLASH, 1)
+        return head + preview(address).encode() + self._head + end + rest
 
 
-def page_routes(
-    gradio: ASGIApp, doorkeeper: Doorkeeper, endpoints: Sequence[Endpoint] = ENDPOINTS
-) -> list[BaseRoute]:
-    """Every route of the page.
+def page_routes(gradio: ASGIApp, own_hosts: Sequence[str]) -> list[BaseRoute]:
+    """Every route of the page, for anybody but pages from elsewhere.
 
     Args:
         gradio: Gradio's application, whole.
-        doorkeeper: who may use the endpoints; the files are for anybody but pages from elsewhere.
-        endpoints: what else of `gradio` can be reached.
+        own_hosts: more hosts that the page may come from.
     """
 
     def for_anybody(app: ASGIApp) -> ASGIApp:
-        return OwnPagesOnly(Compressed(app), doorkeeper.own_hosts)
+        return OwnPagesOnly(Compressed(app), own_hosts)
 
     page_files = RevalidatedFiles(STATIC_FOLDER, bundled(STATIC_FOLDER))
     rendered = for_anybody(Rendered(gradio, "".join(preloads())))
-    behind = BehindDoorkeeper(gradio, doorkeeper)
     return [
         *(Route(path, rendered, methods=["GET"]) for path in RENDERED),
         *(Route(path, for_anybody(_file(file)), methods=["GET"]) for path, file in FILES.items()),
-        *(Route(each.path, behind, methods=each.methods) for each in endpoints),
         Mount("/assets", for_anybody(LastingFiles(directory=ASSETS_FOLDER)), name="assets"),
         Mount("/live", for_anybody(page_files), name="live"),
     ]
+
+
+def _address(scope: Scope, hosts: list[str]) -> str:
+    """Where the page is for its visitor, who asked the first proxy; `hosts` begins with `Host`."""
+    stated = Headers(scope=scope).get("x-forwarded-proto", "")
+    scheme = stated if stated in ("http", "https") else scope["scheme"]
+    host = next(iter(hosts[1:2] or hosts), "localhost")
+    return f"{scheme}://{host}{scope.get('root_path', '')}/"
 
 
 def _file(path: Path) -> ASGIApp:

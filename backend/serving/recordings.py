@@ -66,6 +66,8 @@ _STATUS = {
     "origin_not_allowed": 403,
     "invalid_api_key": 401,
     "too_many_connections": 429,
+    "too_many_waiting": 503,
+    "uploads_full": 507,
     "too_many_requests": 429,
 }
 _MEDIA_TYPES = {
@@ -208,7 +210,7 @@ class RecordingsApi:
 
     def _add_forks(self, router: APIRouter, prefix: str, find: Callable[[str], Path]) -> None:
         async def fork(source: str, request: Request) -> Response:
-            wanted = await _body(request, ForkWanted)
+            wanted = await body_of(request, ForkWanted)
             # What is wrong with it is said before the first line.
             facts = await self._facts(request, lambda: find(source))
             lines = self._forks.run(
@@ -291,7 +293,7 @@ class RecordingsApi:
     async def _annotate(self, source: str, request: Request) -> Response:
         """One annotation, which takes the place of what was said of the same."""
         store = self._store
-        new = await _body(request, Annotation)
+        new = await body_of(request, Annotation)
         facts = await self._facts(request, lambda: store.find(source))
         if not new.is_within(cast(int, facts.summary["num_replies"]), facts.checked.num_chunks):
             raise RecordingError("the recording has no such reply, or chunk", "invalid_value")
@@ -300,7 +302,7 @@ class RecordingsApi:
         return JSONResponse({"annotations": told}, headers=PRIVATE)
 
     async def _share(self, source: str, request: Request) -> Response:
-        wanted = await _body(request, ShareWanted)
+        wanted = await body_of(request, ShareWanted)
         share_id, share = await asyncio.to_thread(self._store.share, source, wanted.hours)
         told = {"share_id": share_id, "expires_at": share.expires_at.isoformat()}
         return JSONResponse(told, status_code=201, headers=PRIVATE)
@@ -384,7 +386,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _body(request: Request, model: type[Body]) -> Body:
+async def body_of(request: Request, model: type[Body], max_bytes: int = MAX_BODY_BYTES) -> Body:
     """What a request says.
 
     Raises:
@@ -393,8 +395,8 @@ async def _body(request: Request, model: type[Body]) -> Body:
     content = b""
     async for block in request.stream():
         content += block
-        if len(content) > MAX_BODY_BYTES:
-            raise RecordingError(f"a request may have {MAX_BODY_BYTES // 1024} kB", "invalid_value")
+        if len(content) > max_bytes:
+            raise RecordingError(f"a request may have {max_bytes // 1024} kB", "invalid_value")
     try:
         return model.model_validate_json(content)
     except ValidationError as error:

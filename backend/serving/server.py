@@ -46,9 +46,12 @@ from backend.serving.connection_limits import (
     Proxies,
 )
 from backend.serving.descriptors import descriptor_limit, raise_descriptor_limit
+from backend.serving.endpoints import Endpoints, EngineListener, for_gradio
 from backend.serving.forwarded import Forwarded
+from backend.serving.gradio_calls import GradioCalls
 from backend.serving.heap import Heap
 from backend.serving.http_protocol import HttpProtocol
+from backend.serving.mcp import McpApi
 from backend.serving.openai_api import OpenAIApi
 from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed
@@ -56,7 +59,9 @@ from backend.serving.recordings import RecordingsApi
 from backend.serving.request_allowance import RequestAllowance
 from backend.serving.socket_protocol import PacedSocket
 from backend.serving.starting import StartingApp
+from backend.serving.uploads import Uploads
 from backend.serving.uvicorn_config import ServerConfig
+from backend.serving.zero_gpu import ZeroGpuListener
 from backend.speech import Voices
 from backend.speech.neural import JoeVoice
 from backend.timing import SystemTime
@@ -112,6 +117,8 @@ class ServingOptions:
     """Whether replies may be spoken by the neural voice of this machine, which takes a process."""
     also: AlsoCheckpoint | None = None
     """What recordings may be heard with as well."""
+    zero_gpu: ZeroGpuListener | None = None
+    """Hears files in place of the engine."""
 
     def __post_init__(self) -> None:
         if self.access_key is not None:
@@ -249,7 +256,12 @@ def create_app(
     service = SocketService(engine, options, membership.journal if membership else None)
     recordings = service.recordings
     workers = Workers()
-    gradio = gradio_app()
+    uploads = Uploads()
+    listener = options.zero_gpu or EngineListener(engine, service.admission)
+    endpoints = Endpoints(listener, workers, uploads)
+    gradio = gradio_app([for_gradio(endpoints.listen), for_gradio(endpoints.answer)])
+    if options.zero_gpu is not None:
+        options.zero_gpu.start(gradio.page)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -259,7 +271,7 @@ def create_app(
             threading.Thread(target=recordings.get_ready, daemon=True).start()
         if service.joe is not None:
             service.joe.get_ready()
-        async with gradio.router.lifespan_context(gradio):
+        async with gradio.app.router.lifespan_context(gradio.app):
             if membership is None:
                 yield
             else:
@@ -269,6 +281,7 @@ def create_app(
         if service.joe is not None:
             await asyncio.to_thread(service.joe.close)
         await api.end()
+        await asyncio.to_thread(uploads.close)
         await asyncio.to_thread(workers.close)
         if recordings is not None:
             await recordings.close()
@@ -314,7 +327,9 @@ def create_app(
     api.add_to(app)
     samples = OwnPagesOnly(StaticFiles(directory=SAMPLES_FOLDER), options.own_hosts)
     app.mount("/samples", samples, name="samples")
-    app.router.routes.extend(page_routes(gradio, service.doorkeeper))
+    GradioCalls(gradio, service.doorkeeper, uploads).add_to(app)
+    McpApi(service.doorkeeper, endpoints, uploads).add_to(app)
+    app.router.routes.extend(page_routes(gradio.app, options.own_hosts))
     return app
 
 
