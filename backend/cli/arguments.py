@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from backend.config import (
@@ -82,10 +83,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _add_probe(commands.add_parser("probe", help="find out when a model speaks, and when not"))
     _add_compare(commands.add_parser("compare", help="compare two checkpoints, or two settings"))
     _add_judge(commands.add_parser("judge", help="judge a server from outside, by talking with it"))
-    # Options alone are those of `serve`; a word that is no command is named by argparse.
+    # Options alone are those of `serve`.
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in OPTIONS_OF_ALL):
         arguments = ["serve", *arguments]
+    elif not arguments[0].startswith("-") and arguments[0] not in commands.choices:
+        meant = get_close_matches(arguments[0], commands.choices, 1)
+        advice = f"do you mean {meant[0]}?" if meant else f"there are {', '.join(commands.choices)}"
+        parser.error(f"there is no command {arguments[0]!r}: {advice}")
     return parser.parse_args(arguments)
+
+
+def counted(number: int, thing: str) -> str:
+    """So many of a thing: `1 clip`, `2 clips`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def session_settings(parsed: argparse.Namespace, default: SamplingConfig) -> SessionSettings:

@@ -31,7 +31,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from backend.cli.arguments import DEFAULT_PORT
+from backend.cli.arguments import DEFAULT_PORT, counted
 from backend.cli.exits import EXIT_UNWELL
 from backend.config import EngineConfig
 from backend.errors import VoiceUnavailableError
@@ -128,14 +128,10 @@ def examine(checks: Iterable[tuple[str, Check]], output: TextIO, *, is_json: boo
         json.dump({"findings": [asdict(each) for each in findings], "counts": counts}, output)
         print(file=output)
     else:
-        parts = [f"{count} {_counted(verdict, count)}" for verdict, count in counts.items()]
+        ok, warnings, problems = counts.values()
+        parts = [f"{ok} ok", counted(warnings, "warning"), counted(problems, "problem")]
         print(f"\n{', '.join(parts)}", file=output)
     return not counts[Verdict.PROBLEM]
-
-
-def _counted(verdict: Verdict, count: int) -> str:
-    """Its word for so many findings."""
-    return verdict if count == 1 or verdict is Verdict.OK else f"{verdict}s"
 
 
 def checks() -> list[tuple[str, Check]]:

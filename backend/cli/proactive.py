@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from backend.cli.arguments import session_settings
+from backend.cli.arguments import counted, session_settings
 from backend.cli.exits import EXIT_UNUSABLE_FILE
 from backend.cli.listen import chunks_of
 from backend.config import EngineConfig, SessionSettings
@@ -44,7 +44,7 @@ def evaluate_proactive(parsed: argparse.Namespace) -> int:
     """Hear the clips of a manifest and write predictions for the benchmark's scorer."""
     manifest = read_clips(parsed.manifest)
     used = ", ".join(f"{role} from {name!r}" for role, name in manifest.fields.items())
-    print(f"{len(manifest.clips)} clips: {used}", file=sys.stderr)
+    print(f"{counted(len(manifest.clips), 'clip')}: {used}", file=sys.stderr)
     checkpoint = load_checkpoint(
         parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
     )
@@ -284,7 +284,7 @@ def summary(clips: Sequence[ManifestClip], decisions: Mapping[str, str]) -> str:
     """How often the decision was right, where the manifest says what is."""
     judged = [clip for clip in clips if clip.decision is not None and clip.id in decisions]
     if not judged:
-        return f"{len(decisions)} clips heard"
+        return f"{counted(len(decisions), 'clip')} heard"
     parts = []
     for decision in (RESPOND, IGNORE):
         alike = [clip for clip in judged if clip.decision == decision]

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TextIO
 
-from backend.cli.arguments import recordings_folder
+from backend.cli.arguments import counted, recordings_folder
 from backend.errors import RecordingError, SessionFileError, SettingsError
 from backend.events import TurnStatus
 from backend.protocol import Emotion
@@ -89,8 +89,7 @@ def print_recordings(store: RecordingStore, output: TextIO, *, is_json: bool) ->
     if not is_json:
         size = store.count() / 1_000_000
         where = store.options.folder
-        recordings = "recording" if num_listed == 1 else "recordings"
-        print(f"{num_listed} {recordings}, {size:.1f} MB, in {where}", file=output)
+        print(f"{counted(num_listed, 'recording')}, {size:.1f} MB, in {where}", file=output)
 
 
 def _summary_or_error(store: RecordingStore, recording_id: str) -> dict[str, Any]:

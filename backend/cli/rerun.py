@@ -8,6 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from backend.cli.arguments import counted
 from backend.cli.exits import EXIT_DIFFERENT
 from backend.cli.recordings import Said, print_beside, print_json, said_fields
 from backend.errors import SessionFileError
@@ -82,7 +83,8 @@ def verify(file: SessionFile, checkpoint: Checkpoint, output: TextIO, *, is_json
         return False
     ties = f", but for {len(outcome.ties)} within rounding of a tie" if outcome.ties else ""
     print(
-        f"{file.path}: {outcome.num_decisions} decisions and {outcome.num_tokens} tokens of "
+        f"{file.path}: {counted(outcome.num_decisions, 'decision')} and "
+        f"{counted(outcome.num_tokens, 'token')} of "
         f"replies are the same{ties}; the logits deviate by at most "
         f"{outcome.largest_deviation:.1g}",
         file=output,

@@ -88,7 +88,7 @@ class EdgeVoice:
                 has_sound = True
                 yield pcm
         except _FAILURES as error:
-            logger.warning("edge-tts failed: %r", error)
+            logger.warning("%s cannot speak: %s", self.label, _reason(error))
             is_unreachable = _is_unreachable(error) and not has_sound
             kind = VoiceUnreachableError if is_unreachable else VoiceUnavailableError
             raise kind(f"{self.label} cannot speak: {_reason(error)}") from error
