@@ -1,4 +1,4 @@
-"""Assemble what is pushed to a Hugging Face Space: `make space`, `make space HARDWARE=cpu`.
+"""Assemble what is pushed to a Hugging Face Space: `make space`, `HARDWARE=cpu` or `zero` with it.
 
 The folder holds the files that run there, a requirements.txt that may bring torch for the CPU, and
 a .gitattributes, as the Hub takes binary files through git LFS only.
@@ -18,21 +18,24 @@ from packaging.requirements import Requirement
 REPOSITORY = Path(__file__).parents[1]
 PARTS = ("app.py", "backend", "client", "webui", "assets", "docs", "LICENSE", "README.md")
 NOT_NEEDED = ("backend/training",)
-BINARIES = ("onnx", "safetensors", "pth", "png", "ogg", "aisession", "mp3", "wav")
+BINARIES = ("onnx", "safetensors", "pth", "png", "jpg", "webp", "ogg", "aisession", "mp3", "wav")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 PLATFORM_EXTRAS = ("", "oauth", "mcp")
 """Of Gradio: Spaces install it with these, in one command with requirements.txt."""
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+HARDWARE = {"cpu": "cpu-basic", "gpu": "t4-small", "zero": "zero-a10g"}
+"""What the Hub calls it: https://huggingface.co/docs/hub/spaces-config-reference"""
 MAX_DESCRIPTION = 60
 """Characters that the Hub shows."""
 
 
-def assemble(folder: Path, *, is_for_cpu: bool = False) -> None:
+def assemble(folder: Path, hardware: str = "gpu") -> None:
     """Fill `folder`, which must not be there or is replaced.
 
     Args:
         folder: where to.
-        is_for_cpu: take torch's build without CUDA, which is a tenth of the size.
+        hardware: that the Space is to have: `gpu`, `zero`, or `cpu`, which takes torch's build
+            without CUDA, a tenth of the size.
     """
     check_front_matter(front_matter(REPOSITORY / "README.md"), REPOSITORY / "requirements.txt")
     check_requirements((REPOSITORY / "requirements.txt").read_text("utf-8"))
@@ -41,7 +44,12 @@ def assemble(folder: Path, *, is_for_cpu: bool = False) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / name, target)
-    (folder / "requirements.txt").write_text(requirements(is_for_cpu=is_for_cpu), encoding="utf-8")
+    stated = requirements(is_for_cpu=hardware == "cpu")
+    (folder / "requirements.txt").write_text(stated, encoding="utf-8")
+    readme = (folder / "README.md").read_text("utf-8")
+    asked_for = f"suggested_hardware: {HARDWARE[hardware]}"
+    readme = re.sub(r"(?m)^suggested_hardware: .*$", asked_for, readme, count=1)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
     lines = [f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in BINARIES]
     (folder / ".gitattributes").write_text("".join(lines), encoding="utf-8")
 
@@ -104,6 +112,10 @@ def check_front_matter(settings: dict[str, Any], requirements: Path) -> None:
                 f"short_description must have at most {MAX_DESCRIPTION} characters",
             ),
             ("license" in settings, "license is missing"),
+            (
+                settings.get("suggested_hardware") in HARDWARE.values(),
+                f"suggested_hardware must be one of {', '.join(HARDWARE.values())}",
+            ),
         )
         if not is_right
     ]
@@ -133,7 +145,10 @@ def check_requirements(stated: str) -> None:
 
 if __name__ == "__main__":
     target = REPOSITORY / "build" / "space"
-    assemble(target, is_for_cpu="cpu" in sys.argv[1:])
+    wanted = sys.argv[1] if sys.argv[1:] else "gpu"
+    if wanted not in HARDWARE:
+        raise SystemExit(f"HARDWARE is {' or '.join(HARDWARE)}, not {wanted}")
+    assemble(target, wanted)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: {size / 1e6:.1f} MB; push it with:")
     print(f"hf upload --repo-type space USER/NAME {target} .")

@@ -162,3 +162,28 @@ def test_the_example_for_compose() -> None:
         assert service["volumes"] == [f"data:{json.loads(only('VOLUME'))[0]}"]
     assert set(services["gpu"]["build"]["args"]) <= stated
     assert CHECKPOINT_VARIABLE in services["gpu"]["environment"]
+
+
+class _Overriding(yaml.SafeLoader):  # type: ignore[misc]  # it has no types
+    """Also of what Compose alone knows."""
+
+
+_Overriding.add_constructor("!reset", lambda loader, node: [])
+
+
+def test_caddy_stands_before_the_server() -> None:
+    """It alone can be reached, and nothing starts without a domain and a key."""
+    text = (REPOSITORY / "compose.tls.yaml").read_text("utf-8")
+    services = yaml.load(text, _Overriding)["services"]
+    base = yaml.safe_load((REPOSITORY / "compose.yaml").read_text("utf-8"))["services"]
+    assert services.keys() == base.keys() | {"caddy"}
+    for name in base:
+        assert services[name]["ports"] == []
+        assert "ports: !reset []" in text, "lists are joined, so an empty one changes nothing"
+        assert parse(services[name]["command"]).trusted_proxies == "*"
+        assert ":?" in services[name]["environment"]["AUDIO_INTERACTION_ACCESS_KEY"]
+        (alias,) = services[name]["networks"]["default"]["aliases"]
+    caddy = services["caddy"]
+    assert caddy["command"].startswith("caddy reverse-proxy --from ${DOMAIN:?")
+    assert caddy["command"].endswith(f"--to {alias}:7860")
+    assert set(caddy["profiles"]) == {base[name]["profiles"][0] for name in base}

@@ -122,7 +122,9 @@ def test_what_is_pushed_to_a_space(assembling: ModuleType, tmp_path: Path) -> No
         if not name.endswith(stored_by_lfs):
             # The Hub takes text only without LFS.
             (folder / name).read_text("utf-8")
-    assembling.assemble(folder, is_for_cpu=True)
+    assert "\nsuggested_hardware: t4-small\n" in (folder / "README.md").read_text("utf-8")
+    assembling.assemble(folder, "cpu")
+    assert "\nsuggested_hardware: cpu-basic\n" in (folder / "README.md").read_text("utf-8")
     first, _, rest = (folder / "requirements.txt").read_text("utf-8").partition("\n")
     assert first == "--extra-index-url https://download.pytorch.org/whl/cpu"
     assert rest == stated

@@ -195,6 +195,11 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="let pages of this origin, as in https://example.org, show ours in a frame",
     )
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="make a public link through Gradio's relay, with an access key, and tell both here",
+    )
     _add_recordings_folder(parser)
     parser.add_argument(
         "--no-recordings", action="store_true", help="record nothing, even when asked to"

@@ -30,6 +30,8 @@ class Surroundings:
     """Whose pages may show ours in a frame, beside our own."""
     wants_released_model: bool = False
     """Where there is a GPU for it."""
+    lends_gpu: bool = False
+    """For single calls alone (ZeroGPU)."""
 
 
 def surroundings(environment: Mapping[str, str]) -> Surroundings:
@@ -46,6 +48,7 @@ def surroundings(environment: Mapping[str, str]) -> Surroundings:
         own_hosts=tuple(host for host in hosts if host),
         framed_by=EMBEDDING_PAGES,
         wants_released_model=True,
+        lends_gpu=environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"),
     )
 
 
