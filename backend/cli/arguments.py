@@ -61,6 +61,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"Audio-Interaction Live {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="serve the live page (the default)"))
+    _add_cluster(
+        commands.add_parser("cluster", help="serve the live page from several replicas (Ray)")
+    )
     _add_talk(commands.add_parser("talk", help="talk with a server from this terminal"))
     _add_listen(commands.add_parser("listen", help="listen to audio files"))
     _add_replay(commands.add_parser("replay", help="show, verify or fork a recorded conversation"))
@@ -134,6 +137,23 @@ def port_of(environment: Mapping[str, str]) -> str:
     """The port that the environment asks for, or ours; as text, for argparse to judge."""
     stated = (environment.get(name) for name in PORT_VARIABLES)
     return next((port for port in stated if port), str(DEFAULT_PORT))
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    _add_serve(parser)
+    parser.add_argument(
+        "--replicas", type=_count, default=2, metavar="N", help="at least so many (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-replicas",
+        type=_count,
+        metavar="N",
+        help="more are started up to this number as places are taken (as --replicas)",
+    )
+    parser.add_argument(
+        "--cpus", type=_number, default=1.0, help="cores of a replica (%(default)g)"
+    )
+    parser.add_argument("--gpus", type=_number, default=0.0, help="GPUs of a replica (%(default)g)")
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

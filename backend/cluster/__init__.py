@@ -1,0 +1,1 @@
+"""Servers side by side, each with the model, that take conversations over from each other."""

@@ -1,0 +1,213 @@
+"""A server as a replica of a Ray Serve deployment. This module and `__main__`'s need Ray."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+from ray import serve
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from backend.cluster.roster import REPORT_SECONDS, ReplicaReport, Roster, others_than
+from backend.config import EngineConfig
+from backend.engine import Engine
+from backend.journal import Entry, Journal, JournalError, JournalRecord, JournalRecords, Written
+from backend.model.checkpoint import load_checkpoint
+from backend.serving.server import ServingOptions, create_app, guarded, lateness_fields
+from backend.wires.conversations import Conversations
+
+logger = logging.getLogger(__name__)
+
+JOURNAL_SECONDS = 2.0
+"""A journal that takes longer is not there."""
+
+Answer = TypeVar("Answer")
+
+
+class JournalActor:
+    """The journal's process: it has the records in its memory, and nothing of the model."""
+
+    def __init__(self) -> None:
+        self._records = JournalRecords(time.monotonic)
+        self._roster = Roster(time.monotonic)
+
+    async def write(self, session_id: str, generation: int, entry: Entry) -> Written:
+        """As a journal's."""
+        return self._records.write(session_id, generation, entry)
+
+    async def take(self, session_id: str, resume_token: str) -> JournalRecord | None:
+        """As a journal's."""
+        return self._records.take(session_id, resume_token)
+
+    async def end(self, session_id: str, generation: int) -> None:
+        """As a journal's."""
+        self._records.end(session_id, generation)
+
+    async def tell(self, report: ReplicaReport) -> list[ReplicaReport]:
+        """As a roster's."""
+        return self._roster.tell(report)
+
+    async def num_written_bytes(self) -> int:
+        """Of all entries ever."""
+        return self._records.num_written_bytes
+
+
+class RemoteJournal:
+    """The journal as replicas see it."""
+
+    def __init__(self, actor: ActorHandle[JournalActor]) -> None:
+        self._actor = actor
+
+    async def write(self, session_id: str, generation: int, entry: Entry) -> Written:
+        """As a journal's."""
+        return await _answer(self._actor.write.remote(session_id, generation, entry))
+
+    async def take(self, session_id: str, resume_token: str) -> JournalRecord | None:
+        """As a journal's."""
+        return await _answer(self._actor.take.remote(session_id, resume_token))
+
+    async def end(self, session_id: str, generation: int) -> None:
+        """As a journal's."""
+        await _answer(self._actor.end.remote(session_id, generation))
+
+    async def tell(self, report: ReplicaReport) -> list[ReplicaReport]:
+        """How it stands with all replicas.
+
+        Raises:
+            JournalError: it cannot be reached.
+        """
+        return await _answer(self._actor.tell.remote(report))
+
+
+async def _answer(asked: Awaitable[Answer]) -> Answer:
+    try:
+        return await asyncio.wait_for(asked, JOURNAL_SECONDS)
+    except (RayError, TimeoutError) as error:
+        raise JournalError(f"the journal does not answer ({type(error).__name__})") from error
+
+
+class ReplicaMembership:
+    """A replica's part in its cluster.
+
+    Args:
+        journal: of the cluster, which knows of the replicas too.
+        replica_id: of this one.
+        session_limit: conversations that it can have.
+    """
+
+    def __init__(self, journal: RemoteJournal, replica_id: str, session_limit: int) -> None:
+        self._journal = journal
+        self._replica_id = replica_id
+        self._session_limit = session_limit
+        self._reports: Sequence[ReplicaReport] = ()
+
+    @property
+    def journal(self) -> Journal:
+        """Of all conversations of the cluster."""
+        return self._journal
+
+    @property
+    def replicas(self) -> Sequence[Mapping[str, Any]]:
+        """What `/health` says of each server."""
+        return [report.fields() for report in self._reports]
+
+    async def run(self, conversations: Conversations) -> None:
+        """Tell the others of this server and hear of them, until it is to end; then hand over."""
+        handing_over: asyncio.Task[None] | None = None
+        while True:
+            if handing_over is None and _is_shutting_down():
+                handing_over = asyncio.create_task(conversations.hand_over())
+            try:
+                report = self._report(conversations, is_leaving=handing_over is not None)
+                self._reports = await self._journal.tell(report)
+            except JournalError as error:
+                logger.warning("%s: this replica stands alone", error)
+                self._reports = ()
+            now = conversations.time.now()
+            conversations.admission.hear_of(others_than(self._replica_id, self._reports, now))
+            await asyncio.sleep(REPORT_SECONDS)
+
+    def _report(self, conversations: Conversations, is_leaving: bool) -> ReplicaReport:
+        admission, now = conversations.admission, conversations.time.now()
+        return ReplicaReport(
+            replica_id=self._replica_id,
+            pid=os.getpid(),
+            num_sessions=admission.num_taken,
+            session_limit=self._session_limit,
+            num_free=admission.num_free,
+            waited_seconds=tuple(now - since for since in admission.waiting_since),
+            lateness=lateness_fields(conversations.lateness),
+            is_leaving=is_leaving,
+        )
+
+
+def _is_shutting_down() -> bool:
+    """Whether Ray Serve lets this replica end, which it does not tell an application."""
+    worker = ray._private.worker.global_worker
+    actor = worker.actors.get(worker.actor_id)
+    return bool(getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOptions:
+    """What every replica of a cluster has."""
+
+    checkpoint: str
+    device: str
+    dtype: str | None
+    bits: int
+    config: EngineConfig
+    serving: ServingOptions
+
+
+@serve.ingress()
+class Replica:
+    """Loads the model, and serves the application once it is warm.
+
+    Args:
+        options: of all replicas.
+        journal: where conversations are kept.
+    """
+
+    def __init__(self, options: ReplicaOptions, journal: ActorHandle[JournalActor]) -> None:
+        logging.getLogger("backend").setLevel(logging.INFO)
+        checkpoint = load_checkpoint(
+            options.checkpoint,
+            device=options.device,
+            dtype=options.dtype,
+            bits=options.bits,
+            engine=options.config,
+        )
+        self._engine = Engine(checkpoint, options.config)
+        self._engine.start()
+        self._engine.warm_up()
+        self._options = options
+        self._membership = ReplicaMembership(
+            RemoteJournal(journal),
+            serve.get_replica_context().replica_id.unique_id,
+            self._engine.capacity.num_sessions,
+        )
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The application of one machine, as a member of the cluster."""
+        serving = self._options.serving
+        return guarded(create_app(self._engine, serving, self._membership), serving)
+
+    def check_health(self) -> None:
+        """Ray Serve replaces a replica for which this raises.
+
+        Raises:
+            EngineFailedError: no conversation can go on here.
+        """
+        if self._engine.failed.done():
+            raise RuntimeError(f"the engine has failed: {self._engine.failed.result()}")
+
+    def __del__(self) -> None:
+        # Where the constructor failed there is none.
+        if (engine := getattr(self, "_engine", None)) is not None:
+            engine.close()
