@@ -200,6 +200,7 @@ NOT_RUN = {
     f"{PYTHON} -m tests.fuzzing 10000": MEASURES,
     f"{PYTHON} -m backend.training describe --data DATA --output FOLDER": TRAINS,
     f"{PYTHON} -m backend.training evaluate --data DATA --checkpoint mine --minutes 5": TRAINS,
+    f"{PYTHON} -m backend.training compare embedded mine --data DATA --output figures.json": TRAINS,
     f"{PYTHON} -m backend.training gather --sources CLONES --data DATA": TRAINS,
     f"{PYTHON} -m backend.training listen --data DATA --split held-out": TRAINS,
     f"{PYTHON} -m backend.training train --conversations own.jsonl --held-out others.jsonl "

@@ -14,6 +14,15 @@ from backend.errors import SessionClosedError, SettingsError
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
 from backend.training.augment import rms
+from backend.training.compare import (
+    AN_HOUR,
+    OUTSIDE_WORDS,
+    Comparison,
+    Figure,
+    false_replies_an_hour,
+    half,
+    side_by_side,
+)
 from backend.training.confusion import (
     NOTHING,
     OTHER,
@@ -59,6 +68,7 @@ from backend.training.evaluate import (
     waits_for_end,
     waits_in_pause,
 )
+from backend.training.split import Split
 from backend.training.trials import (
     ORDER_LABEL,
     HeldOut,
@@ -322,3 +332,27 @@ def test_confusions_are_drawn(tmp_path: Path) -> None:
 def test_the_table_names_every_test() -> None:
     lines = table(Evaluation(scores=[score_of("digits", 4, [])])).splitlines()
     assert lines[-1] == "| digits | 4 | 4 = 100.0% | 51.0% to 100.0% |"
+
+
+def test_a_comparison_puts_checkpoints_side_by_side_with_what_is_to_be_reached() -> None:
+    few, many = Figure("orders", 40, 0.9, 0.77, 0.96), Figure("orders", 40, 0.95, 0.83, 0.99)
+    quiet = false_replies_an_hour(AN_HOUR, 0, 15.0)
+    assert (quiet.value, quiet.low) == (0.0, 0.0)
+    assert quiet.high == pytest.approx(14.8, abs=0.2)  # the exact Poisson bound is 3.69 in 15 min
+    words = Figure(OUTSIDE_WORDS, 300, 0.31, 0.26, 0.37)
+    comparison = Comparison(
+        Split.DEVELOPMENT, 15.0, 130.0, {"embedded": [few, quiet], "mine": [many, words]}
+    )
+    rows = [row.split(" | ") for row in side_by_side(comparison).splitlines()[2:]]
+    assert [row[0].removeprefix("| ") for row in rows] == ["orders", AN_HOUR, OUTSIDE_WORDS]
+    assert rows[0][2:4] == ["90.0% (77% to 96%)", "95.0% (83% to 99%)"]
+    assert [row[4] for row in rows] == ["96 %", "10", "25 %"]
+    assert rows[1][3] == rows[2][2] == "none"
+
+
+def test_what_is_held_out_is_never_heard_for_development() -> None:
+    recordings = [LabelledRecording(Kind.ORDER, f"order{n}.ogg", "") for n in range(40)]
+    development, held_out = (half(recordings, s) for s in (Split.DEVELOPMENT, Split.HELD_OUT))
+    assert len(development) + len(held_out) == 40
+    assert 8 < len(development) < 32
+    assert not {r.file for r in development} & {r.file for r in held_out}

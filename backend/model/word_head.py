@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,11 +88,11 @@ def write_word_head(
     folder: Path, layer: int, weight: Tensor, bias: Tensor, pieces: Sequence[str]
 ) -> None:
     """Put a word head into a checkpoint's folder; see `WordHead` for what it consists of."""
-    save_file(
+    content = save(
         {"weight": weight.contiguous(), "bias": bias.contiguous()},
-        folder / WORD_HEAD,
         metadata={"layer": str(layer), "pieces": json.dumps(list(pieces))},
     )
+    (folder / WORD_HEAD).write_bytes(content)  # save_file lets nobody but its owner read the file
 
 
 def load_word_head(

@@ -13,6 +13,7 @@ from backend.errors import AudioInteractionError, SettingsError
 from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint, locate
 from backend.training.broad_speech import SPEECH, SpeechStore, keep_training_speech
 from backend.training.clips import PEOPLE
+from backend.training.compare import compare, half, side_by_side
 from backend.training.confusion import draw_confusions
 from backend.training.conversations import described, write_conversations
 from backend.training.data import PROMPTS, is_held_out, read_manifests
@@ -81,6 +82,17 @@ def _parser() -> argparse.ArgumentParser:
     save = commands.add_parser("export", help="the state of a run so far as a checkpoint")
     save.add_argument("--work", type=Path, default=DEFAULT_WORK)
     save.add_argument("--output", type=Path, default=EMBEDDED_FOLDER)
+
+    choose = commands.add_parser("compare", help="checkpoints side by side, on development first")
+    choose.add_argument("checkpoints", nargs="+", help="`embedded`, folders or Hub ids")
+    choose.add_argument("--data", type=Path, required=True, help="folder of recordings")
+    choose.add_argument("--work", type=Path, default=DEFAULT_WORK, help="cache of synthetic speech")
+    choose.add_argument(
+        "--split", type=Split, choices=(Split.DEVELOPMENT, Split.HELD_OUT), default="development"
+    )
+    choose.add_argument("--most", type=int, default=60, help="trials of a test")
+    choose.add_argument("--minutes", type=float, default=15.0, help="of what needs no answer")
+    choose.add_argument("--output", type=Path, help="all figures and mistakes as JSON")
 
     test = commands.add_parser("evaluate", help="score a checkpoint on held-out recordings")
     test.add_argument("--data", type=Path, required=True, help="folder of recordings")
@@ -181,6 +193,18 @@ def _export(arguments: argparse.Namespace) -> None:
     _write(load_trainer(arguments.work.expanduser(), TrainingConfig()), arguments.output)
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    recordings = half(read_manifests(arguments.data), arguments.split)
+    held_out = HeldOut(arguments.data, recordings, arguments.work.expanduser())
+    result = compare(
+        arguments.checkpoints, held_out, arguments.split, arguments.most, arguments.minutes
+    )
+    print(side_by_side(result))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     output, picture = arguments.output, arguments.picture
     if not arguments.only:
@@ -221,6 +245,8 @@ def main() -> None:
                 _describe(arguments)
             case "export":
                 _export(arguments)
+            case "compare":
+                _compare(arguments)
             case "evaluate":
                 _evaluate(arguments)
     except AudioInteractionError as error:

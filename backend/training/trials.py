@@ -13,7 +13,7 @@ import numpy as np
 from backend.audio import read_audio
 from backend.training.align import AlignedClip, align_all
 from backend.training.augment import narrow, rms
-from backend.training.broad_speech import SpeechStore, keep_asked
+from backend.training.broad_speech import SpeechClip, SpeechStore, keep_asked
 from backend.training.clips import human_utterances
 from backend.training.data import SAMPLE_RATE, Kind, LabelledRecording, is_held_out, load_audio
 from backend.training.domain import (
@@ -180,6 +180,17 @@ def held_out_readings() -> list[Synthesis]:
     return [reading(line, voice, random.Random(f"{voice} {line.text}")) for line, voice in pairs]
 
 
+def phrase_trial(job: Synthesis, audio: np.ndarray) -> Trial | None:
+    """An everyday phrase that was read aloud, after a moment of silence; None of what is none."""
+    reply = phrase_reply(job.line.text)
+    if not reply:
+        return None
+    names = {intent.reply.text: intent.name for intent in intents()}
+    name = f"{job.line.text!r} {job.voice}"
+    lead = silence(random.Random(name).uniform(*LEAD_SECONDS))
+    return Trial(name, names[reply.text], np.concatenate([lead, audio]), (reply,))
+
+
 class HeldOut:
     """Trials from the held-out recordings, voices and sounds.
 
@@ -275,28 +286,27 @@ class HeldOut:
 
     def phrases(self, family: str) -> list[Trial]:
         """Everyday phrases in the voices of a family, after a moment of silence."""
-        names = {intent.reply.text: intent.name for intent in intents()}
-        trials = []
-        for job, audio in self.readings:
-            reply = phrase_reply(job.line.text)
-            if job.line.kind != "phrase" or not job.voice.startswith(f"{family}:") or not reply:
-                continue
-            name = f"{job.line.text!r} {job.voice}"
-            lead = silence(random.Random(name).uniform(*LEAD_SECONDS))
-            trials.append(Trial(name, names[reply.text], np.concatenate([lead, audio]), (reply,)))
-        return trials
+        trials = [
+            phrase_trial(job, audio)
+            for job, audio in self.readings
+            if job.line.kind == "phrase" and job.voice.startswith(f"{family}:")
+        ]
+        return [trial for trial in trials if trial]
 
-    def asked(self, kind: SaidKind) -> list[Trial]:
+    def asked_clips(self, kind: SaidKind, split: Split = Split.HELD_OUT) -> list[SpeechClip]:
         """Everyday questions, questions outside what is known, or words to repeat."""
-        store = SpeechStore(self.work / TRIALS)
+        clips = keep_asked(SpeechStore(self.work / TRIALS), self.data, split, ASKED_SEED)
+        return [clip for clip in clips if answer(clip.text)[0] is kind]
+
+    def asked(self, kind: SaidKind, split: Split = Split.HELD_OUT) -> list[Trial]:
+        """The same as trials, each after a moment of silence."""
         trials = []
-        for clip in keep_asked(store, self.data, Split.HELD_OUT, ASKED_SEED):
-            found, reply = answer(clip.text)
-            if found is kind:
-                name = f"{clip.text!r} {clip.voice}"
-                lead = silence(random.Random(name).uniform(*LEAD_SECONDS))
-                audio = np.concatenate([lead, clip.audio.astype(np.float32) / 32767])
-                trials.append(Trial(name, clip.text, audio, (reply,) if reply else ()))
+        for clip in self.asked_clips(kind, split):
+            _, reply = answer(clip.text)
+            name = f"{clip.text!r} {clip.voice}"
+            lead = silence(random.Random(name).uniform(*LEAD_SECONDS))
+            audio = np.concatenate([lead, clip.audio.astype(np.float32) / 32767])
+            trials.append(Trial(name, clip.text, audio, (reply,) if reply else ()))
         return trials
 
     def synthetic_sounds(self) -> list[Trial]:
