@@ -22,7 +22,12 @@ from backend.engine import Engine
 from backend.features import LogMel
 from backend.model.checkpoint import load_checkpoint
 from backend.training.beginning import from_checkpoint
-from backend.training.broad_speech import SpeechClip, SpeechStore, keep_trial
+from backend.training.broad_speech import (
+    TRIAL_SENTENCES,
+    SpeechClip,
+    SpeechStore,
+    keep_trial,
+)
 from backend.training.data import SAMPLE_RATE, Kind, LabelledRecording, load_audio
 from backend.training.distil import DistilConfig
 from backend.training.domain import SpokenReply
@@ -306,7 +311,8 @@ def speech_of(held_out: HeldOut, split: Split, most: int) -> dict[str, list[Spee
     store = SpeechStore(held_out.work / TRIALS)
     keep_trial(store, held_out.data, split, DistilConfig().seed)
     asked = held_out.asked_clips(SaidKind.QUESTION, split)
-    return {INSIDE_WORDS: asked[:most], OUTSIDE_WORDS: store.read(split)[:most]}
+    outside = store.read(split)[TRIAL_SENTENCES // 2 :]  # everyday sentences come first
+    return {INSIDE_WORDS: asked[:most], OUTSIDE_WORDS: outside[:most]}
 
 
 async def figures_of(
