@@ -1,8 +1,14 @@
 """Words that are heard become text: as they come, and whole where speech and utterances end."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
+import app
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig
 from backend.conversation.commands import AddInput, EndUtterance, GivenText, HearAudio
 from backend.conversation.events import (
@@ -17,7 +23,19 @@ from backend.conversation.events import (
 from backend.conversation.runner import running
 from backend.conversation.settings import ConversationSettings
 from backend.conversation.transcript import InputTranscript
-from backend.events import Decision, HeardPiece
+from backend.events import Decision, HeardPiece, text_of
+from backend.model.word_head import write_word_head
+from backend.recordings.export.captions import srt, vtt
+from backend.recordings.export.text import markdown
+from backend.recordings.reader import SessionFile
+from backend.recordings.transcript import (
+    HeardSpeech,
+    Speeches,
+    Transcript,
+    read_transcript,
+    transcript_json,
+)
+from tests.conftest import SAMPLES
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.sockets import SteppedTime
 
@@ -120,3 +138,73 @@ async def test_what_is_typed_is_not_told_as_heard() -> None:
         events = await run.obey(AddInput("typed", (GivenText("Hello there."),)))
     assert any(isinstance(e, ChunkDecision) and e.words for e in events)
     assert heard_of(events) == []
+
+
+def test_speeches_end_at_pauses_and_replies_and_never_within_a_word() -> None:
+    speeches = Speeches()
+    chunks = [
+        ((piece(" one", 0.1), piece(" tw", 0.36)), False),
+        ((), False),
+        ((), False),
+        ((piece("o", 1.3),), False),
+        ((), False),
+        ((piece(" four", 2.2),), True),
+        ((piece(" five", 2.4),), False),
+        ((), False),
+    ]
+    found: list[HeardSpeech] = []
+    for chunk, (pieces, is_answered) in enumerate(chunks):
+        found += speeches.hear(chunk, pieces, is_answered=is_answered)
+    found += speeches.end()
+    assert [(s.chunk, s.text, s.seconds, s.end_seconds) for s in found] == [
+        (0, "one two four", 0.1, 2.24),
+        (6, "five", 2.4, 2.44),
+    ]
+
+
+def test_exports_say_what_was_heard_beside_what_was_replied() -> None:
+    speech = HeardSpeech(0, (piece("<be", 0.2), piece(" quick>", 0.5)))
+    transcript = Transcript(heard=[speech])
+    assert "00:00:00.200 --> 00:00:00.540\n<v Heard>&lt;be quick&gt;</v>" in vtt(transcript)
+    assert "00:00:00,200 --> 00:00:00,540\n[(be quick)]" in srt(transcript)
+
+
+@pytest.fixture(scope="module")
+def headed(golden_checkpoint_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint's folder with a small random head."""
+    folder = tmp_path_factory.mktemp("headed") / "headed"
+    shutil.copytree(golden_checkpoint_dir, folder)
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    write_word_head(folder, 1, weight, torch.zeros(4), ["▁a", "▁b", "c"])
+    return folder
+
+
+def test_the_command_line_tells_words_and_a_recording_keeps_them(
+    headed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample, recorded = str(SAMPLES / "digit_seven.ogg"), str(tmp_path / "a.aisession")
+    options = ["--checkpoint", str(headed), "--greedy", "--json", "--words"]
+    assert app.main(["listen", sample, *options, "--record", recorded]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = [line["text"] for line in lines if line["event"] == "heard"]
+    assert told
+    for path, shown in ((["--words"], told), ([], [])):
+        assert app.main(["replay", recorded, "--json", *path]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["text"] for line in lines if line["event"] == "heard"] == shown
+    assert app.main(["replay", recorded, "--words"]) == 0
+    assert f"heard    {told[0]}" in capsys.readouterr().out
+    with SessionFile(recorded) as file:
+        transcript = read_transcript(file)
+        story = json.loads(transcript_json(file))
+        assert f"*heard:* {told[0]}" in markdown(file, transcript)
+    heard = [said for said in story["said"] if said["kind"] == "heard"]
+    assert [text_of(text for _, text in said["pieces"]) for said in heard] == told
+
+
+def test_words_of_a_checkpoint_that_writes_none_down_are_refused(
+    golden_checkpoint_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = str(SAMPLES / "digit_seven.ogg")
+    assert app.main(["listen", sample, "--checkpoint", str(golden_checkpoint_dir), "--words"]) == 2
+    assert "writes down no words: leave --words out" in capsys.readouterr().err

@@ -283,6 +283,7 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
     )
     _add_model(parser)
     _add_json(parser)
+    _add_words(parser)
     parser.add_argument("--realtime", action="store_true", help="take as long as the audio does")
     parser.add_argument("--continuous", action="store_true", help="one conversation over all files")
     _add_drawing(parser)
@@ -296,6 +297,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--verify", action="store_true", help="run the engine again: are the tokens the same?"
     )
     _add_json(parser)
+    _add_words(parser)
     parser.add_argument(
         "--from-chunk", type=int, metavar="N", help="go another way from this chunk on"
     )
@@ -355,6 +357,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="predictions; what it holds already is not done again (%(default)s)",
     )
     parser.add_argument("--sessions", type=_count, default=4, help="clips at once (%(default)s)")
+    _add_words(parser)
     _add_model(parser)
     _add_drawing(parser)
 
@@ -541,6 +544,12 @@ def _add_access_key(parser: argparse.ArgumentParser, words: str) -> None:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, an object a line")
+
+
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--words", action="store_true", help="tell the words that the model hears, too"
+    )
 
 
 def _source(text: str) -> str:

@@ -7,7 +7,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,13 +19,16 @@ from tqdm import tqdm
 from backend.audio import Intake, Samples, stream_audio
 from backend.cli.arguments import session_settings
 from backend.cli.exits import EXIT_UNUSABLE_FILE, leave_quietly
+from backend.cli.recordings import heard_fields, heard_line, print_json
 from backend.config import CHUNK_SECONDS, EngineConfig, SessionSettings
 from backend.engine import Engine
 from backend.engine.feeding import follow
 from backend.errors import AudioInputError, SettingsError
 from backend.events import Decision, Event, SessionFailed, TurnDone, json_fields
-from backend.model.checkpoint import load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import WORD_HEAD
 from backend.recordings.recorder import Recorder, describe
+from backend.recordings.transcript import HeardSpeech, Speeches
 
 
 def listen(parsed: argparse.Namespace) -> int:
@@ -40,7 +43,10 @@ def listen(parsed: argparse.Namespace) -> int:
     if parsed.record is not None and not (is_one or parsed.continuous):
         raise SettingsError("--record takes one conversation: give one file, or --continuous")
     options = ListenOptions(settings, parsed.realtime, parsed.continuous, parsed.record)
-    report = JsonReport(sys.stdout) if parsed.json else TerminalReport(sys.stdout)
+    if parsed.words:
+        require_words(checkpoint)
+    kind = JsonReport if parsed.json else TerminalReport
+    report = kind(sys.stdout, tells_words=parsed.words)
     with Engine(checkpoint, EngineConfig(num_slots=1)) as engine:
         try:
             is_all_well = asyncio.run(FileListener(engine, options, report).listen(parsed.files))
@@ -48,6 +54,19 @@ def listen(parsed: argparse.Namespace) -> int:
             leave_quietly()
             is_all_well = True
     return 0 if is_all_well else EXIT_UNUSABLE_FILE
+
+
+def require_words(checkpoint: Checkpoint) -> None:
+    """Refuse to tell words that there will not be.
+
+    Raises:
+        SettingsError: the checkpoint writes down no words.
+    """
+    if checkpoint.word_head is None:
+        raise SettingsError(
+            f"the checkpoint {checkpoint.name} writes down no words: leave --words out, or take "
+            f"one that has a {WORD_HEAD}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +87,48 @@ class Position:
 
 
 class Report(ABC):
-    """Tells what happens, in the order in which it does."""
+    """Tells what happens, in the order in which it does.
+
+    Args:
+        output: where to.
+        tells_words: whether what was heard is told, too.
+    """
+
+    def __init__(self, output: TextIO, *, tells_words: bool = False) -> None:
+        self._output = output
+        self._tells_words = tells_words
+        self._speeches = Speeches()
+        self._later = 0.0
+        """Where the file begins in all that the session has heard, in seconds."""
+
+    def hear(self, decision: Decision, position: Position) -> None:
+        """Tell the words of a chunk, as far as they are over by now."""
+        if self._tells_words:
+            self._later = (decision.chunk + 1) * CHUNK_SECONDS - position.seconds
+            words = decision.words or ()
+            over = self._speeches.hear(decision.chunk, words, is_answered=decision.speak)
+            self._tell_speeches(over, position.file)
+
+    def end(self, file: str) -> None:
+        """Everything in a session's files was heard and answered."""
+        self._tell_speeches(self._speeches.end(), file)
+        self.file_done()
+
+    def _tell_speeches(self, speeches: Iterable[HeardSpeech], file: str) -> None:
+        for speech in speeches:
+            self.speech(speech.earlier(self._later), file)
 
     @abstractmethod
     def event(self, event: Event, position: Position) -> None:
         """Something happened to the session; `position` is that of the newest chunk heard."""
 
     @abstractmethod
+    def speech(self, speech: HeardSpeech, file: str) -> None:
+        """This was heard in a file."""
+
+    @abstractmethod
     def file_done(self) -> None:
-        """Everything in a session's files was heard and answered."""
+        """All of it was told."""
 
     def problem(self, message: str) -> None:
         """Say what was wrong with a file."""
@@ -86,14 +138,15 @@ class Report(ABC):
 class JsonReport(Report):
     """One JSON object a line."""
 
-    def __init__(self, output: TextIO) -> None:
-        self._output = output
-
     def event(self, event: Event, position: Position) -> None:
         """A line for what is the file's own; none for what is the engine's."""
         if (fields := json_fields(event, position.seconds)) is not None:
             told = {"event": fields.pop("event"), "file": position.file, **fields}
-            print(json.dumps(told), file=self._output, flush=True)
+            print_json(told, self._output)
+
+    def speech(self, speech: HeardSpeech, file: str) -> None:
+        """A line."""
+        print_json({"file": file, **heard_fields(speech)}, self._output)
 
     def file_done(self) -> None:
         """The next line's `file` says so."""
@@ -102,8 +155,8 @@ class JsonReport(Report):
 class TerminalReport(Report):
     """A progress line while the model listens, then each reply with its time and emotion."""
 
-    def __init__(self, output: TextIO) -> None:
-        self._output = output
+    def __init__(self, output: TextIO, *, tells_words: bool = False) -> None:
+        super().__init__(output, tells_words=tells_words)
         # On no terminal, tqdm shows nothing.
         self._progress = tqdm(
             bar_format="{desc}", file=sys.stderr, leave=False, disable=None, dynamic_ncols=True
@@ -113,9 +166,7 @@ class TerminalReport(Report):
 
     def event(self, event: Event, position: Position) -> None:
         """Move the progress line on; write a reply when it is complete."""
-        if position.file != self._file:
-            self._file = position.file
-            self._write(position.file)
+        self._name(position.file)
         match event:
             case Decision():
                 state = "speaking" if event.speak else "listening"
@@ -124,6 +175,11 @@ class TerminalReport(Report):
                 self._num_replies += 1
                 emotion = event.emotion or "-"
                 self._write(f"{position.seconds:7.1f} s  {emotion:<9}{event.text}")
+
+    def speech(self, speech: HeardSpeech, file: str) -> None:
+        """A line, where it ended."""
+        self._name(file)
+        self._write(heard_line(speech))
 
     def file_done(self) -> None:
         """Say so where there was no reply."""
@@ -136,6 +192,11 @@ class TerminalReport(Report):
         """Say what was wrong, on a line of its own."""
         self._progress.clear()
         super().problem(message)
+
+    def _name(self, file: str) -> None:
+        if file != self._file:
+            self._file = file
+            self._write(file)
 
     def _write(self, line: str) -> None:
         self._progress.clear()
@@ -216,10 +277,12 @@ class FileListener:
                         self._complain(f"{at.file}: {event.message}" if at else event.message)
                     elif position is not None:
                         self._report.event(event, position)
+                        if isinstance(event, Decision):
+                            self._report.hear(event, position)
         finally:
             await session.close()
         if position is not None:
-            self._report.file_done()
+            self._report.end(position.file)
 
     async def _chunks(
         self, files: Iterator[InputFile], positions: deque[Position], recorder: Recorder | None

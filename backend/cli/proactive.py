@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from backend.cli.arguments import counted, session_settings
 from backend.cli.exits import EXIT_UNUSABLE_FILE
-from backend.cli.listen import chunks_of
+from backend.cli.listen import chunks_of, require_words
 from backend.config import EngineConfig, SessionSettings
 from backend.engine import Engine
 from backend.engine.feeding import follow
 from backend.errors import AudioInputError, ManifestError
-from backend.events import SessionFailed, TurnDone
+from backend.events import Decision, SessionFailed, TurnDone, text_of
 from backend.model.checkpoint import load_checkpoint
 from backend.model.fingerprint import fingerprint
 
@@ -48,10 +48,12 @@ def evaluate_proactive(parsed: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(
         parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
     )
+    if parsed.words:
+        require_words(checkpoint)
     settings = session_settings(parsed, checkpoint.sampling)
     made_with = f"{checkpoint.name} {fingerprint(checkpoint)[:12]} {settings}"
     with Engine(checkpoint, EngineConfig(num_slots=parsed.sessions)) as engine:
-        evaluation = ProactiveEvaluation(engine, settings, made_with)
+        evaluation = ProactiveEvaluation(engine, settings, made_with, tells_words=parsed.words)
         is_all_well = asyncio.run(evaluation.run(manifest.clips, parsed.audio, parsed.out))
     print(f"{parsed.out}: {summary(manifest.clips, read_predictions(parsed.out, made_with))}")
     return 0 if is_all_well else EXIT_UNUSABLE_FILE
@@ -83,6 +85,8 @@ class Prediction:
     clip: ManifestClip
     reply: str | None
     """None where it kept silent."""
+    heard: str | None = None
+    """The words in it; None where they are not asked for."""
 
     @property
     def decision(self) -> str:
@@ -92,12 +96,13 @@ class Prediction:
     def line(self, made_with: str) -> dict[str, str]:
         """The line that the scorer reads; `made_with` tells runs apart."""
         raw = f"<Decision>{self.decision}</Decision><Reply>{_untagged(self.reply or '')}</Reply>"
-        return {
+        line = {
             "id": self.clip.id,
             "path": self.clip.path,
             "_raw_reply": raw,
             "made_with": made_with,
         }
+        return line if self.heard is None else {**line, "heard": self.heard}
 
 
 def read_clips(path: Path) -> ClipManifest:
@@ -185,12 +190,21 @@ class ProactiveEvaluation:
         engine: as many clips are heard side by side as it has slots.
         settings: of every session.
         made_with: tells runs apart that may not be mixed: checkpoint, device and settings.
+        tells_words: whether each line has the words that were heard, too.
     """
 
-    def __init__(self, engine: Engine, settings: SessionSettings, made_with: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: SessionSettings,
+        made_with: str,
+        *,
+        tells_words: bool = False,
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._made_with = made_with
+        self._tells_words = tells_words
 
     async def run(self, clips: Sequence[ManifestClip], folder: Path, output: Path) -> bool:
         """Hear every clip that `output` has no line for; returns whether all could be heard.
@@ -238,19 +252,23 @@ class ProactiveEvaluation:
         chunks = await asyncio.to_thread(lambda: list(chunks_of(path)))
         session = await self._engine.open_session(self._settings)
         replies: list[str] = []
+        heard: list[str] = []
         failure: str | None = None
         try:
             async with aclosing(follow(session, chunks)) as events:
                 async for event in events:
                     if isinstance(event, TurnDone) and event.text.strip() != NO_RESPONSE:
                         replies.append(event.text.strip())
+                    elif isinstance(event, Decision):
+                        heard += [piece.text for piece in event.words or ()]
                     elif isinstance(event, SessionFailed):
                         failure = event.message
         finally:
             await session.close()
         if failure is not None:
             raise AudioInputError(f"{clip.id}: {failure}")
-        return Prediction(clip, " ".join(replies) if replies else None)
+        words = text_of(heard) if self._tells_words else None
+        return Prediction(clip, " ".join(replies) if replies else None, words)
 
 
 def read_predictions(path: Path, made_with: str) -> dict[str, str]:

@@ -19,7 +19,13 @@ from backend.recordings.cache import read
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import TypedRecord
 from backend.recordings.store import RecordingStore, StoreOptions
-from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript, summary_fields
+from backend.recordings.transcript import (
+    HeardSpeech,
+    RecordedReply,
+    chunk_end,
+    read_transcript,
+    summary_fields,
+)
 
 NARROWEST_COLUMNS = 60
 TIME_COLUMNS = 11
@@ -29,12 +35,16 @@ def replay(parsed: argparse.Namespace) -> int:
     """Show a recorded conversation, run it again to verify it, or let it go another way."""
     if parsed.verify and parsed.from_chunk is not None:
         raise SettingsError("--verify repeats a recording, --from-chunk leaves it: choose one")
+    if parsed.words and (parsed.verify or parsed.from_chunk is not None):
+        raise SettingsError(
+            "--words shows what was heard; it goes with neither --verify nor --from-chunk"
+        )
     for name in ("system_prompt", "temperature", "top_k", "decision_bias", "record"):
         if parsed.from_chunk is None and getattr(parsed, name) is not None:
             raise SettingsError(f"--{name.replace('_', '-')} needs --from-chunk")
     with SessionFile(parsed.file) as file:
         if not parsed.verify and parsed.from_chunk is None:
-            print_transcript(file, sys.stdout, is_json=parsed.json)
+            print_transcript(file, sys.stdout, is_json=parsed.json, shows_words=parsed.words)
             return 0
         # To list recordings, and to show one, takes no torch, which takes seconds to begin with.
         from backend.cli.rerun import run_again
@@ -54,17 +64,24 @@ def recordings(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def print_transcript(file: SessionFile, output: TextIO, *, is_json: bool) -> None:
-    """What was said, with times."""
+def print_transcript(
+    file: SessionFile, output: TextIO, *, is_json: bool, shows_words: bool = False
+) -> None:
+    """What was said, with times, and what was heard where that is wanted."""
     transcript = read_transcript(file)
+    entries = [
+        entry for entry in transcript.entries() if shows_words or not isinstance(entry, HeardSpeech)
+    ]
     if is_json:
         print_json(_session_fields(file), output)
-        for entry in transcript.entries():
+        for entry in entries:
             print_json(_entry_fields(entry), output)
         return
     print(_headline(file), file=output)
-    for entry in transcript.entries():
+    for entry in entries:
         print(_entry_line(entry), file=output)
+    if shows_words and all(decision.words is None for decision in transcript.decisions):
+        print(f"{'':9}  no words: its checkpoint writes none down", file=output)
     if not transcript.replies:
         print(f"{'':9}  no reply", file=output)
     if transcript.failure is not None:
@@ -192,14 +209,34 @@ def _session_fields(file: SessionFile) -> dict[str, object]:
     }
 
 
-def _entry_line(entry: RecordedReply | TypedRecord) -> str:
+def heard_line(speech: HeardSpeech) -> str:
+    """What was heard, where it ended."""
+    return f"{speech.end_seconds:7.1f} s  {'heard':<9}{printable(speech.text)}"
+
+
+def heard_fields(speech: HeardSpeech) -> dict[str, object]:
+    """The same for JSON."""
+    return {
+        "event": "heard",
+        "chunk": speech.chunk,
+        "seconds": speech.seconds,
+        "end_seconds": speech.end_seconds,
+        "text": speech.text,
+    }
+
+
+def _entry_line(entry: RecordedReply | TypedRecord | HeardSpeech) -> str:
+    if isinstance(entry, HeardSpeech):
+        return heard_line(entry)
     if isinstance(entry, TypedRecord):
         return f"{chunk_end(entry.chunk):7.1f} s  {'typed':<9}{printable(entry.text)}"
     emotion, note = entry.emotion or "-", note_on(entry.told_status)
     return f"{entry.seconds:7.1f} s  {emotion:<9}{printable(entry.heard_text)}{note}"
 
 
-def _entry_fields(entry: RecordedReply | TypedRecord) -> dict[str, object]:
+def _entry_fields(entry: RecordedReply | TypedRecord | HeardSpeech) -> dict[str, object]:
+    if isinstance(entry, HeardSpeech):
+        return heard_fields(entry)
     if isinstance(entry, TypedRecord):
         fields = {"chunk": entry.chunk, "seconds": chunk_end(entry.chunk), "text": entry.text}
         return {"event": "typed", **fields}

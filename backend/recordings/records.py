@@ -134,6 +134,10 @@ class HeardRecord(_Stated):
         """The same, written down."""
         return cls(text=piece.text, start=piece.start_seconds, end=piece.end_seconds)
 
+    def piece(self) -> HeardPiece:
+        """The same as the engine tells it."""
+        return HeardPiece(self.text, self.start, self.end)
+
 
 class DecisionRecord(_Record):
     """A chunk was heard and decided on."""

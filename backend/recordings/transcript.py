@@ -1,13 +1,14 @@
 """What was said in a recorded conversation, and when: typed, and as JSON. Needs no model."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from backend.config import CHUNK_SECONDS
-from backend.events import TurnStatus
+from backend.events import HeardPiece, TurnStatus, text_of
 from backend.protocol import Emotion
 from backend.recordings.annotations import Annotations
 from backend.recordings.reader import SessionFile
@@ -27,6 +28,8 @@ from backend.trace import Cause
 READING_CHARACTERS_PER_SECOND = 15
 SHORTEST_SHOWN_SECONDS = 1.5
 PEAKS_PER_CHUNK = 4
+LONGEST_PAUSE_SECONDS = 1.0
+"""Words further apart are shown as speech of their own."""
 
 Fields = dict[str, object]
 
@@ -124,6 +127,74 @@ class RecordedReply:
 
 
 @dataclass(frozen=True, slots=True)
+class HeardSpeech:
+    """Words that were heard without a long pause or a reply among them."""
+
+    chunk: int
+    """In which the first was heard."""
+    pieces: tuple[HeardPiece, ...]
+
+    @property
+    def text(self) -> str:
+        """Whole words."""
+        return text_of(piece.text for piece in self.pieces)
+
+    @property
+    def seconds(self) -> float:
+        """Where it begins in what the session has heard."""
+        return self.pieces[0].start_seconds
+
+    @property
+    def end_seconds(self) -> float:
+        """Where it ends."""
+        return self.pieces[-1].end_seconds
+
+    def earlier(self, seconds: float) -> "HeardSpeech":
+        """The same on a clock that began so much later."""
+        pieces = tuple(
+            HeardPiece(
+                piece.text,
+                round(piece.start_seconds - seconds, 2),
+                round(piece.end_seconds - seconds, 2),
+            )
+            for piece in self.pieces
+        )
+        return HeardSpeech(self.chunk, pieces)
+
+
+class Speeches:
+    """Makes speeches of the words that decisions tell."""
+
+    def __init__(self) -> None:
+        self._chunk = 0
+        self._pieces: list[HeardPiece] = []
+
+    def hear(
+        self, chunk: int, pieces: Iterable[HeardPiece], *, is_answered: bool
+    ) -> Iterator[HeardSpeech]:
+        """What a chunk adds; yields speeches that are over. A reply ends one."""
+        for piece in pieces:
+            begins_word = piece.text.startswith(" ")
+            if begins_word and self._is_over(piece.start_seconds):
+                yield from self.end()
+            if not self._pieces:
+                self._chunk = chunk
+            self._pieces.append(piece)
+        if is_answered or self._is_over((chunk + 1) * CHUNK_SECONDS):
+            yield from self.end()
+
+    def end(self) -> Iterator[HeardSpeech]:
+        """Nothing follows for now."""
+        if self._pieces:
+            yield HeardSpeech(self._chunk, tuple(self._pieces))
+        self._pieces = []
+
+    def _is_over(self, seconds: float) -> bool:
+        pieces = self._pieces
+        return bool(pieces) and seconds - pieces[-1].end_seconds > LONGEST_PAUSE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
 class SettingsChange:
     """Other settings, and the first chunk that was decided on by them."""
 
@@ -137,6 +208,8 @@ class Transcript:
 
     replies: list[RecordedReply] = field(default_factory=list)
     typed: list[TypedRecord] = field(default_factory=list)
+    heard: list[HeardSpeech] = field(default_factory=list)
+    """Of a checkpoint that writes down words; without those of typed text, which is read to it."""
     decisions: list[DecisionRecord] = field(default_factory=list)
     """One per chunk."""
     changes: list[SettingsChange] = field(default_factory=list)
@@ -144,9 +217,9 @@ class Transcript:
     annotations: Annotations = ()
     """What people say of it."""
 
-    def entries(self) -> list[RecordedReply | TypedRecord]:
-        """Replies and what was typed, in order."""
-        return sorted([*self.typed, *self.replies], key=lambda entry: entry.chunk)
+    def entries(self) -> list[RecordedReply | TypedRecord | HeardSpeech]:
+        """Replies, what was typed and what was heard, in order."""
+        return sorted([*self.heard, *self.typed, *self.replies], key=lambda entry: entry.chunk)
 
     @property
     def num_online_replies(self) -> int:
@@ -167,11 +240,18 @@ def read_transcript(file: SessionFile) -> Transcript:
     """
     transcript = Transcript(annotations=file.annotations)
     decided_at = 0.0
+    speeches, typed_from = Speeches(), math.inf
     for record in file.records():
         match record:
             case DecisionRecord():
                 decided_at = record.at
                 transcript.decisions.append(record)
+                # What is typed is read to the model, which hears it, until it is answered.
+                is_typed = record.chunk >= typed_from
+                heard = [] if is_typed else [word.piece() for word in record.words or ()]
+                transcript.heard += speeches.hear(record.chunk, heard, is_answered=record.speak)
+                if is_typed and record.speak:
+                    typed_from = math.inf
                 if record.speak:
                     transcript.replies.append(_opened(len(transcript.replies), record))
             case TokenRecord():
@@ -184,10 +264,12 @@ def read_transcript(file: SessionFile) -> Transcript:
                 transcript.changes.append(SettingsChange(len(transcript.decisions), record))
             case TypedRecord():
                 transcript.typed.append(record)
+                typed_from = min(typed_from, record.chunk)
             case BargeInRecord() | PlaybackRecord() | LatencyRecord():
                 _add_to_reply(transcript, record)
             case FailedRecord():
                 transcript.failure = record.message
+    transcript.heard += speeches.end()
     for reply in transcript.replies:
         if reply.turn in file.reply_turns:
             reply.sound_seconds = file.reply_seconds(reply.turn)
@@ -281,6 +363,7 @@ def transcript_fields(file: SessionFile, transcript: Transcript) -> Fields:
         (reply.seconds, _reply_fields(reply)) for reply in transcript.replies
     ]
     said += [(chunk_end(typed.chunk), _typed_fields(typed)) for typed in transcript.typed]
+    said += [(heard.seconds, _heard_fields(heard)) for heard in transcript.heard]
     return {
         "seconds": round(file.seconds, 3),
         "chunk_seconds": CHUNK_SECONDS,
@@ -350,16 +433,29 @@ def _reply_fields(reply: RecordedReply) -> Fields:
 
 def _typed_fields(typed: TypedRecord) -> Fields:
     seconds = chunk_end(typed.chunk)
+    pieces: list[object] = [[0, typed.text]]
+    return _said_to_it("typed", typed.chunk, seconds, seconds + 1, pieces)
+
+
+def _heard_fields(heard: HeardSpeech) -> Fields:
+    start, end = heard.seconds, heard.end_seconds
+    pieces: list[object] = [
+        [round(piece.end_seconds - start, 2), piece.text] for piece in heard.pieces
+    ]
+    return _said_to_it("heard", heard.chunk, start, end, pieces)
+
+
+def _said_to_it(kind: str, chunk: int, start: float, end: float, pieces: list[object]) -> Fields:
     return {
-        "kind": "typed",
+        "kind": kind,
         "turn": None,
-        "chunk": typed.chunk,
-        "seconds": seconds,
-        "end": seconds + 1,
+        "chunk": chunk,
+        "seconds": start,
+        "end": end,
         "emotion": None,
         "status": None,
         "is_requested": False,
-        "pieces": [[0, typed.text]],
+        "pieces": pieces,
         "note": "",
         "latency": None,
         "cut_at_ms": None,

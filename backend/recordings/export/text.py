@@ -6,6 +6,7 @@ from backend.recordings.annotations import Annotation
 from backend.recordings.reader import SessionFile
 from backend.recordings.transcript import RecordedReply, Transcript, chunk_end
 
+HEARD_NOTE = "What was heard is the model's own hearing, and may be wrong."
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~])")
 
 
@@ -25,7 +26,9 @@ def markdown(file: SessionFile, transcript: Transcript) -> str:
         f"- told first: {_escaped(_line(manifest.system_prompt)) or 'nothing'}",
         "",
     ]
-    said = [(reply.seconds, _reply(reply)) for reply in transcript.replies]
+    # Above the reply to it, where both are told at once.
+    said = [(heard.seconds, f"*heard:* {_escaped(heard.text)}") for heard in transcript.heard]
+    said += [(reply.seconds, _reply(reply)) for reply in transcript.replies]
     said += [
         (chunk_end(typed.chunk), f"*typed:* {_escaped(_line(typed.text))}")
         for typed in transcript.typed
@@ -34,6 +37,8 @@ def markdown(file: SessionFile, transcript: Transcript) -> str:
         f"**{_clock(seconds)}** {text}  "
         for seconds, text in sorted(said, key=lambda entry: entry[0])
     ]
+    if transcript.heard:
+        lines += ["", HEARD_NOTE]
     if not said:
         lines.append("Nothing was said.")
     if transcript.annotations:
