@@ -146,6 +146,21 @@ class TypedEntry:
     seconds: float
 
 
+@dataclass(slots=True)
+class HeardEntry:
+    """What the model has heard of what the user said, and where that began."""
+
+    text: str
+    seconds: float
+    is_over: bool = False
+    """Whether all of it was heard."""
+
+    @property
+    def whole_words(self) -> str:
+        """Its text with single spaces."""
+        return " ".join(self.text.split())
+
+
 @dataclass(frozen=True, slots=True)
 class Latencies:
     """Milliseconds to the first sound, or to the text where nothing is spoken."""
@@ -166,8 +181,10 @@ class Conversation:
         )
         """By the place in the captured sound; None where none was told."""
         self.turns: History[Turn] = History(round(REMEMBERED_SECONDS / CHUNK_SECONDS))
-        self.entries: History[Turn | TypedEntry] = History(200)
-        """Replies and what was typed, in order."""
+        self.entries: History[Turn | TypedEntry | HeardEntry] = History(200)
+        """Replies, what was typed and what was heard, in order."""
+        self.heard: HeardEntry | None = None
+        """What words are heard in."""
         self.latencies: Latencies | None = None
         self.num_samples = 0
         self.num_turns = 0
@@ -339,6 +356,22 @@ class Conversation:
     def typed(self, text: str) -> None:
         """The user typed something."""
         self.entries.push(TypedEntry(text, self.seconds))
+
+    def words_heard(self, delta: str, start_seconds: float | None) -> None:
+        """The model has heard more words, from there on where that is told."""
+        if self.heard is None or self.entries.last is not self.heard:
+            if start_seconds is None:
+                start_seconds = max(0, len(self.decisions) - 1) * CHUNK_SECONDS
+            self.heard = HeardEntry(delta.lstrip(), start_seconds)
+            self.entries.push(self.heard)
+        else:
+            self.heard.text += delta
+
+    def utterance_heard(self) -> None:
+        """All was heard of what was said up to a reply."""
+        if self.heard is not None:
+            self.heard.is_over = True
+        self.heard = None
 
     # What is played
 

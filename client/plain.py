@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO
 
-from client.conversation import Turn, TypedEntry
+from client.conversation import HeardEntry, Turn, TypedEntry
 from client.live import Live, State
 from client.news import News
 from client.words import Words, clock_time
@@ -94,11 +94,7 @@ class PlainFrontEnd:
                 self._print(line)
         self._told = set(news)
         for entry in self._news.entries():
-            self._print(
-                typed_line(entry, self._words)
-                if isinstance(entry, TypedEntry)
-                else turn_line(entry, self._words)
-            )
+            self._print(entry_line(entry, self._words))
 
     def _news_lines(self) -> Iterator[tuple[object, str]]:
         """Each with what it is told for, once: the seconds that are left are not counted aloud."""
@@ -114,14 +110,20 @@ class PlainFrontEnd:
         print(line, file=self._output, flush=True)
 
 
+def entry_line(entry: Turn | TypedEntry | HeardEntry, words: Words) -> str:
+    """What was replied, typed or heard, on one line."""
+    match entry:
+        case TypedEntry():
+            return f"{clock_time(entry.seconds)} [{words('turn.typed')}] {entry.text}"
+        case HeardEntry():
+            return f"{clock_time(entry.seconds)} [{words('turn.heard')}] {entry.whole_words}"
+        case Turn():
+            return turn_line(entry, words)
+
+
 def turn_line(turn: Turn, words: Words) -> str:
     """A reply on one line."""
     emotion = [words.emotion(turn.emotion)] if turn.emotion is not None else []
     beside = ", ".join([*emotion, *words.notes(turn)])
     said = f" [{beside}] {turn.text}" if beside else f" {turn.text}"
     return f"{clock_time(turn.seconds)}{said}  ({words.since(turn)}: {words.times(turn)})"
-
-
-def typed_line(entry: TypedEntry, words: Words) -> str:
-    """What was typed, on one line."""
-    return f"{clock_time(entry.seconds)} [{words('turn.typed')}] {entry.text}"

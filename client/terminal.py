@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.text import Text
 
 from client.audio_format import CHUNK_SECONDS, FRAME_SECONDS
-from client.conversation import Conversation, Decision, Turn, TypedEntry
+from client.conversation import Conversation, Decision, HeardEntry, Turn, TypedEntry
 from client.keyboard import END, ESCAPE, TAB, Keyboard
 from client.live import Live, State
 from client.messages import PAGE_FOLDER
@@ -144,12 +144,15 @@ class TerminalFrontEnd:
                 chance.append(_block(blocks, max(decision.probability, 0.01)), style)
         return [sound, chance]
 
-    def _said(self, entry: Turn | TypedEntry) -> Text:
-        """A reply, or what was typed, once it is over."""
+    def _said(self, entry: Turn | TypedEntry | HeardEntry) -> Text:
+        """A reply, what was typed or what was heard, once it is over."""
         words = self._words
         line = Text(f"{clock_time(entry.seconds):>6}  ", _style("soft"))
         if isinstance(entry, TypedEntry):
             return line.append(f"{words('turn.typed')}  ").append(entry.text)
+        if isinstance(entry, HeardEntry):
+            heard = Style(italic=True, dim=True)
+            return line.append(f"{words('turn.heard')}  ").append(entry.whole_words, heard)
         if entry.emotion is not None:
             emotion = f"{FACES[entry.emotion]} {words.emotion(entry.emotion)}  "
             line.append(emotion, _style(entry.emotion))

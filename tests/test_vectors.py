@@ -32,7 +32,7 @@ import pytest
 
 from client import playback
 from client.audio_format import FRAME_SAMPLES, FRAME_SECONDS, REPLY_RATE_HZ, SAMPLE_RATE_HZ
-from client.conversation import Frame, Turn
+from client.conversation import Frame, HeardEntry, Turn, TypedEntry
 from client.playback import Playback, PlaybackEvent, PlaybackReport
 from client.session import Phase, Session
 from client.wire import WireEvent, after_close
@@ -55,6 +55,7 @@ CAPABILITIES = {
 }
 ITEM_ID = re.compile(r"item_[0-9a-f]{8}-?[0-9a-f-]+")
 NODE_SECONDS = 60
+KINDS = {Turn: "reply", TypedEntry: "typed", HeardEntry: "heard"}
 
 Line = dict[str, Any]
 
@@ -215,8 +216,7 @@ class Run:
             "decisions": [it and it.chunk for it in conversation.decisions.since(0)],
             "gaps": [asdict(gap) for gap in conversation.gaps.since(0)],
             "entries": [
-                ["reply" if isinstance(entry, Turn) else "typed", entry.text]
-                for entry in conversation.entries.since(0)
+                [KINDS[type(entry)], entry.text] for entry in conversation.entries.since(0)
             ],
             "turns": [_turn(turn) for turn in conversation.turns.since(0)],
         }

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from client.audio_format import CHUNK_SECONDS, FRAME_SECONDS
-from client.conversation import Conversation, Decision, Turn, TypedEntry
+from client.conversation import Conversation, Decision, HeardEntry, Turn, TypedEntry
 from client.live import Live, State
 from client.words import Words, clock_time
 
@@ -45,7 +45,7 @@ def now(live: Live, words: Words) -> Told:
 
 
 def said(live: Live, number: int) -> Told:
-    """What was said and typed in the conversation of this number, and the memory that it takes."""
+    """What was said, typed and heard in this conversation, and the memory that it takes."""
     entries = live.conversation.entries
     first = max(entries.first, len(entries) - MOST_ENTRIES)
     return {
@@ -55,10 +55,7 @@ def said(live: Live, number: int) -> Told:
         "positions": live.conversation.positions or 0,
         "maxPositions": live.session.max_positions,
         "entries": [
-            {"number": at, "typed": _typed(entry), "turn": None}
-            if isinstance(entry, TypedEntry)
-            else {"number": at, "typed": None, "turn": _turn(entry)}
-            for at, entry in enumerate(entries.since(first), first)
+            {"number": at, **_entry(entry)} for at, entry in enumerate(entries.since(first), first)
         ],
     }
 
@@ -84,8 +81,14 @@ def _news(live: Live, words: Words) -> Iterator[str]:
     yield from words.counts(live)
 
 
-def _typed(entry: TypedEntry) -> Told:
-    return {"text": entry.text, "seconds": entry.seconds}
+def _entry(entry: Turn | TypedEntry | HeardEntry) -> Told:
+    match entry:
+        case Turn():
+            return {"turn": _turn(entry)}
+        case TypedEntry():
+            return {"typed": {"text": entry.text, "seconds": entry.seconds}}
+        case HeardEntry():
+            return {"heard": {"text": entry.whole_words, "seconds": entry.seconds}}
 
 
 def _turn(turn: Turn) -> Told:

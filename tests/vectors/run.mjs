@@ -23,6 +23,11 @@ globalThis.AudioWorkletNode = class {
   connect() {}
 };
 
+function kindOf({ timing, pcm }) {
+  if (timing !== undefined) return 'reply';
+  return pcm === undefined ? 'typed' : 'heard';
+}
+
 function turnOf(turn) {
   return {
     seconds: turn.seconds,
@@ -160,7 +165,7 @@ class Run {
       latencies: conversation.latencies,
       decisions: [...conversation.decisions.from(0)].map((decision) => decision?.chunk ?? null),
       gaps: [...conversation.gaps.from(0)],
-      entries: entries.map(({ text, timing }) => [timing === undefined ? 'typed' : 'reply', text]),
+      entries: entries.map((entry) => [kindOf(entry), entry.text]),
       turns: [...conversation.turns.from(0)].map(turnOf),
     };
   }

@@ -20,6 +20,7 @@ const FEWEST_FOR_P95 = 20; // of fewer replies none is the slowest twentieth
 const REMEMBERED_GAPS = 20;
 const KEPT_SAMPLES = 600 * SAMPLE_RATE; // of what was said, that can be heard again from its row: 20 MB
 const SHORTEST_GAP_MS = 1000;
+const REMEMBERED_WORDS = 2000; // that the strip shows
 const LEAD_SECONDS = 0.2; // of an utterance, before a voice was sure
 
 /** The smallest of the values that this share of them does not exceed. */
@@ -30,12 +31,15 @@ function percentile(sorted, share) {
 export class Conversation {
   /**
    * `onTurn` gets every turn that has changed, `onTyped` what was typed: {text, seconds}, and
-   * `onSpoken` what the visitor said, when it begins and when it is over: {seconds, endSeconds, pcm}.
+   * `onSpoken` what the visitor said, when it begins, while it is heard and when it is over:
+   * {seconds, endSeconds, pcm, text}; `text` is what the model heard, empty where it tells no words.
    */
   constructor({ onTurn = () => {}, onTyped = () => {}, onSpoken = () => {} } = {}) {
     Object.assign(this, { onTurn, onTyped, onSpoken });
     this.utterance = null; // that goes on
     this.kept = []; // those whose sound is kept, oldest first
+    this.heardInto = null; // the utterance that words are heard in
+    this.words = new History(REMEMBERED_WORDS); // that were heard: {seconds, text}
     this.typedAtSeconds = 0; // when something was typed last
     this.peaks = new History(REMEMBERED_SECONDS / FRAME_SECONDS); // one for each frame captured
     this.frames = new History(SOUND_SECONDS / FRAME_SECONDS); // {pcm, capturedAt}, of its last sample
@@ -44,7 +48,7 @@ export class Conversation {
     // decisionMs, positions}; null where none was told. `chunk` is the model's own count.
     this.decisions = new History(REMEMBERED_CHUNKS);
     this.turns = new History(REMEMBERED_CHUNKS); // a chunk has one turn at most
-    this.entries = new History(REMEMBERED_ENTRIES); // turns and what was typed, in order
+    this.entries = new History(REMEMBERED_ENTRIES); // turns, what was typed and what was heard, in order
     this.positions = null; // of the model's memory in use
     this.numTurns = 0;
     this.numSamples = 0;
@@ -223,7 +227,8 @@ export class Conversation {
 
   /** The visitor has begun to speak. */
   speechStarted(seconds) {
-    this.utterance = { seconds, endSeconds: null, pcm: null };
+    this.utterance = { seconds, endSeconds: null, pcm: null, text: '' };
+    this.heardInto = this.utterance;
     this.onSpoken(this.utterance);
   }
 
@@ -249,6 +254,24 @@ export class Conversation {
       oldest.pcm = null;
       this.onSpoken(oldest);
     }
+  }
+
+  /** The model has heard more words; a place that is not told is that of the newest decision. */
+  wordsHeard(delta, startSeconds, endSeconds) {
+    const until = endSeconds ?? this.decisions.length * CHUNK_SECONDS;
+    const from = startSeconds ?? Math.max(0, until - CHUNK_SECONDS);
+    // A voice may be too short or too faint to be told as speech.
+    this.heardInto ??= { seconds: from, endSeconds: until, pcm: null, text: '' };
+    const begins = this.heardInto.text === '';
+    if (begins) this.entries.push(this.heardInto);
+    this.heardInto.text += begins ? delta.trimStart() : delta;
+    placeWords(this.words, delta, from, until, begins);
+    this.onSpoken(this.heardInto);
+  }
+
+  /** All was heard of what was said up to a reply, or up to where the client ended it. */
+  utteranceHeard() {
+    if (this.heardInto !== this.utterance) this.heardInto = null;
   }
 
   /** The first sound of a reply is heard. */
@@ -300,6 +323,19 @@ export class Conversation {
   forgetIfOver(turn) {
     const isOver = turn.status !== 'in_progress' && turn.endSeconds !== null;
     if (isOver) this.turnByResponse.delete(turn.responseId);
+  }
+}
+
+/** Put words where they were heard; one that goes on is made longer. Pieces share their time evenly. */
+export function placeWords(words, delta, from, until, begins) {
+  let at = 0;
+  for (const piece of delta.split(/(?= )/)) {
+    const seconds = from + ((until - from) * at) / delta.length;
+    at += piece.length;
+    if (piece.startsWith(' ') || begins || words.length === 0) {
+      if (piece.trim() !== '') words.push({ seconds, text: piece.trim() });
+    } else words.last.text += piece;
+    begins = false;
   }
 }
 

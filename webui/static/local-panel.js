@@ -11,7 +11,7 @@ import { Shown, write } from './shown.js';
 import { Stage, queueWords } from './stage.js';
 import { Strip } from './strip.js';
 import { translate } from './translate.js';
-import { Turns } from './turns.js';
+import { fillHeard, Turns } from './turns.js';
 
 const STYLES = ['page.css', 'live.css', 'local-panel.css'];
 // The live page's sections that each view has, and what of them Streamlit has itself.
@@ -89,19 +89,20 @@ class SaidView {
       this.kept.clear();
     }
     this.conversation = conversation;
-    for (const { number, typed, turn } of entries) this.showEntry(number, typed, turn);
+    for (const { number, ...entry } of entries) this.showEntry(number, entry);
     write(this.parts.latencies, latencies(both));
     if (maxPositions !== null) this.memory.show({ positions, maxPositions });
     if (isNewStyle) this.turns.showAgain();
   }
 
   /** What has not changed is left alone: somebody may be reading or marking it. */
-  showEntry(number, typed, turn) {
-    const text = JSON.stringify(typed ?? turn);
+  showEntry(number, { turn, typed, heard }) {
+    const text = JSON.stringify(turn ?? typed ?? heard);
     if (this.kept.get(number) === text) return;
     this.kept.set(number, text);
-    if (typed === null) this.turns.show(turn);
-    else this.turns.showTyped(typed);
+    if (turn !== undefined) this.turns.show(turn);
+    else if (typed !== undefined) this.turns.showTyped(typed);
+    else this.turns.write(`heard ${number}`, (row) => fillHeard(row, heard));
   }
 }
 

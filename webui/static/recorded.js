@@ -2,6 +2,7 @@
 // conversation.js. What the server tells of it is its `story`.
 
 import { CHUNK_SECONDS, FRAME_SECONDS } from './audio-format.js';
+import { placeWords } from './conversation.js';
 import { History } from './history.js';
 
 const FRAMES_PER_CHUNK = Math.round(CHUNK_SECONDS / FRAME_SECONDS);
@@ -57,6 +58,21 @@ function turnOf(said, bargeIns) {
   };
 }
 
+function heardOf({ seconds, end, pieces }) {
+  return { seconds, endSeconds: end, text: pieces.map(([, text]) => text).join('').trim() };
+}
+
+/** Whole words, each where its first piece was heard. */
+function wordsOf(heard) {
+  const words = new History(Math.max(1, heard.reduce((sum, { pieces }) => sum + pieces.length, 0)));
+  for (const { seconds, pieces } of heard) {
+    for (const [number, [after, text]] of pieces.entries()) {
+      placeWords(words, text, seconds + after, seconds + after, number === 0);
+    }
+  }
+  return words;
+}
+
 function typedOf({ seconds, end, pieces }) {
   return { seconds, endSeconds: end, text: pieces.map(([, text]) => text).join('') };
 }
@@ -78,6 +94,8 @@ export class Recorded {
     );
     this.turns = History.of(replies.map((said) => turnOf(said, story.barge_ins)));
     this.typed = of('typed').map(typedOf);
+    this.heard = of('heard').map(heardOf);
+    this.words = wordsOf(of('heard'));
   }
 
   /** What was in force when a chunk was decided on. */

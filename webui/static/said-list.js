@@ -4,7 +4,7 @@ import { button, element } from './element.js';
 import { clockTime } from './figures.js';
 import { message } from './messages.js';
 import { spanOf } from './annotations.js';
-import { fillTyped, meta, times } from './turns.js';
+import { fillHeard, fillTyped, meta, times } from './turns.js';
 import { waited } from './waterfall.js';
 
 /** The text of a reply in the pieces in which it came: [{at, part}, ...]; what was not heard is set off. */
@@ -42,7 +42,8 @@ export class SaidList {
     const replies = [...this.recorded.turns.from(0)].map((turn) => this.reply(turn));
     const typed = this.recorded.typed.map((entry) => this.typed(entry));
     const spans = this.annotations.spans.map((annotation) => this.span(annotation));
-    this.entries = [...replies, ...typed, ...spans].sort((one, other) => one.from - other.from);
+    const heard = this.recorded.heard.map((entry) => this.heard(entry));
+    this.entries = [...heard, ...replies, ...typed, ...spans].sort((one, other) => one.from - other.from);
     this.list.replaceChildren(...this.entries.map(({ row }) => row));
     this.empty.hidden = this.entries.length > 0;
     this.now = null;
@@ -82,6 +83,12 @@ export class SaidList {
   get subject() {
     const within = this.entries.find(({ row }) => row.contains(document.activeElement));
     return (within ?? this.now)?.subject ?? null;
+  }
+
+  heard(entry) {
+    const row = element('li');
+    fillHeard(row, entry, this.place(entry.seconds));
+    return { row, from: entry.seconds, until: entry.endSeconds, parts: [], subject: null };
   }
 
   place(seconds) {

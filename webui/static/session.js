@@ -201,6 +201,12 @@ export class Session {
       case 'input_audio_buffer.speech_stopped':
         this.conversation.speechStopped(event.audio_end_ms / 1000);
         break;
+      case 'conversation.item.input_audio_transcription.delta':
+        this.wordsHeard(event);
+        break;
+      case 'conversation.item.input_audio_transcription.completed':
+        this.conversation.utteranceHeard();
+        break;
       case 'turn.event':
         if (event.event === 'activity_resumed') this.isActive();
         break;
@@ -285,6 +291,11 @@ export class Session {
     this.conversation.decided(metadata, true);
     const typedAt = this.typed.responseBegan(id);
     this.speech.begin(this.conversation.startTurn(id, metadata, typedAt, now), itemId);
+  }
+
+  wordsHeard({ delta, audio_start_ms: startMs = null, audio_end_ms: endMs = null }) {
+    const [from, until] = [startMs, endMs].map((ms) => (ms === null ? null : ms / 1000));
+    this.conversation.wordsHeard(delta, from, until);
   }
 
   addSound({ response_id: id, delta, sentence = null, audio_start_ms: startMs = null }) {

@@ -15,6 +15,7 @@ const OVERVIEW_HEIGHT = 4;
 const CHANCE_SHARE = 0.34; // of the height
 const GAP = 12;
 const LABEL_GAP = 6;
+const WORD_GAP = 4;
 const ROOMY_HEIGHT = 220; // of a strip with a face: a smaller one has no notes
 const ROOMY_WIDTH = 560;
 const FACE_GAP = 6; // below it, when it has nothing to say
@@ -159,6 +160,7 @@ export class Strip {
       this.drawChosen();
       this.drawReplies();
       this.drawSound();
+      this.drawWords();
       this.drawGaps();
     }
     this.drawThreshold();
@@ -354,6 +356,21 @@ export class Strip {
       const height = Math.max(0.75, halfHeight * peak ** LOUDNESS_EXPONENT);
       const x = this.x(bar * framesPerBar * FRAME_SECONDS);
       this.context.fillRect(x, this.middle - height, width, 2 * height);
+    }
+  }
+
+  /** The words that were heard, below their sound; where there is no room, those that are in the way are left out. */
+  drawWords() {
+    const { context } = this;
+    context.fillStyle = this.colours.soft;
+    let freeFrom = -Infinity;
+    for (const { seconds, text } of this.conversation.words?.from(0) ?? []) {
+      const x = this.x(seconds);
+      if (x > this.width) break;
+      if (x < freeFrom) continue;
+      const { width } = context.measureText(text);
+      freeFrom = x + width + WORD_GAP;
+      if (freeFrom > 0) context.fillText(text, x, this.chanceTop - 2);
     }
   }
 

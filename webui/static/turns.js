@@ -76,13 +76,27 @@ export function fillTyped(row, { text, seconds }, time = element('span', clockTi
   row.replaceChildren(line, said);
 }
 
-/** A row of what the visitor said: its sound, which can be heard again. */
-function fillSpoken(row, { seconds, endSeconds, pcm }, onHear) {
+/** A row of what the visitor said, in the words that the model heard; `time` says when. */
+export function fillHeard(row, { text = '', seconds }, time = element('span', clockTime(seconds))) {
   const line = element('p');
   line.className = 'meta';
-  line.append(element('span', clockTime(seconds)), element('span', message('turn.you')));
+  line.append(time, element('span', message('turn.you')));
   row.className = 'spoken';
   row.replaceChildren(line);
+  if (text === '') return;
+  const how = element('span', message('turn.heard'));
+  how.title = message('turn.heard.help');
+  line.append(how);
+  const words = element('p', text.split(/\s+/).join(' ').trim());
+  words.className = 'said heard';
+  words.title = how.title;
+  row.append(words);
+}
+
+/** A row of what the visitor said: its sound, which can be heard again, and the words in it. */
+function fillSpoken(row, spoken, onHear) {
+  const { seconds, endSeconds, pcm } = spoken;
+  fillHeard(row, spoken);
   if (pcm === null || pcm.length === 0) return; // it goes on, or was too long ago
   const heard = button('', () => onHear(pcm));
   heard.className = 'wave';

@@ -43,6 +43,8 @@ export class Conversation {
     this.numSamples = 0;
     this.arrivals = []; // {seconds, at, speechEnd} of chunks that are not decided on
     this.reply = null;
+    this.transcript = ''; // of what was heard since the last reply
+    this.numUtterances = 0;
     this.isClosed = false;
     this.running = null; // promise, while steps are taken
   }
@@ -209,7 +211,27 @@ export class Conversation {
     }
   }
 
+  /** The words of a chunk; what was said up to a reply is whole. */
+  heard({ words = null, speak }) {
+    if (words === null) return;
+    const kind = 'conversation.item.input_audio_transcription';
+    const item = { item_id: `item_heard_${this.numUtterances}`, content_index: 0 };
+    if (words.length > 0) {
+      const text = words.map((word) => word.text).join('');
+      const delta = this.transcript === '' ? text.trimStart() : text;
+      const [startMs, endMs] = [words[0].start, words.at(-1).end].map((seconds) => Math.round(1000 * seconds));
+      this.transcript += delta;
+      this.send({ type: `${kind}.delta`, ...item, delta, audio_start_ms: startMs, audio_end_ms: endMs });
+    }
+    if (!speak) return;
+    const transcript = this.transcript.split(/\s+/).join(' ').trim();
+    this.send({ type: `${kind}.completed`, ...item, transcript });
+    this.numUtterances += 1;
+    this.transcript = '';
+  }
+
   decided(record) {
+    this.heard(record);
     const { seconds, at, speechEnd } = this.arrivals.shift();
     const metadata = {
       chunk: record.chunk,

@@ -25,6 +25,7 @@ export class Model {
     const { layers, kv_heads: kvHeads, head_size: headSize, ring } = facts;
     this.stored = new Int32Array(ring).fill(EMPTY);
     this.held = { keys: [], values: [] };
+    this.wordLogits = null; // of each position read last, where there is a word head
     this.inputs = { stored: this.tensor(this.stored, [ring]) };
     for (const kind of ['keys', 'values']) {
       for (let layer = 0; layer < layers; layer += 1) {
@@ -106,6 +107,7 @@ export class Model {
     this.store('keys', output.new_keys.data, positions);
     this.store('values', output.new_values.data, positions);
     for (const at of positions) this.stored[at % this.facts.ring] = at;
+    this.wordLogits = output.word_logits?.data ?? null;
     return output.logits.data;
   }
 

@@ -2,7 +2,8 @@
 // tokens these are. What happens comes out as the records of a session file, without their times.
 
 import { chunksToKeep, positionsOf } from './context.js';
-import { Effect, Protocol, State } from './protocol.js';
+import { HeardWords } from './heard-words.js';
+import { Effect, FEATURE, Protocol, State } from './protocol.js';
 import { Uniform } from './random.js';
 import { sample } from './sampler.js';
 import { Detokenizer } from './tokenizer.js';
@@ -28,6 +29,7 @@ export class Session {
   static async open(model, tokenizer, settings, onRecord, clock) {
     const session = new Session(model, tokenizer, onRecord, clock);
     session.use(settings);
+    session.beginWords();
     model.forget();
     await session.fillCache();
     return session;
@@ -52,6 +54,22 @@ export class Session {
     this.numTurns = 0;
     this.isInterrupted = false;
     this.isOver = false;
+  }
+
+  /** What is heard of words; nothing where the checkpoint has no word head. */
+  beginWords() {
+    const { word_pieces: pieces, chunk_samples: samples, features_per_chunk: rows } = this.model.facts;
+    const chunkSeconds = samples / this.model.facts.sample_rate;
+    this.words = (pieces ?? null) === null ? null : new HeardWords(pieces, chunkSeconds / rows);
+  }
+
+  /** The pieces of words that the newest chunk adds. */
+  heardPieces() {
+    if (this.words === null) return undefined;
+    const { word_pieces: pieces, features_per_chunk: rows } = this.model.facts;
+    const first = 1 + this.chunkTokens.indexOf(FEATURE); // behind the token before
+    const logits = this.model.wordLogits.subarray(first * pieces.length, (first + rows) * pieces.length);
+    return this.words.hear(logits, this.numHeard * rows);
   }
 
   get canStep() {
@@ -164,6 +182,7 @@ export class Session {
 
   decide(token, features, logits, milliseconds) {
     const chunk = this.numHeard;
+    const words = this.heardPieces();
     this.numHeard += 1;
     this.numPositions += 1 + this.chunkTokens.length;
     const heard = { features, tokens: [token] };
@@ -188,6 +207,7 @@ export class Session {
       threshold: 1 / (1 + Math.exp(this.settings.decisionBias)),
       milliseconds,
       positions: this.numPositions,
+      ...(words && { words }),
     });
   }
 
