@@ -33,9 +33,10 @@ from backend.events import ContextRolled
 from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.protocol import Effect, TurnState, advance, kind_of
 from backend.recordings.reader import SessionFile
+from backend.recordings.records import HeardRecord
 from backend.trace import TracedDecision, TracedToken
 from tests.page_engine import PageEngine
-from tests.small_checkpoint import write_small_checkpoint
+from tests.small_checkpoint import with_words, write_small_checkpoint
 
 GALLERY = Path(__file__).parents[1] / "assets" / "gallery"
 TOLERANCE = 1e-4
@@ -64,6 +65,7 @@ class Heard:
     def __init__(self) -> None:
         self.tokens: list[tuple[str, Any]] = []
         self.logits: list[tuple[float, float]] = []
+        self.words: list[dict[str, Any]] = []
         self.text = ""
 
     def hears(self, chunk: Samples) -> Samples:
@@ -72,6 +74,8 @@ class Heard:
     def decided(self, decision: TracedDecision) -> None:
         self.tokens.append(("decision", decision.token))
         self.logits.append(decision.logits)
+        heard = decision.decision.words or ()
+        self.words += [HeardRecord.of(piece).model_dump() for piece in heard]
 
     def said(self, token: TracedToken) -> None:
         self.tokens.append(("token", token.token))
@@ -313,8 +317,9 @@ def test_features_and_tokens_of_the_reference_s_checkpoint(
     golden_clip: Mapping[str, np.ndarray],
     tmp_path: Path,
 ) -> None:
-    """Another shape: keys that heads share, no window, a tower in fp32."""
-    export(golden_checkpoint, tmp_path, WeightFormat.EXACT)
+    """Another shape: keys that heads share, no window, a tower in fp32; and a word head."""
+    checkpoint = with_words(golden_checkpoint)
+    export(checkpoint, tmp_path, WeightFormat.EXACT)
     engine.do("load", folder=str(tmp_path))
     audio = golden_clip["audio"]
     sound = np.pad(audio, (0, -len(audio) % CHUNK_SAMPLES))
@@ -322,9 +327,12 @@ def test_features_and_tokens_of_the_reference_s_checkpoint(
     features = np.array(engine.do("features", file=file)).reshape(golden_clip["feat_online"].shape)
     np.testing.assert_allclose(features, golden_clip["feat_online"], atol=TOLERANCE, rtol=0)
     settings = SessionSettings(sampling=SamplingConfig(0.0, 1), max_reply_tokens=12)
-    expected = server_hears(golden_checkpoint, sound, settings)
-    records = engine.do("hear", file=file, settings=page_settings(golden_checkpoint, settings))
+    expected = server_hears(checkpoint, sound, settings)
+    records = engine.do("hear", file=file, settings=page_settings(checkpoint, settings))
     assert tokens_of(records) == expected.tokens
+    heard = [word for record in records for word in record.get("words", ())]
+    assert heard == expected.words
+    assert len(heard) > 3
 
 
 def test_an_export_is_checked_against_torch(
@@ -334,6 +342,9 @@ def test_an_export_is_checked_against_torch(
     export(embedded_checkpoint, exact, WeightFormat.EXACT)
     export(embedded_checkpoint, rounded, WeightFormat.INT8)
     assert difference(embedded_checkpoint, exact).logits < LARGEST_DIFFERENCE
+    worded = with_words(embedded_checkpoint)
+    export(worded, exact, WeightFormat.EXACT)
+    assert difference(worded, exact).logits < LARGEST_DIFFERENCE
     assert difference(embedded_checkpoint, rounded).logits > LARGEST_DIFFERENCE
 
 

@@ -55,6 +55,7 @@ class LargestDifferences:
 
     features: float
     logits: float
+    """Of tokens, and of pieces of words where there is a word head."""
 
 
 def export(checkpoint: Checkpoint, folder: Path, weight_format: WeightFormat) -> None:
@@ -100,6 +101,7 @@ def facts(checkpoint: Checkpoint, weight_format: WeightFormat) -> dict[str, Any]
         "max_decision_bias": MAX_DECISION_BIAS,
         "control_tokens": asdict(checkpoint.control_tokens),
         "emotions": list(Emotion),
+        "word_pieces": None if checkpoint.word_head is None else checkpoint.word_head.pieces,
         "system_prompt": prompt,
         "settings": {
             "temperature": checkpoint.sampling.temperature,
@@ -140,11 +142,14 @@ def difference(checkpoint: Checkpoint, folder: Path) -> LargestDifferences:
     starts = [start for start in starts if start + FEATURES_PER_CHUNK <= len(tokens)]
     places = [range(start, start + FEATURES_PER_CHUNK) for start in starts]
     ends = [start + FEATURES_PER_CHUNK + 1 for start in starts]
-    wanted = _torch_logits(checkpoint, tokens, places, expected)
+    wanted, wanted_words = _torch_logits(checkpoint, tokens, places, expected)
     worst, begin = 0.0, 0
     for number, end in enumerate(end for end in ends if end <= len(tokens)):
         logits = model.step(tokens[begin:end], begin, features[number], starts[number] - begin)
         worst = max(worst, float(np.abs(logits - wanted[end - 1].numpy()).max()))
+        if wanted_words is not None:
+            of_words = model.word_logits - wanted_words[begin:end].numpy()
+            worst = max(worst, float(np.abs(of_words).max()))
         begin = end
     heard = torch.from_numpy(np.stack(features))
     return LargestDifferences(float((heard - expected).abs().max()), worst)
@@ -170,9 +175,19 @@ def _torch_features(checkpoint: Checkpoint, chunks: Tensor) -> Tensor:
 @torch.inference_mode()
 def _torch_logits(
     checkpoint: Checkpoint, tokens: list[int], places: list[range], features: Tensor
-) -> Tensor:
-    """Logits `[positions, vocabulary]` of the whole sequence at once, without a cache."""
-    language_model = checkpoint.language_model
+) -> tuple[Tensor, Tensor | None]:
+    """Logits `[positions, vocabulary]` of the whole sequence at once, without a cache.
+
+    And those of the word head `[positions, pieces + 1]`, where there is one.
+    """
+    language_model, head = checkpoint.language_model, checkpoint.word_head
+    read: list[Tensor] = []
+    reading = None
+    if head is not None:
+        # The library tells the last layer's output only behind a norm.
+        reading = language_model.model.layers[head.layer - 1].register_forward_hook(
+            lambda _layer, _given, hidden: read.append(hidden)
+        )
     embeddings = language_model.model.embed_tokens(torch.tensor(tokens)).clone()
     for place, rows in zip(places, features, strict=False):
         embeddings[list(place)] = rows
@@ -189,7 +204,10 @@ def _torch_logits(
         use_cache=False,
     )
     logits: Tensor = language_model.lm_head(output.last_hidden_state[0])
-    return logits
+    if head is None or reading is None:
+        return logits, None
+    reading.remove()
+    return logits, head(read[0].view(len(tokens), -1))
 
 
 class _GraphRunner:
@@ -202,6 +220,8 @@ class _GraphRunner:
             onnxruntime.InferenceSession(folder / name, options, ["CPUExecutionProvider"])
             for name in (HEARING, DECODER)
         )
+        self.word_logits: Any = None
+        """Of the newest step, `[steps, pieces + 1]`, where there is a word head."""
         self._history = np.empty(0, np.float32)
         self._maximum = np.array([-_EMPTY], np.float32)
         shapes = {given.name: given.shape for given in self._decoder.get_inputs()}
@@ -234,7 +254,8 @@ class _GraphRunner:
         rows[place], ids[place] = features, -1
         positions = np.arange(position, position + len(ids), dtype=np.int32)
         given = {"tokens": ids, "features": rows, "positions": positions, "stored": self._stored}
-        logits, keys, values = self._decoder.run(None, given | self._held)
+        logits, keys, values, *words = self._decoder.run(None, given | self._held)
+        self.word_logits = words[0] if words else None
         slots = positions % self._ring
         self._stored[slots] = positions
         for layer, (new_keys, new_values) in enumerate(zip(keys, values, strict=True)):

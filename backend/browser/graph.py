@@ -27,6 +27,7 @@ from backend.features import (
     LogMel,
 )
 from backend.model.checkpoint import Checkpoint
+from backend.model.word_head import WordHead
 
 SEGMENT_SAMPLES = HISTORY_SAMPLES + CHUNK_SAMPLES + LOOKAHEAD_SAMPLES
 """What a chunk's spectrum reaches over: some of the past, the chunk, some of it mirrored."""
@@ -257,13 +258,15 @@ def decoder_graph(checkpoint: Checkpoint, weight_format: WeightFormat) -> onnx.M
     are not read; `positions` `[steps]`; `stored` `[ring]`, the positions whose keys and values
     `keys_0` ... `values_N` `[kv_heads, ring, head_size]` hold, or a number above any position. Out:
     `logits` `[vocabulary]` of the last position, and `new_keys`, `new_values`
-    `[layers, kv_heads, steps, head_size]`.
+    `[layers, kv_heads, steps, head_size]`; with a word head, also `word_logits`
+    `[steps, pieces + 1]`.
     """
     model = checkpoint.language_model.model
     config = checkpoint.language_model.config
     num_layers, num_groups = config.num_hidden_layers, config.num_key_value_heads
     ring = ring_positions(checkpoint)
-    graph = Graph(weight_format)
+    graph, head = Graph(weight_format), checkpoint.word_head
+    words = [] if head is None else [_floats("word_logits", ["steps", len(head.pieces)])]
     hidden = _embedded(graph, model.embed_tokens.weight)
     turns = _turns(graph, config.head_dim, config.rope_parameters["rope_theta"])
     mask = _mask(graph, checkpoint.sliding_window, config.num_attention_heads // num_groups)
@@ -280,6 +283,8 @@ def decoder_graph(checkpoint: Checkpoint, weight_format: WeightFormat) -> onnx.M
         gate, up = graph.add_many("Split", 2, both, num_outputs=2, axis=-1)
         gated = graph.add("Mul", graph.add("Mul", gate, graph.add("Sigmoid", gate)), up)
         hidden = graph.add("Add", hidden, graph.linear(gated, layer.mlp.down_proj))
+        if head is not None and head.layer == number + 1:
+            graph.rename(_word_logits(graph, head, hidden), "word_logits")
     last = graph.add("Gather", hidden, graph.constant([-1], np.int64), axis=0)
     logits = graph.linear(_rms_norm(graph, model.norm, last), checkpoint.language_model.lm_head)
     graph.rename(graph.add("Squeeze", logits, graph.constant([0], np.int64)), "logits")
@@ -301,6 +306,7 @@ def decoder_graph(checkpoint: Checkpoint, weight_format: WeightFormat) -> onnx.M
             _floats("logits", [config.vocab_size]),
             _floats("new_keys", written),
             _floats("new_values", written),
+            *words,
         ],
     )
 
@@ -345,6 +351,14 @@ def _rms_norm(graph: Graph, norm: Any, hidden: str) -> str:
         axis=-1,
         epsilon=norm.variance_epsilon,
     )
+
+
+def _word_logits(graph: Graph, head: WordHead, hidden: str) -> str:
+    plain = graph.constant(np.ones(head.weight.shape[1]))
+    epsilon = torch.finfo(torch.float32).eps
+    normed = graph.add("RMSNormalization", hidden, plain, axis=-1, epsilon=epsilon)
+    product = graph.add("MatMul", normed, graph.weight(head.weight.T))
+    return graph.add("Add", product, graph.vector(head.bias))
 
 
 class SelfAttention:
