@@ -61,7 +61,8 @@ class Admission:
     """
 
     def __init__(self, limit: int, time: Time) -> None:
-        self._limit = limit
+        self.limit = limit
+        """Places that there are."""
         self._time = time
         self._others = Others()
         self._taken: set[Place] = set()
@@ -81,7 +82,7 @@ class Admission:
     @property
     def num_free(self) -> int:
         """Places that nobody has or waits for."""
-        return max(self._limit - self.num_taken - self.num_waiting, 0)
+        return max(self.limit - self.num_taken - self.num_waiting, 0)
 
     @property
     def waiting_since(self) -> tuple[float, ...]:
@@ -90,7 +91,7 @@ class Admission:
 
     def close(self) -> None:
         """Let nobody in any more; those in the line find their place elsewhere."""
-        self._limit = 0
+        self.limit = 0
         self._tell_all()
 
     def hear_of(self, others: Others) -> None:
@@ -108,11 +109,11 @@ class Admission:
         """Whether one of the free places elsewhere is this one's turn, or none will be here."""
         if waiter.place is not None:
             return False
-        return not self._limit or self._position(waiter) <= self._others.num_free
+        return not self.limit or self._position(waiter) <= self._others.num_free
 
     def enter(self) -> Place | None:
         """A place, if one is free; nobody waits for a place that is free."""
-        return self._take() if self.num_taken < self._limit else None
+        return self._take() if self.num_taken < self.limit else None
 
     def queue_up(self) -> Waiter | None:
         """Stand in line, at its end; None where the line is too long already."""
@@ -144,7 +145,7 @@ class Admission:
             return
         self._taken.remove(place)
         self._lengths_seconds.append(self._time.now() - place.taken_at)
-        if self._line and self.num_taken < self._limit:
+        if self._line and self.num_taken < self.limit:
             first = self._line.popleft()
             first.place = self._take()
             first.has_moved.set()
@@ -172,7 +173,7 @@ class Admission:
     def _estimated_wait_seconds(self, position: int) -> float:
         """Until `position` conversations have ended, if they last as long as others did."""
         length = fmean(self._lengths_seconds) if self._lengths_seconds else FIRST_GUESS_SECONDS
-        if not self._limit:
+        if not self.limit:
             return 0.0
         now = self._time.now()
         # One that has lasted longer than usual tells nothing of when it will end: half as long.
@@ -180,5 +181,5 @@ class Admission:
             length - age if (age := now - place.taken_at) < length else length / 2
             for place in self._taken
         )
-        rounds, place_number = divmod(position - 1, self._limit)
+        rounds, place_number = divmod(position - 1, self.limit)
         return left[place_number] + rounds * length

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from backend.config import CHUNK_SECONDS, Bits, SamplingConfig, SessionSettings
+from backend.counts import EngineCounts
 from backend.engine.capacity import Capacity
 from backend.engine.session import Past, ReplyRequest
 from backend.errors import SessionLimitError, SettingsError
@@ -228,6 +229,7 @@ class ScriptedEngine:
         self.sessions: set[ScriptedSession] = set()
         self.failed: Future[str] = Future()
         self.capacity = Capacity(num_slots)
+        self.counts = EngineCounts()
 
     def heard_in(self, chunk: int, loud: int | None) -> tuple[HeardPiece, ...] | None:
         """The piece of a chunk that is so many loud ones behind the first, or not loud."""

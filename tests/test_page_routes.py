@@ -38,13 +38,14 @@ PAGE = {
     "/theme.css",
 }
 """For anybody: what the page is made of."""
-OPEN = {"/health", "/v1/gallery", "/v1/gallery/{source}", "/v1/shared/{source}"} | {
+OPEN = {"/health", "/ready", "/v1/gallery", "/v1/gallery/{source}", "/v1/shared/{source}"} | {
     f"/v1/{folder}/{{source}}/{view}"
     for folder in ("gallery", "shared")
     for view in ("story", "sound", "file", "export/{wanted}")
 }
 """For anybody as well: what is not secret, and what a link has been given away to."""
 WITH_THE_KEY = {
+    "/metrics",
     "/config",
     "/gradio_api/call/{name}",
     "/gradio_api/call/{name}/{event_id}",

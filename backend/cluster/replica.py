@@ -18,7 +18,8 @@ from backend.config import EngineConfig
 from backend.engine import Engine
 from backend.journal import Entry, Journal, JournalError, JournalRecord, JournalRecords, Written
 from backend.model.checkpoint import load_checkpoint
-from backend.serving.server import ServingOptions, create_app, guarded, lateness_fields
+from backend.serving.monitoring import lateness_fields
+from backend.serving.server import ServingOptions, create_app, guarded
 from backend.wires.conversations import Conversations
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class ReplicaMembership:
             session_limit=self._session_limit,
             num_free=admission.num_free,
             waited_seconds=tuple(now - since for since in admission.waiting_since),
-            lateness=lateness_fields(conversations.lateness),
+            lateness=lateness_fields(conversations.counts.lateness),
             is_leaving=is_leaving,
         )
 

@@ -63,6 +63,7 @@ from backend.conversation.timeline import Timeline
 from backend.conversation.transcript import InputTranscript
 from backend.conversation.turn_taking import TurnTaking
 from backend.conversation.voice_activity import VoiceDetection
+from backend.counts import ConversationCounts
 from backend.errors import AudioInteractionError, SettingsError, VoiceUnavailableError
 from backend.events import (
     ContextRolled,
@@ -74,7 +75,6 @@ from backend.events import (
     TurnStarted,
 )
 from backend.journal import Entry
-from backend.lateness import Lateness
 from backend.recordings.live import Recordings
 from backend.recordings.recorder import Recorder
 from backend.speech import SpokenPiece, TextLeaves, VoiceFallback, Voices
@@ -102,8 +102,8 @@ class ConversationOptions:
     """Judges where people speak, for all conversations together."""
     opening: str | None = None
     """What the model is told that is to speak first; None where it speaks without."""
-    lateness: Lateness = field(default_factory=Lateness)
-    """Counts how late decisions are, for all conversations together."""
+    counts: ConversationCounts = field(default_factory=ConversationCounts)
+    """Those of all conversations together."""
     is_kept: bool = False
     """Whether another process may go on with it: `entry` then tells all that this needs."""
 
@@ -649,7 +649,7 @@ class Conversation:
         chunk = self._undecided.popleft()
         if not chunk.is_added:
             self._due_at = max(chunk.arrived_at, self._due_at + PACE)
-            self._options.lateness.note(self._time.now() - self._due_at)
+            self._options.counts.lateness.note(self._time.now() - self._due_at)
         decided = ChunkDecision(
             chunk=decision.chunk,
             seconds=chunk.seconds,
@@ -695,10 +695,12 @@ class Conversation:
                 reply.text_leaves(event.voice_id)
                 self._notes.text_leaves(reply, event.voice_id)
             case VoiceFallback():
+                self._options.counts.num_fallbacks += 1
                 if not self._has_told_of_fallback:
                     self._tell(VoiceFellBack(event.reason))
                 self._has_told_of_fallback = True
             case VoiceFailed():
+                self._options.counts.num_voiceless += 1
                 self._tell(event)
             case ReplySpoken():
                 self._replies.spoken(reply, event.voice_id)

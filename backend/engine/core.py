@@ -22,6 +22,7 @@ from backend.config import (
     SamplingConfig,
     SessionSettings,
 )
+from backend.counts import EngineCounts, StepKind
 from backend.engine.context import HeardChunk, Refill, RollRule, chunks_to_keep
 from backend.engine.model_runner import Choice, ModelRunner, Step, StepOutcome, StepRow
 from backend.engine.runners import runner_for
@@ -130,6 +131,7 @@ class EngineCore:
         self._scheduler = Scheduler(config.num_slots, limits)
         self._batch: Batch | None = None
         """Of the step that is being taken, or that broke."""
+        self.counts = EngineCounts()
         self._clock = clock
         self._session_ids = itertools.count()
 
@@ -299,9 +301,10 @@ class EngineCore:
             yield from self._make_room(s for s in self.sessions if s.can_listen or s.can_speak)
         batch = self._batch = self._scheduler.schedule()
         outcome = self._runner.run(_step_of(batch))
-        milliseconds = (self._clock() - began) * 1000
+        seconds = self._clock() - began
+        self._count(batch, seconds)
         self._go_on_refilled(batch)
-        yield from self._listened(batch, outcome, milliseconds)
+        yield from self._listened(batch, outcome, seconds * 1000)
         yield from self._spoken(batch, outcome)
         if self._roll_rule is RollRule.AHEAD:
             heard_or_said = batch.listening + batch.speaking
@@ -309,6 +312,15 @@ class EngineCore:
         yield from self._end(batch)
         # Those that are closed are not to be held until the next step.
         self._batch = None
+
+    def _count(self, batch: Batch, seconds: float) -> None:
+        self.counts.num_tokens += len(batch.speaking)
+        if batch.listening:
+            self.counts.steps[StepKind.LISTENING].note(seconds)
+        elif batch.speaking:
+            self.counts.steps[StepKind.SPEAKING].note(seconds)
+        elif batch.pieces:
+            self.counts.steps[StepKind.REFILLING].note(seconds)
 
     def fail_active(self) -> Iterator[SessionEvent]:
         """After a step that broke: end every conversation that was in it."""

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from backend.audio import AudioBlock, Intake
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
+from backend.counts import EngineCounts
 from backend.engine.capacity import Capacity, measure_capacity
 from backend.engine.core import EngineCore, MakeRunner, SessionEvent
 from backend.engine.runners import runner_for
@@ -275,6 +276,8 @@ class Engine:
         num_slots = self.config.num_slots
         measuring = partial(measure_capacity, self.core, num_slots, is_shared=measures_sessions)
         self.capacity = self.submit(measuring).result()
+        # What was measured nobody came for.
+        self.core.counts = EngineCounts()
         patience_seconds = max(self.config.least_patience_seconds, PATIENCE * took_seconds)
 
         def on_hang() -> None:
@@ -313,6 +316,11 @@ class Engine:
         self._has_ended.wait()
         if not self.failed.done():
             self._thread.join()
+
+    @property
+    def counts(self) -> EngineCounts:
+        """What has been done since `warm_up`."""
+        return self.core.counts
 
     @property
     def max_positions(self) -> int:
@@ -564,6 +572,7 @@ class Engine:
         letters: dict[asyncio.AbstractEventLoop, list[_Letter]] = defaultdict(list)
         try:
             for session, event in events:
+                self.counts.note(event)
                 caller = self._callers.get(session.session_id)
                 if caller is None:
                     continue

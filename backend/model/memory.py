@@ -18,6 +18,20 @@ def free_bytes(device: torch.device) -> float:
     return free_memory()
 
 
+def device_memory(device: torch.device) -> dict[str, int]:
+    """What of a GPU's memory is allocated, is reserved for more of it, and is there, in bytes.
+
+    Nothing of devices that share the machine's memory. It asks the device nothing.
+    """
+    if device.type != "cuda":
+        return {}
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "total": torch.cuda.get_device_properties(device).total_memory,
+    }
+
+
 @contextmanager
 def needing_memory(otherwise: AudioInteractionError) -> Iterator[None]:
     """For what takes much of a device's memory.

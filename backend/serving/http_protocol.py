@@ -40,7 +40,8 @@ CLOSING_SECONDS = 10.0
 """For what is still to be sent once a connection is closed."""
 RETRY_SECONDS = 10
 
-_HEALTH = "/health"
+_HEALTH = ("/health", "/ready", "/metrics")
+"""What a full server is still asked for."""
 _LINGER = "hh" if sys.platform == "win32" else "ii"
 """A structure of the system's: whether to linger, and for how long."""
 _FULL = "the server has as many connections as it can; try again in a moment"
@@ -261,7 +262,7 @@ def _for_health(app: Callable[..., Any]) -> Any:
     """An application that tells of the server's health, and of nothing else."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == _HEALTH:
+        if scope["path"] in _HEALTH:
             await app(scope, receive, send)
             return
         headers = {"Retry-After": str(RETRY_SECONDS), "X-Content-Type-Options": "nosniff"}

@@ -9,13 +9,13 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any, Protocol, Self
 
 import uvicorn
-from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocketDisconnected
@@ -25,7 +25,6 @@ from backend.engine import Engine
 from backend.engine.capacity import too_slow
 from backend.errors import EngineFailedError
 from backend.journal import Journal
-from backend.lateness import Lateness
 from backend.model.checkpoint import Ability
 from backend.model.hub_store import Report
 from backend.recordings.forks import AlsoCheckpoint, Forks
@@ -52,6 +51,7 @@ from backend.serving.gradio_calls import GradioCalls
 from backend.serving.heap import Heap
 from backend.serving.http_protocol import HttpProtocol
 from backend.serving.mcp import McpApi
+from backend.serving.monitoring import CountedTraffic, Monitoring, Traffic
 from backend.serving.openai_api import OpenAIApi
 from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed
@@ -288,29 +288,19 @@ def create_app(
 
     # Routes for what is needed, and no others: no schema, no second address for anything.
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=lifespan)
-
-    @app.get("/health")
-    async def health(response: Response) -> dict[str, Any]:
-        if engine.failed.done():
-            response.status_code = 503
-        return {
-            "status": "failed" if engine.failed.done() else "ok",
-            "checkpoint": engine.checkpoint.name,
-            "also": None if options.also is None else options.also.name,
-            "device": str(engine.checkpoint.device),
-            "number_format": engine.checkpoint.number_format,
-            "sessions": service.admission.num_taken,
-            "session_limit": engine.capacity.num_sessions,
-            "waiting": service.admission.num_waiting,
-            "chunk_ms": round(engine.capacity.chunk_seconds * 1000, 1),
-            "too_slow": service.too_slow,
-            "lateness": lateness_fields(service.conversations.lateness),
-            "requires_key": service.doorkeeper.requires_key,
-            "abilities": [asdict(ability) for ability in engine.checkpoint.abilities],
-            "recordings": _recording_fields(options.recordings),
-            "replicas": list(membership.replicas) if membership else [],
-        }
-
+    traffic = Traffic()
+    app.add_middleware(CountedTraffic, traffic=traffic)
+    Monitoring(
+        engine,
+        service.admission,
+        service.conversations.counts,
+        traffic,
+        service.doorkeeper,
+        service.too_slow,
+        None if options.also is None else options.also.name,
+        options.recordings,
+        lambda: membership.replicas if membership else (),
+    ).add_to(app)
     for kind in WIRES:
         app.add_api_websocket_route(kind.path, _serving(service, kind))
 
@@ -445,21 +435,6 @@ def _slower_than_sound(why: str) -> WireError:
         "too_slow",
         error_type=ErrorType.SERVER,
     )
-
-
-def lateness_fields(lateness: Lateness) -> dict[str, float] | None:
-    """Of the last minute's decisions, in ms; None where there was none."""
-    quantiles = lateness.quantiles(0.5, 0.95)
-    if quantiles is None:
-        return None
-    p50, p95 = (round(seconds * 1000, 1) for seconds in quantiles)
-    return {"p50_ms": p50, "p95_ms": p95}
-
-
-def _recording_fields(options: StoreOptions | None) -> dict[str, Any]:
-    if options is None:
-        return {"is_on": False, "may_share": False, "max_mb": 0}
-    return {"is_on": True, "may_share": options.may_share, "max_mb": options.max_mb}
 
 
 async def _end(websocket: WebSocket, kind: WireKind, end: ConnectionEnd) -> None:

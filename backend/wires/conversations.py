@@ -15,9 +15,9 @@ from backend.conversation.conversation import Conversation
 from backend.conversation.events import ConversationEnded, ConversationEvent, EndReason
 from backend.conversation.keeping import KeptPast
 from backend.conversation.model_session import SessionOpener
+from backend.counts import ConversationCounts
 from backend.errors import AudioInteractionError, EngineFailedError, SessionLimitError
 from backend.journal import Journal, JournalError, JournalRecord
-from backend.lateness import Lateness
 from backend.recordings.live import Recordings
 from backend.timing import WorkTime
 from backend.wires.errors import (
@@ -174,8 +174,7 @@ class Conversations:
         self.time = time
         self.loop_time = LoopTime(time)
         """Of which each socket may take its share."""
-        self.lateness = Lateness(time.now)
-        """Of the decisions in all of them."""
+        self.counts = ConversationCounts(time.now)
         self._engine = engine
         self._kept_seconds = kept_seconds
         self._recordings = recordings
@@ -197,7 +196,7 @@ class Conversations:
         """
         line = Line(request.wire)
         keeper = self._keeper(line, generation=1)
-        options = replace(request.options, lateness=self.lateness, is_kept=keeper is not None)
+        options = replace(request.options, counts=self.counts, is_kept=keeper is not None)
         opening = Conversation.open(
             self._engine, request.defaults, options, line.tell, self.time, self._recordings
         )
@@ -213,7 +212,8 @@ class Conversations:
     ) -> Attachment:
         with ExitStack() as until_kept:
             until_kept.callback(self.admission.leave, place)
-            conversation = await _opened(opening)
+            conversation = await self._opened(opening)
+            self.counts.num_begun += 1
             kept = KeptConversation(Attachment(conversation, line, generation=generation), keeper)
             self._kept[line.wire.key.session_id] = kept
             kept.keeping = asyncio.create_task(self._keep(kept))
@@ -293,7 +293,7 @@ class Conversations:
         outbox: Outbox[Any] = Outbox.taken_up(wire.encode, record.num_messages, record.messages)
         line = Line(wire, outbox)
         keeper = self._keeper(line, record.generation)
-        options = replace(request.options, lateness=self.lateness, is_kept=True)
+        options = replace(request.options, counts=self.counts, is_kept=True)
         taking_up = Conversation.take_up(self._engine, past, options, line.tell, self.time)
         return await self._hold(place, line, keeper, taking_up, record.generation)
 
@@ -423,6 +423,7 @@ class Conversations:
         except* Exception:
             # What breaks one conversation ends it and no other.
             logger.exception("a conversation failed")
+            self.counts.num_failures += 1
             conversation.fail(SESSION_FAILURE)
         finally:
             del self._kept[kept.holder.line.wire.key.session_id]
@@ -444,6 +445,21 @@ class Conversations:
             kept.holder.is_lost.set()
             kept.is_over.set()
 
+    async def _opened(self, opening: Coroutine[None, None, Conversation]) -> Conversation:
+        try:
+            return await opening
+        except SessionLimitError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
+        except EngineFailedError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
+        except AudioInteractionError as error:
+            raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
+        except Exception as error:
+            # A device that has no memory left, say: others converse on.
+            logger.exception("a conversation could not be opened")
+            self.counts.num_failures += 1
+            raise ConnectionEnd(session_failed(), CloseCode.SESSION_FAILED) from error
+
     async def _abandon(self, kept: KeptConversation) -> None:
         await self.time.sleep(self._kept_seconds)
         kept.is_over.set()
@@ -452,18 +468,3 @@ class Conversations:
 def _has_token(kept: KeptConversation, resume_token: str) -> bool:
     expected = kept.holder.line.wire.key.resume_token
     return secrets.compare_digest(expected.encode(), resume_token.encode())
-
-
-async def _opened(opening: Coroutine[None, None, Conversation]) -> Conversation:
-    try:
-        return await opening
-    except SessionLimitError as error:
-        raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
-    except EngineFailedError as error:
-        raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
-    except AudioInteractionError as error:
-        raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
-    except Exception as error:
-        # A device that has no memory left, say: others converse on.
-        logger.exception("a conversation could not be opened")
-        raise ConnectionEnd(session_failed(), CloseCode.SESSION_FAILED) from error

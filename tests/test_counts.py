@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from backend.lateness import FINENESS, NUM_SLICES, SLICE_SECONDS, Lateness
+from backend.counts import FINENESS, NUM_SLICES, SLICE_SECONDS, Lateness
 
 
 class Clock:
