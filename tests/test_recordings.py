@@ -1,8 +1,10 @@
 """What a server records: from the wire into files, whatever happens meanwhile."""
 
+import errno
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from backend.cli.exits import EXIT_ERROR
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.conversation.timeline import Timeline
 from backend.engine import Engine
+from backend.engine.core import EngineCore
 from backend.errors import RecordingError
 from backend.events import TurnStatus
 from backend.model.checkpoint import Checkpoint
@@ -22,7 +25,7 @@ from backend.protocol import Emotion
 from backend.recordings.live import Stopped, StopReason
 from backend.recordings.packing import pack_copy
 from backend.recordings.reader import SessionFile
-from backend.recordings.recorder import _Writer
+from backend.recordings.recorder import Recorder, _Writer, describe
 from backend.recordings.records import BargeInRecord, SettingsRecord, TypedRecord
 from backend.recordings.replay import Verifier
 from backend.recordings.store import RecordingStore, StoreOptions
@@ -31,7 +34,7 @@ from backend.trace import Cause
 from backend.wires.realtime.session import Dialect
 from tests.conftest import SAMPLES
 from tests.recorded import RecordedHouse, recorded_house
-from tests.recording import noise_chunks
+from tests.recording import noise_chunks, run
 from tests.scripted import ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.scripted_voices import Cast
 from tests.sockets import Visitor, WireEvent, settle
@@ -277,6 +280,18 @@ async def test_deleting_one_that_goes_on(tmp_path: Path) -> None:
         assert names(tmp_path) == []
         await ask(visitor)
         assert names(tmp_path) == []
+
+
+async def test_deleting_one_that_goes_on_at_another_server(tmp_path: Path) -> None:
+    async with recorded_house(ScriptedEngine([REPLY]), tmp_path) as house:
+        visitor = house.talk("Regretted")
+        started = await visitor.until("recording.started")
+        store(tmp_path).delete(started["recording_id"])
+        visitor.append(tone(0.8))
+        stopped = await visitor.until("recording.stopped")
+        assert (stopped["reason"], stopped["bytes"]) == ("deleted", 0)
+        assert names(tmp_path) == []
+        await ask(visitor)
 
 
 async def test_a_folder_that_cannot_be_read_ends_the_recording(
@@ -691,3 +706,103 @@ def test_links_are_nobody_elses_on_this_machine(tmp_path: Path) -> None:
 async def _stop(house: RecordedHouse, visitor: Visitor) -> WireEvent:
     visitor.send("recording.stop")
     return await visitor.until("recording.stopped")
+
+
+# Several servers of one folder
+
+
+def going_on(kept: RecordingStore, checkpoint: Checkpoint) -> Recorder:
+    """A recording in which two chunks were heard, and which has not ended."""
+    _, path = kept.new_path()
+    core = EngineCore(checkpoint, EngineConfig(num_slots=1))
+    manifest = describe(checkpoint, SessionSettings(), core.max_positions)
+    recorder = Recorder(path, manifest, lambda _: None, take_room=kept.take_room)
+    session = core.open(SessionSettings(), recorder)
+    for chunk in noise_chunks(2):
+        core.hear(session, chunk)
+    run(core)
+    return recorder
+
+
+def test_no_server_tidies_away_or_packs_what_another_one_records(
+    tmp_path: Path, embedded_checkpoint: Checkpoint
+) -> None:
+    mine, other = store(tmp_path), store(tmp_path)
+    recorder = going_on(mine, embedded_checkpoint)
+    (recording_id,) = other.unpacked()
+    other.tidy()
+    other.pack(recording_id, lambda *_: pytest.fail("it is packed while it goes on"))
+    assert (other.is_held(recording_id), other.ids()) == (True, [recording_id])
+    recorder.close()
+    assert (other.is_held(recording_id), other.unpacked()) == (False, [])
+    with SessionFile(other.find(recording_id)) as file:
+        assert (file.is_complete, file.num_chunks) == (True, 2)
+
+
+def test_what_another_server_deletes_is_gone_and_does_not_come_back(
+    tmp_path: Path, embedded_checkpoint: Checkpoint
+) -> None:
+    mine, other = store(tmp_path), store(tmp_path)
+    recorder = going_on(mine, embedded_checkpoint)
+    (recording_id,) = other.ids()
+    other.delete(recording_id)
+    recorder.hears(noise_chunks(1)[0])
+    assert recorder.close() is None
+    assert recorder.failure is not None
+    assert names(tmp_path) == []
+
+
+def test_servers_of_one_folder_lose_no_link_of_each_others(tmp_path: Path) -> None:
+    stores = [store(tmp_path, may_share=True) for _ in range(2)]
+    ids = []
+    for each in stores:
+        recording_id, path = each.new_path()
+        path.write_bytes(b"")
+        ids.append(recording_id)
+    with ThreadPoolExecutor() as threads:
+        made = [
+            threads.submit(each.share, recording_id, 1)
+            for _ in range(10)
+            for each, recording_id in zip(stores, ids, strict=True)
+        ]
+        links = {link.result()[0] for link in made}
+    assert links == {*stores[0].shares_of(ids[0]), *stores[1].shares_of(ids[1])}
+    assert all(stores[1].find_shared(link).exists() for link in links)
+
+
+def test_servers_of_one_folder_share_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = store(tmp_path, max_mb=5.0), store(tmp_path, max_mb=5.0)
+    mine.new_path()
+    other.new_path()[1].write_bytes(bytes(4_900_000))
+    monkeypatch.setattr("backend.recordings.store.COUNT_SECONDS", 0.0)
+    with pytest.raises(OSError, match="have reached 5 MB"):
+        mine.take_room(200_000)
+
+
+def test_what_was_cut_off_is_packed_when_there_is_room_again(
+    tmp_path: Path, embedded_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def pack(folder: Path, packed: Path) -> None:
+        with SessionFile(folder) as file:
+            pack_copy(file, packed)
+
+    kept = store(tmp_path)
+    recorder = going_on(kept, embedded_checkpoint)
+    monkeypatch.setattr("backend.recordings.recorder.pack", full)
+    assert recorder.close() is None
+    (recording_id,) = kept.unpacked()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=0))
+    kept.pack(recording_id, pack)
+    assert kept.unpacked() == [recording_id]
+    monkeypatch.undo()
+    kept.pack(recording_id, pack)
+    assert names(tmp_path) == [f"{recording_id}.aisession"]
+    assert kept.find(recording_id).stat().st_mode & 0o777 == 0o600
+    with SessionFile(kept.find(recording_id)) as file:
+        assert (file.is_complete, file.num_chunks) == (True, 2)

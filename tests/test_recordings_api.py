@@ -27,7 +27,7 @@ from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.errors import CheckpointError, RecordingError, SessionFileError
 from backend.model.checkpoint import Checkpoint, load_checkpoint
-from backend.recordings.cache import Kept, RecordingCache
+from backend.recordings.cache import Kept, RecordingCache, Turns
 from backend.recordings.export import ExportFormat
 from backend.recordings.forks import AlsoCheckpoint, Forks
 from backend.recordings.live import Recordings
@@ -41,7 +41,6 @@ from backend.recordings.store import (
     StoreOptions,
     no_such_recording,
 )
-from backend.recordings.turns import Turns
 from backend.recordings.work import Artifact, Order, Outcome
 from backend.recordings.workers import Stop, Workers
 from backend.serving.access import Doorkeeper

@@ -1,25 +1,36 @@
 """Use recordings that may be packed or deleted meanwhile, and keep what was made of them."""
 
 import asyncio
+import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from cachetools import LRUCache
 
-from backend.errors import SessionFileError
+from backend.errors import RecordingError, SessionFileError
 from backend.recordings.export import ExportFormat
 from backend.recordings.reader import SessionFile, size_of
-from backend.recordings.store import needing_room, no_such_recording
-from backend.recordings.turns import Turns
+from backend.recordings.store import (
+    LEAST_ROOM_BYTES,
+    RecordingStore,
+    needing_room,
+    no_such_recording,
+)
 from backend.recordings.work import NAME, Artifact, Facts, Order
 from backend.recordings.workers import Stop, Workers, WorkStoppedError
 
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 200
+MAX_WAITING_EACH = 32
+"""From one address; behind a proxy that is not trusted all have the same."""
 NUM_AT_ONCE = 2
 """Recordings that are gone through, or of which something is made."""
 MAX_FACTS = 4000
@@ -30,6 +41,8 @@ MAX_KEPT_BYTES = 1_000_000_000
 """Of all that was made and is kept, those that are being sent among them."""
 SHARE_OF_DISK = 4
 """One in so many free bytes may be used up by one product."""
+TIDY_SECONDS = 60.0
+"""Between two looks at a folder of recordings."""
 MADE = "made"
 
 Find = Callable[[], Path]
@@ -119,6 +132,40 @@ class Sending:
     """Ends it before its end."""
 
 
+class Turns:
+    """Hands out turns in the order in which they were asked for, but one at a time to an address.
+
+    Args:
+        num_at_once: how many have theirs at the same time.
+    """
+
+    def __init__(self, num_at_once: int) -> None:
+        self._free = asyncio.Semaphore(num_at_once)
+        self._of_address: dict[str, asyncio.Lock] = {}
+        self._num_from: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Wait for a turn, and have it while the block runs.
+
+        Raises:
+            RecordingError: too many wait.
+        """
+        if self._num_from[address] >= MAX_WAITING_EACH or self._num_from.total() >= MAX_WAITING:
+            raise RecordingError(
+                "the server has much to do with recordings: try again later", "too_many_requests"
+            )
+        self._num_from[address] += 1
+        own = self._of_address.setdefault(address, asyncio.Lock())
+        try:
+            async with own, self._free:
+                yield
+        finally:
+            self._num_from[address] -= 1
+            if not self._num_from[address]:
+                del self._num_from[address], self._of_address[address]
+
+
 class RecordingCache:
     """What a server's recordings are read as, made once while they are asked for.
 
@@ -199,6 +246,51 @@ class RecordingCache:
         for sending in list(self._sending):
             if sending.recording_id == recording_id and sending.give_up is not None:
                 sending.give_up()
+
+    async def keep_tidy(self, store: RecordingStore) -> None:
+        """Look after a folder for as long as the task runs, also for what other servers do there.
+
+        What was cut off is packed once there is room for it, and of what was deleted nothing is
+        kept.
+        """
+        unreadable: set[str] = set()
+        while True:
+            try:
+                await asyncio.to_thread(store.tidy)
+                for recording_id in await asyncio.to_thread(store.unpacked):
+                    if recording_id not in unreadable:
+                        try:
+                            await self._pack(store, recording_id)
+                        except (SessionFileError, RecordingError, WorkStoppedError) as error:
+                            unreadable.add(recording_id)
+                            logger.warning("a recording stays a folder: %s", error)
+                there = set(await asyncio.to_thread(store.ids))
+            except OSError as error:
+                logger.warning("the recordings cannot be looked after: %s", error.strerror)
+            else:
+                versions = {*self._facts, *(version for version, _ in self._kept)}
+                ours = {v.recording_id for v in versions if v.path.parent == store.options.folder}
+                for recording_id in ours - there:
+                    self.forget(recording_id)
+            await asyncio.sleep(TIDY_SECONDS)
+
+    async def _pack(self, store: RecordingStore, recording_id: str) -> None:
+        stop = Stop()
+
+        def pack(folder: Path, packed: Path) -> None:
+            most = 2 * size_of(folder) + LEAST_ROOM_BYTES
+            order = Order(path=folder, wanted=Artifact.WHOLE, output=packed, max_bytes=most)
+            self._workers.carry_out(order, stop)
+
+        self._going[stop] = recording_id
+        try:
+            packing = asyncio.get_running_loop().run_in_executor(
+                self._threads, store.pack, recording_id, pack
+            )
+            await asyncio.shield(packing)
+        finally:
+            del self._going[stop]
+            stop.set()
 
     async def end(self) -> None:
         """The server ends: stop everything, and keep nothing."""

@@ -95,8 +95,8 @@ class Recordings:
             logger.warning("nothing can be recorded: %s", error)
 
     def is_live(self, recording_id: str) -> bool:
-        """Whether it goes on."""
-        return recording_id in self._going
+        """Whether it goes on, here or at another server of the same folder."""
+        return recording_id in self._going or self.store.is_held(recording_id)
 
     async def begin(
         self,
@@ -204,6 +204,8 @@ class Recordings:
         try:
             num_bytes = await asyncio.to_thread(self._pack, live)
             failure = live.recorder.failure
+            if live.recorder.is_deleted:
+                reason, failure = StopReason.DELETED, None
         except Exception as error:  # whatever it is, the client is told
             logger.warning("a recording's file cannot be looked at: %r", error)
             failure = "the recording has ended, and its file cannot be looked at"

@@ -51,6 +51,8 @@ MICROPHONE = "microphone"
 REPLIES = "replies"
 LIVE_SUFFIX = ".live"
 """Of the folder that a recording is until it is packed."""
+LOCK = "lock"
+"""In that folder: held by the process that records it or packs it, and by none once that ended."""
 
 MAX_HOURS = 12
 MAX_CHUNKS = int(MAX_HOURS * 3600 / CHUNK_SECONDS)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from backend.audio import float_to_pcm16, pcm16_to_float
 from backend.config import CHUNK_SAMPLES, VERSION, SamplingConfig, SessionSettings
@@ -32,6 +33,7 @@ from backend.recordings.packing import Track, pack, pack_copy
 from backend.recordings.reader import (
     EVENTS,
     LIVE_SUFFIX,
+    LOCK,
     MANIFEST,
     MAX_CHUNKS,
     MAX_EVENTS_BYTES,
@@ -69,6 +71,7 @@ MAX_OPEN_REPLIES = 4
 """Spoken replies whose files are open at once: a process may have about a thousand open."""
 _FOLDER_MODE = 0o700
 """Closed to other users of this machine."""
+_LOCK_MODE = 0o600
 
 Notice = Callable[[str], None]
 TakeRoom = Callable[[int], None]
@@ -186,6 +189,8 @@ class Recorder:
         self.path = Path(path)
         self.failure: str | None = None
         """Why it had to end, or could not be packed; without a place, unlike the notice."""
+        self.is_deleted = False
+        """Its folder was removed while it went on, by another server of the same one, say."""
         self.folder = self.path.with_name(self.path.name + LIVE_SUFFIX)
         self._notice = notice
         self._clock = clock
@@ -363,6 +368,7 @@ class Recorder:
         try:
             is_whole = self._write_all()
         except Exception as error:  # whatever it is, the client is told at once
+            self.is_deleted = not self.folder.exists()
             reason = _reason(error)
             self._give_up(reason)
             if self._state is _RecorderState.CLOSED:
@@ -375,11 +381,14 @@ class Recorder:
             else:
                 self._writer.pack_beginning(self.path)
         except Exception as error:  # as before
+            self.is_deleted = self.is_deleted or (is_whole and not self.folder.exists())
             reason = _reason(error)
             if is_whole:
                 self._tell(f"the recording could not be packed: {reason}", self.folder)
             else:
                 logger.warning("what was recorded is not packed: %s", reason)
+        finally:
+            self._writer.let_go()
 
     def _write_all(self) -> bool:
         """Write until the end; whether it has come to that."""
@@ -429,6 +438,7 @@ class _Writer:
         self._track_names: dict[str, None] = {}
         """All that there are, in the order in which they began."""
         self._events: BinaryIO | None = None
+        self._lock = FileLock(folder / LOCK, 0, _LOCK_MODE, thread_local=False)
         self._num_chunks = 0
         self._num_event_bytes = 0
 
@@ -440,6 +450,7 @@ class _Writer:
         """
         self._folder.mkdir(_FOLDER_MODE, parents=True)
         try:
+            self._lock.acquire()
             (self._folder / MANIFEST).write_text(self._manifest.model_dump_json(indent=1), "utf-8")
             self._events = (self._folder / EVENTS).open("xb")
             self._open_track(MICROPHONE)
@@ -450,7 +461,12 @@ class _Writer:
     def give_back(self) -> None:
         """Nothing is recorded after all: nothing stays open, or behind."""
         self.close()
+        self.let_go()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def let_go(self) -> None:
+        """From now on others may pack or remove the folder."""
+        self._lock.release()
 
     def write(self, fact: _Fact) -> None:
         """Write a fact down; `flush` makes sure of it."""
@@ -476,6 +492,8 @@ class _Writer:
 
     def flush(self) -> None:
         """Hand everything to the system, so that it outlives this process."""
+        if not self._folder.exists():
+            raise FileNotFoundError("the recording was deleted")
         # The sound first: a decision without its sound cannot be repeated.
         for track in self._tracks.values():
             track.flush()
@@ -533,6 +551,7 @@ class _Writer:
             # Its bytes may be those that the disk lacks.
             packed.unlink(missing_ok=True)
             raise
+        self.let_go()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_track(self, name: str) -> BinaryIO:

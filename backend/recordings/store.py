@@ -1,12 +1,13 @@
 """Where a server's recordings lie: those of its users, and the gallery that ships with the project.
 
-Who knows a recording's id may read and delete it. Safe to be used by several threads. Nothing is
-made before something is recorded.
+Who knows a recording's id may read and delete it. Safe to be used by several threads, and
+by several servers of one folder. Nothing is made before something is recorded.
 """
 
 import errno
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -15,13 +16,14 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from backend.errors import RecordingError
@@ -32,7 +34,14 @@ from backend.recordings.annotations import (
     annotated,
     write_annotations,
 )
-from backend.recordings.reader import LIVE_SUFFIX, Checked, SessionFile, size_of
+from backend.recordings.reader import (
+    LIVE_SUFFIX,
+    LOCK,
+    MANIFEST,
+    Checked,
+    SessionFile,
+    size_of,
+)
 from backend.recordings.transcript import read_transcript
 
 logger = logging.getLogger(__name__)
@@ -40,7 +49,14 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".aisession"
 PART_SUFFIX = ".part"
 """Of an upload that is not complete."""
+DELETED_SUFFIX = ".deleted"
+"""Of a folder that is being removed."""
 SHARES = "shares.json"
+SHARES_LOCK = "shares.lock"
+SHARES_LOCK_SECONDS = 10.0
+"""To wait for another server that changes them: that takes milliseconds."""
+COUNT_SECONDS = 30.0
+"""Between two looks at what other servers have written into the folder."""
 ID_BYTES = 24
 LEAST_ROOM_BYTES = 4_000_000
 """About two minutes: with less room, of the limit or on the disk, no recording starts."""
@@ -99,6 +115,7 @@ class RecordingStore:
         self._changing = threading.Lock()
         self._annotating = threading.Lock()
         self._num_bytes = 0
+        self._counted_at = -math.inf
 
     # What lies there
 
@@ -142,25 +159,86 @@ class RecordingStore:
         self._change_shares(
             lambda shares: {k: s for k, s in shares.items() if s.recording_id != recording_id}
         )
+        live = self._live(recording_id)
+        removed = live.with_name(f"{recording_id}{DELETED_SUFFIX}")
         try:
+            # In one go, so that whoever records or packs it finds it gone and not half of it; and
+            # before the file, which may be about to take its place.
+            if live.is_dir():
+                live.rename(removed)
             self._packed(recording_id).unlink(missing_ok=True)
-            if self._live(recording_id).is_dir():
-                shutil.rmtree(self._live(recording_id))
+            if removed.exists():
+                shutil.rmtree(removed)
         except OSError as error:
             raise _cannot("the recording cannot be deleted", error) from error
         self.count()
 
     def tidy(self) -> None:
-        """Remove what a server that was killed left behind and that is of no use."""
+        """Remove what a server that was killed left behind and that is of no use.
+
+        What other servers are about to write stays.
+        """
         if not self._folder.is_dir():
             return
         for recording_id in self.ids():
             if self._packed(recording_id).exists() and self._live(recording_id).is_dir():
                 # It was packed, and the folder not removed any more.
                 shutil.rmtree(self._live(recording_id), ignore_errors=True)
+        for removed in self._folder.glob(f"*{DELETED_SUFFIX}"):
+            shutil.rmtree(removed, ignore_errors=True)
         for part in self._folder.glob(f"*{PART_SUFFIX}"):
-            if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
-                part.unlink(missing_ok=True)
+            # It may be complete by now, or another server's to remove.
+            with suppress(FileNotFoundError):
+                if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
+                    part.unlink()
+
+    def is_held(self, recording_id: str) -> bool:
+        """Whether some server records or packs it now."""
+        try:
+            with self._hold(recording_id):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            # It is packed, or deleted.
+            return False
+
+    def pack(self, recording_id: str, pack: Callable[[Path, Path], None]) -> None:
+        """Make a file of a recording that was cut off, unless it goes on or there is no room yet.
+
+        Args:
+            recording_id: that of a folder.
+            pack: makes one file of the first path at the second.
+
+        Raises:
+            SessionFileError: it cannot be read.
+            RecordingError: the server failed on it.
+        """
+        folder = self._live(recording_id)
+        with suppress(Timeout, FileNotFoundError), self._hold(recording_id):
+            if not (folder / MANIFEST).exists():
+                # It was cut off before anything was heard.
+                shutil.rmtree(folder)
+                return
+            if shutil.disk_usage(folder).free < 2 * size_of(folder) + LEAST_ROOM_BYTES:
+                return
+            packed = folder / "packed"
+            packed.unlink(missing_ok=True)
+            packed.touch(PRIVATE_MODE)
+            pack(folder, packed)
+            os.replace(packed, self._packed(recording_id))
+        self.tidy()
+
+    def unpacked(self) -> list[str]:
+        """The ids of recordings that are folders: they go on, or could not be packed."""
+        return [each for each in self.ids() if self._live(each).is_dir()]
+
+    def _hold(self, recording_id: str) -> AbstractContextManager[object]:
+        lock = self._live(recording_id) / LOCK
+        if not lock.exists():
+            # One of before there were locks belongs to nobody who lives.
+            return nullcontext()
+        return FileLock(lock, 0, PRIVATE_MODE).acquire()
 
     # What is said of it
 
@@ -235,6 +313,8 @@ class RecordingStore:
         Raises:
             OSError: there is no room for it.
         """
+        if time.monotonic() - self._counted_at > COUNT_SECONDS:
+            self.count()
         with self._changing:
             if self._num_bytes + num_bytes > self._max_bytes:
                 raise OSError(
@@ -255,6 +335,7 @@ class RecordingStore:
             raise _cannot("what is recorded cannot be measured", error) from error
         with self._changing:
             self._num_bytes = num_bytes
+            self._counted_at = time.monotonic()
         return num_bytes
 
     # Shares
@@ -325,11 +406,11 @@ class RecordingStore:
         return {k: share for k, share in shares.items() if share.expires_at > self._now()}
 
     def _change_shares(self, change: Callable[[dict[str, Share]], dict[str, Share]]) -> None:
-        with self._changing:
-            before = self._read_shares()
-            after = change(before)
-            if after == before:
-                return
+        before = self._read_shares()
+        if change(before) == before:
+            return
+        with self._changing, self._locked_shares():
+            after = change(self._read_shares())
             new = self._folder / f"{SHARES}.new"
             try:
                 # Only who may read the folder is to know the ids, also where others made it.
@@ -339,6 +420,15 @@ class RecordingStore:
                 os.replace(new, self._folder / SHARES)
             except OSError as error:
                 raise _cannot("the links of this server cannot be written", error) from error
+
+    @contextmanager
+    def _locked_shares(self) -> Iterator[None]:
+        """Keep other servers from changing them."""
+        try:
+            with FileLock(self._folder / SHARES_LOCK, SHARES_LOCK_SECONDS, PRIVATE_MODE):
+                yield
+        except (OSError, Timeout) as error:
+            raise _cannot("the links of this server cannot be changed", error) from error
 
     @property
     def _max_bytes(self) -> float:

@@ -135,6 +135,7 @@ class RecordingsApi:
         self._recordings = recordings
         self._forks = forks
         self._cache = RecordingCache(workers)
+        self._tidying: asyncio.Task[None] | None = None
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes, and how errors are told."""
@@ -171,8 +172,16 @@ class RecordingsApi:
             app.add_exception_handler(error, _tell)
         app.add_exception_handler(ClientDisconnect, _tell_nobody)
 
+    async def begin(self) -> None:
+        """The server begins: its folder of recordings is looked after."""
+        if self._recordings is not None:
+            tidying = self._cache.keep_tidy(self._recordings.store)
+            self._tidying = asyncio.create_task(tidying)
+
     async def end(self) -> None:
         """The server ends: nothing that was made is kept."""
+        if self._tidying is not None:
+            self._tidying.cancel()
         await self._cache.end()
 
     def _add_readers(self, router: APIRouter, prefix: str, find: Callable[[str], Path]) -> None:
@@ -258,7 +267,7 @@ class RecordingsApi:
         async def summary(source: str, request: Request) -> Response:
             facts = await self._facts(request, lambda: find(source))
             path = await asyncio.to_thread(find, source)
-            told = facts.summary | {"is_live": self._is_live(path)}
+            told = facts.summary | {"is_live": await asyncio.to_thread(self._is_live, path)}
             return JSONResponse(told, headers=PRIVATE)
 
         return summary
@@ -275,7 +284,7 @@ class RecordingsApi:
             {"share_id": share_id, "expires_at": share.expires_at.isoformat()}
             for share_id, share in shares.items()
         ]
-        is_live = self._required().is_live(source)
+        is_live = await asyncio.to_thread(self._required().is_live, source)
         return JSONResponse(facts.summary | {"is_live": is_live, "shares": told}, headers=PRIVATE)
 
     async def _facts(self, request: Request, find: Find) -> Facts:

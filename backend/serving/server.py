@@ -266,11 +266,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if recordings is not None:
-            await asyncio.to_thread(recordings.store.tidy)
             # Nobody waits for it, not even who ends the server.
             threading.Thread(target=recordings.get_ready, daemon=True).start()
         if service.joe is not None:
             service.joe.get_ready()
+        await api.begin()
         async with gradio.app.router.lifespan_context(gradio.app):
             if membership is None:
                 yield
