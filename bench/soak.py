@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import aiohttp
@@ -46,6 +47,8 @@ PATIENCE_SECONDS = 30.0
 """For the last decisions and replies, and until all places are free."""
 MAX_LATENESS = 1.5
 """How much later 95 of 100 decisions may be than before the strangers came."""
+WARM_MINUTES = 5
+"""Until all contexts are full and every library is loaded: what grows later is a leak."""
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -338,6 +341,21 @@ def report_soak(minutes: float) -> None:
             raise BenchError("; ".join(faults) + f"\nthe server's log:\n{told[-4000:]}")
 
 
+def growth_of(looks: Sequence[InUse]) -> float | None:
+    """How much more memory was in use in the last third of the time after warming up.
+
+    Args:
+        looks: at the beginning, after each minute, and when all had gone.
+
+    Returns:
+        a share of that in the first third; None where the time was too short to tell.
+    """
+    warm = [look.resident_mib for look in looks[WARM_MINUTES:-1]]
+    if not (count := len(warm) // 3):
+        return None
+    return median(warm[-count:]) / median(warm[:count]) - 1
+
+
 def p95(figures: SoakFigures, *, is_quiet: bool) -> float:
     """How late 95 of 100 decisions are at most, in milliseconds."""
     return float(np.percentile(figures.late_ms(is_quiet=is_quiet), 95))
@@ -373,6 +391,8 @@ def show_look(minute: int, look: InUse) -> None:
 def show_soak(figures: SoakFigures) -> None:
     """Print all of it."""
     show_look(len(figures.looks) - 1, figures.looks[-1])
+    if (growth := growth_of(figures.looks)) is not None:
+        print(f"memory grew by {100 * growth:.1f} % after minute {WARM_MINUTES}")
     sent = sum(talker.num_sent for talker in figures.talkers)
     decided = sum(len(talker.late_ms) for talker in figures.talkers)
     replies = sum(len(talker.replies) for talker in figures.talkers)

@@ -13,7 +13,16 @@ from backend.recordings.store import StoreOptions
 from backend.serving.server import ServingOptions
 from bench.hostile import DEEDS, Strength
 from bench.serving import Served
-from bench.soak import ACCESS_KEY, faults_of, show_soak, soak, talkers
+from bench.soak import (
+    ACCESS_KEY,
+    WARM_MINUTES,
+    InUse,
+    faults_of,
+    growth_of,
+    show_soak,
+    soak,
+    talkers,
+)
 from tests.serving import serving
 
 SHORT = Strength(
@@ -60,3 +69,12 @@ def test_people_talk_while_strangers_do_what_they_can(
     assert not [name for name in os.listdir(tmp_path / "recordings") if name.endswith(".part")]
     show_soak(figures)
     assert "2 recordings verified of 2" in capsys.readouterr().out
+
+
+def test_growth_is_told_of_memory_after_warming_up() -> None:
+    def looks(*resident_mib: float) -> list[InUse]:
+        return [InUse(0, 0, 0, "?", 0, 0, mib) for mib in resident_mib]
+
+    warming = [500.0, 700, 900, 1000, 1005][:WARM_MINUTES]
+    assert growth_of(looks(*warming, 1000, 1010, 500)) is None
+    assert growth_of(looks(*warming, 1000, 1400, 1020, 500)) == pytest.approx(0.02)
