@@ -402,4 +402,4 @@ def test_version_and_a_command_that_there_is_not(capsys: pytest.CaptureFixture[s
     assert VERSION in capsys.readouterr().out
     with pytest.raises(SystemExit):
         app.main(["bogus"])
-    assert "there is no command 'bogus': there are serve, talk," in capsys.readouterr().err
+    assert "there is no command 'bogus': there are serve, cluster, talk," in capsys.readouterr().err

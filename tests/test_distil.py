@@ -18,8 +18,10 @@ from backend.training import broad_speech
 from backend.training.align import AlignedClip, ClipKind
 from backend.training.augment import random_noise
 from backend.training.broad_speech import (
+    ASKED_SPEECH_OF_A_PIECE,
     DEVELOPMENT_VOICES,
     HELD_OUT_KOKORO_VOICES,
+    SPEECH_OF_A_PIECE,
     TRAINING_VOICES,
     SpeechClip,
     SpeechStore,
@@ -272,9 +274,10 @@ def test_pieces_that_are_there_are_not_read_again(
     keep_training_speech(store, data, 1, seed=1)
     of_one = len(read)
     keep_training_speech(store, data, 2, seed=1)
-    assert store.names() == ["00000", "00001", "short-000"]
-    assert len(read) > 2 * of_one
-    assert len(store.read("00000")) == of_one / 2
+    assert store.names() == ["00000", "00001", "asked-000", "short-000"]
+    assert of_one == sum(SPEECH_OF_A_PIECE.values()) + sum(ASKED_SPEECH_OF_A_PIECE.values())
+    assert len(read) > 1.5 * of_one
+    assert len(store.read("00000")) == sum(SPEECH_OF_A_PIECE.values()) / 2
 
 
 # Lessons

@@ -17,7 +17,7 @@ from backend.training.augment import rms
 from backend.training.compare import (
     AN_HOUR,
     OUTSIDE_WORDS,
-    Comparison,
+    CheckpointComparison,
     Figure,
     false_replies_an_hour,
     half,
@@ -340,7 +340,7 @@ def test_a_comparison_puts_checkpoints_side_by_side_with_what_is_to_be_reached()
     assert (quiet.value, quiet.low) == (0.0, 0.0)
     assert quiet.high == pytest.approx(14.8, abs=0.2)  # the exact Poisson bound is 3.69 in 15 min
     words = Figure(OUTSIDE_WORDS, 300, 0.31, 0.26, 0.37)
-    comparison = Comparison(
+    comparison = CheckpointComparison(
         Split.DEVELOPMENT, 15.0, 130.0, {"embedded": [few, quiet], "mine": [many, words]}
     )
     rows = [row.split(" | ") for row in side_by_side(comparison).splitlines()[2:]]

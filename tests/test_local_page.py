@@ -156,7 +156,8 @@ def told(page: AppTest, key: str) -> dict[str, Any]:
 
 def said(page: AppTest) -> list[str]:
     """What was said and typed."""
-    return [(entry["turn"] or entry["typed"])["text"] for entry in told(page, "said")["entries"]]
+    entries = told(page, "said")["entries"]
+    return [entry[kind]["text"] for entry in entries for kind in ("turn", "typed") if kind in entry]
 
 
 def run_until(page: AppTest, condition: Callable[[], object], what: str) -> None:

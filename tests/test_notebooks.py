@@ -48,6 +48,7 @@ def test_a_session_is_studied(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_notebook_is_run() -> None:
     assert {path.name for path in EXAMPLES.glob("*.ipynb")} == {
+        "colab.ipynb",  # by test_share.py
         "stream_and_plot.ipynb",
         "study_a_session.ipynb",
     }

@@ -203,7 +203,11 @@ def send(visitor: Visitor, audio: Samples) -> None:
 
 
 def told(events: list[WireEvent]) -> list[Any]:
-    """What a client was told of what it heard and said, in order, without times and ids."""
+    """What a client was told that was decided and said, in order, without times and ids.
+
+    Without the items of the user: where sound comes faster than it is spoken, they begin and end
+    by when voice activity was looked at, which runs beside the model.
+    """
     found: list[Any] = []
     for event in events:
         match event["type"]:
@@ -213,8 +217,8 @@ def told(events: list[WireEvent]) -> list[Any]:
                 found.append((kind, event["response"]["status"]))
             case "response.output_text.delta" | "response.output_audio_transcript.delta":
                 found.append(event["delta"])
-            case "conversation.item.added":
-                found.append(event["item"]["role"])
+            case "conversation.item.added" if event["item"]["role"] == "assistant":
+                found.append("assistant")
     return found
 
 

@@ -122,7 +122,7 @@ def thinned(items: list[Item], most: int) -> list[Item]:
     return items if len(items) <= most else random.Random(most).sample(items, most)
 
 
-class Side:
+class ComparedCheckpoint:
     """What a comparison hears of one split.
 
     Args:
@@ -354,7 +354,7 @@ def false_replies_an_hour(name: str, replies: int, minutes: float) -> Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class CheckpointComparison:
     """All figures of all checkpoints."""
 
     split: Split
@@ -368,7 +368,7 @@ class Comparison:
 
 def compare(
     sources: Sequence[str], held_out: HeldOut, split: Split, most: int, minutes: float
-) -> Comparison:
+) -> CheckpointComparison:
     """Every checkpoint in every test.
 
     Args:
@@ -379,7 +379,7 @@ def compare(
         minutes: length of what needs no answer.
     """
     began = time.monotonic()
-    heard = Side(held_out, split, most)
+    heard = ComparedCheckpoint(held_out, split, most)
     tests = [(test, thinned(test.trials(), most)) for test in heard.tests()]
     say_again = thinned(held_out.asked(SaidKind.REPEATED, split), most)
     nothing = heard.nothing_to_answer(minutes)
@@ -389,7 +389,7 @@ def compare(
         + live_words(source, speech)
         for source in sources
     }
-    return Comparison(split, minutes, round(time.monotonic() - began, 1), figures)
+    return CheckpointComparison(split, minutes, round(time.monotonic() - began, 1), figures)
 
 
 def half(recordings: list[LabelledRecording], split: Split) -> list[LabelledRecording]:
@@ -397,7 +397,7 @@ def half(recordings: list[LabelledRecording], split: Split) -> list[LabelledReco
     return [recording for recording in recordings if side(recording.file, 0.5) is split]
 
 
-def side_by_side(comparison: Comparison) -> str:
+def side_by_side(comparison: CheckpointComparison) -> str:
     """All figures as Markdown."""
     named = {
         source: {figure.test: figure for figure in figures}

@@ -194,32 +194,38 @@ class Conversations:
         Raises:
             ConnectionEnd: the engine cannot open it; the place is given back.
         """
-        line = Line(request.wire)
-        keeper = self._keeper(line, generation=1)
-        options = replace(request.options, counts=self.counts, is_kept=keeper is not None)
-        opening = Conversation.open(
-            self._engine, request.defaults, options, line.tell, self.time, self._recordings
-        )
-        return await self._hold(place, line, keeper, opening, generation=1)
+        with self._until_held(place) as until_held:
+            line = Line(request.wire)
+            keeper = self._keeper(line, generation=1)
+            options = replace(request.options, counts=self.counts, is_kept=keeper is not None)
+            opening = Conversation.open(
+                self._engine, request.defaults, options, line.tell, self.time, self._recordings
+            )
+            return await self._hold(until_held, place, line, keeper, opening, generation=1)
+
+    def _until_held(self, place: Place) -> ExitStack:
+        """Gives a place back, whatever happens, if no conversation is held in it by then."""
+        until_held = ExitStack()
+        until_held.callback(self.admission.leave, place)
+        return until_held
 
     async def _hold(
         self,
+        until_held: ExitStack,
         place: Place,
         line: Line,
         keeper: RecordKeeper | None,
         opening: Coroutine[None, None, Conversation],
         generation: int,
     ) -> Attachment:
-        with ExitStack() as until_kept:
-            until_kept.callback(self.admission.leave, place)
-            conversation = await self._opened(opening)
-            self.counts.num_begun += 1
-            kept = KeptConversation(Attachment(conversation, line, generation=generation), keeper)
-            self._kept[line.wire.key.session_id] = kept
-            kept.keeping = asyncio.create_task(self._keep(kept))
-            # Whatever becomes of the task, it ends, and gives the place back.
-            kept.keeping.add_done_callback(lambda _: self._give_back(place))
-            until_kept.pop_all()
+        conversation = await self._opened(opening)
+        self.counts.num_begun += 1
+        kept = KeptConversation(Attachment(conversation, line, generation=generation), keeper)
+        self._kept[line.wire.key.session_id] = kept
+        kept.keeping = asyncio.create_task(self._keep(kept))
+        # Whatever becomes of the task, it ends, and gives the place back.
+        kept.keeping.add_done_callback(lambda _: self._give_back(place))
+        until_held.pop_all()
         return kept.holder
 
     def _keeper(self, line: Line, generation: int) -> RecordKeeper | None:
@@ -285,17 +291,15 @@ class Conversations:
         place = self.admission.enter()
         if place is None:
             raise ConnectionEnd(None, CloseCode.MOVED, "no_place_here")
-        with ExitStack() as until_held:
-            until_held.callback(self.admission.leave, place)
-            record, past = await self._taken(journal, resume, request.wire)
-            until_held.pop_all()
         wire = request.wire
-        outbox: Outbox[Any] = Outbox.taken_up(wire.encode, record.num_messages, record.messages)
-        line = Line(wire, outbox)
-        keeper = self._keeper(line, record.generation)
-        options = replace(request.options, counts=self.counts, is_kept=True)
-        taking_up = Conversation.take_up(self._engine, past, options, line.tell, self.time)
-        return await self._hold(place, line, keeper, taking_up, record.generation)
+        with self._until_held(place) as until_held:
+            record, past = await self._taken(journal, resume, wire)
+            outbox: Outbox[Any] = Outbox.taken_up(wire.encode, record.num_messages, record.messages)
+            line = Line(wire, outbox)
+            keeper = self._keeper(line, record.generation)
+            options = replace(request.options, counts=self.counts, is_kept=True)
+            taking_up = Conversation.take_up(self._engine, past, options, line.tell, self.time)
+            return await self._hold(until_held, place, line, keeper, taking_up, record.generation)
 
     async def _taken(
         self, journal: Journal, resume: Resume, wire: AnyWire
