@@ -1,9 +1,11 @@
 """Several servers side by side on Ray Serve: `python app.py cluster`."""
 
 import argparse
+import errno
 import importlib.util
 import logging
 import os
+import random
 import socket
 import tempfile
 import threading
@@ -27,6 +29,7 @@ RAY_SETTINGS = {
 HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
 }
@@ -53,7 +56,8 @@ def cluster(parsed: argparse.Namespace) -> int:
             "a cluster needs Ray: `make cluster` installs it, or pip with requirements-cluster.txt"
         )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    with tempfile.TemporaryDirectory(prefix="audio-interaction-") as folder:
+    # A socket's path has 97 characters at most, of which Ray's name of a node takes 57.
+    with tempfile.TemporaryDirectory(prefix="ai-", dir="/tmp") as folder:
         prepare_ray(Path(folder))
         with without_proxies(os.environ):
             from backend.cluster.replica import ReplicaOptions
@@ -113,8 +117,18 @@ def prepare_ray(folder: Path) -> None:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nothing listens on now, and that no outgoing connection will be given.
+
+    The system hands out ports from 32768 on (Linux; others, later ones), of which Ray takes
+    dozens between our look and the moment when its proxy binds this one.
+    """
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
