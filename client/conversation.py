@@ -357,12 +357,10 @@ class Conversation:
         """The user typed something."""
         self.entries.push(TypedEntry(text, self.seconds))
 
-    def words_heard(self, delta: str, start_seconds: float | None) -> None:
-        """The model has heard more words, from there on where that is told."""
+    def words_heard(self, delta: str, seconds: float) -> None:
+        """The model has heard a word there, or more of one."""
         if self.heard is None or self.entries.last is not self.heard:
-            if start_seconds is None:
-                start_seconds = max(0, len(self.decisions) - 1) * CHUNK_SECONDS
-            self.heard = HeardEntry(delta.lstrip(), start_seconds)
+            self.heard = HeardEntry(delta.lstrip(), seconds)
             self.entries.push(self.heard)
         else:
             self.heard.text += delta

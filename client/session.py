@@ -245,9 +245,7 @@ class Session:
             case "input_audio_buffer.speech_started":
                 self._is_active()
             case "conversation.item.input_audio_transcription.delta":
-                start_ms = event.get("audio_start_ms")
-                start_seconds = None if start_ms is None else start_ms / 1000
-                self.conversation.words_heard(event["delta"], start_seconds)
+                self.conversation.words_heard(event["delta"], event["audio_start_ms"] / 1000)
             case "conversation.item.input_audio_transcription.completed":
                 self.conversation.utterance_heard()
             case "turn.event" if event["event"] == "activity_resumed":

@@ -59,23 +59,24 @@ def told_by(transcript_of: list[object]) -> InputTranscript:
     return InputTranscript(transcript_of.append)
 
 
-def test_pieces_of_a_chunk_are_one_delta_and_speech_ends_where_all_of_it_is_decided_on() -> None:
+def test_each_word_has_its_time_and_speech_ends_where_all_of_it_is_decided_on() -> None:
     told: list[object] = []
     transcript = told_by(told)
-    transcript.hear((piece(" the", 0.1), piece(" c", 0.3)), 0.4)
+    transcript.hear((piece(" th", 0.1), piece("e", 0.18), piece(" c", 0.3)), 0.4)
     transcript.speech_stopped(SpeechStopped(end_seconds=0.6, at_seconds=1.1))
     transcript.hear((piece("at", 0.44),), 0.8)
-    assert told == [WordsHeard(0, "the c", 0.1, 0.34), WordsHeard(0, "at", 0.44, 0.48)]
+    begun = [WordsHeard(0, "the", 0.1, 0.22), WordsHeard(0, " c", 0.3, 0.34)]
+    assert told == [*begun, WordsHeard(0, "at", 0.44, 0.48)]
     transcript.hear((piece("s", 0.84), piece(" sat", 1.16)), 1.2)
-    assert told[2:] == [
+    assert told[3:] == [
         WordsHeard(0, "s", 0.84, 0.88),
         SpeechHeard(0, "the cats", 0.6),
         WordsHeard(0, " sat", 1.16, 1.2),
     ]
     transcript.utterance_ended(1.2)
-    assert told[5:] == [UtteranceHeard(0, "the cats sat")]
+    assert told[6:] == [UtteranceHeard(0, "the cats sat")]
     transcript.hear((piece(" on", 1.24),), 1.6)
-    assert told[6:] == [WordsHeard(1, "on", 1.24, 1.28)]
+    assert told[7:] == [WordsHeard(1, "on", 1.24, 1.28)]
 
 
 def test_speech_without_a_word_is_told_and_a_model_without_words_tells_nothing() -> None:

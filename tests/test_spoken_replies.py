@@ -382,6 +382,9 @@ async def test_words_are_told_with_the_item_that_they_become() -> None:
     deltas = only(events, DELTA)
     assert {event["item_id"] for event in deltas} == {committed["item_id"]}
     assert "".join(event["delta"] for event in deltas).startswith("turn left turn")
+    starts = [event["audio_start_ms"] for event in deltas]
+    assert starts == sorted(starts)
+    assert all(400 < event["audio_start_ms"] < event["audio_end_ms"] for event in deltas)
     assert events[-1]["item_id"] == committed["item_id"]
     assert events[-1]["transcript"] == "".join(event["delta"] for event in deltas)
     assert 1.0 < events[-1]["usage"]["seconds"] <= len(order()) / SAMPLE_RATE_HZ + 1.5

@@ -120,7 +120,7 @@ class ChunkDecision:
 
 @dataclass(frozen=True, slots=True)
 class WordsHeard:
-    """More was heard of the client's live audio."""
+    """A word, or more of one, was heard in the client's live audio."""
 
     utterance: int
     """Counts from 0: the one that so many others have `UtteranceEnded` before."""

@@ -68,7 +68,8 @@ class InputTranscript:
         self._hears_words = words is not None
         delta: list[HeardPiece] = []
         for piece in words or ():
-            if self._ends and self._ends[0].at_seconds < piece.start_seconds:
+            is_after_end = bool(self._ends) and self._ends[0].at_seconds < piece.start_seconds
+            if is_after_end or piece.text.startswith(" "):
                 self._add(delta)
                 delta = []
                 self._end_before(piece.start_seconds)

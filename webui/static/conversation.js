@@ -256,16 +256,14 @@ export class Conversation {
     }
   }
 
-  /** The model has heard more words; a place that is not told is that of the newest decision. */
-  wordsHeard(delta, startSeconds, endSeconds) {
-    const until = endSeconds ?? this.decisions.length * CHUNK_SECONDS;
-    const from = startSeconds ?? Math.max(0, until - CHUNK_SECONDS);
+  /** The model has heard a word, or more of one. */
+  wordsHeard(delta, seconds, endSeconds) {
     // A voice may be too short or too faint to be told as speech.
-    this.heardInto ??= { seconds: from, endSeconds: until, pcm: null, text: '' };
+    this.heardInto ??= { seconds, endSeconds, pcm: null, text: '' };
     const begins = this.heardInto.text === '';
     if (begins) this.entries.push(this.heardInto);
     this.heardInto.text += begins ? delta.trimStart() : delta;
-    placeWords(this.words, delta, from, until, begins);
+    placeWord(this.words, delta, seconds, begins);
     this.onSpoken(this.heardInto);
   }
 
@@ -326,17 +324,10 @@ export class Conversation {
   }
 }
 
-/** Put words where they were heard; one that goes on is made longer. Pieces share their time evenly. */
-export function placeWords(words, delta, from, until, begins) {
-  let at = 0;
-  for (const piece of delta.split(/(?= )/)) {
-    const seconds = from + ((until - from) * at) / delta.length;
-    at += piece.length;
-    if (piece.startsWith(' ') || begins || words.length === 0) {
-      if (piece.trim() !== '') words.push({ seconds, text: piece.trim() });
-    } else words.last.text += piece;
-    begins = false;
-  }
+/** Put a word where it was heard; one that goes on is made longer. */
+export function placeWord(words, piece, seconds, begins) {
+  if (!piece.startsWith(' ') && !begins && words.length > 0) words.last.text += piece;
+  else if (piece.trim() !== '') words.push({ seconds, text: piece.trim() });
 }
 
 /** Pieces of sound as one. */

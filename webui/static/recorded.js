@@ -2,7 +2,7 @@
 // conversation.js. What the server tells of it is its `story`.
 
 import { CHUNK_SECONDS, FRAME_SECONDS } from './audio-format.js';
-import { placeWords } from './conversation.js';
+import { placeWord } from './conversation.js';
 import { History } from './history.js';
 
 const FRAMES_PER_CHUNK = Math.round(CHUNK_SECONDS / FRAME_SECONDS);
@@ -67,7 +67,7 @@ function wordsOf(heard) {
   const words = new History(Math.max(1, heard.reduce((sum, { pieces }) => sum + pieces.length, 0)));
   for (const { seconds, pieces } of heard) {
     for (const [number, [after, text]] of pieces.entries()) {
-      placeWords(words, text, seconds + after, seconds + after, number === 0);
+      placeWord(words, text, seconds + after, number === 0);
     }
   }
   return words;

@@ -202,7 +202,7 @@ export class Session {
         this.conversation.speechStopped(event.audio_end_ms / 1000);
         break;
       case 'conversation.item.input_audio_transcription.delta':
-        this.wordsHeard(event);
+        this.conversation.wordsHeard(event.delta, event.audio_start_ms / 1000, event.audio_end_ms / 1000);
         break;
       case 'conversation.item.input_audio_transcription.completed':
         this.conversation.utteranceHeard();
@@ -291,11 +291,6 @@ export class Session {
     this.conversation.decided(metadata, true);
     const typedAt = this.typed.responseBegan(id);
     this.speech.begin(this.conversation.startTurn(id, metadata, typedAt, now), itemId);
-  }
-
-  wordsHeard({ delta, audio_start_ms: startMs = null, audio_end_ms: endMs = null }) {
-    const [from, until] = [startMs, endMs].map((ms) => (ms === null ? null : ms / 1000));
-    this.conversation.wordsHeard(delta, from, until);
   }
 
   addSound({ response_id: id, delta, sentence = null, audio_start_ms: startMs = null }) {

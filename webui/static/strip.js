@@ -16,6 +16,7 @@ const CHANCE_SHARE = 0.34; // of the height
 const GAP = 12;
 const LABEL_GAP = 6;
 const WORD_GAP = 4;
+const MOST_WIDTHS = 2000; // of words, that are remembered
 const ROOMY_HEIGHT = 220; // of a strip with a face: a smaller one has no notes
 const ROOMY_WIDTH = 560;
 const FACE_GAP = 6; // below it, when it has nothing to say
@@ -41,6 +42,7 @@ export class Strip {
     this.face = face;
     this.numPulsed = 0; // decisions of which the face has shown that they were to speak
     this.places = {}; // what the style sheet knows of where things are
+    this.wordWidths = new Map(); // in pixels: words are measured once, also those that are out of view
     this.canvas = strip;
     this.context = strip.getContext('2d');
     this.card = new ChunkCard(chunkCard);
@@ -368,10 +370,18 @@ export class Strip {
       const x = this.x(seconds);
       if (x > this.width) break;
       if (x < freeFrom) continue;
-      const { width } = context.measureText(text);
-      freeFrom = x + width + WORD_GAP;
+      freeFrom = x + this.wordWidth(text) + WORD_GAP;
       if (freeFrom > 0) context.fillText(text, x, this.chanceTop - 2);
     }
+  }
+
+  wordWidth(word) {
+    const known = this.wordWidths.get(word);
+    if (known !== undefined) return known;
+    if (this.wordWidths.size >= MOST_WIDTHS) this.wordWidths.clear();
+    const { width } = this.context.measureText(word);
+    this.wordWidths.set(word, width);
+    return width;
   }
 
   /** Where sound was not captured: a line across, and how much is missing. */

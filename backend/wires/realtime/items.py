@@ -116,6 +116,8 @@ class HeardItems:
             "item_id": self._utterances[0].item_id,
             "content_index": 0,
             "delta": heard.delta,
+            "audio_start_ms": round(heard.start_seconds * 1000),
+            "audio_end_ms": round(heard.end_seconds * 1000),
         }
 
     def complete(self, event: SpeechHeard | UtteranceHeard) -> Fields | None:

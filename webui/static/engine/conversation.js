@@ -216,10 +216,10 @@ export class Conversation {
     if (words === null) return;
     const kind = 'conversation.item.input_audio_transcription';
     const item = { item_id: `item_heard_${this.numUtterances}`, content_index: 0 };
-    if (words.length > 0) {
-      const text = words.map((word) => word.text).join('');
+    for (const { text, start, end } of words) {
       const delta = this.transcript === '' ? text.trimStart() : text;
-      const [startMs, endMs] = [words[0].start, words.at(-1).end].map((seconds) => Math.round(1000 * seconds));
+      if (delta === '') continue;
+      const [startMs, endMs] = [start, end].map((seconds) => Math.round(1000 * seconds));
       this.transcript += delta;
       this.send({ type: `${kind}.delta`, ...item, delta, audio_start_ms: startMs, audio_end_ms: endMs });
     }
