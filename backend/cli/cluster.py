@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import random
+import signal
 import socket
 import tempfile
 import threading
@@ -21,8 +22,18 @@ RAY_SETTINGS = {
     # Its own proxy takes 3 ms of a core for a message, and is full at thirty talkers.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+    # With each replica that comes or goes another HAProxy takes over; the one before serves the
+    # sockets that it has for so long at most, and then breaks them off, whichever replica they are
+    # of. A port is not given again before old ones have forgotten who had it.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "86400",
+    "RAY_SERVE_PORT_QUARANTINE_S": "150",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "12",
+    # A second event loop would hand each message to the first.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # A replica that refuses one connection is dead: no more are led there until it answers again.
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
+    # 15 by default: whatever else the machine does would come before the replicas.
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """For Ray, which reads them when it is imported; what the environment has comes first."""
@@ -97,6 +108,8 @@ def cluster(parsed: argparse.Namespace) -> int:
             gpus=parsed.gpus,
         )
         with running(options):
+            # As containers are stopped: by Ray's own handler the processes beside it would be left.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             print(f"Open {page_address(options.host, options.port)} (Ctrl+C stops)", flush=True)
             threading.Event().wait()
     return 0

@@ -1,17 +1,20 @@
 """A server as a replica of a Ray Serve deployment. This module and `__main__`'s need Ray."""
 
 import asyncio
+import http.client
 import logging
 import os
+import sys
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar
 
-import ray
 from ray import serve
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.cluster.roster import REPORT_SECONDS, ReplicaReport, Roster, others_than
 from backend.config import EngineConfig
@@ -19,13 +22,16 @@ from backend.engine import Engine
 from backend.journal import Entry, Journal, JournalError, JournalRecord, JournalRecords, Written
 from backend.model.checkpoint import load_checkpoint
 from backend.serving.monitoring import lateness_fields
-from backend.serving.server import ServingOptions, create_app, guarded
+from backend.serving.server import SWITCH_SECONDS, ServingOptions, create_app, guarded
 from backend.wires.conversations import Conversations
 
 logger = logging.getLogger(__name__)
 
 JOURNAL_SECONDS = 2.0
 """A journal that takes longer is not there."""
+ASKING_SECONDS = 2.0
+DRAINING = b"DRAINING"
+"""What a replica that is to end answers Ray's proxy, which asks each for its health."""
 
 Answer = TypeVar("Answer")
 
@@ -92,16 +98,62 @@ async def _answer(asked: Awaitable[Answer]) -> Answer:
         raise JournalError(f"the journal does not answer ({type(error).__name__})") from error
 
 
+class Ingress:
+    """What Ray leads to an application: requests, of which it cancels those whose client has gone.
+
+    Here each ends by itself, as on one machine: the client's last message says whether it went on
+    purpose, and what it asked for before is done to its end.
+    """
+
+    def __init__(self) -> None:
+        self._address: tuple[str, int] | None = None
+        """Where requests come in; None before the first."""
+        self._under_way: set[asyncio.Future[None]] = set()
+
+    def to(self, app: ASGIApp) -> ASGIApp:
+        """The application behind it."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await app(scope, receive, send)
+                return
+            self._address = scope["server"]
+            answering = asyncio.ensure_future(app(scope, receive, send))
+            self._under_way.add(answering)
+            answering.add_done_callback(self._under_way.discard)
+            await asyncio.shield(answering)
+
+        return answer
+
+    def is_draining(self) -> bool:
+        """Whether Ray lets this replica end, which it tells its proxy and no application."""
+        if self._address is None:
+            return False
+        asking = http.client.HTTPConnection(*self._address, timeout=ASKING_SECONDS)
+        try:
+            asking.request("GET", "/-/healthz")
+            answer = asking.getresponse()
+            return answer.status == HTTPStatus.SERVICE_UNAVAILABLE and answer.read() == DRAINING
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            asking.close()
+
+
 class ReplicaMembership:
     """A replica's part in its cluster.
 
     Args:
+        ingress: of this replica.
         journal: of the cluster, which knows of the replicas too.
         replica_id: of this one.
         session_limit: conversations that it can have.
     """
 
-    def __init__(self, journal: RemoteJournal, replica_id: str, session_limit: int) -> None:
+    def __init__(
+        self, ingress: Ingress, journal: RemoteJournal, replica_id: str, session_limit: int
+    ) -> None:
+        self._ingress = ingress
         self._journal = journal
         self._replica_id = replica_id
         self._session_limit = session_limit
@@ -121,7 +173,7 @@ class ReplicaMembership:
         """Tell the others of this server and hear of them, until it is to end; then hand over."""
         handing_over: asyncio.Task[None] | None = None
         while True:
-            if handing_over is None and _is_shutting_down():
+            if handing_over is None and await asyncio.to_thread(self._ingress.is_draining):
                 handing_over = asyncio.create_task(conversations.hand_over())
             try:
                 report = self._report(conversations, is_leaving=handing_over is not None)
@@ -147,13 +199,6 @@ class ReplicaMembership:
         )
 
 
-def _is_shutting_down() -> bool:
-    """Whether Ray Serve lets this replica end, which it does not tell an application."""
-    worker = ray._private.worker.global_worker
-    actor = worker.actors.get(worker.actor_id)
-    return bool(getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False))
-
-
 @dataclass(frozen=True, slots=True)
 class ReplicaOptions:
     """What every replica of a cluster has."""
@@ -177,6 +222,7 @@ class Replica:
 
     def __init__(self, options: ReplicaOptions, journal: ActorHandle[JournalActor]) -> None:
         logging.getLogger("backend").setLevel(logging.INFO)
+        sys.setswitchinterval(SWITCH_SECONDS)
         checkpoint = load_checkpoint(
             options.checkpoint,
             device=options.device,
@@ -188,7 +234,9 @@ class Replica:
         self._engine.start()
         self._engine.warm_up()
         self._options = options
+        self._ingress = Ingress()
         self._membership = ReplicaMembership(
+            self._ingress,
             RemoteJournal(journal),
             serve.get_replica_context().replica_id.unique_id,
             self._engine.capacity.num_sessions,
@@ -197,7 +245,8 @@ class Replica:
     def __serve_build_asgi_app__(self) -> Any:
         """The application of one machine, as a member of the cluster."""
         serving = self._options.serving
-        return guarded(create_app(self._engine, serving, self._membership), serving)
+        app = guarded(create_app(self._engine, serving, self._membership), serving)
+        return self._ingress.to(app)
 
     def check_health(self) -> None:
         """Ray Serve replaces a replica for which this raises.
