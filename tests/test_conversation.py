@@ -11,13 +11,13 @@ from backend.conversation.events import (
     InputAdded,
     ReplyEnded,
     ReplyStarted,
-    ReplyStatus,
     ReplyText,
     UtteranceEnded,
 )
 from backend.conversation.runner import running
 from backend.conversation.settings import ConversationSettings
 from backend.errors import SessionFailedError
+from backend.events import TurnStatus
 from backend.protocol import Emotion
 from tests.scripted import BREAK, ScriptedEngine, ScriptedReply
 from tests.sockets import SteppedTime
@@ -47,7 +47,7 @@ async def test_what_is_heard_leads_to_events_whose_numbers_are_fields() -> None:
     assert isinstance(started, ReplyStarted)
     assert (started.emotion, started.decision) == (Emotion.HAPPY, decision)
     assert isinstance(ended, ReplyEnded)
-    assert ended.status is ReplyStatus.COMPLETED
+    assert ended.status is TurnStatus.COMPLETED
     assert ended.text == REPLY.text
     assert "".join(text.delta for text in texts if isinstance(text, ReplyText)) == REPLY.text
 

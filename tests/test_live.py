@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 
 from backend.audio import float_to_pcm16
 from backend.config import SPEECH_RATE_HZ
-from backend.conversation.events import ReplyEnded, ReplySound, ReplyStarted, ReplyStatus
+from backend.conversation.events import ReplyEnded, ReplySound, ReplyStarted
+from backend.events import TurnStatus
 from backend.protocol import Emotion
 from backend.wires.audio_formats import Encoding, SpeechEncoder, WireFormat
 from backend.wires.errors import CloseCode
@@ -344,7 +345,7 @@ def started(turn: int = 0) -> ReplyStarted:
     return ReplyStarted(turn, DECISION, Emotion.HAPPY, "audio", None)
 
 
-def ended(text: str, status: ReplyStatus = ReplyStatus.COMPLETED) -> ReplyEnded:
+def ended(text: str, status: TurnStatus = TurnStatus.COMPLETED) -> ReplyEnded:
     return ReplyEnded(0, text, "audio", status, None, None, None, 0.0, None, None, 0)
 
 
@@ -371,7 +372,7 @@ def test_nothing_of_a_stopped_reply_is_said() -> None:
     track.start(started())
     track.add(sound("One two three four. ", 4.0))
     said = track.next_frame().text + track.next_frame().text
-    track.end(ended("One two three four. Five.", ReplyStatus.CANCELLED))
+    track.end(ended("One two three four. Five.", TurnStatus.CANCELLED))
     assert "four" not in said
     assert track.next_frame().pcm == b""
 

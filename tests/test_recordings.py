@@ -22,7 +22,7 @@ from backend.errors import RecordingError
 from backend.events import TurnStatus
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
-from backend.recordings.live import Stopped, StopReason
+from backend.recordings.live import RecordingStopped, StopReason
 from backend.recordings.packing import pack_copy
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, _Writer, describe
@@ -318,7 +318,7 @@ async def test_a_folder_that_cannot_be_read_ends_the_recording(
 async def test_a_recording_that_failed_is_abandoned(tmp_path: Path) -> None:
     engine = ScriptedEngine([REPLY])
     async with recorded_house(engine, tmp_path) as house:
-        told: list[Stopped] = []
+        told: list[RecordingStopped] = []
         settings = SessionSettings(seed=1)
         live = await house.recordings.begin(settings, 512, "", told.append)
         live.recorder._give_up("the disk is too slow")

@@ -7,8 +7,8 @@ import pytest
 from backend.conversation.events import (
     ReplyEnded,
     ReplyStarted,
-    ReplyStatus,
 )
+from backend.events import TurnStatus
 from backend.protocol import Emotion
 from backend.wires.audio_formats import WireFormat
 from backend.wires.realtime.items import Items
@@ -20,7 +20,7 @@ ENDED = ReplyEnded(
     turn=0,
     text="Two words.",
     modality="text",
-    status=ReplyStatus.COMPLETED,
+    status=TurnStatus.COMPLETED,
     cancel_reason=None,
     voice_id="espeak:en",
     online_voice_id="edge:en",

@@ -99,11 +99,6 @@ class AcknowledgePlayback:
 
 
 @dataclass(frozen=True, slots=True)
-class NoteActivity:
-    """The client has a user who is there."""
-
-
-@dataclass(frozen=True, slots=True)
 class EndRecording:
     """End the recording; the conversation goes on."""
 
@@ -120,6 +115,5 @@ Command = (
     | InterruptReply
     | TruncateReply
     | AcknowledgePlayback
-    | NoteActivity
     | EndRecording
 )

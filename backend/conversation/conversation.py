@@ -21,7 +21,6 @@ from backend.conversation.commands import (
     GivenText,
     HearAudio,
     InterruptReply,
-    NoteActivity,
     RequestReply,
     StopOutput,
     TruncateReply,
@@ -400,8 +399,6 @@ class Conversation:
             case AcknowledgePlayback():
                 reply = self._recent_reply(command.turn)
                 self._turns.acknowledge(reply, command.played_ms, command.at_seconds)
-            case NoteActivity():
-                pass
             case EndRecording():
                 self._recording.stop()
 

@@ -9,9 +9,9 @@ from datetime import datetime
 from enum import Enum, StrEnum, auto
 
 from backend.conversation.settings import ConversationSettings, Modality
-from backend.events import HeardPiece
+from backend.events import HeardPiece, TurnStatus
 from backend.protocol import Emotion
-from backend.recordings.live import StopReason
+from backend.recordings.live import RecordingStopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,17 +162,6 @@ class CancelReason(Enum):
     """A voice spoke over it."""
 
 
-class ReplyStatus(Enum):
-    """How a reply ended."""
-
-    COMPLETED = auto()
-    """All of it was told."""
-    CANCELLED = auto()
-    """It was stopped."""
-    INCOMPLETE = auto()
-    """It reached the longest reply allowed."""
-
-
 @dataclass(frozen=True, slots=True)
 class ReplyStarted:
     """A reply begins. One at a time is told: what follows is of this one until `ReplyEnded`."""
@@ -216,7 +205,8 @@ class ReplyEnded:
     text: str
     """The join of its deltas."""
     modality: Modality
-    status: ReplyStatus
+    status: TurnStatus
+    """Of what was told of it: where it was stopped, CANCELLED, whatever the model made of it."""
     cancel_reason: CancelReason | None
     """None unless it was cancelled."""
     voice_id: str | None
@@ -360,19 +350,6 @@ class RecordingStarted:
     recording_id: str
     title: str
     started_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingStopped:
-    """Nothing is recorded any more."""
-
-    recording_id: str
-    seconds: float
-    num_bytes: int | None
-    """None where it ends with the conversation, and is still being packed."""
-    reason: StopReason
-    message: str | None
-    """Why it failed, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

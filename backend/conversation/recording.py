@@ -2,10 +2,10 @@
 
 from backend.config import SessionSettings
 from backend.conversation.errors import CommandError, Problem
-from backend.conversation.events import RecordingStarted, RecordingStopped
+from backend.conversation.events import RecordingStarted
 from backend.conversation.replies import Tell
 from backend.errors import RecordingError
-from backend.recordings.live import LiveRecording, Recordings, Stopped, StopReason
+from backend.recordings.live import LiveRecording, Recordings, RecordingStopped, StopReason
 from backend.recordings.recorder import Recorder
 
 MOVED = "the conversation goes on on another server; what was recorded before is kept"
@@ -72,23 +72,15 @@ class ConversationRecording:
         live, self._live = self._live, None
         if live is not None:
             reason = StopReason.SESSION_ENDED
-            self._tell(RecordingStopped(live.recording_id, live.seconds, None, reason, None))
+            self._tell(RecordingStopped(live.recording_id, live.seconds, None, reason))
 
     def close(self) -> None:
         """Have it packed. Closing twice is allowed."""
         if self._recordings is not None and self._recording_id is not None:
             self._recordings.end(self._recording_id, StopReason.SESSION_ENDED)
 
-    def _stopped(self, stopped: Stopped) -> None:
+    def _stopped(self, stopped: RecordingStopped) -> None:
         # Of one that ended with the conversation the client was told then.
         if self._live is not None:
             self._live = None
-            self._tell(
-                RecordingStopped(
-                    stopped.recording_id,
-                    stopped.seconds,
-                    stopped.num_bytes,
-                    stopped.reason,
-                    stopped.message,
-                )
-            )
+            self._tell(stopped)

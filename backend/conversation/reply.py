@@ -10,7 +10,6 @@ from backend.conversation.events import (
     ReplyEnded,
     ReplySound,
     ReplyStarted,
-    ReplyStatus,
     ReplyText,
     ReplyTruncated,
 )
@@ -168,7 +167,7 @@ class Reply:
         assert self._done is not None, "a reply that the model still generates cannot end"
         self.ended_at = self._clock()
         status = self._status(self._done.status)
-        is_cancelled = status is ReplyStatus.CANCELLED
+        is_cancelled = status is TurnStatus.CANCELLED
         return ReplyEnded(
             turn=self.turn,
             text="".join(self._texts),
@@ -220,18 +219,10 @@ class Reply:
             first_sound_ms=None if sent_ms is None else sent_ms + played_after_seconds * 1000,
         )
 
-    def _status(self, generated: TurnStatus) -> ReplyStatus:
+    def _status(self, generated: TurnStatus) -> TurnStatus:
         is_whole = self._is_spoken and not self._lacks_text
-        was_cut = generated is TurnStatus.CANCELLED or not is_whole
-        if self.cancel_reason is not None and was_cut:
-            return ReplyStatus.CANCELLED
-        match generated:
-            case TurnStatus.COMPLETED:
-                return ReplyStatus.COMPLETED
-            case TurnStatus.CANCELLED:
-                return ReplyStatus.CANCELLED
-            case TurnStatus.INCOMPLETE:
-                return ReplyStatus.INCOMPLETE
+        was_stopped = self.cancel_reason is not None and not is_whole
+        return TurnStatus.CANCELLED if was_stopped else generated
 
 
 def _num_bytes(sound_ms: float) -> int:

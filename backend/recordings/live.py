@@ -37,12 +37,13 @@ class StopReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
+class RecordingStopped:
     """What a recording came to."""
 
     recording_id: str
     seconds: float
-    num_bytes: int
+    num_bytes: int | None
+    """None while it is still being packed."""
     reason: StopReason
     message: str | None = None
     """Why it failed, in a sentence."""
@@ -66,8 +67,8 @@ class LiveRecording:
 @dataclass(slots=True)
 class _Going:
     live: LiveRecording
-    tell: Callable[[Stopped], None]
-    ending: "asyncio.Task[Stopped] | None" = None
+    tell: Callable[[RecordingStopped], None]
+    ending: "asyncio.Task[RecordingStopped] | None" = None
 
 
 class Recordings:
@@ -103,7 +104,7 @@ class Recordings:
         settings: SessionSettings,
         max_positions: int,
         title: str,
-        tell: Callable[[Stopped], None],
+        tell: Callable[[RecordingStopped], None],
     ) -> LiveRecording:
         """Start to record; the recorder is the trace of the session that follows.
 
@@ -159,7 +160,7 @@ class Recordings:
         self._going[live.recording_id] = _Going(live, tell)
         return live
 
-    def end(self, recording_id: str, reason: StopReason) -> "asyncio.Task[Stopped] | None":
+    def end(self, recording_id: str, reason: StopReason) -> "asyncio.Task[RecordingStopped] | None":
         """Have a recording end; the task is done when it is packed. None where it has ended."""
         going = self._going.get(recording_id)
         if going is None:
@@ -198,7 +199,7 @@ class Recordings:
     def _end_failed(self, recording_id: str) -> None:
         self.end(recording_id, StopReason.FAILED)
 
-    async def _end(self, going: _Going, reason: StopReason) -> Stopped:
+    async def _end(self, going: _Going, reason: StopReason) -> RecordingStopped:
         live = going.live
         num_bytes = 0
         try:
@@ -211,7 +212,7 @@ class Recordings:
             failure = "the recording has ended, and its file cannot be looked at"
         finally:
             del self._going[live.recording_id]
-        stopped = Stopped(
+        stopped = RecordingStopped(
             recording_id=live.recording_id,
             seconds=live.seconds,
             num_bytes=num_bytes,

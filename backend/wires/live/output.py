@@ -8,9 +8,10 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from backend.config import SPEECH_RATE_HZ
-from backend.conversation.events import ReplyEnded, ReplySound, ReplyStarted, ReplyStatus
+from backend.conversation.events import ReplyEnded, ReplySound, ReplyStarted
 from backend.conversation.input_audio import PCM16_BYTES
 from backend.conversation.reply import whole_words
+from backend.events import TurnStatus
 from backend.protocol import Emotion
 
 FRAME_SECONDS = 0.2
@@ -98,7 +99,7 @@ class OutputTrack:
 
     def end(self, reply: ReplyEnded) -> None:
         """Nothing more of it comes; what was written and not read is shown after the rest."""
-        if reply.status is ReplyStatus.CANCELLED:
+        if reply.status is TurnStatus.CANCELLED:
             self.stop()
             return
         self._end_sentence()

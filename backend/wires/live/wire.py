@@ -17,7 +17,6 @@ from backend.conversation.events import (
     OutputStopped,
     OverlapAction,
     RecordingStarted,
-    RecordingStopped,
     ReplyEnded,
     ReplyOverlapped,
     ReplySound,
@@ -30,6 +29,7 @@ from backend.conversation.events import (
 )
 from backend.conversation.input_audio import pcm_seconds
 from backend.conversation.settings import ConversationSettings, SettingsPatch
+from backend.recordings.live import RecordingStopped
 from backend.timing import Time
 from backend.wires.audio_formats import WireFormat
 from backend.wires.errors import WireError

@@ -12,11 +12,11 @@ from backend.conversation.events import (
     ReplyEnded,
     ReplySound,
     ReplyStarted,
-    ReplyStatus,
     ReplyText,
     ReplyTruncated,
 )
 from backend.conversation.settings import Modality
+from backend.events import TurnStatus
 from backend.wires.audio_formats import SpeechEncoder, WireFormat
 from backend.wires.realtime.items import Items, reply_item, reply_part
 from backend.wires.realtime.session import Dialect
@@ -265,11 +265,11 @@ def _end_metadata(ended: ReplyEnded) -> Fields:
 
 def _status(ended: ReplyEnded) -> tuple[str, str | None]:
     match ended.status:
-        case ReplyStatus.COMPLETED:
+        case TurnStatus.COMPLETED:
             return "completed", None
-        case ReplyStatus.CANCELLED:
+        case TurnStatus.CANCELLED:
             return "cancelled", _REASONS[ended.cancel_reason or CancelReason.CLIENT]
-        case ReplyStatus.INCOMPLETE:
+        case TurnStatus.INCOMPLETE:
             return "incomplete", "max_output_tokens"
 
 

@@ -21,7 +21,6 @@ from backend.conversation.events import (
     PlaybackAcknowledged,
     QuietTimedOut,
     RecordingStarted,
-    RecordingStopped,
     ReplyEnded,
     ReplyOverlapped,
     ReplySound,
@@ -40,6 +39,7 @@ from backend.conversation.events import (
     WordsHeard,
 )
 from backend.conversation.settings import NO_TURNS, ConversationSettings
+from backend.recordings.live import RecordingStopped
 from backend.wires.errors import WireError
 from backend.wires.realtime.items import HeardItems, Items, user_audio_item
 from backend.wires.realtime.responses import Responses, decision_metadata
