@@ -3,7 +3,7 @@
 import itertools
 
 from backend.conversation.events import ChunkDecision, ReplyStarted
-from backend.conversation.reply import Reply
+from backend.conversation.replies import Reply
 from backend.conversation.settings import Modality
 
 DECISION = ChunkDecision(

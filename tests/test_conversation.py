@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig
-from backend.conversation.commands import AddInput, CancelReply, GivenText, RequestReply
-from backend.conversation.errors import CommandError, Problem
+from backend.conversation.commands import (
+    AddInput,
+    CancelReply,
+    CommandError,
+    GivenText,
+    Problem,
+    RequestReply,
+)
 from backend.conversation.events import (
     ChunkDecision,
     InputAdded,

@@ -21,7 +21,7 @@ from backend.allowance import BUSY_SOCKETS_SHARE, SAVED_SECONDS, SOCKET_SHARE, L
 from backend.config import CHUNK_SAMPLES, SessionSettings
 from backend.conversation.commands import Command, DiscardAudio
 from backend.conversation.conversation import Conversation
-from backend.conversation.engine_settings import (
+from backend.conversation.model_session import (
     CHANGE_BURST,
     CHANGES_PER_SECOND,
     PROMPT_COST,

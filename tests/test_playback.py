@@ -4,8 +4,8 @@ import pytest
 
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.events import CancelReason
-from backend.conversation.playback import ClientPlayback
-from backend.conversation.reply import Reply
+from backend.conversation.replies import Reply
+from backend.conversation.turn_taking import ClientPlayback
 from backend.events import TurnDone, TurnStatus
 from backend.speech import SpokenPiece
 from tests.replies import begun_reply

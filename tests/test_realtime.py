@@ -18,6 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from backend.config import EngineConfig
 from backend.conversation.hearing import Hearing
 from backend.conversation.timeline import Timeline
+from backend.conversation.voice_activity import VoiceDetection
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
@@ -260,21 +261,21 @@ def hearing(rate_hz: int) -> Hearing:
     return Hearing(Timeline(), rate_hz, lambda: 0.0)
 
 
-def test_nothing_from_before_a_clear_is_left_in_the_filter() -> None:
-    audio = hearing(24_000)
-    assert not audio.append(pcm16(0.5, 0.3, 24_000), reply_plays=False).chunks
+async def test_nothing_from_before_a_clear_is_left_in_the_filter() -> None:
+    audio, voices = hearing(24_000), VoiceDetection()
+    assert not (await audio.append(pcm16(0.5, 0.3, 24_000), False, voices)).chunks
     audio.discard(reply_plays=False)
-    (chunk,) = audio.append(pcm16(0.0, 0.5, 24_000), reply_plays=False).chunks
+    (chunk,) = (await audio.append(pcm16(0.0, 0.5, 24_000), False, voices)).chunks
     assert not chunk.samples.any()
     # The client's time went on meanwhile.
     assert chunk.seconds == pytest.approx(0.7, abs=0.001)
 
 
-def test_nothing_is_lost_when_the_rate_changes() -> None:
-    audio = hearing(24_000)
-    assert not audio.append(pcm16(0.5, 0.2, 24_000), reply_plays=False).chunks
+async def test_nothing_is_lost_when_the_rate_changes() -> None:
+    audio, voices = hearing(24_000), VoiceDetection()
+    assert not (await audio.append(pcm16(0.5, 0.2, 24_000), False, voices)).chunks
     assert not audio.drain(reply_plays=False, rate_hz=16_000).chunks
-    (chunk,) = audio.append(pcm16(0.5, 0.2, 16_000), reply_plays=False).chunks
+    (chunk,) = (await audio.append(pcm16(0.5, 0.2, 16_000), False, voices)).chunks
     assert np.abs(chunk.samples[100:-100]).min() > 0.3
 
 

@@ -1,8 +1,10 @@
-"""What a client asks of a conversation, as typed facts that know no wire."""
+"""What a client asks of a conversation, and why that cannot be, as facts that know no wire."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from backend.conversation.settings import Modality, SettingsPatch
+from backend.errors import AudioInteractionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +119,34 @@ Command = (
     | AcknowledgePlayback
     | EndRecording
 )
+
+
+class Problem(Enum):
+    """Why a command cannot be followed."""
+
+    TOO_MUCH_AUDIO = auto()
+    """As much audio waits to be heard as may."""
+    NO_AUDIO = auto()
+    """No audio has come since the last utterance."""
+    ALREADY_REPLYING = auto()
+    """A reply is in progress or asked for."""
+    NO_REPLY = auto()
+    """No reply is in progress or asked for."""
+    UNKNOWN_REPLY = auto()
+    """There is no such reply of late."""
+    NOT_SPOKEN = auto()
+    """The reply is none that was spoken of late."""
+    NOT_RECORDED = auto()
+    """Nothing is recorded."""
+
+
+class CommandError(AudioInteractionError):
+    """A command cannot be followed; the conversation goes on.
+
+    Args:
+        message: a sentence for the client's developer.
+    """
+
+    def __init__(self, message: str, problem: Problem) -> None:
+        super().__init__(message)
+        self.problem = problem

@@ -8,25 +8,24 @@ from dataclasses import dataclass, field, replace
 from traceback import clear_frames
 
 from backend.config import CHUNK_SECONDS, PACE
-from backend.conversation.additions import chunks_of_input, typed_text
 from backend.conversation.commands import (
     AcknowledgePlayback,
     AddInput,
     CancelReply,
     ChangeSettings,
     Command,
+    CommandError,
     DiscardAudio,
     EndRecording,
     EndUtterance,
     GivenText,
     HearAudio,
     InterruptReply,
+    Problem,
     RequestReply,
     StopOutput,
     TruncateReply,
 )
-from backend.conversation.engine_settings import EngineSettings
-from backend.conversation.errors import CommandError, Problem
 from backend.conversation.events import (
     ActivityResumed,
     AudioDiscarded,
@@ -48,14 +47,11 @@ from backend.conversation.events import (
     VoiceFellBack,
 )
 from backend.conversation.hearing import Heard, Hearing, InputChunk
-from backend.conversation.idleness import IdleWatch
-from backend.conversation.input_audio import PCM16_BYTES, pcm_seconds
+from backend.conversation.input_audio import PCM16_BYTES, chunks_of_input, pcm_seconds, typed_text
 from backend.conversation.keeping import ConversationState, Keeping, KeptPast, WaitingChunk
-from backend.conversation.model_session import ModelSession, SessionOpener
-from backend.conversation.notes import Notes
-from backend.conversation.recording import ConversationRecording
-from backend.conversation.replies import PendingRequest, Replies, Tell
-from backend.conversation.reply import Reply
+from backend.conversation.model_session import EngineSettings, ModelSession, SessionOpener
+from backend.conversation.recording import ConversationRecording, Notes
+from backend.conversation.replies import PendingRequest, Replies, Reply, Tell
 from backend.conversation.settings import ConversationSettings
 from backend.conversation.speech_queue import ReplySpoken, SpeechQueue, SpeechQueueEvent
 from backend.conversation.timeline import Timeline
@@ -77,7 +73,7 @@ from backend.journal import Entry
 from backend.recordings.live import Recordings
 from backend.recordings.recorder import Recorder
 from backend.speech import SpokenPiece, TextLeaves, VoiceFallback, Voices
-from backend.timing import SystemTime, Time
+from backend.timing import IdleWatch, SystemTime, Time
 
 MAX_WAITING_SECONDS = 300.0
 """Of one client's audio: clips may come faster than they are heard, but memory has an end."""
@@ -421,7 +417,7 @@ class Conversation:
 
     def _apply(self, settings: ConversationSettings) -> None:
         self._replies.modality = settings.modality
-        self._hearing.let_interrupt(settings.turns.may_interrupt)
+        self._hearing.overlap.may_interrupt = settings.turns.may_interrupt
 
     async def _hear_audio(self, pcm: bytes) -> None:
         if not pcm:
@@ -441,9 +437,7 @@ class Conversation:
             reply = self._turns.sounding_reply()
             # A minute of audio in one message does not keep other conversations waiting, and
             # where the connection is lost meanwhile, the client sends again what was not taken.
-            hearing = self._hearing.append_live(
-                piece, reply is not None, self._options.voice_detection
-            )
+            hearing = self._hearing.append(piece, reply is not None, self._options.voice_detection)
             self._take(await hearing, reply)
         await self._end_long_quiet()
 
@@ -684,7 +678,7 @@ class Conversation:
     def _spoke(self, reply: Reply, event: SpeechQueueEvent) -> None:
         match event:
             case SpokenPiece():
-                self._hearing.reply_sounds(reply.turn, event.pcm)
+                self._hearing.echo.add_reply(reply.turn, event.pcm)
                 starts_at_seconds = self._turns.sound_begins(reply) if event.start_ms == 0 else None
                 if self._replies.add_sound(reply, event):
                     self._notes.sounds(reply, event, starts_at_seconds)

@@ -9,8 +9,7 @@ import numpy as np
 
 from backend.audio import Samples, float_to_pcm16, pcm16_to_float
 from backend.conversation.hearing import InputChunk
-from backend.conversation.replies import PendingRequest, RepliesState
-from backend.conversation.reply import Reply
+from backend.conversation.replies import PendingRequest, RepliesState, Reply
 from backend.conversation.settings import ConversationSettings
 from backend.conversation.timeline import Timeline
 from backend.conversation.turn_taking import TurnTakingState

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from backend.config import ONLY_WHEN_ASKED, SPEECH_RATE_HZ, SamplingConfig, SessionSettings
-from backend.conversation.errors import SettingRangeError
+from backend.errors import SettingsError
 
 MIN_RATE_HZ = 8_000
 MAX_RATE_HZ = 192_000
@@ -15,6 +15,19 @@ AUTO_VOICE = "auto"
 Modality = Literal["text", "audio"]
 """How replies are given: written, or spoken with their text."""
 Value = TypeVar("Value")
+
+
+class SettingRangeError(SettingsError):
+    """A setting is out of range.
+
+    Args:
+        message: a sentence for the client's developer.
+        name: of the setting, as in `ConversationSettings`.
+    """
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from backend.conversation.events import VoiceFailed
-from backend.conversation.reply import Reply
+from backend.conversation.replies import Reply
 from backend.errors import VoiceUnavailableError
 from backend.speech import Speaker, SpeechEvent, SpokenPiece, Voices
 

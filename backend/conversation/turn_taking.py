@@ -1,5 +1,6 @@
 """Whose turn it is: where utterances begin and end, and what a voice over a reply does to it."""
 
+from collections import deque
 from dataclasses import dataclass
 
 from backend.conversation.events import (
@@ -17,17 +18,112 @@ from backend.conversation.events import (
 )
 from backend.conversation.hearing import Hearing
 from backend.conversation.model_session import ModelSession
-from backend.conversation.notes import Notes
 from backend.conversation.overlap import OverlapOutcome
-from backend.conversation.playback import ClientPlayback
-from backend.conversation.replies import Replies, Tell
-from backend.conversation.reply import Reply
+from backend.conversation.recording import Notes
+from backend.conversation.replies import Replies, Reply, Tell
 from backend.conversation.speech_queue import SpeechQueue
 from backend.conversation.timeline import Timeline
 from backend.conversation.transcript import InputTranscript
 
 LATEST_ACK_SECONDS = 10.0
 """So far ahead of the audio that has come may a client say that it was."""
+
+
+@dataclass(slots=True)
+class _Playing:
+    """At `at_seconds` of the client's audio, `played_ms` of the reply had been played."""
+
+    reply: Reply
+    at_seconds: float
+    played_ms: float = 0.0
+
+    @property
+    def ends_at_seconds(self) -> float:
+        return self.at_seconds + (self.reply.audio_ms - self.played_ms) / 1000
+
+    def is_over(self, now_seconds: float) -> bool:
+        return self.reply.is_complete and now_seconds >= self.ends_at_seconds
+
+    def advance(self, now_seconds: float) -> None:
+        """It was played until now."""
+        elapsed_ms = max(now_seconds - self.at_seconds, 0.0) * 1000
+        self.played_ms = min(self.played_ms + elapsed_ms, self.reply.audio_ms)
+
+
+class ClientPlayback:
+    """What the client plays of spoken replies: as it acknowledges, else as time goes by.
+
+    Times are seconds of the client's own audio, so that nothing here needs a clock.
+    """
+
+    def __init__(self) -> None:
+        self._playing: deque[_Playing] = deque()
+        self._is_held = False
+
+    def reply_started(self, reply: Reply, now_seconds: float) -> None:
+        """A reply's sound will come."""
+        self._playing.append(_Playing(reply, now_seconds))
+
+    def sound_arrived(self, reply: Reply, now_seconds: float) -> float:
+        """The first of a reply's sound is sent; returns from when on it is played.
+
+        That is once the replies before it have been, which are complete by now.
+        """
+        starts_at_seconds = now_seconds
+        for playing in self._playing:
+            if playing.reply is reply:
+                playing.at_seconds = starts_at_seconds
+                break
+            starts_at_seconds = max(starts_at_seconds, playing.ends_at_seconds)
+        return starts_at_seconds
+
+    def acknowledge(self, reply: Reply, played_ms: float, at_seconds: float) -> None:
+        """The client says how far it was, and when."""
+        for playing in self._playing:
+            if playing.reply is reply:
+                playing.at_seconds = at_seconds
+                playing.played_ms = min(played_ms, reply.audio_ms)
+
+    def hold(self, now_seconds: float) -> None:
+        """The client is silent from now on, and may go on where it was."""
+        self._is_held = True
+        if self._playing:
+            self._playing[0].advance(now_seconds)
+
+    def go_on(self, now_seconds: float) -> None:
+        """It does, if it was held."""
+        if self._is_held and self._playing:
+            self._playing[0].at_seconds = now_seconds
+        self._is_held = False
+
+    def forget(self, reply: Reply) -> None:
+        """The client plays no more of it."""
+        if self._playing and self._playing[0].reply is reply:
+            self._is_held = False
+        self._playing = deque(playing for playing in self._playing if playing.reply is not reply)
+
+    def unheard(self, now_seconds: float) -> list[tuple[Reply, float]]:
+        """The replies that are not played to their end yet, with how many milliseconds were."""
+        if not self._is_held:
+            for playing in self._playing:
+                playing.advance(now_seconds)
+        return [
+            (playing.reply, playing.played_ms)
+            for playing in self._playing
+            if not playing.reply.is_complete or playing.played_ms < playing.reply.audio_ms
+        ]
+
+    def stop(self) -> None:
+        """Nothing is played any more."""
+        self._playing.clear()
+        self._is_held = False
+
+    def current(self, now_seconds: float) -> Reply | None:
+        """The reply that is played, held or about to be; None where all is quiet."""
+        if not self._is_held:
+            while self._playing and self._playing[0].is_over(now_seconds):
+                self._playing.popleft()
+        return self._playing[0].reply if self._playing else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +186,8 @@ class TurnTaking:
         self._playback = state.playback
         self.has_audio = state.has_audio
         self._is_speech_told = state.is_speech_told
-        self._hearing.note_reply(self.sounding_reply() is not None)
+        if self.sounding_reply() is not None:
+            self._hearing.overlap.reply_started()
 
     def sounding_reply(self) -> Reply | None:
         """The spoken reply that is played, held or about to be."""
@@ -126,7 +223,7 @@ class TurnTaking:
     def reply_is_spoken(self, reply: Reply) -> None:
         """A reply that has begun will sound."""
         self._playback.reply_started(reply, self._timeline.now_seconds)
-        self._hearing.note_reply(True)
+        self._hearing.overlap.reply_started()
 
     def sound_begins(self, reply: Reply) -> float:
         """The first sound of a reply is sent; returns from when on it is played.
@@ -136,7 +233,7 @@ class TurnTaking:
         now_seconds = self._timeline.now_seconds
         starts_at_seconds = self._playback.sound_arrived(reply, now_seconds)
         if not self._reports_playback or starts_at_seconds == now_seconds:
-            self._hearing.reply_played(reply.turn, 0, starts_at_seconds)
+            self._hearing.echo.played(reply.turn, 0, starts_at_seconds)
         return starts_at_seconds
 
     def stop(self, reason: CancelReason) -> None:
@@ -145,7 +242,7 @@ class TurnTaking:
         for reply, played_ms in self._playback.unheard(self._timeline.now_seconds):
             self._notes.cut(reply, played_ms)
         self._playback.stop()
-        self._hearing.note_reply(False)
+        self._hearing.overlap.reply_ended()
         turn = self._replies.newest_turn
         self._replies.cancel(reason)
         if turn is not None:
@@ -153,7 +250,8 @@ class TurnTaking:
 
     def client_interrupts(self) -> None:
         """The client itself has found a voice over the reply."""
-        self._tell_outcomes(self._hearing.client_stops(), self.sounding_reply())
+        outcomes = self._hearing.overlap.client_stops(self._timeline.now_seconds)
+        self._tell_outcomes(outcomes, self.sounding_reply())
         self.stop(CancelReason.CLIENT)
 
     def stop_output(self) -> None:
@@ -180,7 +278,7 @@ class TurnTaking:
         known_seconds = min(at_seconds, now_seconds + LATEST_ACK_SECONDS)
         self._notes.acknowledged(reply, played_ms, known_seconds)
         self._playback.acknowledge(reply, played_ms, at_seconds)
-        self._hearing.reply_played(reply.turn, played_ms, at_seconds)
+        self._hearing.echo.played(reply.turn, played_ms / 1000, at_seconds)
         self._tell(PlaybackAcknowledged(reply.turn, played_ms, reply.audio_ms))
 
     def _tell_outcomes(self, outcomes: list[OverlapOutcome], reply: Reply | None) -> bool:

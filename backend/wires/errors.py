@@ -3,7 +3,8 @@
 from enum import IntEnum, StrEnum
 from traceback import clear_frames
 
-from backend.conversation.errors import CommandError, Problem, SettingRangeError
+from backend.conversation.commands import CommandError, Problem
+from backend.conversation.settings import SettingRangeError
 from backend.errors import (
     AudioInputError,
     AudioInteractionError,

@@ -3,9 +3,15 @@
 from collections.abc import Callable, Sequence
 
 from backend.config import SPEECH_RATE_HZ
-from backend.conversation.commands import ChangeSettings, HearAudio, RequestReply, StopOutput
+from backend.conversation.commands import (
+    ChangeSettings,
+    CommandError,
+    HearAudio,
+    Problem,
+    RequestReply,
+    StopOutput,
+)
 from backend.conversation.conversation import Conversation
-from backend.conversation.errors import CommandError, Problem
 from backend.conversation.events import (
     ChunkDecision,
     ConversationEnded,
