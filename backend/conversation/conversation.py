@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from traceback import clear_frames
 
 from backend.config import CHUNK_SECONDS, PACE
@@ -401,8 +401,7 @@ class Conversation:
     # What the client asks for.
 
     async def _change_settings(self, command: ChangeSettings) -> None:
-        settings = self._settings.merged(command.patch)
-        settings = replace(settings, voice=self._options.voices.find_voice(settings.voice))
+        settings = self._settings.merged(command.patch, self._options.voices)
         await self._engine_settings.want(settings)
         if settings.seed != self._settings.seed:
             self._keeping.num_draws = 0

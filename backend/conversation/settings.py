@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 
 from backend.config import ONLY_WHEN_ASKED, SPEECH_RATE_HZ, SamplingConfig, SessionSettings
 from backend.errors import SettingsError
+from backend.speech import Voices
 
 MIN_RATE_HZ = 8_000
 MAX_RATE_HZ = 192_000
@@ -110,11 +111,11 @@ class ConversationSettings:
                 f"speed must be between {MIN_SPEED} and {MAX_SPEED}, not {self.speed}", "speed"
             )
 
-    def merged(self, patch: SettingsPatch) -> "ConversationSettings":
-        """These settings with a client's changes.
+    def merged(self, patch: SettingsPatch, voices: Voices) -> "ConversationSettings":
+        """These settings with a client's changes, its voice as `voices` know it.
 
         Raises:
-            SettingsError: a value is out of range.
+            SettingsError: a value is out of range, or no voice is called so.
         """
         # Agents without instructions send empty ones, which no model was trained with.
         instructions = patch.instructions or self.instructions
@@ -133,7 +134,7 @@ class ConversationSettings:
             decision_bias=_given(patch.decision_bias, self.decision_bias),
             turns=_merged_turns(self.turns, patch.turns),
             modality=_given(patch.modality, self.modality),
-            voice=_given(patch.voice, self.voice),
+            voice=voices.find_voice(_given(patch.voice, self.voice)),
             speed=_given(patch.speed, self.speed),
         )
         # A bias that cannot be is refused, also while the model replies on request alone.

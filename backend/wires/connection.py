@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from backend.admission import Place, Waiter
@@ -183,13 +183,11 @@ class Connection:
             ConnectionEnd: it cannot be.
         """
         try:
-            request = self._wire.begin(message, self._request)
-            voice = request.options.voices.find_voice(request.defaults.voice)
+            return self._wire.begin(message, self._request)
         except AudioInteractionError as error:
             named = as_wire_error(error)
             named.event_id = message.event_id
             raise ConnectionEnd(named, CloseCode.POLICY) from error
-        return replace(request, defaults=replace(request.defaults, voice=voice))
 
     async def _place(self) -> Place | None:
         """The right to a conversation, after a wait if need be; None if the client went."""

@@ -132,7 +132,7 @@ def _asked(address: Address, offer: Offer) -> Request:
         decision_bias=requested_number(query, "decision_bias", 0.0),
         turns=TurnPatch(replies_itself=query.get("replies") != "0"),
     )
-    settings = ConversationSettings(offer.system_prompt, offer.sampling).merged(patch)
+    settings = ConversationSettings(offer.system_prompt, offer.sampling).merged(patch, offer.voices)
     return Request(DecisionsWire(offer, settings), requested_options(address, offer), settings)
 
 

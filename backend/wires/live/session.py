@@ -75,7 +75,8 @@ class LiveSession:
         if config.store and options.recording_title is None:
             require_recording(self._offer, "session.store")
             options = replace(options, recording_title="")
-        return replace(request, defaults=request.defaults.merged(patch), options=options)
+        settings = request.defaults.merged(patch, options.voices)
+        return replace(request, defaults=settings, options=options)
 
     def change(self, change: SessionChange) -> list[Fields]:
         """Follow a change; returns what of it has no effect.

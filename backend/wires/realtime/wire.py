@@ -161,7 +161,8 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
         """
         if isinstance(message, SessionUpdate):
             own, before = self._wanted(message), self._messages.settings
-            settings = request.defaults.merged(settings_patch(message.session, before))
+            patch = settings_patch(message.session, before)
+            settings = request.defaults.merged(patch, request.options.voices)
             self._messages.settings = own
             return replace(request, defaults=settings)
         return request
@@ -341,11 +342,7 @@ def _asked(address: Address, offer: Offer) -> Request:
     session = dict(address.session)
     if query.get("intent") == "transcription":
         session["type"] = "transcription"
-    if not session:
-        return request
-    granted = wire.begin(session_update(session), request)
-    voice = offer.voices.find_voice(granted.defaults.voice)
-    return replace(granted, defaults=replace(granted.defaults, voice=voice))
+    return wire.begin(session_update(session), request) if session else request
 
 
 REALTIME = WireKind("/v1/realtime", _asked, lambda error: encoded(error_message(error)))
