@@ -5,6 +5,7 @@ Pure: what a conversation is beside its sound, tokens and messages is bytes here
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -13,12 +14,14 @@ MAX_BYTES = 4 * 1024**3
 """Of all records; beyond it those go that were written to longest ago."""
 KEPT_SECONDS = 90.0
 """A record outlives its last entry by so much; a conversation writes more often."""
+RETRY_SECONDS = 5.0
+"""Between two tries to have a conversation kept, where the journal had no room or was away."""
 SIGN_OF_LIFE_SECONDS = 20.0
 """A conversation in which nothing happens writes an entry all the same."""
 
 
 class JournalError(Exception):
-    """The journal cannot be reached: conversations go on, and are not taken over."""
+    """The journal cannot be reached: conversations go on, and are not taken over meanwhile."""
 
 
 class Written(StrEnum):
@@ -28,7 +31,7 @@ class Written(StrEnum):
     TAKEN_OVER = "taken over"
     """Another goes on with the conversation: nothing more is to be told by who had it."""
     UNKNOWN = "unknown"
-    """The journal has no such record, or no longer."""
+    """The journal has no such record, or no room for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,6 @@ class Entry:
     """Of all that there are by now."""
     num_arrived: int = 0
     """Messages that have arrived, and are kept no longer."""
-    resume_token: str | None = None
-    """With the first entry: what takes the conversation up."""
 
     @property
     def num_bytes(self) -> int:
@@ -88,7 +89,7 @@ class JournalRecord:
     resume_token: str
     generation: int
     """How many have had it: what another than the latest writes is not kept."""
-    written_at: float
+    written_at: float = 0.0
     chunks: dict[int, JournalChunk] = field(default_factory=dict)
     """Of the context, with the one before each; then those that are not heard yet."""
     spoken: dict[int, list[int]] = field(default_factory=dict)
@@ -141,15 +142,30 @@ class JournalRecord:
 class Journal(Protocol):
     """Where conversations are kept."""
 
-    async def write(self, session_id: str, generation: int, entry: Entry) -> Written:
-        """Add to a conversation's record, which its first entry begins.
+    async def keep(self, session_id: str, record: JournalRecord) -> Written:
+        """Have all of a conversation's record, from now on.
 
         Raises:
             JournalError: it cannot be reached.
         """
 
-    async def take(self, session_id: str, resume_token: str) -> JournalRecord | None:
-        """Go on with a conversation: who had it writes no more. None where there is none such.
+    async def write(self, session_id: str, generation: int, entry: Entry) -> Written:
+        """Add to a conversation's record.
+
+        Raises:
+            JournalError: it cannot be reached.
+        """
+
+    async def take(
+        self, session_id: str, resume_token: str, num_received: int
+    ) -> JournalRecord | None:
+        """Go on with a conversation: who had it writes no more.
+
+        Args:
+            num_received: messages that its client has had, with which a record begins or goes on.
+
+        Returns:
+            None where there is none such.
 
         Raises:
             JournalError: it cannot be reached.
@@ -186,39 +202,55 @@ class JournalRecords:
         """Of all records."""
         return self._num_bytes
 
+    def keep(self, session_id: str, record: JournalRecord) -> Written:
+        """As a journal's."""
+        self._forget_old()
+        kept = self._records.get(session_id)
+        if kept is not None and kept.generation > record.generation:
+            return Written.TAKEN_OVER
+        if kept is None and self._num_bytes >= self._max_bytes:
+            return Written.UNKNOWN
+        self._records[session_id] = deepcopy(record)
+        self._written_to(session_id, record.num_bytes)
+        return Written.KEPT
+
     def write(self, session_id: str, generation: int, entry: Entry) -> Written:
         """As a journal's."""
         self._forget_old()
         if (record := self._records.get(session_id)) is None:
-            if entry.resume_token is None:
-                return Written.UNKNOWN
-            record = JournalRecord(entry.resume_token, generation, self._clock())
-            self._records[session_id] = record
+            return Written.UNKNOWN
         if record.generation != generation:
             return Written.TAKEN_OVER
-        record.written_at = self._clock()
-        self._records.move_to_end(session_id)
         record.add(entry)
-        self.num_written_bytes += entry.num_bytes
-        self._measure(session_id, record.num_bytes)
-        while self._num_bytes > self._max_bytes and len(self._records) > 1:
-            self._forget(next(iter(self._records)))
+        self._written_to(session_id, entry.num_bytes)
         return Written.KEPT
 
-    def take(self, session_id: str, resume_token: str) -> JournalRecord | None:
+    def take(self, session_id: str, resume_token: str, num_received: int) -> JournalRecord | None:
         """As a journal's."""
         self._forget_old()
         record = self._records.get(session_id)
         if record is None or record.resume_token != resume_token:
             return None
+        if record.num_messages < num_received:
+            # Its owner has told more without the journal.
+            return None
         record.generation += 1
-        return record
+        return deepcopy(record)
 
     def end(self, session_id: str, generation: int) -> None:
         """As a journal's."""
         record = self._records.get(session_id)
         if record is not None and record.generation == generation:
             self._forget(session_id)
+
+    def _written_to(self, session_id: str, num_bytes: int) -> None:
+        record = self._records[session_id]
+        record.written_at = self._clock()
+        self._records.move_to_end(session_id)
+        self.num_written_bytes += num_bytes
+        self._measure(session_id, record.num_bytes)
+        while self._num_bytes > self._max_bytes and len(self._records) > 1:
+            self._forget(next(iter(self._records)))
 
     def _forget_old(self) -> None:
         while self._records:
@@ -243,13 +275,19 @@ class OwnJournal:
     def __init__(self, records: JournalRecords) -> None:
         self._records = records
 
+    async def keep(self, session_id: str, record: JournalRecord) -> Written:
+        """As a journal's."""
+        return self._records.keep(session_id, record)
+
     async def write(self, session_id: str, generation: int, entry: Entry) -> Written:
         """As a journal's."""
         return self._records.write(session_id, generation, entry)
 
-    async def take(self, session_id: str, resume_token: str) -> JournalRecord | None:
+    async def take(
+        self, session_id: str, resume_token: str, num_received: int
+    ) -> JournalRecord | None:
         """As a journal's."""
-        return self._records.take(session_id, resume_token)
+        return self._records.take(session_id, resume_token, num_received)
 
     async def end(self, session_id: str, generation: int) -> None:
         """As a journal's."""

@@ -14,7 +14,15 @@ from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionS
 from backend.engine import Engine
 from backend.engine.session import Past, PastChunk
 from backend.events import ContextRolled, Decision, Event, TextDelta, TurnDone, TurnStarted
-from backend.journal import Entry, JournalError, JournalRecord, JournalRecords, OwnJournal, Written
+from backend.journal import (
+    RETRY_SECONDS,
+    Entry,
+    JournalError,
+    JournalRecord,
+    JournalRecords,
+    OwnJournal,
+    Written,
+)
 from backend.model.checkpoint import Checkpoint
 from backend.serving.server import SAMPLES_FOLDER
 from tests.scripted import ScriptedEngine
@@ -153,19 +161,28 @@ class CutOffJournal:
         self.is_cut = asyncio.Event()
         self.is_lost = False
 
+    async def keep(self, session_id: str, record: JournalRecord) -> Written:
+        await self._is_there()
+        return await self._journal.keep(session_id, record)
+
     async def write(self, session_id: str, generation: int, entry: Entry) -> Written:
-        if self.is_cut.is_set():
-            await asyncio.Event().wait()
-        if self.is_lost:
-            raise JournalError("it does not answer")
+        await self._is_there()
         return await self._journal.write(session_id, generation, entry)
 
-    async def take(self, session_id: str, resume_token: str) -> JournalRecord | None:
-        return await self._journal.take(session_id, resume_token)
+    async def take(
+        self, session_id: str, resume_token: str, num_received: int
+    ) -> JournalRecord | None:
+        return await self._journal.take(session_id, resume_token, num_received)
 
     async def end(self, session_id: str, generation: int) -> None:
         if not self.is_cut.is_set():
             await self._journal.end(session_id, generation)
+
+    async def _is_there(self) -> None:
+        if self.is_cut.is_set():
+            await asyncio.Event().wait()
+        if self.is_lost:
+            raise JournalError("it does not answer")
 
 
 class Processes:
@@ -382,7 +399,7 @@ async def test_typed_text_that_was_taken_is_heard_by_the_next(engine: Engine) ->
         await again.leave()
 
 
-async def test_a_journal_that_dies_costs_only_the_next_takeover(
+async def test_a_journal_that_dies_costs_only_takeovers_until_there_is_another(
     engine: Engine, speech: Samples
 ) -> None:
     async with processes(engine) as started:
@@ -396,7 +413,18 @@ async def test_a_journal_that_dies_costs_only_the_next_takeover(
         assert await again.closed() == (4004, "session_resume_expired")
         here = await first.resume(created, visitor.numbers[-1])
         await here.until("session.resumed")
-        await here.leave()
+        # Another one, which knows of nothing.
+        started.records.end(created["session"]["id"], 1)
+        started.journals[0].is_lost = False
+        await first.time.pass_by(RETRY_SECONDS)
+        await until(lambda: started.records.num_bytes > 0)
+        await here.drop()
+        again = await second.resume(created, visitor.numbers[-1])
+        resumed = await again.until("session.resumed")
+        assert resumed["input_seconds"] == pytest.approx(4 * CHUNK_SAMPLES / SAMPLE_RATE_HZ)
+        send(again, speech[4 * CHUNK_SAMPLES : 6 * CHUNK_SAMPLES])
+        await all_heard(again, 6)
+        await again.leave()
 
 
 async def test_a_server_that_ends_hands_its_conversations_over(

@@ -43,13 +43,19 @@ class JournalActor:
         self._records = JournalRecords(time.monotonic)
         self._roster = Roster(time.monotonic)
 
+    async def keep(self, session_id: str, record: JournalRecord) -> Written:
+        """As a journal's."""
+        return self._records.keep(session_id, record)
+
     async def write(self, session_id: str, generation: int, entry: Entry) -> Written:
         """As a journal's."""
         return self._records.write(session_id, generation, entry)
 
-    async def take(self, session_id: str, resume_token: str) -> JournalRecord | None:
+    async def take(
+        self, session_id: str, resume_token: str, num_received: int
+    ) -> JournalRecord | None:
         """As a journal's."""
-        return self._records.take(session_id, resume_token)
+        return self._records.take(session_id, resume_token, num_received)
 
     async def end(self, session_id: str, generation: int) -> None:
         """As a journal's."""
@@ -70,13 +76,19 @@ class RemoteJournal:
     def __init__(self, actor: ActorHandle[JournalActor]) -> None:
         self._actor = actor
 
+    async def keep(self, session_id: str, record: JournalRecord) -> Written:
+        """As a journal's."""
+        return await _answer(self._actor.keep.remote(session_id, record))
+
     async def write(self, session_id: str, generation: int, entry: Entry) -> Written:
         """As a journal's."""
         return await _answer(self._actor.write.remote(session_id, generation, entry))
 
-    async def take(self, session_id: str, resume_token: str) -> JournalRecord | None:
+    async def take(
+        self, session_id: str, resume_token: str, num_received: int
+    ) -> JournalRecord | None:
         """As a journal's."""
-        return await _answer(self._actor.take.remote(session_id, resume_token))
+        return await _answer(self._actor.take.remote(session_id, resume_token, num_received))
 
     async def end(self, session_id: str, generation: int) -> None:
         """As a journal's."""

@@ -61,10 +61,6 @@ class Roster:
         }
         return [told for _, told in self._reports.values()]
 
-    def leave(self, replica_id: str) -> None:
-        """A server is no more."""
-        self._reports.pop(replica_id, None)
-
 
 def others_than(replica_id: str, reports: Sequence[ReplicaReport], now: float) -> Others:
     """What one server needs to know of the others, at `now` of its clock."""

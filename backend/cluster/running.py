@@ -9,6 +9,7 @@ from pathlib import Path
 import ray
 from pydantic import BaseModel, ConfigDict
 from ray import serve
+from ray.actor import ActorHandle
 from ray.serve.config import AutoscalingConfig, HTTPOptions
 
 from backend.cli.arguments import ACCESS_KEY_VARIABLE
@@ -19,6 +20,7 @@ from backend.recordings.store import StoreOptions
 from backend.serving.server import ServingOptions
 
 NAME = "audio-interaction"
+DEPLOYMENT = "replica"
 JOURNAL_NAME = f"{NAME}-journal"
 SHARE_OF_PLACES = 0.7
 """Where more of all places are taken, another replica is started."""
@@ -55,11 +57,16 @@ def running(options: ClusterOptions) -> Iterator[None]:
     )
     try:
         serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
-        serve.run(application(options), name=NAME)
+        deploy(options)
         yield
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def deploy(options: ClusterOptions) -> None:
+    """Have all replicas be as these options say, one after the other where some serve already."""
+    serve.run(application(options), name=NAME)
 
 
 class ClusterArguments(BaseModel):
@@ -104,11 +111,25 @@ def build(arguments: ClusterArguments) -> serve.Application:
     )
 
 
+def num_running() -> int:
+    """Replicas that serve."""
+    states = serve.status().applications[NAME].deployments[DEPLOYMENT].replica_states
+    return sum(number for state, number in states.items() if state.value == "RUNNING")
+
+
 def num_journal_bytes() -> int:
     """Of all that was ever written to the journal of the cluster that runs."""
-    journal = ray.get_actor(JOURNAL_NAME, namespace=NAME)
-    written: int = ray.get(journal.num_written_bytes.remote())
+    written: int = ray.get(_journal().num_written_bytes.remote())
     return written
+
+
+def kill_journal() -> None:
+    """End the journal's process; Ray starts another."""
+    ray.kill(_journal(), no_restart=False)
+
+
+def _journal() -> ActorHandle[JournalActor]:
+    return ray.get_actor(JOURNAL_NAME, namespace=NAME)
 
 
 def application(options: ClusterOptions) -> serve.Application:
@@ -129,7 +150,7 @@ def application(options: ClusterOptions) -> serve.Application:
     num_places = options.replica.config.num_slots
     deployment = serve.deployment(
         Replica,
-        name="replica",
+        name=DEPLOYMENT,
         num_replicas=None,
         autoscaling_config=AutoscalingConfig(
             min_replicas=options.min_replicas,

@@ -196,7 +196,7 @@ class Conversations:
         """
         with self._until_held(place) as until_held:
             line = Line(request.wire)
-            keeper = self._keeper(line, generation=1)
+            keeper = self._keeper(line)
             options = replace(request.options, counts=self.counts, is_kept=keeper is not None)
             opening = Conversation.open(
                 self._engine, request.defaults, options, line.tell, self.time, self._recordings
@@ -228,11 +228,12 @@ class Conversations:
         until_held.pop_all()
         return kept.holder
 
-    def _keeper(self, line: Line, generation: int) -> RecordKeeper | None:
+    def _keeper(self, line: Line, record: JournalRecord | None = None) -> RecordKeeper | None:
         wire = line.wire
         if self._journal is None or not (isinstance(wire, MovableWire) and wire.is_resumable):
             return None
-        return RecordKeeper(self._journal, wire, line.outbox, generation, self.time)
+        record = record or JournalRecord(wire.key.resume_token, generation=1)
+        return RecordKeeper(self._journal, wire, line.outbox, record, self.time)
 
     async def resume(self, resume: Resume, request: Request) -> Attachment:
         """Take a conversation over from a socket that was lost, or is about to be.
@@ -296,7 +297,7 @@ class Conversations:
             record, past = await self._taken(journal, resume, wire)
             outbox: Outbox[Any] = Outbox.taken_up(wire.encode, record.num_messages, record.messages)
             line = Line(wire, outbox)
-            keeper = self._keeper(line, record.generation)
+            keeper = self._keeper(line, record)
             options = replace(request.options, counts=self.counts, is_kept=True)
             taking_up = Conversation.take_up(self._engine, past, options, line.tell, self.time)
             return await self._hold(until_held, place, line, keeper, taking_up, record.generation)
@@ -305,10 +306,11 @@ class Conversations:
         self, journal: Journal, resume: Resume, wire: AnyWire
     ) -> tuple[JournalRecord, KeptPast]:
         try:
-            record = await journal.take(resume.key.session_id, resume.key.resume_token)
+            key, num_received = resume.key, resume.num_received
+            record = await journal.take(key.session_id, key.resume_token, num_received)
         except JournalError as error:
             raise ConnectionEnd(None, CloseCode.MOVED, "journal_away") from error
-        if record is None or record.num_messages < resume.num_received:
+        if record is None:
             raise self._forgotten()
         assert isinstance(wire, MovableWire), "only such are resumed"
         try:

@@ -58,19 +58,19 @@ class Outbox(Generic[ServerT]):
         """Go on after so many messages, of which the last are kept."""
         outbox = cls(encode)
         texts = list(kept)
-        outbox._last_number = num_messages
+        outbox._last_number = outbox._num_released = num_messages
         for number, text in enumerate(texts, num_messages - len(texts) + 1):
             outbox._keep(NumberedMessage(number, text))
         return outbox
 
     def hold(self) -> None:
-        """From now on, nothing is carried before it is released."""
+        """From now on, nothing more is carried before it is released."""
         self._is_held = True
-        self._num_released = self._last_number
 
-    def release(self, number: int) -> None:
-        """Messages up to `number` may be carried."""
+    def release(self, number: int, *, holds_others: bool) -> None:
+        """Messages up to `number` may be carried; others, only if they are not held any more."""
         self._num_released = number
+        self._is_held = holds_others
         self._news.set()
 
     def hold_no_more(self) -> None:
