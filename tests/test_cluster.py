@@ -4,12 +4,15 @@ import importlib.util
 import re
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from backend.admission import Admission, Others
 from backend.cli.arguments import parse
 from backend.cli.cluster import cluster
 from backend.cluster.roster import GONE_SECONDS, ReplicaReport, Roster, others_than
 from backend.errors import SettingsError
+from backend.serving.monitoring import ReplicasCollector
 from tests.sockets import SteppedTime
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +40,29 @@ def test_a_replica_that_tells_nothing_is_gone() -> None:
     assert len(roster.tell(report("b"))) == 2
     seconds = GONE_SECONDS
     assert [told.replica_id for told in roster.tell(report("b"))] == ["b"]
+
+
+def test_metrics_of_all_replicas_are_told_at_each() -> None:
+    seconds = 0.0
+    roster = Roster(lambda: seconds)
+    for replica_id, num_chunks in (("a", 3), ("b", 4)):
+        registry = CollectorRegistry()
+        Counter("chunks", "Chunks of sound.", ["kind"], registry=registry).labels("x").inc(
+            num_chunks
+        )
+        roster.tell(report(replica_id))
+        roster.tell_metrics(replica_id, generate_latest(registry).decode())
+    both = CollectorRegistry()
+    both.register(ReplicasCollector(roster.metrics()))
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(generate_latest(both).decode())
+    }
+    told = [(s.labels, s.value) for s in families["chunks"].samples if s.name == "chunks_total"]
+    assert told == [({"kind": "x", "replica": "a"}, 3), ({"kind": "x", "replica": "b"}, 4)]
+    seconds = GONE_SECONDS
+    roster.tell(report("b"))
+    assert list(roster.metrics()) == ["b"]
 
 
 def test_a_replica_knows_of_the_others() -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -16,7 +16,13 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend.cluster.roster import REPORT_SECONDS, ReplicaReport, Roster, others_than
+from backend.cluster.roster import (
+    METRICS_SECONDS,
+    REPORT_SECONDS,
+    ReplicaReport,
+    Roster,
+    others_than,
+)
 from backend.config import EngineConfig
 from backend.engine import Engine
 from backend.journal import Entry, Journal, JournalError, JournalRecord, JournalRecords, Written
@@ -65,6 +71,14 @@ class JournalActor:
         """As a roster's."""
         return self._roster.tell(report)
 
+    async def tell_metrics(self, replica_id: str, metrics: str) -> None:
+        """As a roster's."""
+        self._roster.tell_metrics(replica_id, metrics)
+
+    async def metrics(self) -> dict[str, str]:
+        """As a roster's."""
+        return self._roster.metrics()
+
     async def num_written_bytes(self) -> int:
         """Of all entries ever."""
         return self._records.num_written_bytes
@@ -101,6 +115,22 @@ class RemoteJournal:
             JournalError: it cannot be reached.
         """
         return await _answer(self._actor.tell.remote(report))
+
+    async def tell_metrics(self, replica_id: str, metrics: str) -> None:
+        """What a replica counts, in Prometheus' format.
+
+        Raises:
+            JournalError: it cannot be reached.
+        """
+        await _answer(self._actor.tell_metrics.remote(replica_id, metrics))
+
+    async def metrics(self) -> dict[str, str]:
+        """What each replica counts.
+
+        Raises:
+            JournalError: it cannot be reached.
+        """
+        return await _answer(self._actor.metrics.remote())
 
 
 async def _answer(asked: Awaitable[Answer]) -> Answer:
@@ -181,15 +211,35 @@ class ReplicaMembership:
         """What `/health` says of each server."""
         return [report.fields() for report in self._reports]
 
-    async def run(self, conversations: Conversations) -> None:
-        """Tell the others of this server and hear of them, until it is to end; then hand over."""
+    async def metrics(self, own: Callable[[], str]) -> Mapping[str, str]:
+        """What each replica counts, in Prometheus' format; of this one, what `own` returns."""
+        try:
+            told = await self._journal.metrics()
+        except JournalError as error:
+            logger.warning("%s: this replica's metrics are told alone", error)
+            told = {}
+        return told | {self._replica_id: own()}
+
+    async def run(self, conversations: Conversations, metrics: Callable[[], str]) -> None:
+        """Tell the others of this server and hear of them, until it is to end; then hand over.
+
+        Args:
+            conversations: of this server.
+            metrics: what it counts, in Prometheus' format.
+        """
         handing_over: asyncio.Task[None] | None = None
+        metrics_due = 0.0
         while True:
             if handing_over is None and await asyncio.to_thread(self._ingress.is_draining):
                 handing_over = asyncio.create_task(conversations.hand_over())
+            now = conversations.time.now()
             try:
                 report = self._report(conversations, is_leaving=handing_over is not None)
                 self._reports = await self._journal.tell(report)
+                if now >= metrics_due:
+                    metrics_due = now + METRICS_SECONDS
+                    told = await asyncio.to_thread(metrics)
+                    await self._journal.tell_metrics(self._replica_id, told)
             except JournalError as error:
                 logger.warning("%s: this replica stands alone", error)
                 self._reports = ()

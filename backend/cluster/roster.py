@@ -8,6 +8,8 @@ from backend.admission import Others
 
 REPORT_SECONDS = 0.5
 """So often a server tells how it stands."""
+METRICS_SECONDS = 5.0
+"""So often it tells what it counts."""
 GONE_SECONDS = 3.0
 """A server that has told nothing for so long is no more."""
 
@@ -49,6 +51,7 @@ class Roster:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._reports: dict[str, tuple[float, ReplicaReport]] = {}
+        self._metrics: dict[str, str] = {}
 
     def tell(self, report: ReplicaReport) -> list[ReplicaReport]:
         """A server tells how it stands; returns how it stands with all."""
@@ -60,6 +63,19 @@ class Roster:
             if now - told_at < GONE_SECONDS
         }
         return [told for _, told in self._reports.values()]
+
+    def tell_metrics(self, replica_id: str, metrics: str) -> None:
+        """A server tells what it counts, in Prometheus' format."""
+        self._metrics[replica_id] = metrics
+
+    def metrics(self) -> dict[str, str]:
+        """What each server counts."""
+        self._metrics = {
+            replica_id: metrics
+            for replica_id, metrics in self._metrics.items()
+            if replica_id in self._reports
+        }
+        return self._metrics
 
 
 def others_than(replica_id: str, reports: Sequence[ReplicaReport], now: float) -> Others:

@@ -114,7 +114,7 @@ def build(arguments: ClusterArguments) -> serve.Application:
 def num_running() -> int:
     """Replicas that serve."""
     states = serve.status().applications[NAME].deployments[DEPLOYMENT].replica_states
-    return sum(number for state, number in states.items() if state.value == "RUNNING")
+    return sum(number for state, number in states.items() if state == "RUNNING")
 
 
 def num_journal_bytes() -> int:

@@ -3,13 +3,14 @@
 Each number has one owner, which counts it; here it is only read, when it is asked for.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import Depends, FastAPI, Request, Response
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -17,6 +18,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,6 +35,17 @@ EDGES_PER_BUCKET = 6
 """A bucket of a histogram ends 1.8 times as late as the one before."""
 
 Fields = dict[str, Any]
+
+
+class Cluster(Protocol):
+    """What is told of a cluster, at each of its servers."""
+
+    @property
+    def replicas(self) -> Sequence[Mapping[str, Any]]:
+        """What `/health` says of each server."""
+
+    async def metrics(self, own: Callable[[], str]) -> Mapping[str, str]:
+        """What each server counts, in Prometheus' format; of this one, what `own` returns."""
 
 
 @dataclass(slots=True)
@@ -84,7 +97,7 @@ class Monitoring:
         too_slow: why nobody can converse here in real time; None where all can.
         also: a second checkpoint, by which recordings can be heard; None where there is none.
         recordings: where conversations are recorded; None records nothing.
-        replicas: what each server of a cluster says of itself.
+        cluster: that this server is of; None where this server is alone.
     """
 
     def __init__(
@@ -97,14 +110,14 @@ class Monitoring:
         too_slow: str | None,
         also: str | None,
         recordings: StoreOptions | None,
-        replicas: Callable[[], Sequence[Mapping[str, Any]]],
+        cluster: Cluster | None,
     ) -> None:
         self._engine = engine
         self._admission = admission
         self._counts = counts
         self._doorkeeper = doorkeeper
         self._recordings = recordings
-        self._replicas = replicas
+        self._cluster = cluster
         self._too_slow = too_slow
         self._also = also
         self._registry = CollectorRegistry()
@@ -141,7 +154,7 @@ class Monitoring:
             "requires_key": self._doorkeeper.requires_key,
             "abilities": [asdict(ability) for ability in checkpoint.abilities],
             "recordings": _recording_fields(self._recordings),
-            "replicas": list(self._replicas()),
+            "replicas": list(self._cluster.replicas) if self._cluster else [],
         }
 
     async def _ready(self, response: Response) -> Fields:
@@ -153,10 +166,41 @@ class Monitoring:
             return {"status": "leaving"}
         return {"status": "ready"}
 
-    # Not a coroutine: it is done beside the event loop.
-    def _metrics(self, request: Request) -> Response:
+    async def _metrics(self, request: Request) -> Response:
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._registry), headers={"Content-Type": media_type})
+        registry: Collector = self._registry
+        if self._cluster is not None:
+            registry = ReplicasCollector(await self._cluster.metrics(self.exposition))
+        # Beside the event loop.
+        told = await asyncio.to_thread(encode, registry)
+        return Response(told, headers={"Content-Type": media_type})
+
+    def exposition(self) -> str:
+        """What this server counts, in Prometheus' format."""
+        return generate_latest(self._registry).decode()
+
+
+class ReplicasCollector(Collector):
+    """What all servers of a cluster count, each under a label of its own.
+
+    Args:
+        expositions: in Prometheus' format, by replica.
+    """
+
+    def __init__(self, expositions: Mapping[str, str]) -> None:
+        self._expositions = expositions
+
+    def collect(self) -> Iterable[Metric]:
+        """Each metric once, with the samples of all."""
+        metrics: dict[str, Metric] = {}
+        for replica_id, exposition in self._expositions.items():
+            for own in text_string_to_metric_families(exposition):
+                metric = Metric(own.name, own.documentation, own.type)
+                metrics.setdefault(own.name, metric).samples += [
+                    sample._replace(labels={**sample.labels, "replica": replica_id})
+                    for sample in own.samples
+                ]
+        return metrics.values()
 
 
 def lateness_fields(lateness: Lateness) -> dict[str, float] | None:

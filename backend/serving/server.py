@@ -7,13 +7,13 @@ import mimetypes
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import clear_frames
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -52,7 +52,7 @@ from backend.serving.gradio_calls import GradioCalls
 from backend.serving.heap import Heap
 from backend.serving.http_protocol import HttpProtocol
 from backend.serving.mcp import McpApi
-from backend.serving.monitoring import CountedTraffic, Monitoring, Traffic
+from backend.serving.monitoring import Cluster, CountedTraffic, Monitoring, Traffic
 from backend.serving.openai_api import OpenAIApi
 from backend.serving.page_routes import page_routes
 from backend.serving.prefix import Prefixed
@@ -131,19 +131,20 @@ class ServingOptions:
             require_usable_key(self.access_key)
 
 
-class Membership(Protocol):
+class Membership(Cluster, Protocol):
     """A server's part in a cluster."""
 
     @property
     def journal(self) -> Journal:
         """Of all conversations of the cluster."""
 
-    @property
-    def replicas(self) -> Sequence[Mapping[str, Any]]:
-        """What `/health` says of each server."""
+    async def run(self, conversations: Conversations, metrics: Callable[[], str]) -> None:
+        """Tell the others of this server and hear of them, until it is to end; then hand over.
 
-    async def run(self, conversations: Conversations) -> None:
-        """Tell the others of this server and hear of them, until it is to end; then hand over."""
+        Args:
+            conversations: of this server.
+            metrics: what it counts, in Prometheus' format.
+        """
 
 
 class SocketService:
@@ -281,7 +282,9 @@ def create_app(
             if membership is None:
                 yield
             else:
-                taking_part = asyncio.create_task(membership.run(service.conversations))
+                taking_part = asyncio.create_task(
+                    membership.run(service.conversations, monitoring.exposition)
+                )
                 yield
                 taking_part.cancel()
         if service.joe is not None:
@@ -296,7 +299,7 @@ def create_app(
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=lifespan)
     traffic = Traffic()
     app.add_middleware(CountedTraffic, traffic=traffic)
-    Monitoring(
+    monitoring = Monitoring(
         engine,
         service.admission,
         service.conversations.counts,
@@ -305,8 +308,9 @@ def create_app(
         service.too_slow,
         None if options.also is None else options.also.name,
         options.recordings,
-        lambda: membership.replicas if membership else (),
-    ).add_to(app)
+        membership,
+    )
+    monitoring.add_to(app)
     for kind in WIRES:
         app.add_api_websocket_route(kind.path, _serving(service, kind))
 
