@@ -125,6 +125,10 @@ class ClusterTalker:
         """Wait for an event of this type, if none has come."""
         await self.until(lambda talker: event_type in talker.types)
 
+    async def until_said(self, num_replies: int) -> None:
+        """Wait for so many replies from the beginning on."""
+        await self.until(lambda talker: len(talker.replies) >= num_replies)
+
     @property
     def types(self) -> set[str]:
         """Of what was told."""
@@ -246,19 +250,20 @@ def report_cluster(num_kills: int = NUM_KILLS) -> None:
         asyncio.run(_break(options, address, num_kills))
 
 
-def _show_beside(alone: list[ClusterTalker], together: list[ClusterTalker]) -> None:
-    print(f"\n{NUM_TALKERS} talkers, ms:{'one process':>39}{'two replicas':>21}")
-    print(f"{'':<32}{'p50':>8}{'p95':>8}{'p50':>13}{'p95':>8}")
-    for name, of in (
-        ("a heartbeat and its answer", lambda talker: talker.round_trips),
-        ("a chunk's end to its decision", lambda talker: talker.delays),
-    ):
-        rows = [
-            percentiles([1000 * seconds for talker in talkers for seconds in of(talker)])
-            for talkers in (alone, together)
-        ]
-        (p50, p95), (p50_together, p95_together) = rows
-        print(f"{name:<32}{p50:>8.1f}{p95:>8.1f}{p50_together:>13.1f}{p95_together:>8.1f}")
+def _show_beside(alone: list[ClusterTalker], both: list[ClusterTalker]) -> None:
+    print(f"\n{NUM_TALKERS} talkers, ms:{'one process':>38}{'two replicas':>21}")
+    print(f"{'':<32}{'p50':>13}{'p95':>8}{'p50':>13}{'p95':>8}")
+    _show_row("a heartbeat and its answer", [[t.round_trips for t in of] for of in (alone, both)])
+    _show_row("a chunk's end to its decision", [[t.delays for t in of] for of in (alone, both)])
+
+
+def _show_row(name: str, measured: list[list[list[float]]]) -> None:
+    """One line of figures: of each way to serve, of each talker."""
+    row = f"{name:<32}"
+    for talkers in measured:
+        p50, p95 = percentiles([1000 * seconds for talker in talkers for seconds in talker])
+        row += f"{p50:>13.1f}{p95:>8.1f}"
+    print(row)
 
 
 async def _talk(address: str) -> list[ClusterTalker]:
@@ -293,7 +298,7 @@ async def _break(options: "ClusterOptions", address: str, num_kills: int) -> Non
         """All have been answered since, and nothing was lost."""
         num_replies = [len(talker.replies) for talker in talkers]
         for talker, word, num in zip(talkers, words, num_replies, strict=True):
-            await talker.until(lambda talker, num=num: len(talker.replies) > num + 1)
+            await talker.until_said(num + 2)
             talker.check(word.reply)
         print(f"{what}: {len(talkers)} conversations went on, nothing lost, nothing twice")
 
