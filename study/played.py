@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backend.audio import pcm16_to_float
+from backend.audio import Samples, pcm16_to_float
 from study.judged_wire import RATE_HZ
 
 FRAME_SECONDS = 0.02
@@ -48,6 +48,8 @@ class RealTimePlayer:
 
     audible: list[Audible] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
+    _pieces: list[tuple[float, Samples]] = field(default_factory=list)
+    """What was or is to be heard, and when it begins."""
     _free_at: float = 0.0
     """When all that came has been played."""
     _items: dict[str, _Playing] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class RealTimePlayer:
         start = max(at, self._free_at)
         samples = pcm16_to_float(pcm[: len(pcm) // 2 * 2])
         self._free_at = start + len(samples) / RATE_HZ
+        self._pieces.append((start, samples))
         playing = self._items.setdefault(item, _Playing(start, 0.0))
         playing.seconds += len(samples) / RATE_HZ
         size = round(FRAME_SECONDS * RATE_HZ)
@@ -77,12 +80,33 @@ class RealTimePlayer:
         # An item whose last sound comes after another's begins where that one ended.
         played = min(playing.seconds, max(0.0, at - playing.start))
         self._free_at = at
+        self._pieces = [
+            (start, samples[: max(0, round((at - start) * RATE_HZ))])
+            for start, samples in self._pieces
+        ]
         self._stopped.add(item)
         for sound in self.audible:
             sound.end = min(sound.end, max(at, sound.start))
         self.audible = [sound for sound in self.audible if sound.end > sound.start]
         self.cuts.append(Cut(at, item, played))
         return self.cuts[-1]
+
+    def track(self, since: float, until: float) -> Samples:
+        """All that was heard between two times, float32 `[n]` at 24 kHz."""
+        track = np.zeros(round((until - since) * RATE_HZ), np.float32)
+        for start, samples in self._pieces:
+            first = round((start - since) * RATE_HZ)
+            inside = samples[max(0, -first) : max(0, len(track) - first)]
+            track[max(0, first) :][: len(inside)] = inside
+        return track
+
+    def span_of(self, item: str) -> tuple[float, float, float] | None:
+        """When a reply began, when it would have ended, and until when it was heard."""
+        if (playing := self._items.get(item)) is None:
+            return None
+        whole_end = playing.start + playing.seconds
+        cuts = [cut.at for cut in self.cuts if cut.item == item]
+        return playing.start, whole_end, min([whole_end, *cuts])
 
     def is_audible(self, since: float, until: float) -> bool:
         """Whether anything sounds between two times."""

@@ -176,6 +176,12 @@ NOT_RUN = {
     f"{PYTHON} app.py judge ws://localhost:7860": JUDGES,
     f"{PYTHON} app.py judge ws://localhost:7860 --out judged.json --figure judged.svg": JUDGES,
     f"{PYTHON} app.py judge wss://example.org/v1/realtime --model NAME --access-key KEY": JUDGES,
+    f"{PYTHON} app.py duplex-bench wss://example.org/v1/realtime --clips my_voices --out samples": (
+        JUDGES
+    ),
+    f"{PYTHON} app.py duplex-bench ws://localhost:7860 --out samples": JUDGES,
+    f"{PYTHON} app.py duplex-bench --out samples": JUDGES,
+    "make benchmarks": MAKES,
     f"{PYTHON} app.py compare RECORDING --checkpoint mine/step-900 --other-checkpoint "
     "mine/step-1000": PLACEHOLDER,
     f"{PYTHON} app.py compare FILE --other-checkpoint mine": PLACEHOLDER,

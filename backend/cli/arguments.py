@@ -86,6 +86,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _add_probe(commands.add_parser("probe", help="find out when a model speaks, and when not"))
     _add_compare(commands.add_parser("compare", help="compare two checkpoints, or two settings"))
     _add_judge(commands.add_parser("judge", help="judge a server from outside, by talking with it"))
+    _add_duplex_bench(
+        commands.add_parser("duplex-bench", help="talk with a server as Full-Duplex-Bench does")
+    )
     # Options alone are those of `serve`.
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in OPTIONS_OF_ALL):
         arguments = ["serve", *arguments]
@@ -421,17 +424,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api", choices=APIS, help="what it speaks (as its address says, else realtime)"
     )
-    parser.add_argument("--model", default="audio-interaction", help="its name (%(default)s)")
-    parser.add_argument("--voice", type=_text, help="in which it is to speak (its own choice)")
-    _add_access_key(parser, "what the server wants to know")
-    parser.add_argument(
-        "--clips",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="CLIPS",
-        help="voices to talk with: recordings, folders or manifests (the repository's samples)",
-    )
+    _add_judged_server(parser)
     parser.add_argument("--rounds", type=_count, default=1, help="of all trials (%(default)s)")
     parser.add_argument(
         "--quiet-seconds",
@@ -445,6 +438,38 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
         "--figure", type=Path, metavar="FILE", help=f"draw it, as {', '.join(FIGURES)}"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_duplex_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "server",
+        nargs="?",
+        metavar="ADDRESS",
+        help="wss://host, or the whole address of its Realtime socket (only score the folder)",
+    )
+    _add_judged_server(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="in the benchmark's layout; samples that it holds already are not made again",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_judged_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="audio-interaction", help="its name (%(default)s)")
+    parser.add_argument("--voice", type=_text, help="in which it is to speak (its own choice)")
+    _add_access_key(parser, "what the server wants to know")
+    parser.add_argument(
+        "--clips",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="CLIPS",
+        help="voices to talk with: recordings, folders or manifests (the repository's samples)",
+    )
 
 
 def _add_study_output(parser: argparse.ArgumentParser, folder: Path) -> None:
