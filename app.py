@@ -20,7 +20,7 @@ from backend.cli.exits import (
     leave_quietly,
 )
 from backend.errors import AudioInteractionError, EngineFailedError
-from backend.serving.space import settle_in
+from backend.serving.surroundings import settle_in
 
 COMMANDS = {
     "serve": "backend.cli.serve:serve",

@@ -1,6 +1,8 @@
 """How much one socket may send and have done: what is more waits, and nothing of it is lost."""
 
-from collections.abc import Callable, Coroutine, Generator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, TypeVarTuple
@@ -34,6 +36,34 @@ class Shares:
     """For all together that want more than theirs."""
     saved_seconds: float = SAVED_SECONDS
     """That one may have saved up."""
+
+
+class WaitingLine:
+    """Lets one at a time do something, in the order in which they came. Of one event loop.
+
+    Args:
+        most: that may be there at once; whether there is room is for who comes to ask.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._num_there = 0
+        self._lock = asyncio.Lock()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many are there as may be."""
+        return self._num_there >= self._most
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for those who came before; the next one's turn comes after the block."""
+        self._num_there += 1
+        try:
+            async with self._lock:
+                yield
+        finally:
+            self._num_there -= 1
 
 
 class TokenBucket:

@@ -8,6 +8,8 @@ from backend.errors import SettingsError
 
 VERSION = "0.1.0"
 """Of this program."""
+CONNECTIONS_PER_ADDRESS = 256
+"""Of a server's, as many are open from one address: a few dozen browsers behind one router."""
 
 SAMPLE_RATE_HZ = 16_000
 """Of what the model hears."""

@@ -22,7 +22,7 @@ from backend.audio import Samples, float_to_pcm16
 from backend.cli.cluster import free_port, prepare_ray
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ, EngineConfig
 from backend.journal import RETRY_SECONDS
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from bench import soak
 from bench.errors import BenchError
 from bench.serving import server

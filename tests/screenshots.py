@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwr
 from backend.engine import Engine
 from backend.model.checkpoint import EMBEDDED, load_checkpoint
 from backend.recordings.store import StoreOptions
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from tests.browsing import chromium, microphone_file, part, samples
 from tests.scripted import DEMO_REPLIES, ScriptedEngine
 from tests.serving import serving

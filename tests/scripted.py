@@ -274,7 +274,8 @@ DEMO_REPLIES = (
 if __name__ == "__main__":
     import uvicorn
 
-    from backend.serving.server import server_config
+    from backend.serving.process import ServingOptions, uvicorn_config
+    from backend.serving.server import create_app
 
     demo: Any = ScriptedEngine(DEMO_REPLIES, seconds_per_word=0.15)
-    uvicorn.Server(server_config(demo, "127.0.0.1", 7860)).run()
+    uvicorn.Server(uvicorn_config(create_app(demo), "127.0.0.1", 7860, ServingOptions())).run()

@@ -10,7 +10,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from backend.engine import Engine
-from backend.serving.server import ServingOptions, server_config
+from backend.serving.process import ServingOptions, uvicorn_config
+from backend.serving.server import create_app
 from tests.scripted import ScriptedEngine
 
 START_SECONDS = 60.0
@@ -25,7 +26,9 @@ def serving(
     port: int = 0,
 ) -> Iterator[str]:
     """Serve `engine`, `around` between it and its clients, while the block runs: `host:port`."""
-    config = server_config(cast(Engine, engine), "127.0.0.1", port, options)
+    options = options or ServingOptions()
+    app = create_app(cast(Engine, engine), options)
+    config = uvicorn_config(app, "127.0.0.1", port, options)
     config.app = around(cast(ASGIApp, config.app))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

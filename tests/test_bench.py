@@ -16,7 +16,7 @@ from backend.model.checkpoint import Checkpoint
 from backend.recordings.reader import SessionFile
 from backend.recordings.replay import TIE_LOGITS
 from backend.recordings.store import StoreOptions
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from bench.__main__ import main
 from bench.errors import BenchError
 from bench.forks import (

@@ -23,7 +23,7 @@ from backend.audio import read_audio
 from backend.engine import Engine
 from backend.model.checkpoint import Ability, Checkpoint
 from backend.protocol import Emotion
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from tests.browsing import (
     SAMPLES,
     WAIT_MS,

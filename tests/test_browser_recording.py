@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from backend.protocol import Emotion
 from backend.recordings.store import StoreOptions
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from bench.gallery import FOLDER
 from tests.browsing import WAIT_MS, open_page, part
 from tests.scripted import ScriptedEngine, ScriptedReply

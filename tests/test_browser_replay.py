@@ -19,7 +19,7 @@ from playwright.sync_api import (
 from backend.config import CHUNK_SECONDS
 from backend.recordings.reader import SessionFile
 from backend.recordings.transcript import RecordedReply, read_transcript
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from bench.gallery import FOLDER
 from tests.browsing import WAIT_MS, open_page, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable

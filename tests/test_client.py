@@ -12,7 +12,7 @@ from rich.console import Console
 
 from backend import protocol
 from backend.audio import read_audio
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.conversation import Conversation, Emotion, Frame, Sentence, Timing, Turn, heard_text
 from client.errors import AddressError, ConversationOverError, ServerUnreachableError

@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from backend.audio import read_audio
 from backend.model.hub_store import Report
 from backend.recordings.store import StoreOptions
-from backend.serving.server import ServingOptions
-from backend.serving.starting import StartingApp
+from backend.serving.process import ServingOptions, StartingApp
 from client.address import ServerAddress
 from client.audio_format import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from client.capture import ROOM_SECONDS

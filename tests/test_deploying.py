@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -21,15 +21,18 @@ from starlette.testclient import TestClient
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from backend.engine import Engine
 from backend.errors import CheckpointError, SettingsError
 from backend.model.hub_store import DownloadPhase, Progress, Report
 from backend.serving.access import SecurityHeaders, is_same_origin
-from backend.serving.listening import listen_on, page_address
-from backend.serving.prefix import Prefixed
-from backend.serving.server import ServingOptions, serve
-from backend.serving.space import Surroundings, settle_in, surroundings
-from backend.serving.starting import LOADING, LeavingError, StartingApp
+from backend.serving.process import LOADING, LeavingError, ServingOptions, StartingApp, serve
+from backend.serving.proxies import Prefixed
+from backend.serving.surroundings import (
+    Surroundings,
+    listen_on,
+    page_address,
+    settle_in,
+    surroundings,
+)
 from tests.browsing import open_page, part
 from tests.reverse_proxy import reverse_proxy
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -308,7 +311,7 @@ def test_who_leaves_meanwhile_stops_the_download() -> None:
 
 
 def test_a_model_that_cannot_be_opened_ends_the_server() -> None:
-    def fail(_: Report) -> Engine:
+    def fail(_: Report) -> NoReturn:
         raise CheckpointError("there is no model someone/nobody")
 
     # Not in this thread: a browser's driver may have a loop here.

@@ -20,12 +20,14 @@ from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 from starlette.testclient import TestClient
 
+from backend.allowance import WaitingLine
 from backend.config import EngineConfig
 from backend.engine import Engine
 from backend.errors import RecordingError
 from backend.model.checkpoint import Checkpoint
-from backend.serving import endpoints, uploads
-from backend.serving.server import ServingOptions, create_app
+from backend.serving import uploads
+from backend.serving.process import ServingOptions
+from backend.serving.server import create_app
 from backend.serving.uploads import Uploads
 from backend.serving.zero_gpu import ZeroGpuListener
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -326,7 +328,7 @@ def anyio_backend() -> str:
 
 
 def test_few_files_wait(stranger: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "MAX_WAITING", 0)
+    monkeypatch.setattr(WaitingLine, "is_full", True)
     (name,) = upload(stranger, 100).json()
     message = {"id": 1, "method": "tools/call"}
     message["params"] = {"name": "listen", "arguments": {"audio": name}}

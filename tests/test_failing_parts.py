@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -32,10 +33,10 @@ from backend.engine.watchdog import LOOKS, watch
 from backend.errors import EngineFailedError, VoiceUnavailableError
 from backend.events import SessionFailed
 from backend.model.checkpoint import Checkpoint
-from backend.serving import server
-from backend.serving.heap import Heap
-from backend.serving.listening import listen_on
-from backend.serving.server import ServingOptions, serve
+from backend.serving import process
+from backend.serving.process import Heap, ServingOptions, serve
+from backend.serving.server import create_app
+from backend.serving.surroundings import listen_on
 from backend.speech import Speaker, SpeechEvent, SpokenPiece, Voices, espeak, voices
 from backend.wires import connection
 from tests.scripted import BREAK, ScriptedEngine, ScriptedReply
@@ -196,17 +197,17 @@ def last_error(socket: ClientConnection) -> tuple[str, int]:
 def test_a_server_whose_engine_hangs_says_so_and_ends(
     golden_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "FAREWELL_SECONDS", 1.0)
+    monkeypatch.setattr(process, "FAREWELL_SECONDS", 1.0)
     listening = listen_on("127.0.0.1", 0)
     port = listening.getsockname()[1]
     with HangingEngine(golden_checkpoint) as engine, ThreadPoolExecutor(1) as pool:
 
-        def open_engine(_: object) -> Engine:
+        def open_app(_: object) -> tuple[Engine, FastAPI]:
             engine.warm_up()
-            return engine
+            return engine, create_app(engine)
 
         serving: Future[None] = pool.submit(
-            serve, open_engine, listening, ServingOptions(), lambda: None
+            serve, open_app, listening, ServingOptions(), lambda: None
         )
         wait_for(lambda: health(port) == (200, "ok"))
         address = f"ws://127.0.0.1:{port}/v1/realtime"

@@ -26,15 +26,16 @@ from backend.conversation.model_session import (
     CHANGES_PER_SECOND,
     PROMPT_COST,
 )
-from backend.serving.connection_limits import ConnectionLimits, OpenConnections, Proxies
-from backend.serving.server import ServingOptions
+from backend.serving.http_protocol import ServerConfig
+from backend.serving.limits import ConnectionLimits, OpenConnections
+from backend.serving.process import ServingOptions
+from backend.serving.proxies import Proxies
 from backend.serving.socket_protocol import (
     FRAMES_PER_TURN,
     IDLE_FRAME_BURST,
     LATE_BYTES,
     PacedSocket,
 )
-from backend.serving.uvicorn_config import ServerConfig
 from backend.wires.errors import CloseCode
 from tests.scripted import LONGEST_PROMPT, ScriptedEngine, ScriptedReply, ScriptedSession
 from tests.serving import serving, wait_until_free

@@ -16,7 +16,7 @@ from backend.config import CHUNK_SAMPLES, EngineConfig
 from backend.counts import EDGES, Durations
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from tests.scripted import ScriptedEngine
 from tests.serving import serving
 

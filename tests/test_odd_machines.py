@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from backend.cli.arguments import DEFAULT_PORT, parse, port_of
-from backend.serving.listening import listen_on
+from backend.serving.surroundings import listen_on
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
 from tests.test_architecture import modules

@@ -16,17 +16,17 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from backend.serving import connection_limits, descriptors, http_protocol
-from backend.serving.connection_limits import (
+from backend.serving import http_protocol, limits
+from backend.serving.http_protocol import LOG_SECONDS, OncePerMinute
+from backend.serving.limits import (
+    DESCRIPTORS_EACH,
     MAX_CONNECTIONS,
     Admitted,
     ConnectionLimits,
     OpenConnections,
-    Proxies,
-    counted_as,
 )
-from backend.serving.server import ServingOptions
-from backend.serving.uvicorn_config import LOG_SECONDS, OncePerMinute
+from backend.serving.process import ServingOptions
+from backend.serving.proxies import Proxies, counted_as
 from tests.scripted import ScriptedEngine
 from tests.serving import serving
 from webui.gradio_app import ASSETS_FOLDER
@@ -367,8 +367,7 @@ class QuietConnection:
 
 
 def test_those_who_say_nothing_give_way_in_turn() -> None:
-    limits = ConnectionLimits(total=2, spare=1, per_address=9)
-    connections = OpenConnections(limits, Proxies())
+    connections = OpenConnections(ConnectionLimits(total=2, spare=1, per_address=9), Proxies())
     first, second, third = (QuietConnection(connections) for _ in range(3))
     for each in (first, second):
         assert connections.admit(each.transport, "192.0.2.7") is Admitted.FULLY
@@ -379,8 +378,7 @@ def test_those_who_say_nothing_give_way_in_turn() -> None:
 
 
 def test_a_full_server_has_room_for_health() -> None:
-    limits = ConnectionLimits(total=2, spare=1, per_address=9)
-    connections = OpenConnections(limits, Proxies())
+    connections = OpenConnections(ConnectionLimits(total=2, spare=1, per_address=9), Proxies())
     transports = [BaseTransport() for _ in range(4)]
     admitted = [connections.admit(each, "192.0.2.7") for each in transports]
     assert admitted == [
@@ -401,17 +399,17 @@ def test_a_full_server_has_room_for_health() -> None:
 
 @pytest.mark.parametrize("num_descriptors", [64, 256, 1024, 4096, 65_536])
 def test_some_descriptors_are_kept_back(num_descriptors: int) -> None:
-    limits = ConnectionLimits.within(num_descriptors)
-    num_used = connection_limits.DESCRIPTORS_EACH * limits.total + limits.spare + limits.per_accept
+    within = ConnectionLimits.within(num_descriptors)
+    num_used = DESCRIPTORS_EACH * within.total + within.spare + within.per_accept
     assert num_used <= num_descriptors * 7 / 8
-    assert limits.per_accept > 0
-    assert 0 < limits.total <= MAX_CONNECTIONS
+    assert within.per_accept > 0
+    assert 0 < within.total <= MAX_CONNECTIONS
 
 
 def test_the_limit_is_raised_at_the_start() -> None:
     script = """
 import resource
-from backend.serving.descriptors import descriptor_limit, raise_descriptor_limit
+from backend.serving.limits import descriptor_limit, raise_descriptor_limit
 for soft, hard in ((512, 2000), (300, 300)):
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     raise_descriptor_limit()
@@ -422,8 +420,8 @@ for soft, hard in ((512, 2000), (300, 300)):
 
 def test_windows_has_no_such_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
-    descriptors.raise_descriptor_limit()
-    assert descriptors.descriptor_limit() is None
+    limits.raise_descriptor_limit()
+    assert limits.descriptor_limit() is None
     assert ConnectionLimits.within(None).total == MAX_CONNECTIONS
 
 

@@ -20,7 +20,7 @@ from playwright.sync_api import (
 from backend.model.checkpoint import Ability
 from backend.protocol import Emotion
 from backend.recordings.store import StoreOptions
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from bench.gallery import read_scripts
 from tests.browsing import WAIT_MS, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable

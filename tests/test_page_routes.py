@@ -9,15 +9,17 @@ from typing import cast
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.responses import HTMLResponse
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from backend.engine import Engine
 from backend.serving.access import SecurityHeaders, is_host
-from backend.serving.compression import compressed
-from backend.serving.server import ServingOptions, create_app
+from backend.serving.page_routes import Rendered, compressed
+from backend.serving.process import ServingOptions
+from backend.serving.server import create_app
 from tests.scripted import ScriptedEngine
 from webui.bundling import bundled
 from webui.gradio_app import STATIC_FOLDER, gradio_app, modules
@@ -289,3 +291,22 @@ def test_a_link_has_a_preview(client: TestClient, headers: dict[str, str], addre
     assert picture == f"{address}live/preview.jpg"
     assert client.get("/live/preview.jpg").headers["content-type"] == "image/jpeg"
     assert "raw.githubusercontent.com" not in page.partition("<script")[0]
+
+
+def test_gradio_makes_the_page_once_for_an_address() -> None:
+    made = []
+
+    async def gradio(scope: Scope, receive: Receive, send: Send) -> None:
+        made.append(scope)
+        await HTMLResponse("<head></head>")(scope, receive, send)
+
+    visitor = TestClient(guarded(Rendered(gradio, "<link>")))
+    answers = [visitor.get("/", params={"query": number}) for number in range(3)]
+    assert len(made) == 1
+    assert len({answer.text for answer in answers}) == 1
+    assert [answer.headers.get_list("x-content-type-options") for answer in answers] == [
+        ["nosniff"]
+    ] * 3
+    other = visitor.get("/", headers={"X-Forwarded-Host": "voice.example.org"})
+    assert "http://voice.example.org/" in other.text
+    assert len(made) == 2

@@ -501,7 +501,7 @@ def test_client_that_vanishes_mid_reply_frees_its_slot() -> None:
 
 
 def test_client_that_stops_reading_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.serving.server.SEND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("backend.serving.sockets.SEND_TIMEOUT_SECONDS", 0.5)
     engine = ScriptedEngine([ScriptedReply("x" * 10_000_000)])
     with serving(engine) as address:
         clients = Clients(address)

@@ -19,8 +19,8 @@ from backend.engine import Engine
 from backend.events import TurnDone, TurnStatus
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
-from backend.serving.client_secrets import MAX_SECRETS, ClientSecrets
-from backend.serving.server import ServingOptions
+from backend.serving.keys import MAX_SECRETS, ClientSecrets
+from backend.serving.process import ServingOptions
 from backend.wires.audio_formats import Encoding, WireFormat
 from backend.wires.errors import CloseCode, WireError
 from backend.wires.realtime.wire import REALTIME

@@ -18,7 +18,7 @@ from backend.model.checkpoint import Checkpoint
 from backend.recordings.reader import SessionFile
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.recordings.transcript import read_transcript
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
 from tests.sockets import WAIT_SECONDS

@@ -21,7 +21,8 @@ from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES
 from backend.events import Event
 from backend.serving.access import Doorkeeper, may_be_rebound, offered_key
-from backend.serving.server import ServingOptions, SocketService
+from backend.serving.process import ServingOptions
+from backend.serving.sockets import SocketService
 from backend.wires.connection import SocketLimits
 from backend.wires.errors import CloseCode, ConnectionEnd
 from backend.wires.outbox import MessagesLostError, Outbox
@@ -682,7 +683,7 @@ async def test_who_leaves_while_it_is_told_something_has_left() -> None:
         "client": ("203.0.113.7", 1),
     }
     service = SocketService(engine, ServingOptions())  # type: ignore[arg-type]
-    await service.serve(WebSocket(scope, receive, send), REALTIME)  # type: ignore[arg-type]
+    await service.serve(REALTIME, WebSocket(scope, receive, send))  # type: ignore[arg-type]
     await settle()
     assert (engine.num_sessions, service.admission.num_taken) == (0, 0)
 

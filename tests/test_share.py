@@ -15,7 +15,7 @@ import pytest
 from gradio import networking, tunneling
 
 from backend.errors import SettingsError
-from backend.serving.share import host_of, new_key, open_link
+from backend.serving.surroundings import host_of, new_key, open_link
 
 REPOSITORY = Path(__file__).parents[1]
 NOTEBOOK = REPOSITORY / "examples" / "colab.ipynb"

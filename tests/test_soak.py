@@ -10,7 +10,7 @@ from backend.config import EngineConfig
 from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
 from backend.recordings.store import StoreOptions
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 from bench.hostile import DEEDS, Strength
 from bench.serving import Served
 from bench.soak import (

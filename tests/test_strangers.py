@@ -12,11 +12,10 @@ from starlette.websockets import WebSocket
 from backend.conversation.conversation import Conversation
 from backend.errors import SettingsError
 from backend.serving.access import Doorkeeper, offered_key
-from backend.serving.connection_limits import Proxies
-from backend.serving.forwarded import Forwarded
-from backend.serving.guesses import FREE_GUESSES, GUESSES_PER_SECOND, MAX_WAITING
-from backend.serving.request_allowance import REQUEST_SHARES, RequestAllowance
-from backend.serving.server import ServingOptions
+from backend.serving.keys import FREE_GUESSES, GUESSES_PER_SECOND, MAX_WAITING
+from backend.serving.limits import REQUEST_SHARES, RequestAllowance
+from backend.serving.process import ServingOptions
+from backend.serving.proxies import Forwarded, Proxies
 from backend.wires.conversations import Line
 from backend.wires.errors import ConnectionEnd
 from tests.scripted import ScriptedEngine, ScriptedReply

@@ -10,6 +10,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+STATIC_FOLDER = Path(__file__).parent / "static"
+"""The page's files."""
 ENTRIES = ("main.js", "replay.js")
 """The modules that pages begin with."""
 LONGEST_SECONDS = 30.0

@@ -16,9 +16,7 @@ from gradio.events import api
 from gradio.route_utils import BUILD_PATH_LIB, STATIC_PATH_LIB
 from starlette.middleware.cors import CORSMiddleware
 
-from webui.bundling import bundled
-
-STATIC_FOLDER = Path(__file__).parent / "static"
+from webui.bundling import STATIC_FOLDER, bundled
 
 RENDERED = ("/", "/theme.css")
 """What Gradio itself answers for the page."""

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from backend.config import (
+    CONNECTIONS_PER_ADDRESS,
     GREEDY,
     MAX_DECISION_BIAS,
     VERSION,
@@ -18,8 +19,7 @@ from backend.config import (
     SessionSettings,
 )
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
-from backend.serving.connection_limits import MAX_PER_ADDRESS
-from backend.serving.space import default_recordings_folder
+from backend.serving.surroundings import default_recordings_folder
 from client.address import DEFAULT_SERVER
 from client.messages import Language
 
@@ -202,7 +202,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connections-per-address",
         type=_count,
-        default=MAX_PER_ADDRESS,
+        default=CONNECTIONS_PER_ADDRESS,
         metavar="NUMBER",
         help="open at once; trusted proxies and this machine may have more (%(default)s)",
     )

@@ -15,8 +15,7 @@ from pathlib import Path
 from backend.cli.arguments import recordings_folder
 from backend.config import EngineConfig
 from backend.errors import SettingsError
-from backend.serving.listening import page_address
-from backend.serving.space import without_proxies
+from backend.serving.surroundings import page_address, without_proxies
 
 RAY_SETTINGS = {
     # Its own proxy takes 3 ms of a core for a message, and is full at thirty talkers.
@@ -74,7 +73,7 @@ def cluster(parsed: argparse.Namespace) -> int:
             from backend.cluster.replica import ReplicaOptions
             from backend.cluster.running import ClusterOptions, running
             from backend.recordings.store import StoreOptions
-            from backend.serving.server import ServingOptions
+            from backend.serving.process import ServingOptions
 
         recordings = None
         if not parsed.no_recordings:

@@ -37,7 +37,7 @@ from backend.config import EngineConfig
 from backend.errors import VoiceUnavailableError
 from backend.model import embedded
 from backend.model.layout import DEFAULT_REVISION
-from backend.serving.space import default_recordings_folder, without_proxies
+from backend.serving.surroundings import default_recordings_folder, without_proxies
 from client.portaudio import System, install_pyaudio
 
 if TYPE_CHECKING:

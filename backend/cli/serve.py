@@ -9,14 +9,28 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backend.cli.arguments import counted, recordings_folder
 from backend.cli.exits import EXIT_INTERRUPTED, leave_at_once
 from backend.config import EngineConfig
-from backend.model.layout import RELEASED_MODEL
-from backend.serving.listening import listen_on, page_address
-from backend.serving.share import host_of, new_key, open_link, with_key
-from backend.serving.space import surroundings, without_proxies
+from backend.model.layout import EMBEDDED, RELEASED_MODEL
+from backend.serving.surroundings import (
+    host_of,
+    listen_on,
+    new_key,
+    open_link,
+    page_address,
+    surroundings,
+    with_key,
+    without_proxies,
+)
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from backend.engine import Engine
+    from backend.model.hub_store import Report
 
 
 def serve(parsed: argparse.Namespace) -> int:
@@ -25,49 +39,27 @@ def serve(parsed: argparse.Namespace) -> int:
     logging.getLogger("backend").setLevel(logging.INFO)
     here = surroundings(os.environ)
     host = parsed.host or here.host
-    # Before torch and Gradio, which take seconds: a port that is taken is said at once.
+    # A port that is taken is said at once.
     listening = listen_on(host, parsed.port)
     with without_proxies(os.environ):
         # It takes torch's place where that looks for GPUs, so it comes before.
         spaces = import_module("spaces") if here.lends_gpu else None
-    from backend.engine import Engine
-    from backend.engine.capacity import slots_to_measure, too_slow
-    from backend.model.checkpoint import load_checkpoint, locate, resolve_device
-    from backend.model.hub import TerminalProgress
-    from backend.model.hub_store import Report
-    from backend.recordings.forks import AlsoCheckpoint
     from backend.recordings.store import StoreOptions
+    from backend.serving.process import ServingOptions
+    from backend.serving.process import serve as serve_until_interrupted
     from backend.speech.neural import is_installed
 
-    with without_proxies(os.environ):
-        from backend.serving.server import ServingOptions
-        from backend.serving.server import serve as serve_engine
-        from backend.serving.zero_gpu import ZeroGpuListener
-
-    is_auto = parsed.sessions is None
-    # Where as many are to be let in as are heard in time, at least one has to fit.
-    config = EngineConfig(num_slots=parsed.sessions or 1, max_positions=parsed.max_positions)
-    also = None
-    if parsed.also is not None:
-        also = AlsoCheckpoint(
-            Path(parsed.also).name,
-            lambda: load_checkpoint(
-                parsed.also, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
-            ),
-        )
-    records = here.may_record and not parsed.no_recordings
     port = listening.getsockname()[1]
     link = open_link(host, port) if parsed.share else None
     access_key = parsed.access_key or (new_key() if link else None)
+    recordings = None
+    if here.may_record and not parsed.no_recordings:
+        recordings = StoreOptions(recordings_folder(parsed), parsed.recordings_mb, parsed.sharing)
     options = ServingOptions(
         access_key=access_key,
         idle_minutes=parsed.idle_minutes,
         trusted_proxies=parsed.trusted_proxies or here.trusted_proxies,
-        recordings=(
-            StoreOptions(recordings_folder(parsed), parsed.recordings_mb, parsed.sharing)
-            if records
-            else None
-        ),
+        recordings=recordings,
         own_hosts=(
             *here.own_hosts,
             *(parsed.host_name or ()),
@@ -76,36 +68,37 @@ def serve(parsed: argparse.Namespace) -> int:
         framed_by=here.framed_by + tuple(parsed.framed_by or ()),
         connections_per_address=parsed.connections_per_address,
         has_neural_voice=is_installed(),
-        also=also,
-        zero_gpu=ZeroGpuListener(spaces, RELEASED_MODEL, port) if spaces else None,
     )
     is_open = threading.Event()
     with ExitStack() as stack:
 
-        def open_engine(report: Report) -> Engine:
+        def open_app(report: "Report") -> "tuple[Engine, FastAPI]":
+            # Torch and Gradio take seconds to import: visitors are told of that, too.
+            with without_proxies(os.environ):
+                from backend.serving.server import create_app
+                from backend.serving.zero_gpu import ZeroGpuListener
+            from backend.model.checkpoint import load_checkpoint, locate
+            from backend.model.hub import TerminalProgress
+            from backend.recordings.forks import AlsoCheckpoint
+
             # A GPU that is lent for single calls is none for conversations.
             device = "cpu" if spaces else parsed.device
-            wants_released = here.wants_released_model and resolve_device(device).type == "cuda"
+            source = parsed.checkpoint or _default_checkpoint(device, here.wants_released_model)
+            also = zero_gpu = None
+            if parsed.also is not None:
+                also = AlsoCheckpoint(
+                    Path(parsed.also).name,
+                    lambda: load_checkpoint(
+                        parsed.also, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
+                    ),
+                )
+            if spaces:
+                zero_gpu = ZeroGpuListener(spaces, RELEASED_MODEL, port)
             with closing(TerminalProgress(report)) as progress:
                 if spaces:
                     locate(RELEASED_MODEL, progress)
-                checkpoint = load_checkpoint(
-                    parsed.checkpoint or (RELEASED_MODEL if wants_released else "embedded"),
-                    device=device,
-                    dtype=parsed.dtype,
-                    bits=parsed.bits,
-                    engine=config,
-                    report=progress,
-                )
-            slots = slots_to_measure(checkpoint, config) if is_auto else config.num_slots
-            engine = stack.enter_context(Engine(checkpoint, replace(config, num_slots=slots)))
-            engine.warm_up(measures_sessions=is_auto)
-            if is_auto:
-                heard = counted(engine.capacity.num_sessions, "conversation")
-                print(f"As many as are heard in time here: {heard}")
-            if (warning := too_slow(engine.capacity, checkpoint)) is not None:
-                print(f"app.py: {warning}", file=sys.stderr)
-            return engine
+                engine = _engine(parsed, source, device, progress, stack)
+            return engine, create_app(engine, replace(options, also=also, zero_gpu=zero_gpu))
 
         def say_where() -> None:
             is_open.set()
@@ -114,9 +107,41 @@ def serve(parsed: argparse.Namespace) -> int:
                 print(with_key(link, access_key), flush=True)
 
         try:
-            serve_engine(open_engine, listening, options, say_where)
+            serve_until_interrupted(open_app, listening, options, say_where)
         except KeyboardInterrupt:
             if not is_open.is_set():
                 leave_at_once(EXIT_INTERRUPTED)
             raise
     return 0
+
+
+def _default_checkpoint(device: str, wants_released_model: bool) -> str:
+    from backend.model.checkpoint import resolve_device
+
+    is_on_gpu = wants_released_model and resolve_device(device).type == "cuda"
+    return RELEASED_MODEL if is_on_gpu else EMBEDDED
+
+
+def _engine(
+    parsed: argparse.Namespace, source: str, device: str, report: "Report", stack: ExitStack
+) -> "Engine":
+    """An engine that is warm, over a checkpoint that was fetched and loaded; `stack` closes it."""
+    from backend.engine import Engine
+    from backend.engine.capacity import slots_to_measure, too_slow
+    from backend.model.checkpoint import load_checkpoint
+
+    is_auto = parsed.sessions is None
+    # Where as many are to be let in as are heard in time, at least one has to fit.
+    config = EngineConfig(num_slots=parsed.sessions or 1, max_positions=parsed.max_positions)
+    checkpoint = load_checkpoint(
+        source, device=device, dtype=parsed.dtype, bits=parsed.bits, engine=config, report=report
+    )
+    slots = slots_to_measure(checkpoint, config) if is_auto else config.num_slots
+    engine = stack.enter_context(Engine(checkpoint, replace(config, num_slots=slots)))
+    engine.warm_up(measures_sessions=is_auto)
+    if is_auto:
+        heard = counted(engine.capacity.num_sessions, "conversation")
+        print(f"As many as are heard in time here: {heard}")
+    if (warning := too_slow(engine.capacity, checkpoint)) is not None:
+        print(f"app.py: {warning}", file=sys.stderr)
+    return engine

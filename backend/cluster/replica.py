@@ -28,7 +28,8 @@ from backend.engine import Engine
 from backend.journal import Entry, Journal, JournalError, JournalRecord, JournalRecords, Written
 from backend.model.checkpoint import load_checkpoint
 from backend.serving.monitoring import lateness_fields
-from backend.serving.server import SWITCH_SECONDS, ServingOptions, create_app, guarded
+from backend.serving.process import SWITCH_SECONDS, ServingOptions, guarded
+from backend.serving.server import create_app
 from backend.wires.conversations import Conversations
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from backend.cluster.replica import JournalActor, Replica, ReplicaOptions
 from backend.config import Bits, EngineConfig
 from backend.model.checkpoint import EMBEDDED
 from backend.recordings.store import StoreOptions
-from backend.serving.server import ServingOptions
+from backend.serving.process import ServingOptions
 
 NAME = "audio-interaction"
 DEPLOYMENT = "replica"

@@ -13,13 +13,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import SettingsError
-from backend.serving.client_secrets import ClientSecret, ClientSecrets
-from backend.serving.connection_limits import counted_as
-from backend.serving.guesses import Guesses
+from backend.serving.keys import ClientSecret, ClientSecrets, Guesses
+from backend.serving.proxies import counted_as
 from backend.timing import Time
 from backend.wires.errors import CloseCode, ConnectionEnd, WireError
 
@@ -78,6 +77,16 @@ class Doorkeeper:
         if needs_key and self._access_key is not None and self._secret(connection) is None:
             await self._guesses.wait(_address(connection))
         with self.let_in(connection, needs_key=needs_key):
+            yield
+
+    async def with_key(self, request: Request) -> AsyncIterator[None]:
+        """As `admit`, for routes: on the event loop, where sockets are counted as well."""
+        async with self.admit(request):
+            yield
+
+    async def without_key(self, request: Request) -> AsyncIterator[None]:
+        """The same for what is not secret."""
+        async with self.admit(request, needs_key=False):
             yield
 
     @contextmanager

@@ -18,6 +18,7 @@ import numpy as np
 from gradio.data_classes import FileData
 
 from backend.admission import Admission, Place
+from backend.allowance import WaitingLine
 from backend.audio import Intake, Samples
 from backend.config import CHUNK_SECONDS, MAX_PROMPT_CHARACTERS, SAMPLE_RATE_HZ, SessionSettings
 from backend.engine import Engine
@@ -132,8 +133,7 @@ class Endpoints:
         self._listener = listener
         self._workers = workers
         self._uploads = uploads
-        self._turn = asyncio.Lock()
-        self._num_waiting = 0
+        self._line = WaitingLine(MAX_WAITING)
 
     async def listen(
         self, audio: FileData, decision_bias: float = 0.0, seed: int = 0
@@ -185,11 +185,10 @@ class Endpoints:
             RecordingError: there is no such file, it cannot be used, or too much is asked for.
         """
         path = self._uploads.find(audio.get("path") if isinstance(audio, dict) else audio)
-        if self._num_waiting >= MAX_WAITING:
+        if self._line.is_full:
             raise RecordingError("too many files wait: try again later", "too_many_waiting")
-        self._num_waiting += 1
         try:
-            async with asyncio.timeout(MAX_SECONDS), self._turn:
+            async with asyncio.timeout(MAX_SECONDS), self._line.turn():
                 yield await self._decoded(path)
         except TimeoutError as error:
             raise RecordingError(
@@ -199,8 +198,6 @@ class Endpoints:
             raise
         except AudioInteractionError as error:
             raise RecordingError(str(error), "invalid_value") from error
-        finally:
-            self._num_waiting -= 1
 
     async def _decoded(self, path: Path) -> Samples:
         stop = Stop()

@@ -3,7 +3,7 @@
 https://www.gradio.app/guides/querying-gradio-apps-with-curl
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -63,7 +63,7 @@ class GradioCalls:
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
-        files = APIRouter(prefix=PREFIX, dependencies=[Depends(self._let_in)])
+        files = APIRouter(prefix=PREFIX, dependencies=[Depends(self._doorkeeper.with_key)])
         files.add_api_route("/upload", self._uploads.receive, methods=["POST"])
         files.add_api_route("/file={name}", self._uploads.answer, methods=["GET"])
         app.include_router(files)
@@ -78,10 +78,6 @@ class GradioCalls:
         ):
             behind = BehindDoorkeeper(answer, self._doorkeeper)
             app.router.routes.append(Route(path, behind, methods=[method]))
-
-    async def _let_in(self, request: Request) -> AsyncIterator[None]:
-        async with self._doorkeeper.admit(request):
-            yield
 
     async def _join(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = await body_of(Request(scope, receive), QueuedCall, MAX_CALL_BYTES)

@@ -1,10 +1,11 @@
-"""The HTTP protocol of the server: uvicorn's, but no peer can hold a connection without a use.
+"""HTTP as uvicorn serves it, but no peer can hold a connection without a use, or fill the log.
 
 What a peer has to do has a deadline that a byte now and then does not put off: to send a request,
 to send its body, to read the answer.
 """
 
 import asyncio
+import errno
 import logging
 import socket
 import struct
@@ -16,14 +17,13 @@ from http import HTTPStatus
 from typing import Any
 
 import h11
+import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
-from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from backend.serving.connection_limits import Admitted
-from backend.serving.uvicorn_config import ServerConfig
+from backend.serving.limits import Admitted, OpenConnections
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,12 @@ CLOSING_SECONDS = 10.0
 """For what is still to be sent once a connection is closed."""
 RETRY_SECONDS = 10
 
+LOG_SECONDS = 60.0
+"""Between two warnings from the same line of code."""
+
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_TALKATIVE = ("asyncio", "uvicorn.error", __name__)
+"""Loggers that strangers can make warn as often as they like."""
 _HEALTH = ("/health", "/ready", "/metrics")
 """What a full server is still asked for."""
 _LINGER = "hh" if sys.platform == "win32" else "ii"
@@ -47,12 +53,71 @@ _LINGER = "hh" if sys.platform == "win32" else "ii"
 _FULL = "the server has as many connections as it can; try again in a moment"
 
 
+class OncePerMinute(logging.Filter):
+    """Lets a line of code warn once a minute; errors are always told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_at: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is told."""
+        if record.levelno > logging.WARNING:
+            return True
+        line = (record.pathname, record.lineno)
+        told_at = self._told_at.get(line)
+        if told_at is not None and 0 <= record.created - told_at < LOG_SECONDS:
+            return False
+        self._told_at[line] = record.created
+        return True
+
+
+_ONCE_PER_MINUTE = OncePerMinute()
+
+
+class ServerConfig(uvicorn.Config):
+    """Uvicorn's configuration, for protocols that count connections.
+
+    Args:
+        app: what is served.
+        connections: those of all protocols of this server.
+        options: uvicorn's.
+    """
+
+    def __init__(self, app: Any, connections: OpenConnections, **options: Any) -> None:
+        # Not uvloop where that happens to be installed: its transports are not asyncio's.
+        super().__init__(app, loop="asyncio", backlog=connections.limits.per_accept, **options)
+        self.connections = connections
+        for name in _TALKATIVE:
+            logging.getLogger(name).addFilter(_ONCE_PER_MINUTE)
+
+    def get_loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
+        """Loops that do not fill the log where no connection can be accepted."""
+        make = super().get_loop_factory() or asyncio.new_event_loop
+
+        def make_loop() -> asyncio.AbstractEventLoop:
+            loop = make()
+            loop.set_exception_handler(_report)
+            return loop
+
+        return make_loop
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What went wrong on the loop; it tries to accept again by itself after a second."""
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS and "socket" in context:
+        logger.warning("connections have to wait: %s", error.strerror)
+    else:
+        loop.default_exception_handler(context)
+
+
 class HttpProtocol(H11Protocol):
     """Serves one connection, until it is a WebSocket's."""
 
     def __init__(
         self,
-        config: Config,
+        config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,

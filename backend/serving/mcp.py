@@ -9,7 +9,7 @@ and without our access key. What two tools need of the protocol are four methods
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse, Response
 from backend.config import MAX_DECISION_BIAS, VERSION
 from backend.errors import RecordingError
 from backend.serving.access import Doorkeeper
-from backend.serving.connection_limits import counted_as
 from backend.serving.endpoints import Endpoints
+from backend.serving.proxies import counted_as
 from backend.serving.recordings import body_of
 from backend.serving.uploads import Uploads
 
@@ -98,16 +98,12 @@ class McpApi:
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
-        routes = APIRouter(dependencies=[Depends(self._let_in)])
+        routes = APIRouter(dependencies=[Depends(self._doorkeeper.with_key)])
         for path in (PATH, f"{PATH}/"):
             routes.add_api_route(path, self._receive, methods=["POST"])
         # Gradio's page about its endpoints looks here for the tools.
         routes.add_api_route(f"{PATH}/schema", self._schema, methods=["GET"])
         app.include_router(routes)
-
-    async def _let_in(self, request: Request) -> AsyncIterator[None]:
-        async with self._doorkeeper.admit(request):
-            yield
 
     async def _receive(self, request: Request) -> Response:
         message = await body_of(request, McpMessage, MAX_BODY_BYTES)

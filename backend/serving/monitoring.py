@@ -4,7 +4,7 @@ Each number has one owner, which counts it; here it is only read, when it is ask
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, Protocol
@@ -22,13 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend.admission import Admission
-from backend.counts import EDGES, ConversationCounts, Durations, Lateness
-from backend.engine import Engine
+from backend.counts import EDGES, Durations, Lateness
 from backend.events import TurnStatus
 from backend.model.memory import device_memory
 from backend.recordings.store import StoreOptions
-from backend.serving.access import Doorkeeper
+from backend.serving.process import ServingOptions
+from backend.serving.sockets import SocketService
 
 PREFIX = "audio_interaction"
 EDGES_PER_BUCKET = 6
@@ -89,79 +88,61 @@ class Monitoring:
     """The routes.
 
     Args:
-        engine: runs the model.
-        admission: says who may have a conversation.
-        counts: of the conversations.
+        service: has the engine and the conversations, and knows who may read the metrics.
+        options: of the server.
         traffic: what went in and out.
-        doorkeeper: who may read the metrics.
-        too_slow: why nobody can converse here in real time; None where all can.
-        also: a second checkpoint, by which recordings can be heard; None where there is none.
-        recordings: where conversations are recorded; None records nothing.
         cluster: that this server is of; None where this server is alone.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        admission: Admission,
-        counts: ConversationCounts,
+        service: SocketService,
+        options: ServingOptions,
         traffic: Traffic,
-        doorkeeper: Doorkeeper,
-        too_slow: str | None,
-        also: str | None,
-        recordings: StoreOptions | None,
         cluster: Cluster | None,
     ) -> None:
-        self._engine = engine
-        self._admission = admission
-        self._counts = counts
-        self._doorkeeper = doorkeeper
-        self._recordings = recordings
+        self._service = service
+        self._options = options
         self._cluster = cluster
-        self._too_slow = too_slow
-        self._also = also
         self._registry = CollectorRegistry()
-        self._registry.register(ServerCollector(engine, admission, counts, traffic))
+        self._registry.register(ServerCollector(service, traffic))
         ProcessCollector(registry=self._registry)
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
         app.add_api_route("/health", self._health, methods=["GET"])
         app.add_api_route("/ready", self._ready, methods=["GET"])
-        let_in = [Depends(self._let_in)]
+        let_in = [Depends(self._service.doorkeeper.with_key)]
         app.add_api_route("/metrics", self._metrics, methods=["GET"], dependencies=let_in)
 
-    async def _let_in(self, request: Request) -> AsyncGenerator[None, None]:
-        async with self._doorkeeper.admit(request):
-            yield
-
     async def _health(self, response: Response) -> Fields:
-        engine, checkpoint = self._engine, self._engine.checkpoint
+        service, engine = self._service, self._service.engine
+        checkpoint, also = engine.checkpoint, self._options.also
         if engine.failed.done():
             response.status_code = 503
         return {
             "status": "failed" if engine.failed.done() else "ok",
             "checkpoint": checkpoint.name,
-            "also": self._also,
+            "also": None if also is None else also.name,
             "device": str(checkpoint.device),
             "number_format": checkpoint.number_format,
-            "sessions": self._admission.num_taken,
+            "sessions": service.admission.num_taken,
             "session_limit": engine.capacity.num_sessions,
-            "waiting": self._admission.num_waiting,
+            "waiting": service.admission.num_waiting,
             "chunk_ms": round(engine.capacity.chunk_seconds * 1000, 1),
-            "too_slow": self._too_slow,
-            "lateness": lateness_fields(self._counts.lateness),
-            "requires_key": self._doorkeeper.requires_key,
+            "too_slow": service.too_slow,
+            "lateness": lateness_fields(service.conversations.counts.lateness),
+            "requires_key": service.doorkeeper.requires_key,
             "abilities": [asdict(ability) for ability in checkpoint.abilities],
-            "recordings": _recording_fields(self._recordings),
+            "recordings": _recording_fields(self._options.recordings),
             "replicas": list(self._cluster.replicas) if self._cluster else [],
         }
 
     async def _ready(self, response: Response) -> Fields:
-        if self._engine.failed.done():
+        if self._service.engine.failed.done():
             response.status_code = 503
             return {"status": "failed"}
-        if not self._admission.limit:
+        if not self._service.admission.limit:
             response.status_code = 503
             return {"status": "leaving"}
         return {"status": "ready"}
@@ -221,12 +202,10 @@ def _recording_fields(options: StoreOptions | None) -> Fields:
 class ServerCollector(Collector):
     """What a server counts, as Prometheus wants it; no label comes from a client."""
 
-    def __init__(
-        self, engine: Engine, admission: Admission, counts: ConversationCounts, traffic: Traffic
-    ) -> None:
-        self._engine = engine
-        self._admission = admission
-        self._counts = counts
+    def __init__(self, service: SocketService, traffic: Traffic) -> None:
+        self._engine = service.engine
+        self._admission = service.admission
+        self._counts = service.conversations.counts
         self._traffic = traffic
 
     def collect(self) -> Iterator[Metric]:

@@ -1,6 +1,5 @@
 """What OpenAI's clients ask for over HTTP, beside the sockets: models, short-lived keys, calls."""
 
-from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -59,7 +58,7 @@ class OpenAIApi:
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
-        routes = APIRouter(prefix="/v1", dependencies=[Depends(self._let_in)])
+        routes = APIRouter(prefix="/v1", dependencies=[Depends(self._doorkeeper.with_key)])
         routes.add_api_route("/models", self._models, methods=["GET"])
         routes.add_api_route("/models/{model:path}", self._find_model, methods=["GET"])
         routes.add_api_route("/realtime/client_secrets", self._create_secret, methods=["POST"])
@@ -76,10 +75,6 @@ class OpenAIApi:
             methods=["GET"],
         )
         app.include_router(routes)
-
-    async def _let_in(self, request: Request) -> AsyncGenerator[None, None]:
-        async with self._doorkeeper.admit(request):
-            yield
 
     async def _models(self) -> Fields:
         return {"object": "list", "data": [self._model_object()]}

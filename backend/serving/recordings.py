@@ -36,8 +36,8 @@ from backend.recordings.transcript import Fields
 from backend.recordings.work import Artifact, Facts
 from backend.recordings.workers import Workers
 from backend.serving.access import Doorkeeper
-from backend.serving.connection_limits import counted_as
 from backend.serving.downloads import PRIVATE, FileAnswer, as_download
+from backend.serving.proxies import counted_as
 from backend.wires.errors import ConnectionEnd
 
 logger = logging.getLogger(__name__)
@@ -139,8 +139,8 @@ class RecordingsApi:
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes, and how errors are told."""
-        owners = APIRouter(prefix="/v1", dependencies=[Depends(self._let_in)])
-        public = APIRouter(prefix="/v1", dependencies=[Depends(self._let_in_without_key)])
+        owners = APIRouter(prefix="/v1", dependencies=[Depends(self._doorkeeper.with_key)])
+        public = APIRouter(prefix="/v1", dependencies=[Depends(self._doorkeeper.without_key)])
         owners.add_api_route("/recordings", self._upload, methods=["POST"], status_code=201)
         owners.add_api_route("/recordings/{source}", self._summary, methods=["GET"])
         owners.add_api_route(
@@ -231,16 +231,6 @@ class RecordingsApi:
             )
 
         router.add_api_route(f"{prefix}/{{source}}/forks", fork, methods=["POST"])
-
-    # Who may come in: on the event loop, as the doorkeeper keeps count for sockets too
-
-    async def _let_in(self, request: Request) -> AsyncGenerator[None, None]:
-        async with self._doorkeeper.admit(request):
-            yield
-
-    async def _let_in_without_key(self, request: Request) -> AsyncGenerator[None, None]:
-        async with self._doorkeeper.admit(request, needs_key=False):
-            yield
 
     # What there is
 

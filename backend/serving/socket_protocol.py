@@ -11,7 +11,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
 from backend.allowance import TokenBucket
-from backend.serving.uvicorn_config import ServerConfig
+from backend.serving.http_protocol import ServerConfig
 from backend.timing import SystemTime
 from backend.wires.errors import CloseCode, WireError
 from backend.wires.registry import wire_at

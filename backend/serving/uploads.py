@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import Message
 
 from backend.errors import RecordingError
-from backend.serving.connection_limits import counted_as
+from backend.serving.proxies import counted_as
 
 MAX_FILE_BYTES = 25_000_000
 MAX_BYTES_PER_ADDRESS = 100_000_000
