@@ -37,7 +37,7 @@ from tests.browsing import open_page, part
 from tests.reverse_proxy import reverse_proxy
 from tests.scripted import ScriptedEngine, ScriptedReply
 from tests.serving import serving
-from webui.gradio_app import STATIC_FOLDER
+from webui.bundling import STATIC_FOLDER
 
 REPOSITORY = Path(__file__).parents[1]
 SPACE = {"SPACE_ID": "someone/voice", "SPACE_HOST": "someone-voice.hf.space"}

@@ -26,7 +26,7 @@ from tests.browsing import WAIT_MS, part
 from tests.looks import CONTRASTS, WORDS, english_of, unreadable
 from tests.scripted import ScriptedCheckpoint, ScriptedEngine, ScriptedReply
 from tests.serving import serving
-from webui.gradio_app import STATIC_FOLDER
+from webui.bundling import STATIC_FOLDER
 
 STAGED_LIVE = (Path(__file__).parent / "staged_live.js").read_text("utf-8")
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}

@@ -21,8 +21,8 @@ from backend.serving.page_routes import Rendered, compressed
 from backend.serving.process import ServingOptions
 from backend.serving.server import create_app
 from tests.scripted import ScriptedEngine
-from webui.bundling import bundled
-from webui.gradio_app import STATIC_FOLDER, gradio_app, modules
+from webui.bundling import STATIC_FOLDER, bundled
+from webui.gradio_app import gradio_app, modules
 
 KEY = "open sesame"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}

@@ -307,7 +307,7 @@ def first_message(address: str, key: str, origin: str | None) -> dict[str, Any]:
 
 def test_short_lived_keys_end_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr("backend.serving.client_secrets.time.time", lambda: now)
+    monkeypatch.setattr("backend.serving.keys.time.time", lambda: now)
     secrets = ClientSecrets()
     first = secrets.create(600, {"instructions": "Be brief."})
     assert secrets.find(first.value) is first

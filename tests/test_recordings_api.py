@@ -44,6 +44,7 @@ from backend.recordings.store import (
 from backend.recordings.work import Artifact, Order, Outcome
 from backend.recordings.workers import Stop, Workers
 from backend.serving.access import Doorkeeper
+from backend.serving.answers import tell_errors
 from backend.serving.downloads import FileAnswer
 from backend.serving.recordings import RecordingsApi
 from backend.timing import SystemTime
@@ -133,6 +134,7 @@ def build(
 
     app = FastAPI(lifespan=lifespan)
     api.add_to(app)
+    tell_errors(app)
     return Site(TestClient(app, "http://localhost"), kept, recording_id, calendar)
 
 
@@ -557,6 +559,7 @@ def test_where_nothing_is_recorded(golden_checkpoint: Checkpoint, tmp_path: Path
     app = FastAPI()
     forks = Forks(golden_checkpoint, lambda: 0, Admission(1, SystemTime()), WORKERS)
     RecordingsApi(Doorkeeper(), Gallery(tmp_path), None, forks, WORKERS).add_to(app)
+    tell_errors(app)
     client = TestClient(app, "http://localhost")
     for method, address in (
         ("GET", f"/v1/recordings/{'a' * 32}"),

@@ -75,8 +75,8 @@ def serve(parsed: argparse.Namespace) -> int:
         def open_app(report: "Report") -> "tuple[Engine, FastAPI]":
             # Torch and Gradio take seconds to import: visitors are told of that, too.
             with without_proxies(os.environ):
+                from backend.serving.listeners import ZeroGpuListener
                 from backend.serving.server import create_app
-                from backend.serving.zero_gpu import ZeroGpuListener
             from backend.model.checkpoint import load_checkpoint, locate
             from backend.model.hub import TerminalProgress
             from backend.recordings.forks import AlsoCheckpoint

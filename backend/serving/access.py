@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import SettingsError
 from backend.serving.keys import ClientSecret, ClientSecrets, Guesses
-from backend.serving.proxies import counted_as
+from backend.serving.proxies import address_of
 from backend.timing import Time
 from backend.wires.errors import CloseCode, ConnectionEnd, WireError
 
@@ -75,7 +75,7 @@ class Doorkeeper:
             ConnectionEnd: it may not connect.
         """
         if needs_key and self._access_key is not None and self._secret(connection) is None:
-            await self._guesses.wait(_address(connection))
+            await self._guesses.wait(address_of(connection))
         with self.let_in(connection, needs_key=needs_key):
             yield
 
@@ -124,7 +124,7 @@ class Doorkeeper:
 
     @contextmanager
     def _counted(self, connection: HTTPConnection) -> Iterator[None]:
-        address = _address(connection)
+        address = address_of(connection)
         if self._num_sockets[address] >= self._max_per_address:
             error = WireError(
                 f"{self._max_per_address} connections from {address} are open already; close one",
@@ -145,7 +145,7 @@ class Doorkeeper:
         offered = offered_key(connection.headers, connection.scope.get("subprotocols", []))
         if not secrets.compare_digest(offered.encode(), self._access_key.encode()):
             if offered:
-                self._guesses.count(_address(connection))
+                self._guesses.count(address_of(connection))
             error = WireError(
                 "this server asks for an access key, and this is not it"
                 if offered
@@ -256,10 +256,6 @@ def _decoded(text: str) -> str:
         return base64.urlsafe_b64decode(padded.encode()).decode()
     except (binascii.Error, ValueError):
         return ""
-
-
-def _address(connection: HTTPConnection) -> str:
-    return counted_as(connection.client.host if connection.client else "")
 
 
 def is_same_origin(headers: Headers, own_hosts: Sequence[str] = ()) -> bool:

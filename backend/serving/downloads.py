@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from backend.recordings.cache import RecordingCache, Sending
 from backend.recordings.transcript import Fields
+from backend.serving.answers import PRIVATE
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,6 @@ UNREAD_SECONDS = 60.0
 """An answer of which nothing is read for so long is given up."""
 MAX_NAME_CHARACTERS = 80
 MAX_ZONE_CHARACTERS = 64
-# No cache on the way keeps what was said, and no browser takes it for something else.
-PRIVATE = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class FileAnswer(StreamingResponse):

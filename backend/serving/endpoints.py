@@ -7,30 +7,24 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import gradio as gr
 import numpy as np
 from gradio.data_classes import FileData
 
-from backend.admission import Admission, Place
 from backend.allowance import WaitingLine
-from backend.audio import Intake, Samples
+from backend.audio import Samples
 from backend.config import CHUNK_SECONDS, MAX_PROMPT_CHARACTERS, SAMPLE_RATE_HZ, SessionSettings
-from backend.engine import Engine
-from backend.engine.feeding import follow
-from backend.engine.offline import AnswerEvent, OfflineAnswerer
 from backend.errors import AudioInteractionError, RecordingError, SettingsError
 from backend.events import Decision, Event, SessionFailed, TurnDone, json_fields
-from backend.model.checkpoint import Checkpoint
-from backend.model.device import own_stream
 from backend.recordings.work import Artifact, Order
 from backend.recordings.workers import Stop, Workers
 from backend.serving.figure import draw
+from backend.serving.listeners import ListeningModel
 from backend.serving.uploads import Uploads
 
 logger = logging.getLogger(__name__)
@@ -44,80 +38,6 @@ _MAX_BYTES = MAX_MINUTES * 60 * SAMPLE_RATE_HZ * np.dtype(np.float32).itemsize
 
 Fields = dict[str, Any]
 Answer = TypeVar("Answer")
-
-
-class ListeningModel(Protocol):
-    """A model that hears what is there already."""
-
-    async def listen(self, samples: Samples, settings: SessionSettings) -> list[Event]:
-        """All that happens as it is heard, until everything is said."""
-
-    async def answer(
-        self, samples: Samples, settings: SessionSettings, text: str | None
-    ) -> list[AnswerEvent]:
-        """The answer to a clip that is heard first."""
-
-
-class EngineListener:
-    """The model that serves the page.
-
-    Args:
-        engine: runs it.
-        admission: who has a place, as a file wants one too.
-    """
-
-    def __init__(self, engine: Engine, admission: Admission) -> None:
-        self._engine = engine
-        self._admission = admission
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answer")
-
-    async def listen(self, samples: Samples, settings: SessionSettings) -> list[Event]:
-        """See `ListeningModel`."""
-        async with self._place():
-            session = await self._engine.open_session(settings)
-            try:
-                async with aclosing(follow(session, Intake().chunks([samples]))) as events:
-                    return [event async for event in events]
-            finally:
-                await session.close()
-
-    async def answer(
-        self, samples: Samples, settings: SessionSettings, text: str | None
-    ) -> list[AnswerEvent]:
-        """See `ListeningModel`."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, answer_clip, self._engine.checkpoint, samples, settings, text
-        )
-
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[Place]:
-        place = self._admission.enter()
-        if place is None:
-            waiter = self._admission.queue_up()
-            if waiter is None:
-                raise RecordingError(
-                    "too many wait for theirs: try again later", "too_many_waiting"
-                )
-            try:
-                async for _ in self._admission.standings(waiter):
-                    pass
-            except BaseException:
-                self._admission.step_out(waiter)
-                raise
-            place = waiter.place
-        assert place is not None, "who has waited has a place"
-        try:
-            yield place
-        finally:
-            self._admission.leave(place)
-
-
-def answer_clip(
-    checkpoint: Checkpoint, samples: Samples, settings: SessionSettings, text: str | None
-) -> list[AnswerEvent]:
-    """The offline sequence's answer to a clip."""
-    with own_stream(checkpoint.device):
-        return list(OfflineAnswerer(checkpoint).answer(samples, settings, text))
 
 
 class Endpoints:

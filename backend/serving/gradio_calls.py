@@ -15,8 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from backend.errors import RecordingError
 from backend.serving.access import BehindDoorkeeper, Doorkeeper
+from backend.serving.answers import body_of
 from backend.serving.page_routes import Rendered
-from backend.serving.recordings import body_of
 from backend.serving.uploads import Uploads
 from webui.gradio_app import GradioApp
 

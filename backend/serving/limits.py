@@ -10,12 +10,13 @@ from enum import Enum, auto
 from typing import Protocol
 
 from cachetools import LRUCache
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.allowance import LoopShare, LoopTime, Shares, WaitingLine
 from backend.config import CONNECTIONS_PER_ADDRESS
-from backend.serving.proxies import Proxies, counted_as
+from backend.serving.proxies import Proxies, address_of, counted_as
 from backend.timing import SystemTime, WorkTime
 
 MAX_CONNECTIONS = 4096
@@ -178,7 +179,7 @@ class RequestAllowance:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        address = counted_as((scope.get("client") or ("",))[0])
+        address = address_of(HTTPConnection(scope))
         if (requests := self._from.get(address)) is None:
             requests = self._from[address] = _RequestsFrom(self._loop_time.share())
         if requests.line.is_full:

@@ -20,9 +20,9 @@ from starlette.responses import JSONResponse, Response
 from backend.config import MAX_DECISION_BIAS, VERSION
 from backend.errors import RecordingError
 from backend.serving.access import Doorkeeper
+from backend.serving.answers import body_of
 from backend.serving.endpoints import Endpoints
-from backend.serving.proxies import counted_as
-from backend.serving.recordings import body_of
+from backend.serving.proxies import address_of
 from backend.serving.uploads import Uploads
 
 PATH = "/gradio_api/mcp"
@@ -118,8 +118,7 @@ class McpApi:
             case "tools/list":
                 answer["result"] = {"tools": self._listed()}
             case "tools/call" if tool := self._tools.get(str(message.params.get("name"))):
-                owner = counted_as(request.client.host if request.client else "")
-                answer["result"] = await self._called(tool, message.params, owner)
+                answer["result"] = await self._called(tool, message.params, address_of(request))
             case "tools/call":
                 answer["error"] = {"code": _INVALID_PARAMS, "message": "there is no such tool"}
             case _:

@@ -3,9 +3,10 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from backend.serving.access import Doorkeeper
+from backend.serving.answers import body_of
 from backend.wires.conversations import Conversations
 from backend.wires.errors import CloseCode, ConnectionEnd, WireError
 from backend.wires.realtime.client_messages import session_update
@@ -88,7 +89,7 @@ class OpenAIApi:
         return {"id": self._model, "object": "model", "created": 0, "owned_by": "local"}
 
     async def _create_secret(self, request: Request) -> Fields:
-        wanted = await _body(request)
+        wanted = await body_of(request, SecretWanted, MAX_BODY_BYTES, if_empty=b"{}")
         try:
             session_update(wanted.session)
         except WireError as error:
@@ -100,20 +101,6 @@ class OpenAIApi:
     async def _hang_up(self, session_id: str) -> None:
         if not self._conversations.hang_up(session_id):
             raise _refusal("not_found", "there is no such session, or it is over")
-
-
-async def _body(request: Request) -> SecretWanted:
-    content = b""
-    async for part in request.stream():
-        content += part
-        if len(content) > MAX_BODY_BYTES:
-            raise _refusal("upload_too_large", f"a body has {MAX_BODY_BYTES} bytes at most")
-    try:
-        return SecretWanted.model_validate_json(content or b"{}")
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"])[:200]
-        raise _refusal("invalid_value", f"{param}: {first['msg']}") from error
 
 
 def _refusing(code: str, reason: str) -> Any:

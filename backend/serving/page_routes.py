@@ -19,8 +19,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.serving.access import OwnPagesOnly, is_host
-from webui.bundling import bundled
-from webui.gradio_app import ASSETS_FOLDER, FILES, RENDERED, STATIC_FOLDER, preloads, preview
+from webui.bundling import STATIC_FOLDER, bundled
+from webui.gradio_app import ASSETS_FOLDER, FILES, RENDERED, preloads, preview
 
 _TEXTS = ("text/", "application/javascript", "application/json", "image/svg+xml")
 _QUALITY = 7

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from backend.engine import Engine
     from backend.recordings.forks import AlsoCheckpoint
-    from backend.serving.zero_gpu import ZeroGpuListener
+    from backend.serving.listeners import ZeroGpuListener
 
 MAX_WEBSOCKET_BYTES = 16 * 1024 * 1024
 """Larger messages are not even read: the socket closes with 1009."""

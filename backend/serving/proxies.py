@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,6 +21,11 @@ def counted_as(address: str) -> str:
     if isinstance(parsed, IPv6Address):
         return str(ip_network((parsed, _SITE_BITS), strict=False))
     return address if parsed is None else str(parsed)
+
+
+def address_of(connection: HTTPConnection) -> str:
+    """What a client's connections and work are counted under."""
+    return counted_as(connection.client.host if connection.client else "")
 
 
 class Proxies:

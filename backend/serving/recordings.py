@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from backend.errors import (
     AudioInteractionError,
     RecordingError,
-    SessionFileError,
-    SettingsError,
 )
 from backend.recordings.annotations import Annotation
 from backend.recordings.cache import Find, RecordingCache, Sending
@@ -36,40 +34,16 @@ from backend.recordings.transcript import Fields
 from backend.recordings.work import Artifact, Facts
 from backend.recordings.workers import Workers
 from backend.serving.access import Doorkeeper
-from backend.serving.downloads import PRIVATE, FileAnswer, as_download
-from backend.serving.proxies import counted_as
-from backend.wires.errors import ConnectionEnd
+from backend.serving.answers import PRIVATE, body_of, error_fields
+from backend.serving.downloads import FileAnswer, as_download
+from backend.serving.proxies import address_of
 
 logger = logging.getLogger(__name__)
 
 MAX_UPLOAD_BYTES = 200_000_000
-MAX_BODY_BYTES = 256 * 1024
 
 Answer = TypeVar("Answer")
-Body = TypeVar("Body", bound=BaseModel)
 
-_STATUS = {
-    "invalid_value": 422,
-    "invalid_recording": 422,
-    "not_found": 404,
-    "recording_not_found": 404,
-    "share_not_found": 404,
-    "recording_off": 403,
-    "recording_going": 409,
-    "sharing_off": 403,
-    "too_many_shares": 409,
-    "recording_full": 507,
-    "recording_failed": 503,
-    "forks_full": 503,
-    "upload_too_large": 413,
-    "other_checkpoint": 409,
-    "origin_not_allowed": 403,
-    "invalid_api_key": 401,
-    "too_many_connections": 429,
-    "too_many_waiting": 503,
-    "uploads_full": 507,
-    "too_many_requests": 429,
-}
 _MEDIA_TYPES = {
     ExportFormat.HTML: "text/html; charset=utf-8",
     ExportFormat.VTT: "text/vtt; charset=utf-8",
@@ -79,9 +53,6 @@ _MEDIA_TYPES = {
     ExportFormat.CSV: "text/csv; charset=utf-8",
     ExportFormat.WAV: "audio/wav",
 }
-_CLIENT_GONE = 499
-"""By a custom of proxies; nobody reads it."""
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class ShareWanted(BaseModel):
@@ -138,7 +109,7 @@ class RecordingsApi:
         self._tidying: asyncio.Task[None] | None = None
 
     def add_to(self, app: FastAPI) -> None:
-        """Add the routes, and how errors are told."""
+        """Add the routes."""
         owners = APIRouter(prefix="/v1", dependencies=[Depends(self._doorkeeper.with_key)])
         public = APIRouter(prefix="/v1", dependencies=[Depends(self._doorkeeper.without_key)])
         owners.add_api_route("/recordings", self._upload, methods=["POST"], status_code=201)
@@ -166,11 +137,6 @@ class RecordingsApi:
             self._add_readers(public, prefix, find)
         app.include_router(owners)
         app.include_router(public)
-        # The page, which is at every other address, would answer in its own way.
-        app.add_api_route("/v1/{rest:path}", _tell_unknown, methods=_METHODS)
-        for error in (AudioInteractionError, ConnectionEnd):
-            app.add_exception_handler(error, _tell)
-        app.add_exception_handler(ClientDisconnect, _tell_nobody)
 
     async def begin(self) -> None:
         """The server begins: its folder of recordings is looked after."""
@@ -278,10 +244,10 @@ class RecordingsApi:
         return JSONResponse(facts.summary | {"is_live": is_live, "shares": told}, headers=PRIVATE)
 
     async def _facts(self, request: Request, find: Find) -> Facts:
-        return await _while_wanted(request, self._cache.facts(find, _address(request)))
+        return await _while_wanted(request, self._cache.facts(find, address_of(request)))
 
     async def _open(self, request: Request, find: Find, wanted: Artifact | ExportFormat) -> Sending:
-        return await _while_wanted(request, self._cache.open(find, wanted, _address(request)))
+        return await _while_wanted(request, self._cache.open(find, wanted, address_of(request)))
 
     # What changes it
 
@@ -354,14 +320,6 @@ class RecordingsApi:
             raise RecordingError(f"the file cannot be taken: {reason}", "recording_full") from error
 
 
-async def _tell_unknown(rest: str) -> Response:
-    raise RecordingError(f"nothing is at /v1/{rest[:100]}, or not by this method", "not_found")
-
-
-def _address(request: Request) -> str:
-    return counted_as(request.client.host if request.client else "")
-
-
 async def _while_wanted(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
     """What `work` comes to, for as long as the client waits for it.
 
@@ -385,27 +343,6 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def body_of(request: Request, model: type[Body], max_bytes: int = MAX_BODY_BYTES) -> Body:
-    """What a request says.
-
-    Raises:
-        RecordingError: it is something else.
-    """
-    content = b""
-    async for block in request.stream():
-        content += block
-        if len(content) > max_bytes:
-            raise RecordingError(f"a request may have {max_bytes // 1024} kB", "invalid_value")
-    try:
-        return model.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RecordingError(
-            f"{place}: {first['msg']}" if place else first["msg"], "invalid_value"
-        ) from error
-
-
 async def _lines(first: Fields, lines: AsyncGenerator[Fields, None]) -> AsyncGenerator[bytes, None]:
     """One JSON object a line; the last tells an error, where there was one."""
     async with aclosing(lines):
@@ -414,41 +351,11 @@ async def _lines(first: Fields, lines: AsyncGenerator[Fields, None]) -> AsyncGen
             async for fields in lines:
                 yield _line(fields)
         except AudioInteractionError as error:
-            yield _line(_error_fields(error)[0])
+            yield _line(error_fields(error)[0])
 
 
 def _line(fields: Fields) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-async def _tell_nobody(request: Request, error: Exception) -> Response:
-    logger.info("a client went away before its answer was ready")
-    return Response(status_code=_CLIENT_GONE)
-
-
-async def _tell(request: Request, error: Exception) -> Response:
-    """An error as clients see it."""
-    fields, status = _error_fields(error)
-    return JSONResponse(fields, status_code=status, headers=PRIVATE)
-
-
-def _error_fields(error: Exception) -> tuple[Fields, int]:
-    """What is told of an error, and the status that goes with it."""
-    match error:
-        case RecordingError():
-            message, code = error.message, error.code
-        case SessionFileError():
-            message, code = str(error), "invalid_recording"
-        case SettingsError():
-            message, code = str(error), "invalid_value"
-        case ConnectionEnd():
-            assert error.error is not None, "who is refused is told why"
-            message, code = error.error.message, error.error.code
-        case _:
-            # Of the checkpoint or the engine: it may name places on the server.
-            logger.warning("a recording cannot be used: %s", error)
-            message, code = "the server cannot do this: its log says why", "recording_failed"
-    return {"error": {"message": message, "code": code}}, _STATUS.get(code, 400)
 
 
 def _too_large() -> RecordingError:

@@ -19,8 +19,10 @@ from backend.recordings.forks import Forks
 from backend.recordings.store import Gallery
 from backend.recordings.workers import Workers
 from backend.serving.access import OwnPagesOnly
-from backend.serving.endpoints import Endpoints, EngineListener, for_gradio
+from backend.serving.answers import tell_errors
+from backend.serving.endpoints import Endpoints, for_gradio
 from backend.serving.gradio_calls import GradioCalls
+from backend.serving.listeners import EngineListener
 from backend.serving.mcp import McpApi
 from backend.serving.monitoring import Cluster, CountedTraffic, Monitoring, Traffic
 from backend.serving.openai_api import OpenAIApi
@@ -116,6 +118,7 @@ def create_app(
     gallery = Gallery(GALLERY_FOLDER)
     api = RecordingsApi(service.doorkeeper, gallery, recordings, forks, workers)
     api.add_to(app)
+    tell_errors(app)
     samples = OwnPagesOnly(StaticFiles(directory=SAMPLES_FOLDER), options.own_hosts)
     app.mount("/samples", samples, name="samples")
     GradioCalls(gradio, service.doorkeeper, uploads).add_to(app)

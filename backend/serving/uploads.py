@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import Message
 
 from backend.errors import RecordingError
-from backend.serving.proxies import counted_as
+from backend.serving.proxies import address_of
 
 MAX_FILE_BYTES = 25_000_000
 MAX_BYTES_PER_ADDRESS = 100_000_000
@@ -54,7 +54,7 @@ class Uploads:
         Raises:
             RecordingError: it is too large, there is no room for it, or it is no form with a file.
         """
-        owner = counted_as(request.client.host if request.client else "")
+        owner = address_of(request)
         num_bytes = 0
 
         async def counted() -> Message:
