@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from backend.errors import AudioInteractionError
-from backend.model.checkpoint import EMBEDDED
+from backend.model.layout import EMBEDDED
 from bench.errors import BenchError
 from bench.quiet import require_quiet
 

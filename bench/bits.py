@@ -13,13 +13,8 @@ from backend.config import CHUNK_SECONDS, GREEDY, Bits, EngineConfig, SessionSet
 from backend.engine.core import EngineCore
 from backend.engine.cost import noise_chunks, run_steps
 from backend.engine.session import Session
-from backend.model.checkpoint import (
-    Checkpoint,
-    filled_audio_tower,
-    filled_language_model,
-    load_checkpoint,
-)
-from backend.model.filling import Filling, Target
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.filling import Filling, Target, filled_audio_tower, filled_language_model
 from backend.recordings.replay import Witness
 from bench.random_checkpoint import LARGER, random_checkpoint
 from bench.rounding import CLIP_SECONDS, Deviation, clips

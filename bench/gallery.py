@@ -39,7 +39,8 @@ from backend.conversation.runner import ConversationRun, running
 from backend.conversation.settings import ConversationSettings
 from backend.engine import Engine
 from backend.errors import SessionFileError
-from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.transcript import read_transcript

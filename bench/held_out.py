@@ -3,7 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from backend.model.checkpoint import EMBEDDED, load_checkpoint
+from backend.model.checkpoint import load_checkpoint
+from backend.model.layout import EMBEDDED
 
 
 def report_held_out(data: Path) -> None:

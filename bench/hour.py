@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from backend.engine.cost import listen_to_noise, peak_mib
-from backend.model.checkpoint import EMBEDDED, load_checkpoint
+from backend.model.checkpoint import load_checkpoint
+from backend.model.layout import EMBEDDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from backend.browser.page import assemble, size_of
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.events import ContextRolled
-from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
 from backend.recordings.reader import SessionFile
 from backend.trace import TracedDecision, TracedToken
 from bench.live import CHROMIUM_FLAGS, system_chromium

@@ -12,7 +12,8 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
 )
 
 from backend.config import SamplingConfig
-from backend.model.checkpoint import Checkpoint, empty_audio_tower
+from backend.model.audio_tower import empty_audio_tower
+from backend.model.checkpoint import Checkpoint
 from backend.model.language_model import LanguageModelConfig, empty_language_model
 from backend.protocol import ControlTokens
 

@@ -27,7 +27,8 @@ from backend.config import (
 from backend.engine.core import EngineCore
 from backend.engine.cost import run_steps
 from backend.events import TurnDone
-from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.transcript import summary_fields, transcript_json

@@ -16,7 +16,8 @@ from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, GREEDY, EngineConfig, S
 from backend.engine.core import EngineCore
 from backend.engine.cost import run_steps
 from backend.engine.model_runner import ModelRunner, Step, StepOutcome, StepRow
-from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
 from backend.recordings.replay import TIE_LOGITS, Witness
 from bench.samples import SAMPLES_FOLDER
 

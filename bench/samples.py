@@ -11,7 +11,8 @@ from backend.config import CHUNK_SAMPLES, GREEDY, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.engine.cost import run_steps
 from backend.events import TurnDone
-from backend.model.checkpoint import EMBEDDED, load_checkpoint
+from backend.model.checkpoint import load_checkpoint
+from backend.model.layout import EMBEDDED
 from bench.live import compose
 
 SAMPLES_FOLDER = Path(__file__).parents[1] / "assets" / "samples"

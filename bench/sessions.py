@@ -8,7 +8,8 @@ import torch
 from backend.config import GREEDY, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.engine.cost import noise_chunks, run_steps
-from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
 
 NUM_SESSIONS = (1, 16, 64)
 

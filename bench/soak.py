@@ -26,7 +26,8 @@ import psutil
 
 from backend.audio import Samples, float_to_pcm16, read_audio
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ
-from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
 from backend.recordings.reader import SessionFile
 from backend.recordings.replay import Verifier
 from bench.counted_server import TASKS

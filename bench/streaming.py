@@ -9,7 +9,8 @@ import torch
 
 from backend.config import CHUNK_SECONDS
 from backend.engine.cost import SESSION_SECONDS, measure_streaming
-from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
 from bench.random_checkpoint import LARGER, SMALL, random_checkpoint
 
 RANDOM_SIZES = {"small": SMALL, "larger": LARGER}

@@ -17,7 +17,8 @@ from backend.config import CHUNK_SAMPLES, EngineConfig
 from backend.engine import Engine
 from backend.engine.engine import EngineSession
 from backend.events import Decision, Event
-from backend.model.checkpoint import EMBEDDED, load_checkpoint
+from backend.model.checkpoint import load_checkpoint
+from backend.model.layout import EMBEDDED
 from bench.serving import server
 
 REST_SECONDS = 0.02

@@ -11,7 +11,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
 from backend.protocol import Emotion
 from tests.browsing import chromium, microphone_file, tone_file
 from tests.duplex_page import DuplexPage, OpenDuplex

@@ -16,7 +16,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from backend.engine import Engine
-from backend.model.checkpoint import EMBEDDED, load_checkpoint
+from backend.model.checkpoint import load_checkpoint
+from backend.model.layout import EMBEDDED
 from backend.recordings.store import StoreOptions
 from backend.serving.process import ServingOptions
 from tests.browsing import chromium, microphone_file, part, samples

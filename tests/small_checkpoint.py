@@ -14,8 +14,8 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
     Qwen2_5OmniAudioEncoderConfig,
 )
 
-from backend.model.audio_tower import AudioTower
-from backend.model.checkpoint import Checkpoint, empty_audio_tower
+from backend.model.audio_tower import AudioTower, empty_audio_tower
+from backend.model.checkpoint import Checkpoint
 from backend.model.language_model import (
     LanguageModelConfig,
     empty_language_model,

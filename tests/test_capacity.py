@@ -14,7 +14,8 @@ from backend.engine.capacity import (
     slots_to_measure,
     too_slow,
 )
-from backend.model.checkpoint import EMBEDDED, Checkpoint
+from backend.model.checkpoint import Checkpoint
+from backend.model.layout import EMBEDDED
 from tests.simulated import Costs, SimulatedEngine
 
 

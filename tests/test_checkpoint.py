@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from backend.config import GREEDY, RELEASED_SYSTEM_PROMPT, SamplingConfig
 from backend.errors import CheckpointError, SettingsError
 from backend.model import checkpoint as checkpoint_module
-from backend.model.checkpoint import AUDIO_TOWERS, Ability, load_checkpoint
+from backend.model.checkpoint import Ability, load_checkpoint
 from backend.model.fingerprint import fingerprint
+from backend.model.layout import AUDIO_TOWERS
 from backend.protocol import ControlTokens, Emotion
 from tests.small_checkpoint import (
     CONTROL_TOKENS,
@@ -440,7 +441,7 @@ def test_a_device_without_room_for_it_is_said(
     def full(*_: object, **__: object) -> object:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("backend.model.checkpoint.empty_language_model", full)
+    monkeypatch.setattr("backend.model.filling.empty_language_model", full)
     with pytest.raises(CheckpointError, match=f"cpu has no room for {folder.name}"):
         load_checkpoint(str(folder), device="cpu")
 

@@ -12,7 +12,8 @@ import soundfile
 import torch
 
 from backend.errors import SettingsError
-from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint
+from backend.model.checkpoint import load_checkpoint
+from backend.model.layout import EMBEDDED, EMBEDDED_FOLDER
 from backend.training.__main__ import main
 from backend.training.beginning import from_checkpoint, require_writable
 from backend.training.clips import PEOPLE, own_turns

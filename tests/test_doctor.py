@@ -23,7 +23,7 @@ from huggingface_hub import constants
 from backend.cli import doctor
 from backend.cli.doctor import Finding, Verdict, examine
 from backend.errors import CheckpointError
-from backend.model import embedded
+from backend.model import layout
 from backend.model.checkpoint import load_checkpoint
 from backend.model.hub import obtain
 from backend.model.hub_store import Cache, HubFile, HubModel
@@ -44,7 +44,7 @@ def only(findings: Iterable[Finding]) -> Finding:
 
 def test_the_stated_hashes_are_those_of_the_embedded_checkpoint() -> None:
     """After new weights: make checksums."""
-    lines = embedded.CHECKSUMS.read_text("utf-8").splitlines()
+    lines = layout.CHECKSUMS.read_text("utf-8").splitlines()
     stated = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     folder = REPOSITORY / "assets"
     assert stated == {
@@ -204,9 +204,9 @@ def test_a_damaged_checkpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shutil.copytree(embedded.EMBEDDED_FOLDER, tmp_path / "checkpoint")
-    checksums = Path(shutil.copy(embedded.CHECKSUMS, tmp_path / "checkpoint.sha256"))
-    monkeypatch.setattr(embedded, "CHECKSUMS", checksums)
+    shutil.copytree(layout.EMBEDDED_FOLDER, tmp_path / "checkpoint")
+    checksums = Path(shutil.copy(layout.CHECKSUMS, tmp_path / "checkpoint.sha256"))
+    monkeypatch.setattr(layout, "CHECKSUMS", checksums)
     damage(tmp_path / "checkpoint")
     finding = only(doctor.check_embedded_checkpoint())
     assert finding.verdict is Verdict.PROBLEM

@@ -7,8 +7,7 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
     Qwen2_5OmniAudioEncoderConfig,
 )
 
-from backend.model.audio_tower import AudioTower, ChunkEncoder
-from backend.model.checkpoint import empty_audio_tower
+from backend.model.audio_tower import AudioTower, ChunkEncoder, empty_audio_tower
 from backend.model.decoder import Decoder
 from backend.model.kv_cache import CacheRow, RowAttention
 from tests.small_checkpoint import CPU, small_language_model_config

@@ -15,7 +15,8 @@ import torch
 
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, FEATURES_PER_CHUNK
 from backend.features import LogMel, StreamingLogMel
-from backend.model.checkpoint import EMBEDDED_FOLDER, load_checkpoint
+from backend.model.checkpoint import load_checkpoint
+from backend.model.layout import EMBEDDED_FOLDER
 from backend.training import beginning
 from backend.training.align import PHONES, AlignedClip, Aligner, ClipKind, Word
 from backend.training.augment import rms

@@ -9,7 +9,8 @@ from pathlib import Path
 from backend.browser.graph import WeightFormat
 from backend.browser.page import REPOSITORY, assemble, export_checked, size_of
 from backend.errors import AudioInteractionError
-from backend.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.layout import EMBEDDED
 
 BUILD = REPOSITORY / "build"
 

@@ -35,8 +35,7 @@ from backend.cli.arguments import DEFAULT_PORT, counted
 from backend.cli.exits import EXIT_UNWELL
 from backend.config import EngineConfig
 from backend.errors import VoiceUnavailableError
-from backend.model import embedded
-from backend.model.layout import DEFAULT_REVISION
+from backend.model.layout import DEFAULT_REVISION, damages, embedded_files, mending
 from backend.serving.surroundings import default_recordings_folder, without_proxies
 from client.portaudio import System, install_pyaudio
 
@@ -409,12 +408,12 @@ def _folder_finding(about: str, folder: Path, fix: str) -> Finding:
 
 def check_embedded_checkpoint() -> Iterator[Finding]:
     """Its files against their hashes, as when it is loaded."""
-    wrong = list(embedded.damages())
+    wrong = list(damages())
     if wrong:
         text = f"embedded: {', '.join(wrong)}"
-        yield Finding("checkpoint", Verdict.PROBLEM, text, embedded.mending())
+        yield Finding("checkpoint", Verdict.PROBLEM, text, mending())
     else:
-        text = f"embedded, {len(embedded.embedded_files())} files, hashes are right"
+        text = f"embedded, {len(embedded_files())} files, hashes are right"
         yield Finding("checkpoint", Verdict.OK, text)
 
 

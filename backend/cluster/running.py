@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingConfig, HTTPOptions
 from backend.cli.arguments import ACCESS_KEY_VARIABLE
 from backend.cluster.replica import JournalActor, Replica, ReplicaOptions
 from backend.config import Bits, EngineConfig
-from backend.model.checkpoint import EMBEDDED
+from backend.model.layout import EMBEDDED
 from backend.recordings.store import StoreOptions
 from backend.serving.process import ServingOptions
 

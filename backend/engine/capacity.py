@@ -19,8 +19,9 @@ from backend.engine.core import EngineCore
 from backend.engine.cost import run_steps
 from backend.engine.session import Session
 from backend.events import Decision
-from backend.model.checkpoint import EMBEDDED, Checkpoint
-from backend.model.memory import free_bytes
+from backend.model.checkpoint import Checkpoint
+from backend.model.device import free_bytes
+from backend.model.layout import EMBEDDED
 
 MOST_SESSIONS = 128
 """That are measured."""

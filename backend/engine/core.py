@@ -50,7 +50,7 @@ from backend.events import (
     TurnStatus,
 )
 from backend.model.checkpoint import Checkpoint
-from backend.model.memory import needing_memory
+from backend.model.device import needing_memory
 from backend.model.word_head import HeardWords
 from backend.protocol import (
     Effect,

@@ -1,5 +1,6 @@
 """The chunk-wise audio tower: 40 mel frames in, ten vectors of the language model's width out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
 )
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     Qwen2_5OmniAudioEncoder,
+    SinusoidsPositionEmbedding,
 )
 
 from backend.config import MEL_FRAMES_PER_CHUNK, NUM_MEL_BINS
@@ -18,11 +20,14 @@ from backend.model.residual import widened
 from backend.model.weights import (
     QKV,
     Projection,
+    hollow,
     joined_layout,
     joined_projection,
     projection,
 )
 
+UNUSED_TOWER_PARAMETER = "audio_bos_eos_token.weight"
+"""Part of the library's module and never read here, so it may be absent from a file."""
 _POOLED_FRAMES = MEL_FRAMES_PER_CHUNK // 2
 """Frames that the second convolution leaves of a chunk."""
 
@@ -73,6 +78,30 @@ class AudioTower(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value)
         output: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
         return output
+
+
+def empty_audio_tower(
+    config: Qwen2_5OmniAudioEncoderConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    without: Iterable[str] = (),
+) -> AudioTower:
+    """A tower on `device` whose weights are allocated and not yet filled, in eval mode.
+
+    Modules of its encoder that are named in `without` are left out.
+    """
+    with torch.device("meta"):
+        tower = AudioTower(config)
+    hollow(tower.encoder, without)
+    tower = tower.to(dtype).to_empty(device=device)
+    # The position table is in no checkpoint; `to_empty` has left none.
+    tower.encoder.positional_embedding = SinusoidsPositionEmbedding(
+        config.max_source_positions, config.d_model
+    ).to(device)
+    with torch.no_grad():
+        tower.encoder.get_parameter(UNUSED_TOWER_PARAMETER).zero_()
+    return tower.eval()
 
 
 def quantised_tower_layout(num_layers: int) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,6 @@ import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from transformers import Qwen2ForCausalLM
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
     Qwen2_5OmniAudioEncoderConfig,
 )
-from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import SinusoidsPositionEmbedding
 
 from backend.config import (
     GREEDY,
@@ -32,40 +30,33 @@ from backend.config import (
     number_format,
 )
 from backend.errors import CheckpointError, SettingsError
-from backend.model.audio_tower import AudioTower, quantised_tower_layout
-from backend.model.device import default_dtype
-from backend.model.embedded import EMBEDDED_FOLDER as EMBEDDED_FOLDER
-from backend.model.embedded import damages, mending
-from backend.model.filling import Filling, Target
+from backend.model.audio_tower import UNUSED_TOWER_PARAMETER, AudioTower
+from backend.model.device import default_dtype, free_bytes, needing_memory
+from backend.model.filling import Filling, Target, filled_audio_tower, filled_language_model
 from backend.model.fingerprint import LoadedFile, files_in
 from backend.model.footprint import GIGABYTE, Dimensions, MemoryNeed
 from backend.model.hub_store import RECEIPT, UNFINISHED, Report
-from backend.model.language_model import (
-    LanguageModelConfig,
-    empty_language_model,
-    litgpt_layout,
-    quantised_layout,
+from backend.model.language_model import LanguageModelConfig, litgpt_layout
+from backend.model.layout import (
+    AUDIO_TOWER_CONFIG,
+    AUDIO_TOWERS,
+    CONFIG,
+    DEFAULT_REVISION,
+    EMBEDDED,
+    EMBEDDED_FOLDER,
+    GENERATION_CONFIG,
+    LANGUAGE_MODEL_CONFIG,
+    SHARD_INDEX,
+    SINGLE_SHARD,
+    TOKENIZER,
+    damages,
+    mending,
 )
-
-# What reads and writes checkpoints knows them by these names.
-from backend.model.layout import AUDIO_TOWER_CONFIG as AUDIO_TOWER_CONFIG
-from backend.model.layout import AUDIO_TOWERS as AUDIO_TOWERS
-from backend.model.layout import CONFIG as CONFIG
-from backend.model.layout import DEFAULT_REVISION
-from backend.model.layout import EMBEDDED as EMBEDDED
-from backend.model.layout import GENERATION_CONFIG as GENERATION_CONFIG
-from backend.model.layout import LANGUAGE_MODEL_CONFIG as LANGUAGE_MODEL_CONFIG
-from backend.model.layout import SHARD_INDEX as SHARD_INDEX
-from backend.model.layout import SINGLE_SHARD as SINGLE_SHARD
-from backend.model.layout import TOKENIZER as TOKENIZER
-from backend.model.memory import free_bytes, needing_memory
-from backend.model.weights import hollow
 from backend.model.word_head import WordHead, load_word_head
 from backend.protocol import ControlTokens, Emotion
 
 logger = logging.getLogger(__name__)
 
-_UNUSED_TOWER_PARAMETER = "audio_bos_eos_token.weight"
 LARGEST_WEIGHT = 1e6
 """Of a model that was trained: in a damaged file most often some are far beyond."""
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -475,13 +466,13 @@ def _audio_tower(folder: Path, width: int, to: Target) -> AudioTower:
     tensors = _read_audio_tower(path)
     with torch.device("meta"):
         parameters = dict(AudioTower(config).encoder.named_parameters())
-    optional = {_UNUSED_TOWER_PARAMETER}
+    optional = {UNUSED_TOWER_PARAMETER}
     _require_same_names(path, tensors.keys() - optional, parameters.keys() - optional)
     for name, tensor in tensors.items():
         if name not in optional:
             _require_float(path, name, tensor.dtype)
             _require_shape(path, name, tensor.shape, parameters[name].shape)
-    del parameters[_UNUSED_TOWER_PARAMETER]
+    del parameters[UNUSED_TOWER_PARAMETER]
 
     def read(name: str, start: int, end: int) -> Tensor:
         rows = tensors[name][start:end]
@@ -489,43 +480,6 @@ def _audio_tower(folder: Path, width: int, to: Target) -> AudioTower:
         return rows
 
     return filled_audio_tower(config, Filling(parameters, read, to))
-
-
-def filled_audio_tower(config: Qwen2_5OmniAudioEncoderConfig, filling: Filling) -> AudioTower:
-    """A tower with weights in the target's format."""
-    to = filling.target
-    layout = quantised_tower_layout(config.encoder_layers) if to.bits < Bits.SIXTEEN else {}
-    replaced = chain.from_iterable(layout.values())
-    tower = empty_audio_tower(config, device=to.device, dtype=to.dtype, without=replaced)
-    filling.fill(tower.encoder)
-    for name, parts in layout.items():
-        tower.encoder.set_submodule(name, filling.linear(parts, to.bits.of_the_rest))
-    return tower.requires_grad_(False)
-
-
-def empty_audio_tower(
-    config: Qwen2_5OmniAudioEncoderConfig,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    without: Iterable[str] = (),
-) -> AudioTower:
-    """A tower on `device` whose weights are allocated and not yet filled, in eval mode.
-
-    Modules of its encoder that are named in `without` are left out.
-    """
-    with torch.device("meta"):
-        tower = AudioTower(config)
-    hollow(tower.encoder, without)
-    tower = tower.to(dtype).to_empty(device=device)
-    # The position table is in no checkpoint; `to_empty` has left none.
-    tower.encoder.positional_embedding = SinusoidsPositionEmbedding(
-        config.max_source_positions, config.d_model
-    ).to(device)
-    with torch.no_grad():
-        # Part of the library's module and never read here, so it may be absent from a file.
-        tower.encoder.get_parameter(_UNUSED_TOWER_PARAMETER).zero_()
-    return tower.eval()
 
 
 def _audio_tower_config(path: Path, width: int) -> Qwen2_5OmniAudioEncoderConfig:
@@ -602,28 +556,6 @@ def _language_model(
         return rows
 
     return filled_language_model(config, Filling(parameters, read, to), decisions)
-
-
-def filled_language_model(
-    config: LanguageModelConfig, filling: Filling, decisions: Iterable[int]
-) -> Qwen2ForCausalLM:
-    """A language model with weights in the target's format; decisions' rows of its head stay."""
-    to = filling.target
-    layout = quantised_layout(config.n_layer) if to.bits < Bits.SIXTEEN else {}
-    replaced = chain.from_iterable(layout.values())
-    model = empty_language_model(config, device=to.device, dtype=to.dtype, without=replaced)
-    filling.fill(model)
-    for name, parts in layout.items():
-        module: nn.Module
-        match name:
-            case "model.embed_tokens":
-                module = filling.embedding(name, to.bits.of_the_rest)
-            case "lm_head":
-                module = filling.linear(parts, to.bits.of_the_rest, exact=decisions)
-            case _:
-                module = filling.linear(parts, to.bits)
-        model.set_submodule(name, module)
-    return model.requires_grad_(False)
 
 
 def _shard_of_each_tensor(folder: Path) -> dict[str, Path]:

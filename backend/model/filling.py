@@ -6,8 +6,18 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from transformers import Qwen2ForCausalLM
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
+    Qwen2_5OmniAudioEncoderConfig,
+)
 
 from backend.config import Bits
+from backend.model.audio_tower import AudioTower, empty_audio_tower, quantised_tower_layout
+from backend.model.language_model import (
+    LanguageModelConfig,
+    empty_language_model,
+    quantised_layout,
+)
 from backend.model.quantised import Matrix, QuantisedEmbedding, QuantisedLinear
 
 _PIECE_NUMBERS = 2**22
@@ -98,3 +108,37 @@ class Filling:
         step = max(1, _PIECE_NUMBERS // max(1, shape[0].numel()))
         for start in range(0, len(shape), step):
             yield self._read(name, start, min(start + step, len(shape)))
+
+
+def filled_audio_tower(config: Qwen2_5OmniAudioEncoderConfig, filling: Filling) -> AudioTower:
+    """A tower with weights in the target's format."""
+    to = filling.target
+    layout = quantised_tower_layout(config.encoder_layers) if to.bits < Bits.SIXTEEN else {}
+    replaced = chain.from_iterable(layout.values())
+    tower = empty_audio_tower(config, device=to.device, dtype=to.dtype, without=replaced)
+    filling.fill(tower.encoder)
+    for name, parts in layout.items():
+        tower.encoder.set_submodule(name, filling.linear(parts, to.bits.of_the_rest))
+    return tower.requires_grad_(False)
+
+
+def filled_language_model(
+    config: LanguageModelConfig, filling: Filling, decisions: Iterable[int]
+) -> Qwen2ForCausalLM:
+    """A language model with weights in the target's format; decisions' rows of its head stay."""
+    to = filling.target
+    layout = quantised_layout(config.n_layer) if to.bits < Bits.SIXTEEN else {}
+    replaced = chain.from_iterable(layout.values())
+    model = empty_language_model(config, device=to.device, dtype=to.dtype, without=replaced)
+    filling.fill(model)
+    for name, parts in layout.items():
+        module: nn.Module
+        match name:
+            case "model.embed_tokens":
+                module = filling.embedding(name, to.bits.of_the_rest)
+            case "lm_head":
+                module = filling.linear(parts, to.bits.of_the_rest, exact=decisions)
+            case _:
+                module = filling.linear(parts, to.bits)
+        model.set_submodule(name, module)
+    return model.requires_grad_(False)

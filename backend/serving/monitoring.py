@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.counts import EDGES, Durations, Lateness
 from backend.events import TurnStatus
-from backend.model.memory import device_memory
+from backend.model.device import device_memory
 from backend.recordings.store import StoreOptions
 from backend.serving.process import ServingOptions
 from backend.serving.sockets import SocketService

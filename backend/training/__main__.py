@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from backend.errors import AudioInteractionError, SettingsError
-from backend.model.checkpoint import EMBEDDED, EMBEDDED_FOLDER, load_checkpoint, locate
+from backend.model.checkpoint import load_checkpoint, locate
+from backend.model.layout import EMBEDDED, EMBEDDED_FOLDER
 from backend.training.broad_speech import SPEECH, SpeechStore, keep_training_speech
 from backend.training.clips import PEOPLE
 from backend.training.compare import compare, half, side_by_side

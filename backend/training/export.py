@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from backend.config import NUM_MEL_BINS
-from backend.model.checkpoint import (
+from backend.model.language_model import litgpt_state_dict
+from backend.model.layout import (
     AUDIO_TOWER_CONFIG,
     AUDIO_TOWERS,
     CONFIG,
@@ -22,7 +23,6 @@ from backend.model.checkpoint import (
     SINGLE_SHARD,
     TOKENIZER,
 )
-from backend.model.language_model import litgpt_state_dict
 from backend.model.word_head import write_word_head
 from backend.training.domain import SYSTEM_PROMPT, StatedAbility, abilities
 from backend.training.model import ModelShape, TrainingModel
