@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from starlette.datastructures import Headers
 from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -20,11 +19,10 @@ from backend.allowance import TokenBucket
 from backend.audio import Samples
 from backend.config import CHUNK_SAMPLES
 from backend.events import Event
-from backend.serving.access import Doorkeeper, may_be_rebound, offered_key
 from backend.serving.process import ServingOptions
 from backend.serving.sockets import SocketService
 from backend.wires.connection import SocketLimits
-from backend.wires.errors import CloseCode, ConnectionEnd
+from backend.wires.errors import CloseCode
 from backend.wires.outbox import MessagesLostError, Outbox
 from backend.wires.realtime.session import Dialect
 from backend.wires.realtime.wire import REALTIME
@@ -34,7 +32,6 @@ from tests.sockets import EXPECTED, WAIT_SECONDS, SteppedTime, house, settle
 
 REPLY = ScriptedReply("One moment please.")
 CHUNK = np.zeros(CHUNK_SAMPLES, np.float32)
-KEY = "open sesame"
 
 
 @pytest.fixture
@@ -686,95 +683,6 @@ async def test_who_leaves_while_it_is_told_something_has_left() -> None:
     await service.serve(REALTIME, WebSocket(scope, receive, send))  # type: ignore[arg-type]
     await settle()
     assert (engine.num_sessions, service.admission.num_taken) == (0, 0)
-
-
-def knock(address: str = "203.0.113.7", **headers: str) -> WebSocket:
-    async def never() -> dict[str, Any]:
-        raise AssertionError("nothing is received here")
-
-    async def nothing(_: Any) -> None:
-        raise AssertionError("nothing is sent here")
-
-    named = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "websocket", "headers": named, "client": (address, 1), "subprotocols": []}
-    return WebSocket(scope, never, nothing)
-
-
-def test_an_address_has_so_many_sockets_and_no_more() -> None:
-    door = Doorkeeper(max_per_address=1)
-    with door.let_in(knock()):
-        with pytest.raises(ConnectionEnd) as refused, door.let_in(knock()):
-            pass
-        assert refused.value.reason == "too_many_connections"
-        with door.let_in(knock("203.0.113.8")):
-            pass
-    with door.let_in(knock()):
-        pass
-
-
-ASKED_FOR = {
-    "localhost": ({"host": "localhost:7860"}, True),
-    "a local name": ({"host": "live.localhost:7860"}, True),
-    "an address": ({"host": "192.168.1.20:7860"}, True),
-    "an address of six": ({"host": "[fe80::1]:7860"}, True),
-    "the machine": ({"host": f"{socket.gethostname()}:7860"}, True),
-    "a name it was given": ({"host": "Voice.lan:7860"}, True),
-    "over https": ({"host": "live.example", "origin": "https://live.example"}, True),
-    "over https, a request": ({"host": "live.example", "sec-fetch-site": "same-origin"}, True),
-    "rebound": ({"host": "evil.example:7860", "origin": "http://evil.example:7860"}, False),
-    "rebound, a request": ({"host": "evil.example:7860"}, False),
-    "rebound, forwarded": ({"host": "evil.example", "x-forwarded-host": "localhost"}, False),
-    "a name that looks like one": ({"host": "localhost.evil.example"}, False),
-    "a number": ({"host": "2130706433.evil.example:7860"}, False),
-    "nothing": ({}, False),
-}
-
-
-@pytest.mark.parametrize("name", ASKED_FOR)
-def test_a_page_cannot_make_its_own_name_lead_here(name: str) -> None:
-    headers, is_let_in = ASKED_FOR[name]
-    assert may_be_rebound(Headers(headers), ["voice.lan:80"]) is not is_let_in
-
-
-def test_who_may_be_rebound_is_told_how_to_come_in() -> None:
-    page = {"host": "evil.example", "origin": "http://evil.example"}
-    with pytest.raises(ConnectionEnd) as refused, Doorkeeper().let_in(knock(**page)):
-        pass
-    assert refused.value.reason == "origin_not_allowed"
-    assert refused.value.error is not None
-    assert "--host-name" in str(refused.value.error)
-    with Doorkeeper(own_hosts=["evil.example"]).let_in(knock(**page)):
-        pass
-    with Doorkeeper().let_in(knock(host="evil.example")):
-        pass  # a socket without an origin is no page's
-    with Doorkeeper(KEY).let_in(knock(**page, authorization=f"Bearer {KEY}")):
-        pass
-
-
-KEYS = {
-    "right": ("Bearer open sesame", True),
-    "another case": ("bearer open sesame", True),
-    "wrong": ("Bearer open", False),
-    "not ASCII": ("Bearer öpen", False),
-    "no scheme": ("open sesame", False),
-    "none": ("", False),
-}
-
-
-@pytest.mark.parametrize("name", KEYS)
-def test_only_who_knows_the_key_may_connect(name: str) -> None:
-    header, is_let_in = KEYS[name]
-    door = Doorkeeper(KEY)
-    if is_let_in:
-        with door.let_in(knock(authorization=header)):
-            return
-    with pytest.raises(ConnectionEnd) as refused, door.let_in(knock(authorization=header)):
-        pass
-    assert (refused.value.reason, refused.value.close_code) == ("invalid_api_key", 3000)
-
-
-def test_browsers_give_the_key_as_a_subprotocol() -> None:
-    assert offered_key(Headers({}), ["realtime", f"openai-insecure-api-key.{KEY}"]) == KEY
 
 
 def test_a_server_asks_for_its_key_and_resumes_a_broken_connection() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import socket
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from starlette.websockets import WebSocket
 
 from backend.conversation.conversation import Conversation
 from backend.errors import SettingsError
-from backend.serving.access import Doorkeeper, offered_key
+from backend.serving.access import Doorkeeper, may_be_rebound, offered_key
 from backend.serving.keys import FREE_GUESSES, GUESSES_PER_SECOND, MAX_WAITING
 from backend.serving.limits import REQUEST_SHARES, RequestAllowance
 from backend.serving.process import ServingOptions
@@ -32,7 +33,7 @@ def anyio_backend() -> str:
 # Access keys
 
 
-def knock(address: str, **headers: str) -> WebSocket:
+def knock(address: str = "203.0.113.7", **headers: str) -> WebSocket:
     async def never() -> dict[str, Any]:
         raise AssertionError("nothing is received here")
 
@@ -42,6 +43,85 @@ def knock(address: str, **headers: str) -> WebSocket:
     named = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "websocket", "headers": named, "client": (address, 1), "subprotocols": []}
     return WebSocket(scope, never, nothing)
+
+
+async def test_an_address_has_so_many_sockets_and_no_more() -> None:
+    door = Doorkeeper(max_per_address=1)
+    async with door.admit(knock()):
+        assert (await refusal(door)).reason == "too_many_connections"
+        async with door.admit(knock("203.0.113.8")):
+            pass
+    async with door.admit(knock()):
+        pass
+
+
+async def refusal(door: Doorkeeper, **headers: str) -> ConnectionEnd:
+    with pytest.raises(ConnectionEnd) as refused:
+        async with door.admit(knock(**headers)):
+            pass
+    return refused.value
+
+
+ASKED_FOR = {
+    "localhost": ({"host": "localhost:7860"}, True),
+    "a local name": ({"host": "live.localhost:7860"}, True),
+    "an address": ({"host": "192.168.1.20:7860"}, True),
+    "an address of six": ({"host": "[fe80::1]:7860"}, True),
+    "the machine": ({"host": f"{socket.gethostname()}:7860"}, True),
+    "a name it was given": ({"host": "Voice.lan:7860"}, True),
+    "over https": ({"host": "live.example", "origin": "https://live.example"}, True),
+    "over https, a request": ({"host": "live.example", "sec-fetch-site": "same-origin"}, True),
+    "rebound": ({"host": "evil.example:7860", "origin": "http://evil.example:7860"}, False),
+    "rebound, a request": ({"host": "evil.example:7860"}, False),
+    "rebound, forwarded": ({"host": "evil.example", "x-forwarded-host": "localhost"}, False),
+    "a name that looks like one": ({"host": "localhost.evil.example"}, False),
+    "a number": ({"host": "2130706433.evil.example:7860"}, False),
+    "nothing": ({}, False),
+}
+
+
+@pytest.mark.parametrize("name", ASKED_FOR)
+def test_a_page_cannot_make_its_own_name_lead_here(name: str) -> None:
+    headers, is_let_in = ASKED_FOR[name]
+    assert may_be_rebound(Headers(headers), ["voice.lan:80"]) is not is_let_in
+
+
+async def test_who_may_be_rebound_is_told_how_to_come_in() -> None:
+    page = {"host": "evil.example", "origin": "http://evil.example"}
+    refused = await refusal(Doorkeeper(), **page)
+    assert refused.reason == "origin_not_allowed"
+    assert refused.error is not None
+    assert "--host-name" in str(refused.error)
+    async with Doorkeeper(own_hosts=["evil.example"]).admit(knock(**page)):
+        pass
+    async with Doorkeeper().admit(knock(host="evil.example")):
+        pass  # a socket without an origin is no page's
+    async with Doorkeeper(KEY).admit(knock(**page, authorization=f"Bearer {KEY}")):
+        pass
+
+
+KEYS = {
+    "right": ("Bearer open sesame", True),
+    "another case": ("bearer open sesame", True),
+    "wrong": ("Bearer open", False),
+    "not ASCII": ("Bearer öpen", False),
+    "no scheme": ("open sesame", False),
+    "none": ("", False),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+async def test_only_who_knows_the_key_may_connect(name: str) -> None:
+    header, is_let_in = KEYS[name]
+    if is_let_in:
+        async with Doorkeeper(KEY).admit(knock(authorization=header)):
+            return
+    refused = await refusal(Doorkeeper(KEY), authorization=header)
+    assert (refused.reason, refused.close_code) == ("invalid_api_key", 3000)
+
+
+def test_browsers_give_the_key_as_a_subprotocol() -> None:
+    assert offered_key(Headers({}), ["realtime", f"openai-insecure-api-key.{KEY}"]) == KEY
 
 
 @pytest.mark.parametrize("key", ["zJ9/kq+S3s==", "open sesame", '{"key"}'])

@@ -69,14 +69,25 @@ class Doorkeeper:
     async def admit(
         self, connection: HTTPConnection, *, needs_key: bool = True
     ) -> AsyncIterator[None]:
-        """As `let_in`, but not before its address may try another key.
+        """Keep count of a socket or request while the block runs.
+
+        Where wrong keys came from its address, it waits before its own is looked at.
 
         Raises:
             ConnectionEnd: it may not connect.
         """
-        if needs_key and self._access_key is not None and self._secret(connection) is None:
-            await self._guesses.wait(address_of(connection))
-        with self.let_in(connection, needs_key=needs_key):
+        # With a short-lived key its page may be anybody's: who knows the key has sent it here.
+        if self._secret(connection) is None:
+            if needs_key and self._access_key is not None:
+                await self._guesses.wait(address_of(connection))
+            _require_own_page(connection.headers, self.own_hosts)
+            may_be_a_page = "origin" in connection.headers or connection.scope["type"] == "http"
+            # A page from elsewhere does not know the key.
+            if may_be_a_page and self._access_key is None:
+                _require_own_host(connection.headers, self.own_hosts)
+            if needs_key:
+                self._require_key(connection)
+        with self._counted(connection):
             yield
 
     async def with_key(self, request: Request) -> AsyncIterator[None]:
@@ -87,28 +98,6 @@ class Doorkeeper:
     async def without_key(self, request: Request) -> AsyncIterator[None]:
         """The same for what is not secret."""
         async with self.admit(request, needs_key=False):
-            yield
-
-    @contextmanager
-    def let_in(self, connection: HTTPConnection, *, needs_key: bool = True) -> Iterator[None]:
-        """Keep count of the socket or request while the block runs.
-
-        Raises:
-            ConnectionEnd: it may not connect.
-        """
-        if self._secret(connection) is not None:
-            # Its page may be anybody's: who knows the key has sent it here.
-            with self._counted(connection):
-                yield
-            return
-        _require_own_page(connection.headers, self.own_hosts)
-        is_perhaps_a_page = "origin" in connection.headers or connection.scope["type"] == "http"
-        # A page from elsewhere does not know the key.
-        if is_perhaps_a_page and self._access_key is None:
-            _require_own_host(connection.headers, self.own_hosts)
-        if needs_key:
-            self._require_key(connection)
-        with self._counted(connection):
             yield
 
     def session_of(self, connection: HTTPConnection) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ it, which wants another major version of the package `mcp` than the clients here
 and without our access key. What two tools need of the protocol are four methods without a state.
 """
 
+import asyncio
 import base64
 import binascii
 import json
@@ -169,7 +170,7 @@ class McpApi:
 
     async def _listen(self, arguments: Fields) -> Fields:
         events, figure, replies = await self._endpoints.listen(**arguments)
-        picture = self._uploads.find(figure.path).read_bytes()
+        picture = await asyncio.to_thread(self._uploads.find(figure.path).read_bytes)
         told = {"replies": replies, "num_events": len(events)}
         image = {
             "type": "image",
