@@ -80,6 +80,7 @@ SAME_ON_BOTH_SIDES = {
 WITHOUT = {
     "app": ["numpy", "rich"],
     "backend.cli.serve": ["numpy", "torch"],
+    "backend.serving.process": ["torch", "transformers", "gradio", "pandas", "fastapi"],
     "backend.cli.recordings": ["torch", "transformers"],
     "backend.recordings.export": ["torch", "transformers", "matplotlib", "pandas", "pyarrow"],
     "study.judge": ["torch", "transformers"],
