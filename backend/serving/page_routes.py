@@ -114,30 +114,24 @@ def compressed(body: bytes) -> bytes:
     return packed
 
 
-class RevalidatedFiles(StaticFiles):
-    """Files that browsers ask about each time, so that no page mixes two versions of them.
+class CachedFiles(StaticFiles):
+    """Files, and for how long browsers may use them without asking.
 
-    Those of `instead` are served in place of those of `directory` with the same names.
+    Args:
+        directory: where they are.
+        cache_control: the header that says so.
+        instead: folders whose files are served in place of those with the same names.
     """
 
-    def __init__(self, directory: Path, instead: Sequence[Path] = ()) -> None:
+    def __init__(self, directory: Path, cache_control: str, instead: Sequence[Path] = ()) -> None:
         super().__init__(directory=directory)
         self.all_directories = [*instead, *self.all_directories]
+        self._cache_control = cache_control
 
     def file_response(self, *args: Any, **options: Any) -> Response:
-        """The file, not to be used again without asking."""
+        """The file, with the header."""
         response = super().file_response(*args, **options)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
-
-
-class LastingFiles(StaticFiles):
-    """Files whose names change with their content: browsers fetch each once."""
-
-    def file_response(self, *args: Any, **options: Any) -> Response:
-        """The file, to be used again for a year."""
-        response = super().file_response(*args, **options)
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        response.headers["Cache-Control"] = self._cache_control
         return response
 
 
@@ -205,12 +199,15 @@ def page_routes(gradio: ASGIApp, own_hosts: Sequence[str]) -> list[BaseRoute]:
     def for_anybody(app: ASGIApp) -> ASGIApp:
         return OwnPagesOnly(Compressed(app), own_hosts)
 
-    page_files = RevalidatedFiles(STATIC_FOLDER, bundled(STATIC_FOLDER))
+    # Asked about each time, so that no page mixes two versions of them.
+    page_files = CachedFiles(STATIC_FOLDER, "no-cache", bundled(STATIC_FOLDER))
+    # Their names change with their content: browsers fetch each once.
+    assets = CachedFiles(ASSETS_FOLDER, "public, max-age=31536000, immutable")
     rendered = for_anybody(Rendered(gradio, "".join(preloads())))
     return [
         *(Route(path, rendered, methods=["GET"]) for path in RENDERED),
         *(Route(path, for_anybody(_file(file)), methods=["GET"]) for path, file in FILES.items()),
-        Mount("/assets", for_anybody(LastingFiles(directory=ASSETS_FOLDER)), name="assets"),
+        Mount("/assets", for_anybody(assets), name="assets"),
         Mount("/live", for_anybody(page_files), name="live"),
     ]
 
