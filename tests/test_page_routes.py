@@ -70,7 +70,7 @@ WITH_THE_KEY = {
     "/v1/live/sessions/{session_id}/refer",
     "/v1/live/sessions/{session_id}/reject",
     "/v1/models",
-    "/v1/models/{model:path}",
+    "/v1/models/{name:path}",
     "/v1/realtime",
     "/v1/realtime/client_secrets",
     "/v1/recordings",

@@ -1,8 +1,9 @@
 """What OpenAI's clients ask for over HTTP, beside the sockets: models, short-lived keys, calls."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 from backend.serving.access import Doorkeeper
@@ -15,18 +16,26 @@ MAX_BODY_BYTES = 64 * 1024
 
 Fields = dict[str, Any]
 
+_NO_CALLS = ("sip_unsupported", "there are no telephone calls here")
 _UNSUPPORTED = {
-    "": ("webrtc_unsupported", "connect to this address by WebSocket: there is no WebRTC here"),
-    "/{session_id}/accept": ("sip_unsupported", "there are no telephone calls here"),
-    "/{session_id}/refer": ("sip_unsupported", "there are no telephone calls here"),
-    "/{session_id}/reject": ("sip_unsupported", "there are no telephone calls here"),
-    "/{session_id}/fork": (
+    ("POST", ""): (
+        "webrtc_unsupported",
+        "connect to this address by WebSocket: there is no WebRTC here",
+    ),
+    ("POST", "/{session_id}/accept"): _NO_CALLS,
+    ("POST", "/{session_id}/refer"): _NO_CALLS,
+    ("POST", "/{session_id}/reject"): _NO_CALLS,
+    ("POST", "/{session_id}/fork"): (
         "fork_unsupported",
         "a live session cannot be begun as another one stood; see /v1/recordings for those "
         "that are over",
     ),
+    ("GET", "/{session_id}/content"): (
+        "recording_not_found",
+        "a session that was recorded is at /v1/recordings, by the id that it was told",
+    ),
 }
-"""What is posted to `/v1/live/sessions`, and why it cannot be."""
+"""What cannot be asked of `/v1/live/sessions`, and why."""
 
 
 class ExpiresAfter(BaseModel):
@@ -43,7 +52,7 @@ class SecretWanted(BaseModel):
     session: dict[str, Any] = {}
 
 
-class OpenAIApi:
+def openai_routes(doorkeeper: Doorkeeper, model: str, conversations: Conversations) -> APIRouter:
     """The routes.
 
     Args:
@@ -51,59 +60,41 @@ class OpenAIApi:
         model: the checkpoint's name.
         conversations: those that may be ended.
     """
+    routes = APIRouter(prefix="/v1", dependencies=[Depends(doorkeeper.with_key)])
+    described = {"id": model, "object": "model", "created": 0, "owned_by": "local"}
 
-    def __init__(self, doorkeeper: Doorkeeper, model: str, conversations: Conversations) -> None:
-        self._doorkeeper = doorkeeper
-        self._model = model
-        self._conversations = conversations
+    @routes.get("/models")
+    async def models() -> Fields:
+        return {"object": "list", "data": [described]}
 
-    def add_to(self, app: FastAPI) -> None:
-        """Add the routes."""
-        routes = APIRouter(prefix="/v1", dependencies=[Depends(self._doorkeeper.with_key)])
-        routes.add_api_route("/models", self._models, methods=["GET"])
-        routes.add_api_route("/models/{model:path}", self._find_model, methods=["GET"])
-        routes.add_api_route("/realtime/client_secrets", self._create_secret, methods=["POST"])
-        live = "/live/sessions"
-        for path, (code, reason) in _UNSUPPORTED.items():
-            routes.add_api_route(f"{live}{path}", _refusing(code, reason), methods=["POST"])
-        routes.add_api_route(
-            f"{live}/{{session_id}}/hangup", self._hang_up, methods=["POST"], status_code=204
-        )
-        content = "a session that was recorded is at /v1/recordings, by the id that it was told"
-        routes.add_api_route(
-            f"{live}/{{session_id}}/content",
-            _refusing("recording_not_found", content),
-            methods=["GET"],
-        )
-        app.include_router(routes)
+    @routes.get("/models/{name:path}")
+    async def find_model(name: str) -> Fields:
+        if name != model:
+            raise _refusal("not_found", f"the model of this server is {model}")
+        return described
 
-    async def _models(self) -> Fields:
-        return {"object": "list", "data": [self._model_object()]}
-
-    async def _find_model(self, model: str) -> Fields:
-        if model != self._model:
-            raise _refusal("not_found", f"the model of this server is {self._model}")
-        return self._model_object()
-
-    def _model_object(self) -> Fields:
-        return {"id": self._model, "object": "model", "created": 0, "owned_by": "local"}
-
-    async def _create_secret(self, request: Request) -> Fields:
+    @routes.post("/realtime/client_secrets")
+    async def create_secret(request: Request) -> Fields:
         wanted = await body_of(request, SecretWanted, MAX_BODY_BYTES, if_empty=b"{}")
         try:
             session_update(wanted.session)
         except WireError as error:
             raise ConnectionEnd(error, CloseCode.POLICY) from error
-        secret = self._doorkeeper.secrets.create(wanted.expires_after.seconds, wanted.session)
+        secret = doorkeeper.secrets.create(wanted.expires_after.seconds, wanted.session)
         shown = {"type": "realtime", **secret.session}
         return {"value": secret.value, "expires_at": secret.expires_at, "session": shown}
 
-    async def _hang_up(self, session_id: str) -> None:
-        if not self._conversations.hang_up(session_id):
+    @routes.post("/live/sessions/{session_id}/hangup", status_code=204)
+    async def hang_up(session_id: str) -> None:
+        if not conversations.hang_up(session_id):
             raise _refusal("not_found", "there is no such session, or it is over")
 
+    for (method, path), (code, reason) in _UNSUPPORTED.items():
+        routes.add_api_route(f"/live/sessions{path}", _refusing(code, reason), methods=[method])
+    return routes
 
-def _refusing(code: str, reason: str) -> Any:
+
+def _refusing(code: str, reason: str) -> Callable[[], Awaitable[None]]:
     async def refuse() -> None:
         raise _refusal(code, reason)
 

@@ -25,7 +25,7 @@ from backend.serving.gradio_calls import GradioCalls
 from backend.serving.listeners import EngineListener
 from backend.serving.mcp import McpApi
 from backend.serving.monitoring import Cluster, CountedTraffic, Monitoring, Traffic
-from backend.serving.openai_api import OpenAIApi
+from backend.serving.openai_api import openai_routes
 from backend.serving.page_routes import page_routes
 from backend.serving.process import ServingOptions
 from backend.serving.recordings import RecordingsApi
@@ -107,7 +107,8 @@ def create_app(
     monitoring.add_to(app)
     for kind in WIRES:
         app.router.routes.append(WebSocketRoute(kind.path, partial(service.serve, kind)))
-    OpenAIApi(service.doorkeeper, engine.checkpoint.name, service.conversations).add_to(app)
+    name = engine.checkpoint.name
+    app.include_router(openai_routes(service.doorkeeper, name, service.conversations))
     forks = Forks(
         engine.checkpoint,
         lambda: service.admission.num_taken,
