@@ -119,7 +119,10 @@ class ClusterTalker:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError as error:
-            raise BenchError(f"waited in vain after {self.told[-1:]}") from error
+            raise BenchError(
+                f"waited in vain: {len(self.chunks)} of {self._num_sent // CHUNK_SAMPLES} chunks "
+                f"are decided on, {self.num_resumed} times resumed, said {self.replies[-3:]}"
+            ) from error
 
     async def until_told(self, event_type: str) -> None:
         """Wait for an event of this type, if none has come."""
