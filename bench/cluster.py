@@ -366,9 +366,16 @@ async def _update(
 
 
 async def _lose_journal() -> None:
-    from backend.cluster.running import kill_journal
+    """End the journal's process, and wait until another has all conversations."""
+    from backend.cluster.running import kill_journal, num_journal_bytes
 
+    began = time.monotonic()
     await asyncio.to_thread(kill_journal)
+    while not await asyncio.to_thread(num_journal_bytes):
+        if time.monotonic() - began > START_SECONDS:
+            raise BenchError("there is no other journal")
+        await asyncio.sleep(0.5)
+    print(f"another journal was there after {time.monotonic() - began:.0f} s")
     await asyncio.sleep(2 * RETRY_SECONDS)
 
 

@@ -201,6 +201,8 @@ class ReplicaMembership:
         self._replica_id = replica_id
         self._session_limit = session_limit
         self._reports: Sequence[ReplicaReport] = ()
+        self._is_alone = False
+        """Whether the journal was away when it was last asked."""
 
     @property
     def journal(self) -> Journal:
@@ -241,8 +243,11 @@ class ReplicaMembership:
                     metrics_due = now + METRICS_SECONDS
                     told = await asyncio.to_thread(metrics)
                     await self._journal.tell_metrics(self._replica_id, told)
+                self._is_alone = False
             except JournalError as error:
-                logger.warning("%s: this replica stands alone", error)
+                if not self._is_alone:
+                    logger.warning("%s: this replica stands alone", error)
+                self._is_alone = True
                 self._reports = ()
             now = conversations.time.now()
             conversations.admission.hear_of(others_than(self._replica_id, self._reports, now))

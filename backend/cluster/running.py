@@ -10,6 +10,7 @@ import ray
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, HTTPOptions
 
 from backend.cli.arguments import ACCESS_KEY_VARIABLE
@@ -118,8 +119,11 @@ def num_running() -> int:
 
 
 def num_journal_bytes() -> int:
-    """Of all that was ever written to the journal of the cluster that runs."""
-    written: int = ray.get(_journal().num_written_bytes.remote())
+    """Of all that was ever written to the journal of the cluster; 0 where it is away."""
+    try:
+        written: int = ray.get(_journal().num_written_bytes.remote())
+    except RayError:
+        return 0
     return written
 
 
