@@ -54,7 +54,11 @@ FRONT_ENDS = [
 ]
 
 # Ray is no part of what all need.
-WITH_RAY = ["backend.cluster.replica", "backend.cluster.running"]
+WITH_RAY = [
+    "backend.cluster.journal_actor",
+    "backend.cluster.replica",
+    "backend.cluster.running",
+]
 
 PURE = [
     "backend.config",

@@ -14,7 +14,8 @@ from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, HTTPOptions
 
 from backend.cli.arguments import ACCESS_KEY_VARIABLE
-from backend.cluster.replica import JournalActor, Replica, ReplicaOptions
+from backend.cluster.journal_actor import JournalActor
+from backend.cluster.replica import Replica, ReplicaOptions
 from backend.config import Bits, EngineConfig
 from backend.model.layout import EMBEDDED
 from backend.recordings.store import StoreOptions
