@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -9,11 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backend.admission import Admission, Others
 from backend.cli.arguments import parse
-from backend.cli.cluster import cluster
+from backend.cli.cluster import RAY_SETTINGS, cluster
 from backend.cluster.roster import GONE_SECONDS, ReplicaReport, Roster, others_than
 from backend.errors import SettingsError
 from backend.serving.monitoring import ReplicasCollector
 from tests.sockets import SteppedTime
+
+REPOSITORY = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.anyio
 
@@ -27,6 +30,12 @@ def test_who_lacks_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=re.escape("requirements-cluster.txt")):
         cluster(parse(["cluster"]))
+
+
+def test_the_manifest_sets_what_the_command_sets() -> None:
+    manifest = (REPOSITORY / "deploy" / "ray-service.yaml").read_text("utf-8")
+    set_there = dict(re.findall(r'{name: (RAY_\w+), value: "(.+)"}', manifest))
+    assert set_there == RAY_SETTINGS
 
 
 def report(replica_id: str, num_free: int = 0, *waited_seconds: float) -> ReplicaReport:
@@ -47,9 +56,8 @@ def test_metrics_of_all_replicas_are_told_at_each() -> None:
     roster = Roster(lambda: seconds)
     for replica_id, num_chunks in (("a", 3), ("b", 4)):
         registry = CollectorRegistry()
-        Counter("chunks", "Chunks of sound.", ["kind"], registry=registry).labels("x").inc(
-            num_chunks
-        )
+        chunks = Counter("chunks", "Chunks of sound.", ["kind"], registry=registry)
+        chunks.labels("x").inc(num_chunks)
         roster.tell(report(replica_id))
         roster.tell_metrics(replica_id, generate_latest(registry).decode())
     both = CollectorRegistry()
@@ -58,7 +66,8 @@ def test_metrics_of_all_replicas_are_told_at_each() -> None:
         family.name: family
         for family in text_string_to_metric_families(generate_latest(both).decode())
     }
-    told = [(s.labels, s.value) for s in families["chunks"].samples if s.name == "chunks_total"]
+    samples = families["chunks"].samples
+    told = [(each.labels, each.value) for each in samples if each.name == "chunks_total"]
     assert told == [({"kind": "x", "replica": "a"}, 3), ({"kind": "x", "replica": "b"}, 4)]
     seconds = GONE_SECONDS
     roster.tell(report("b"))
