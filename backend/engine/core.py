@@ -6,7 +6,7 @@ A step is: choose who is in it, run the model once for all of them, and tell wha
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -222,12 +222,12 @@ class EngineCore:
             stated = replace(settings, system_prompt=self._prompt(settings))
             session.trace.settings_changed(stated, session.sampling, session.max_reply_tokens)
 
-    def recall(self, session: Session, chunks: Iterable[PastChunk]) -> list["Tensor"]:
+    def recall(self, session: Session, chunks: Sequence[PastChunk]) -> "Tensor":
         """What a session heard elsewhere, in order; nothing was fed to it yet.
 
-        Returns features `[10, width]` of each.
+        Returns features `[rows, 10, width]`.
         """
-        return [self._runner.recall(session.slot, chunk) for chunk in chunks]
+        return self._runner.recall(session.slot, chunks)
 
     def take_up(self, session: Session, past: Past, features: Iterable["Tensor"]) -> None:
         """Have a session go on as another engine's would; `features` are of the past's chunks."""

@@ -184,11 +184,14 @@ class ModelRunner:
         return maxima
 
     @torch.inference_mode()
-    def recall(self, slot: int, chunk: PastChunk) -> Tensor:
-        """Features `[10, width]` of the next chunk that a slot's session heard elsewhere."""
-        if chunk.number:
-            self._log_mel.maximum[slot] = chunk.loudest
-        return self.encode([slot], [chunk.samples])[0].clone()
+    def recall(self, slot: int, chunks: Sequence[PastChunk]) -> Tensor:
+        """Features `[rows, 10, width]` of the next chunks that a slot's session heard elsewhere."""
+        slots, heard = self._upload(torch.tensor([slot])), []
+        for chunk in chunks:
+            if chunk.number:
+                self._log_mel.maximum[slot] = chunk.loudest
+            heard.append(self._log_mel(self._upload(torch.from_numpy(chunk.samples[None])), slots))
+        return self._encoder.encode(torch.cat(heard)).clone()
 
     def _forward(self, step: Step, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """The last hidden states `[listening and speaking rows, width]`; see `_decode`."""

@@ -183,6 +183,8 @@ class Conversations:
         self._kept: dict[str, KeptConversation] = {}
         self._taking: dict[str, asyncio.Lock] = {}
         """Held while a conversation of another process is taken over, by its id."""
+        self._taking_up = asyncio.Lock()
+        """Held while the past of one is computed."""
 
     async def open(self, place: Place, request: Request) -> Attachment:
         """Start a conversation in `place`, which is given back when it is over.
@@ -299,8 +301,15 @@ class Conversations:
             line = Line(wire, outbox)
             keeper = self._keeper(line, record)
             options = replace(request.options, counts=self.counts, is_kept=True)
-            taking_up = Conversation.take_up(self._engine, past, options, line.tell, self.time)
+            taking_up = self._in_turn(
+                Conversation.take_up(self._engine, past, options, line.tell, self.time)
+            )
             return await self._hold(until_held, place, line, keeper, taking_up, record.generation)
+
+    async def _in_turn(self, taking_up: Coroutine[None, None, Conversation]) -> Conversation:
+        """One after the other: where many come at once, the first need not wait for the last."""
+        async with self._taking_up:
+            return await taking_up
 
     async def _taken(
         self, journal: Journal, resume: Resume, wire: AnyWire
