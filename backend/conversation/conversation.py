@@ -122,7 +122,7 @@ class Conversation:
         time: for the latencies that are reported, and for the end of one that has gone quiet.
         recording: of it, begun or not.
         recorder: of that recording; None where it is not recorded.
-        timeline: where it stands; None where it begins.
+        state: where it stands; None where it begins.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Conversation:
         time: Time,
         recording: ConversationRecording,
         recorder: Recorder | None,
-        timeline: Timeline | None = None,
+        state: ConversationState | None = None,
     ) -> None:
         self._session = session
         self._settings = settings
@@ -145,9 +145,9 @@ class Conversation:
         self._tell = tell
         self._time = time
         self._recording = recording
-        self._timeline = timeline or Timeline()
+        self._timeline = state.timeline if state else Timeline()
         self._hearing = Hearing(self._timeline, settings.input_rate_hz, time.now)
-        self._replies = Replies(tell, time.now)
+        self._replies = state.replies if state else Replies(tell, time.now)
         self._speech = SpeechQueue(options.voices)
         self._notes = Notes(self._timeline, recorder)
         self._transcript = InputTranscript(tell)
@@ -248,9 +248,9 @@ class Conversation:
         session = await engine.open_session(settings.for_engine(), past=past.for_engine())
         try:
             recording = ConversationRecording(None, tell)
-            timeline = past.state.timeline
-            timeline.rewind()
-            conversation = cls(session, settings, options, tell, time, recording, None, timeline)
+            past.state.timeline.rewind()
+            past.state.replies.take_up(tell, time.now)
+            conversation = cls(session, settings, options, tell, time, recording, None, past.state)
             conversation._go_on(past)
         except BaseException:
             await session.close()
@@ -260,7 +260,6 @@ class Conversation:
     def _go_on(self, past: KeptPast) -> None:
         state = past.state
         self._keeping.take_up(past)
-        self._replies.take_up(state.replies)
         self._added_since = state.added_since
         self._quiet_since_seconds = state.quiet_since_seconds
         self._quiet_after = state.quiet_after
@@ -292,7 +291,7 @@ class Conversation:
                 settings=self._settings,
                 is_change_told=not self._engine_settings.is_behind,
                 timeline=self._timeline,
-                replies=self._replies.state(self._time.now()),
+                replies=self._replies,
                 turns=self._turns.state(),
                 transcript=self._transcript.state(),
                 added_since=self._added_since,
@@ -661,7 +660,8 @@ class Conversation:
             self._transcript.hear(decided.words, decided.seconds)
 
     def _turn_started(self, turn: TurnStarted) -> None:
-        self._turns.reply_begins(self._replies.starting)
+        if (decision := self._replies.starting) is not None:
+            self._turns.reply_begins(decision)
         reply = self._replies.start(turn)
         if reply.cancel_reason is not None:
             self._session.interrupt(turn.turn)

@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.audio import Samples, float_to_pcm16, pcm16_to_float
 from backend.conversation.hearing import InputChunk
-from backend.conversation.replies import PendingRequest, RepliesState, Reply
+from backend.conversation.replies import PendingRequest, Replies, Reply
 from backend.conversation.settings import ConversationSettings
 from backend.conversation.timeline import Timeline
 from backend.conversation.turn_taking import TurnTakingState
@@ -31,7 +31,7 @@ class ConversationState:
     is_change_told: bool
     """Whether its client knows of these settings."""
     timeline: Timeline
-    replies: RepliesState
+    replies: Replies
     turns: TurnTakingState
     transcript: dict[str, Any]
     added_since: int | None
@@ -120,8 +120,8 @@ class KeptPast:
     def for_engine(self) -> Past:
         """What the model heard and said."""
         record, replies = self.record, self.state.replies
-        starting = replies.starting
-        answered = replies.recent[-1].answered_chunk if replies.recent else None
+        starting, newest = replies.starting, replies.newest
+        answered = newest.answered_chunk if newest is not None else None
         return Past(
             [
                 PastChunk(
@@ -135,7 +135,7 @@ class KeptPast:
             ],
             num_turns=replies.num_turns + (starting is not None),
             num_draws=self.state.num_draws,
-            answered_chunk=answered if starting is None else starting.decision.chunk,
+            answered_chunk=answered if starting is None else starting.chunk,
         )
 
     def waiting(self, arrived_at: float) -> list[WaitingChunk]:

@@ -287,20 +287,6 @@ class _Starting:
     arrived_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class RepliesState:
-    """What another process needs to go on with a conversation's replies."""
-
-    now: float
-    """In seconds of the clock of who has them."""
-    num_turns: int
-    request: PendingRequest | None
-    starting: _Starting | None
-    cancel_reason: CancelReason | None
-    open: deque[_OpenReply]
-    recent: deque[Reply]
-
-
 class Replies:
     """All replies of one conversation.
 
@@ -322,31 +308,21 @@ class Replies:
         """Of the reply that is starting."""
         self._open: deque[_OpenReply] = deque()
         self._recent: deque[Reply] = deque(maxlen=RECENT_REPLIES)
+        self._kept_at = 0.0
+        """When another process had these, by its clock."""
 
-    def state(self, now: float) -> "RepliesState":
-        """All of it, at `now` of the clock."""
-        return RepliesState(
-            now,
-            self.num_turns,
-            self._request,
-            self._starting,
-            self._cancel_reason,
-            self._open,
-            self._recent,
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_tell": None, "_clock": None, "_kept_at": self._clock()}
 
-    def take_up(self, state: "RepliesState") -> None:
-        """Go on from a state of another process's."""
-        later_seconds = self._clock() - state.now
-        self.num_turns = state.num_turns
-        self._request = state.request
-        self._cancel_reason = state.cancel_reason
-        self._open, self._recent = state.open, state.recent
-        if (starting := state.starting) is not None:
+    def take_up(self, tell: Tell, clock: Clock) -> None:
+        """Go on with what another process had, by another clock."""
+        self._tell, self._clock = tell, clock
+        later_seconds = clock() - self._kept_at
+        if (starting := self._starting) is not None:
             self._starting = replace(starting, arrived_at=starting.arrived_at + later_seconds)
         # One that is open is among the recent ones, unless many are.
         for reply in {*self.open_replies, *self._recent}:
-            reply.take_up(self._clock, later_seconds)
+            reply.take_up(clock, later_seconds)
 
     @property
     def open_replies(self) -> list[Reply]:
@@ -381,10 +357,9 @@ class Replies:
         return self._request is not None
 
     @property
-    def starting(self) -> ChunkDecision:
-        """The decision for the reply that begins next."""
-        assert self._starting is not None, "a turn started before any decision"
-        return self._starting.decision
+    def starting(self) -> ChunkDecision | None:
+        """The decision for the reply that begins next; None where none is about to."""
+        return self._starting.decision if self._starting is not None else None
 
     def find(self, turn: int) -> Reply | None:
         """A reply of late; None where it is long ago, or never was."""

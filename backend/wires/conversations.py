@@ -33,7 +33,6 @@ from backend.wires.outbox import Outbox
 from backend.wires.wire import (
     AnyWire,
     ClientMessage,
-    MovableWire,
     Observation,
     Request,
     Resume,
@@ -232,7 +231,7 @@ class Conversations:
 
     def _keeper(self, line: Line, record: JournalRecord | None = None) -> RecordKeeper | None:
         wire = line.wire
-        if self._journal is None or not (isinstance(wire, MovableWire) and wire.is_resumable):
+        if self._journal is None or not wire.is_resumable:
             return None
         record = record or JournalRecord(wire.key.resume_token, generation=1)
         return RecordKeeper(self._journal, wire, line.outbox, record, self.time)
@@ -321,7 +320,6 @@ class Conversations:
             raise ConnectionEnd(None, CloseCode.MOVED, "journal_away") from error
         if record is None:
             raise self._forgotten()
-        assert isinstance(wire, MovableWire), "only such are resumed"
         try:
             wire.take_up(record.wire_state)
             return record, KeptPast(record)

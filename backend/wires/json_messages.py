@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from backend.wires.errors import WireError
@@ -31,10 +31,12 @@ class ClientEvent(BaseModel):
     event_id: EventId | None = None
 
 
-class CustomVoice(BaseModel):
-    """A voice as an object, which OpenAI's APIs allow too."""
+def _named(voice: object) -> object:
+    """The id of a voice as an object, which OpenAI's APIs allow too."""
+    return voice["id"] if isinstance(voice, dict) and "id" in voice else voice
 
-    id: Name
+
+VoiceName = Annotated[Name, BeforeValidator(_named)]
 
 
 EventT = TypeVar("EventT", bound=ClientEvent)

@@ -16,7 +16,7 @@ from backend.journal import (
 )
 from backend.timing import Time
 from backend.wires.outbox import Outbox
-from backend.wires.wire import MovableWire
+from backend.wires.wire import AnyWire
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class RecordKeeper:
     def __init__(
         self,
         journal: Journal,
-        wire: MovableWire,
+        wire: AnyWire,
         outbox: Outbox[object],
         record: JournalRecord,
         time: Time,

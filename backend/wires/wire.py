@@ -11,7 +11,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar
 
 from backend.admission import Standing
 from backend.config import SamplingConfig
@@ -261,6 +261,14 @@ class Wire(ABC, Generic[ClientT, ServerT]):
     async def run(self, tell: Callable[[Sequence[ServerT]], None], time: Time) -> None:
         """Tell what has its time, for as long as the conversation goes on: by default, nothing."""
 
+    def state(self) -> bytes:
+        """What another process needs to go on with it, where it is resumable."""
+        raise NotImplementedError
+
+    def take_up(self, state: bytes) -> None:
+        """Go on from a state of another process's."""
+        raise NotImplementedError
+
     def ending(self, reason: EndReason) -> Ending:
         """How the socket is closed when the conversation has ended."""
         match reason:
@@ -273,25 +281,6 @@ class Wire(ABC, Generic[ClientT, ServerT]):
 
 
 AnyWire = Wire[Any, Any]
-
-
-@runtime_checkable
-class MovableWire(Protocol):
-    """A wire that another process may go on with, where it is resumable."""
-
-    @property
-    def is_resumable(self) -> bool:
-        """Whether clients take up conversations whose socket was lost."""
-
-    @property
-    def key(self) -> SessionKey:
-        """Takes the conversation up again."""
-
-    def state(self) -> bytes:
-        """What another process needs to go on with it."""
-
-    def take_up(self, state: bytes) -> None:
-        """Go on from a state of another process's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,11 +358,15 @@ def requested_options(
     Raises:
         WireError: it was to be recorded, and nothing is here.
     """
+    title = None
+    if address.query.get("record") == "1":
+        require_recording(offer)
+        title = address.query.get("title", "")
     return ConversationOptions(
         voices=offer.voices,
         reports_playback=reports_playback,
         idle_seconds=offer.idle_seconds,
-        recording_title=requested_recording(address, offer),
+        recording_title=title,
         voice_detection=offer.voice_detection,
         opening=offer.opening,
     )
@@ -392,18 +385,6 @@ def requested_number(query: Mapping[str, str], name: str, default: float) -> flo
     if _NUMBER.fullmatch(given) is None:
         raise WireError(f"{name} is a number, not {given[:32]!r}", "invalid_value", name)
     return float(given)
-
-
-def requested_recording(address: Address, offer: Offer) -> str | None:
-    """What the recording is called that an address asks for; None where it asks for none.
-
-    Raises:
-        WireError: nothing is recorded here.
-    """
-    if address.query.get("record") != "1":
-        return None
-    require_recording(offer)
-    return address.query.get("title", "")
 
 
 def require_recording(offer: Offer, param: str | None = None) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend.wires.audio_formats import Encoding, WireFormat
-from backend.wires.json_messages import ClientEvent, CustomVoice, Name, models_of
+from backend.wires.json_messages import ClientEvent, Name, VoiceName, models_of
 
 MAX_APPEND_CHARACTERS = 2_048
 """Of context that is appended: about the 500 tokens that the API allows."""
@@ -31,7 +31,7 @@ class G711Format(BaseModel):
 class SessionVoice(BaseModel):
     """The voice."""
 
-    voice: Name | CustomVoice | None = None
+    voice: VoiceName | None = None
 
 
 class SessionAudio(BaseModel):

@@ -9,7 +9,6 @@ from backend.conversation.events import ChunkDecision
 from backend.conversation.settings import ConversationSettings, SettingsPatch
 from backend.wires.audio_formats import WireFormat
 from backend.wires.errors import WireError
-from backend.wires.json_messages import CustomVoice
 from backend.wires.live.client_messages import (
     AppendCommentary,
     AppendContext,
@@ -20,7 +19,7 @@ from backend.wires.live.client_messages import (
     SessionChange,
     SessionConfig,
 )
-from backend.wires.live.server_messages import info
+from backend.wires.live.output import info
 from backend.wires.wire import Fields, Offer, Request, new_id, require_recording
 
 SPEAK = "speak"
@@ -69,7 +68,7 @@ class LiveSession:
             instructions=_first_prompt(instructions, config.input),
             input_rate_hz=self.format.rate_hz,
             modality="audio",
-            voice=_voice(audio),
+            voice=audio.output.voice if audio.output else None,
         )
         options = request.options
         if config.store and options.recording_title is None:
@@ -205,8 +204,3 @@ def _answer(question: DecisionQuestion, probability: float) -> Fields:
     if question.type == "predicate" and question.name == SPEAK:
         return {"type": "predicate", "name": SPEAK, "probability": probability}
     return {"type": "refusal", "name": question.name}
-
-
-def _voice(audio: SessionAudio) -> str | None:
-    voice = audio.output.voice if audio.output else None
-    return voice.id if isinstance(voice, CustomVoice) else voice

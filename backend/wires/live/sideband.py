@@ -11,8 +11,8 @@ from backend.conversation.events import ConversationEvent
 from backend.conversation.settings import ConversationSettings
 from backend.wires.errors import WireError
 from backend.wires.live.client_messages import AppendInputAudio, SessionMessage, StartSession
-from backend.wires.live.output import FRAME_BYTES
-from backend.wires.live.server_messages import (
+from backend.wires.live.output import (
+    FRAME_BYTES,
     HeardAudio,
     LiveMessage,
     SaidAudio,

@@ -57,10 +57,12 @@ from backend.wires.live.client_messages import (
     Unsupported,
     UpdateSession,
 )
-from backend.wires.live.output import FRAME_SECONDS, InputPlaces, OutputTrack
-from backend.wires.live.server_messages import (
+from backend.wires.live.output import (
+    FRAME_SECONDS,
     HeardAudio,
+    InputPlaces,
     LiveMessage,
+    OutputTrack,
     SaidAudio,
     TrackEncoder,
     answer,

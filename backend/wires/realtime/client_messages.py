@@ -5,8 +5,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from backend.conversation.commands import (
+    Command,
+    DiscardAudio,
+    EndRecording,
+    EndUtterance,
+    InterruptReply,
+    StopOutput,
+)
 from backend.conversation.settings import Modality
-from backend.wires.json_messages import ClientEvent, CustomVoice, Name, models_of, validated
+from backend.wires.json_messages import ClientEvent, Name, VoiceName, models_of, validated
 from backend.wires.wire import BinaryAudio
 
 Modalities = Annotated[list[Modality], Field(max_length=8, fail_fast=True)]
@@ -14,6 +22,13 @@ Eagerness = Literal["low", "medium", "high", "auto"]
 ItemId = Annotated[str, Field(min_length=1, max_length=128)]
 MetadataName = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+def modality_of(wanted: Modalities | None) -> Modality | None:
+    """The modality that a list amounts to: spoken replies always have a transcript."""
+    if not wanted:
+        return None
+    return "audio" if "audio" in wanted else "text"
 
 
 class AudioFormat(BaseModel):
@@ -57,7 +72,7 @@ class AudioOutput(BaseModel):
 
     format: AudioFormat | None = None
     sample_rate_hz: int | None = None
-    voice: Name | CustomVoice | None = None
+    voice: VoiceName | None = None
     speed: float | None = None
 
 
@@ -86,7 +101,17 @@ class SessionPatch(BaseModel):
     sample_rate_hz: int | None = None
     input_audio_format: str | None = None
     output_audio_format: str | None = None
-    voice: Name | CustomVoice | None = None
+    voice: VoiceName | None = None
+
+    @property
+    def audio_input(self) -> AudioInput:
+        """What it says of the client's audio."""
+        return (self.audio and self.audio.input) or AudioInput()
+
+    @property
+    def audio_output(self) -> AudioOutput:
+        """What it says of the server's audio."""
+        return (self.audio and self.audio.output) or AudioOutput()
 
 
 class ResponseOptions(BaseModel):
@@ -98,9 +123,7 @@ class ResponseOptions(BaseModel):
     @property
     def modality(self) -> Modality | None:
         """How this reply is to be given; None as the session says."""
-        if not self.output_modalities:
-            return None
-        return "audio" if "audio" in self.output_modalities else "text"
+        return modality_of(self.output_modalities)
 
 
 class SessionUpdate(ClientEvent):
@@ -117,16 +140,10 @@ class AppendAudio(ClientEvent):
     audio: str
 
 
-class CommitAudio(ClientEvent):
-    """The utterance is over: what does not fill a chunk is padded and heard."""
+class PlainEvent(ClientEvent):
+    """What is asked for is its type, and nothing more."""
 
-    TYPE = "input_audio_buffer.commit"
-
-
-class ClearAudio(ClientEvent):
-    """Forget the audio that does not fill a chunk yet."""
-
-    TYPE = "input_audio_buffer.clear"
+    type: str
 
 
 class CreateResponse(ClientEvent):
@@ -190,18 +207,6 @@ class DeleteItem(ClientEvent):
     item_id: ItemId
 
 
-class ClearOutput(ClientEvent):
-    """Stop the reply in progress and what is still to be heard of it."""
-
-    TYPE = "output_audio_buffer.clear"
-
-
-class StopRecording(ClientEvent):
-    """End the recording; the conversation goes on."""
-
-    TYPE = "recording.stop"
-
-
 # The rest is of the full-duplex dialect.
 
 
@@ -214,12 +219,6 @@ class PlaybackAck(ClientEvent):
     played_ms: float = Field(ge=0, allow_inf_nan=False)
     audio_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Where in the client's own audio that was so."""
-
-
-class BargeIn(ClientEvent):
-    """The client itself stops the reply."""
-
-    TYPE = "barge_in"
 
 
 class TurnSignal(ClientEvent):
@@ -261,22 +260,26 @@ ConversationMessage = (
     SessionUpdate
     | AppendAudio
     | BinaryAudio
-    | CommitAudio
-    | ClearAudio
+    | PlainEvent
     | CreateResponse
     | CancelResponse
     | CreateItem
     | TruncateItem
     | RetrieveItem
     | DeleteItem
-    | ClearOutput
-    | StopRecording
     | PlaybackAck
-    | BargeIn
     | TurnSignal
 )
 SocketMessage = ResumeSession | AckEvent | Heartbeat | CloseSession
-MODELS = models_of(ConversationMessage | SocketMessage)
+PLAIN_EVENTS: Mapping[str, Command] = {
+    "input_audio_buffer.commit": EndUtterance(),
+    "input_audio_buffer.clear": DiscardAudio(),
+    "output_audio_buffer.clear": StopOutput(),
+    "barge_in": InterruptReply(),
+    "recording.stop": EndRecording(),
+}
+"""What they ask of a conversation, by their types."""
+MODELS = models_of(ConversationMessage | SocketMessage) | dict.fromkeys(PLAIN_EVENTS, PlainEvent)
 
 
 def session_update(session: Mapping[str, Any]) -> SessionUpdate:

@@ -7,18 +7,17 @@ from backend.config import CHUNK_SECONDS, SPEECH_RATE_HZ
 from backend.conversation.settings import (
     NO_TURNS,
     ConversationSettings,
-    Modality,
     SettingsPatch,
     TurnPatch,
 )
 from backend.wires.audio_formats import G711_RATE_HZ, Encoding, WireFormat
 from backend.wires.errors import WireError
-from backend.wires.json_messages import CustomVoice
 from backend.wires.realtime.client_messages import (
+    AudioFormat,
     AudioInput,
-    AudioOutput,
     Eagerness,
     SessionPatch,
+    modality_of,
 )
 from backend.wires.wire import Fields, Offer
 
@@ -65,9 +64,8 @@ def settings_patch(patch: SessionPatch, current: WireSettings) -> SettingsPatch:
     Raises:
         WireError: an audio format that is not supported.
     """
-    audio_input = patch.audio.input if patch.audio else None
-    audio_output = patch.audio.output if patch.audio else None
     longest = patch.max_output_tokens
+    modalities = patch.output_modalities
     return SettingsPatch(
         instructions=patch.instructions,
         temperature=patch.temperature,
@@ -75,11 +73,11 @@ def settings_patch(patch: SessionPatch, current: WireSettings) -> SettingsPatch:
         input_rate_hz=_requested_rate(patch, current),
         seed=patch.seed,
         max_output_tokens=None if longest == "inf" else longest,
-        decision_bias=_requested_bias(patch, audio_input),
-        turns=_requested_turns(patch, audio_input, current),
-        modality=_requested_modality(patch),
-        voice=_requested_voice(patch, audio_output),
-        speed=audio_output.speed if audio_output else None,
+        decision_bias=_requested_bias(patch),
+        turns=_requested_turns(patch, current),
+        modality=modality_of(patch.modalities if modalities is None else modalities),
+        voice=patch.audio_output.voice or patch.voice,
+        speed=patch.audio_output.speed,
     )
 
 
@@ -157,10 +155,8 @@ def _turn_detection(settings: ConversationSettings) -> Fields | None:
     return detection
 
 
-def _requested_turns(
-    patch: SessionPatch, audio_input: AudioInput | None, current: WireSettings
-) -> TurnPatch | None:
-    turns = _requested_detection(audio_input)
+def _requested_turns(patch: SessionPatch, current: WireSettings) -> TurnPatch | None:
+    turns = _requested_detection(patch.audio_input)
     if _is_transcription(patch, current) and not (turns and turns.is_off):
         kind = turns.kind if turns else None
         return TurnPatch(kind, replies_itself=False, may_interrupt=False, quiet_reply_seconds=0.0)
@@ -171,8 +167,8 @@ def _is_transcription(patch: SessionPatch, current: WireSettings) -> bool:
     return current.is_transcription if patch.type is None else patch.type == "transcription"
 
 
-def _requested_detection(audio_input: AudioInput | None) -> TurnPatch | None:
-    if audio_input is None or "turn_detection" not in audio_input.model_fields_set:
+def _requested_detection(audio_input: AudioInput) -> TurnPatch | None:
+    if "turn_detection" not in audio_input.model_fields_set:
         return None
     detection = audio_input.turn_detection
     if detection is None:
@@ -185,36 +181,22 @@ def _requested_detection(audio_input: AudioInput | None) -> TurnPatch | None:
     )
 
 
-def _requested_bias(patch: SessionPatch, audio_input: AudioInput | None) -> float | None:
+def _requested_bias(patch: SessionPatch) -> float | None:
     if patch.decision_bias is not None:
         return patch.decision_bias
-    detection = audio_input.turn_detection if audio_input else None
+    detection = patch.audio_input.turn_detection
     if detection is None or detection.eagerness is None:
         return None
     return _EAGERNESS_BIAS[detection.eagerness]
 
 
-def _requested_modality(patch: SessionPatch) -> Modality | None:
-    """Spoken replies always have a transcript, so `audio` includes `text`."""
-    wanted = patch.output_modalities if patch.output_modalities is not None else patch.modalities
-    if not wanted:
-        return None
-    return "audio" if "audio" in wanted else "text"
-
-
-def _requested_voice(patch: SessionPatch, audio_output: AudioOutput | None) -> str | None:
-    voice = audio_output.voice if audio_output and audio_output.voice else patch.voice
-    return voice.id if isinstance(voice, CustomVoice) else voice
-
-
 def _requested_rate(patch: SessionPatch, current: WireSettings) -> int | None:
     """The input rate that a patch asks for, in Hz, wherever it says so."""
     encoding = _requested_formats(patch, current).input
-    audio_input = patch.audio.input if patch.audio else None
-    wanted = audio_input.format if audio_input else None
+    wanted = patch.audio_input.format
     given = wanted.rate if wanted else None
     if given is None:
-        given = (audio_input.sample_rate_hz if audio_input else None) or patch.sample_rate_hz
+        given = patch.audio_input.sample_rate_hz or patch.sample_rate_hz
     if encoding is not Encoding.PCM:
         if given not in (None, G711_RATE_HZ):
             raise _unsupported(
@@ -250,9 +232,8 @@ def wire_settings(patch: SessionPatch, current: WireSettings, hears_words: bool)
             "a transcription session is one to its end", "immutable_parameter", "session.type"
         )
     is_transcribed = current.is_transcribed
-    audio_input = patch.audio.input if patch.audio else None
-    if audio_input is not None and "transcription" in audio_input.model_fields_set:
-        is_transcribed = audio_input.transcription is not None
+    if "transcription" in patch.audio_input.model_fields_set:
+        is_transcribed = patch.audio_input.transcription is not None
     return replace(
         _requested_formats(patch, current),
         is_transcribed=hears_words and (is_transcribed or is_transcription),
@@ -261,39 +242,39 @@ def wire_settings(patch: SessionPatch, current: WireSettings, hears_words: bool)
 
 
 def _requested_formats(patch: SessionPatch, current: WireSettings) -> WireSettings:
-    audio_input = patch.audio.input if patch.audio else None
-    audio_output = patch.audio.output if patch.audio else None
-    heard = audio_input.format if audio_input else None
-    said = audio_output.format if audio_output else None
+    heard, said = patch.audio_input.format, patch.audio_output.format
     formats = current
     if patch.input_audio_format is not None:
         encoding = _encoding(patch.input_audio_format, "session.input_audio_format")
         formats = replace(formats, input=encoding)
     if heard is not None:
-        _require_mono(heard.channels, "session.audio.input.format.channels")
-        encoding = _encoding(heard.type, "session.audio.input.format.type")
-        formats = replace(formats, input=encoding)
+        formats = replace(formats, input=_mono(heard, "session.audio.input.format"))
     if patch.output_audio_format is not None:
         encoding = _encoding(patch.output_audio_format, "session.output_audio_format")
         formats = replace(formats, output=_speech_format(encoding))
     if said is not None:
-        _require_mono(said.channels, "session.audio.output.format.channels")
-        encoding = _encoding(said.type, "session.audio.output.format.type")
+        encoding = _mono(said, "session.audio.output.format")
         formats = replace(formats, output=_speech_format(encoding))
-    for rate_hz, param in (
-        (said.rate if said else None, "session.audio.output.format.rate"),
-        (
-            audio_output.sample_rate_hz if audio_output else None,
-            "session.audio.output.sample_rate_hz",
-        ),
+    output = formats.output
+    for rate_hz, name in (
+        (said.rate if said else None, "format.rate"),
+        (patch.audio_output.sample_rate_hz, "sample_rate_hz"),
     ):
-        if rate_hz not in (None, formats.output.rate_hz):
+        if rate_hz not in (None, output.rate_hz):
             raise _unsupported(
-                f"spoken replies are sampled at {formats.output.rate_hz} Hz as "
-                f"{formats.output.encoding.value}, not at {rate_hz}",
-                param,
+                f"spoken replies are sampled at {output.rate_hz} Hz as {output.encoding.value}, "
+                f"not at {rate_hz}",
+                f"session.audio.output.{name}",
             )
     return formats
+
+
+def _mono(wanted: AudioFormat, param: str) -> Encoding:
+    if wanted.channels not in (None, 1):
+        raise _unsupported(
+            f"audio must be mono, not of {wanted.channels} channels", f"{param}.channels"
+        )
+    return _encoding(wanted.type, f"{param}.type")
 
 
 def _speech_format(encoding: Encoding) -> WireFormat:
@@ -306,11 +287,6 @@ def _encoding(name: str, param: str) -> Encoding:
     if encoding is None:
         raise _unsupported(f"audio is one of {', '.join(Encoding)}, mono, not {name[:64]!r}", param)
     return encoding
-
-
-def _require_mono(num_channels: int | None, param: str) -> None:
-    if num_channels not in (None, 1):
-        raise _unsupported(f"audio must be mono, not of {num_channels} channels", param)
 
 
 def _unsupported(message: str, param: str) -> WireError:

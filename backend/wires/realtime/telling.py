@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 from backend.conversation.events import (
     ActivityResumed,
@@ -60,23 +60,11 @@ from backend.wires.wire import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class MessagesState:
-    """What another process needs to go on with a conversation's messages."""
-
-    key: SessionKey
-    items: Items
-    responses: Responses
-    settings: WireSettings
-    heard_items: HeardItems
-    commits_speech: bool
-
-
 class ServerMessages:
     """Writes the messages of one conversation.
 
     Args:
-        key: takes the conversation up again.
+        key: of the conversation.
         dialect: which vocabulary the client has asked for.
         offer: what the server has.
         has_older_names: whether the client also waits for `conversation.item.created`.
@@ -89,7 +77,8 @@ class ServerMessages:
         self.responses = Responses(self.items, dialect, key.session_id)
         self.settings = WireSettings()
         """In force."""
-        self._key = key
+        self.key = key
+        """Takes the conversation up again."""
         self._is_duplex = dialect is Dialect.DUPLEX
         self._offer = offer
         self._has_older_names = has_older_names
@@ -99,22 +88,14 @@ class ServerMessages:
         self._added: dict[str, Fields] = {}
         """Items that the conversation is about to hear, by id."""
 
-    def state(self) -> "MessagesState":
+    def state(self) -> dict[str, Any]:
         """What another process needs to go on with them."""
-        return MessagesState(
-            self._key,
-            self.items,
-            self.responses,
-            self.settings,
-            self._heard_items,
-            self._commits_speech,
-        )
+        here = ("_offer", "_added")
+        return {name: value for name, value in vars(self).items() if name not in here}
 
-    def take_up(self, state: "MessagesState") -> None:
+    def take_up(self, state: dict[str, Any]) -> None:
         """Go on from a state of another process's."""
-        self._key, self.items = state.key, state.items
-        self.responses, self.settings = state.responses, state.settings
-        self._heard_items, self._commits_speech = state.heard_items, state.commits_speech
+        vars(self).update(state)
 
     @contextmanager
     def adding(self, item: Fields) -> Iterator[None]:
@@ -214,7 +195,7 @@ class ServerMessages:
 
     def _duplex(self, event: ConversationEvent | SocketEvent) -> Iterator[Fields]:
         """What a client of the full-duplex dialect is told besides."""
-        session_id = self._key.session_id
+        session_id = self.key.session_id
         match event:
             case ChunkDecision(speak=False):
                 yield {
@@ -280,11 +261,11 @@ class ServerMessages:
     def _created(self, settings: ConversationSettings) -> Fields:
         created: Fields = {"type": "session.created", "session": self._session(settings)}
         if self._is_duplex:
-            created |= {"resume_token": self._key.resume_token, "attachment_generation": 1}
+            created |= {"resume_token": self.key.resume_token, "attachment_generation": 1}
         return created
 
     def _session(self, settings: ConversationSettings) -> Fields:
-        session = session_object(settings, self.settings, self._key.session_id, self._offer.model)
+        session = session_object(settings, self.settings, self.key.session_id, self._offer.model)
         return session | ({"capabilities": capabilities(self._offer)} if self._is_duplex else {})
 
     def _commit(self, heard_by: type[SpeechHeard | UtteranceHeard]) -> Iterator[Fields]:
@@ -307,7 +288,7 @@ class ServerMessages:
         decision, turn = overlapped.decision, overlapped.turn
         return {
             "type": "overlap.decision",
-            "session_id": self._key.session_id,
+            "session_id": self.key.session_id,
             "epoch": overlapped.num_turns,
             "policy": "voice_activity",
             "action": decision.action.value,
@@ -341,7 +322,7 @@ class ServerMessages:
     ) -> Fields:
         return {
             "type": "turn.event",
-            "session_id": self._key.session_id,
+            "session_id": self.key.session_id,
             "epoch": event.num_turns,
             "event": name,
             "turn_state": "speaking" if event.is_replying else "listening",

@@ -9,13 +9,8 @@ from backend.conversation.commands import (
     AddInput,
     CancelReply,
     ChangeSettings,
-    DiscardAudio,
-    EndRecording,
-    EndUtterance,
     HearAudio,
-    InterruptReply,
     RequestReply,
-    StopOutput,
     TruncateReply,
 )
 from backend.conversation.conversation import Conversation
@@ -27,27 +22,24 @@ from backend.wires.errors import WireError
 from backend.wires.json_messages import decoded_base64, parse_event
 from backend.wires.realtime.client_messages import (
     MODELS,
+    PLAIN_EVENTS,
     AckEvent,
     AppendAudio,
-    BargeIn,
     CancelResponse,
-    ClearAudio,
-    ClearOutput,
     CloseSession,
-    CommitAudio,
     ConversationMessage,
     CreateItem,
     CreateResponse,
     DeleteItem,
     Heartbeat,
     NewItem,
+    PlainEvent,
     PlaybackAck,
     ResponseOptions,
     ResumeSession,
     RetrieveItem,
     SessionUpdate,
     SocketMessage,
-    StopRecording,
     TruncateItem,
     TurnSignal,
     session_update,
@@ -121,7 +113,7 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
         """Go on from a state of another process's."""
         messages, self._request_id = pickle.loads(state)
         self._messages.take_up(messages)
-        self.key = messages.key
+        self.key = self._messages.key
 
     # From the client.
 
@@ -195,10 +187,8 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
                 await conversation.obey(HearAudio(self._input_format.decode(message.audio)))
             case SessionUpdate():
                 await self._update(message, conversation)
-            case CommitAudio():
-                await conversation.obey(EndUtterance())
-            case ClearAudio():
-                await conversation.obey(DiscardAudio())
+            case PlainEvent():
+                await conversation.obey(PLAIN_EVENTS[message.type])
             case CreateResponse():
                 await self._create_response(message, conversation)
             case CancelResponse():
@@ -208,14 +198,8 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
                 await self._create_item(message.item, conversation, message.event_id)
             case TruncateItem():
                 await conversation.obey(self._truncation(message))
-            case ClearOutput():
-                await conversation.obey(StopOutput())
-            case BargeIn():
-                await conversation.obey(InterruptReply())
             case PlaybackAck():
                 await conversation.obey(self._acknowledgement(message))
-            case StopRecording():
-                await conversation.obey(EndRecording())
             case RetrieveItem():
                 conversation.activity()
                 item = self._messages.items.find(message.item_id)
