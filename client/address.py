@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-from client.errors import AddressError
-from client.messages import message
+from client.messages import AddressError, message
 
 DEFAULT_SERVER = "ws://localhost:7860"
 _ROUTE = "/v1/realtime"

@@ -8,9 +8,8 @@ from contextlib import suppress
 from typing import TypeVar
 
 from client.address import ServerAddress
-from client.errors import ClientError
 from client.live import Live, LiveOptions
-from client.messages import Message
+from client.messages import ClientError, Message
 
 Answer = TypeVar("Answer")
 

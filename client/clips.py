@@ -15,8 +15,7 @@ import soundfile
 import soxr
 
 from client.audio_format import SAMPLE_RATE_HZ, Samples
-from client.errors import ClipError
-from client.messages import Language, message
+from client.messages import ClipError, Language, message
 
 SAMPLES_FOLDER = Path(__file__).parents[1] / "assets" / "samples"
 LISTS = ("samples.json", "sounds.json")

@@ -5,10 +5,12 @@ for the page; `tests/vectors/` holds what both must make of what happens.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
 from client.audio_format import (
     CHUNK_SAMPLES,
@@ -17,7 +19,6 @@ from client.audio_format import (
     FRAME_SECONDS,
     SAMPLE_RATE_HZ,
 )
-from client.history import History
 
 CHUNKS_BEHIND = 3
 """More than this waiting for their decision is "catching up"."""
@@ -27,6 +28,8 @@ TURNS_IN_LATENCIES = 1000
 FEWEST_FOR_P95 = 20
 REMEMBERED_GAPS = 20
 SHORTEST_GAP_SECONDS = 1.0
+
+Entry = TypeVar("Entry")
 
 
 class Emotion(StrEnum):
@@ -168,6 +171,51 @@ class Latencies:
     p50: float
     p95: float | None
     """None of fewer than 20 replies: none of them is the slowest twentieth."""
+
+
+class History(Generic[Entry]):
+    """A list that lets its oldest entries go; the others keep their numbers.
+
+    Args:
+        capacity: how many it has at most, numbered from 0 from the first that ever was.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._entries: deque[Entry] = deque(maxlen=capacity)
+        self._num_ever = 0
+
+    def __len__(self) -> int:
+        """How many there ever were: the number of the next."""
+        return self._num_ever
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest that is still there."""
+        return self._num_ever - len(self._entries)
+
+    @property
+    def last(self) -> Entry | None:
+        """The newest; None before there is one."""
+        return self._entries[-1] if self._entries else None
+
+    def push(self, entry: Entry) -> None:
+        """Add the newest."""
+        self._entries.append(entry)
+        self._num_ever += 1
+
+    def get(self, number: int) -> Entry:
+        """One that is still there.
+
+        Raises:
+            IndexError: it is not there any more, or not yet.
+        """
+        if not self.first <= number < self._num_ever:
+            raise IndexError(f"there is no entry {number}")
+        return self._entries[number - self.first]
+
+    def since(self, number: int) -> Iterator[Entry]:
+        """Those from a number on that are still there, oldest first."""
+        return islice(self._entries, max(0, number - self.first), None)
 
 
 class Conversation:

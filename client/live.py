@@ -22,8 +22,7 @@ from client.audio_format import (
 from client.capture import Capture, CaptureClock
 from client.clips import Clip
 from client.conversation import Conversation, Frame
-from client.errors import ConversationForgottenError, SoundError
-from client.messages import Message, message
+from client.messages import ConversationForgottenError, Message, SoundError, message
 from client.playback import Playback, PlaybackReport, Player
 from client.session import Activity, Phase, Session
 from client.sound_card import Device, Loudspeaker, Microphone, SoundCard

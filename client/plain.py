@@ -8,8 +8,7 @@ from typing import TextIO
 
 from client.conversation import HeardEntry, Turn, TypedEntry
 from client.live import Live, State
-from client.news import News
-from client.words import Words, clock_time
+from client.words import News, Words, clock_time
 
 LOOK_SECONDS = 0.05
 QUIT = ("q", "quit", "exit")

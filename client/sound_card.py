@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from client.audio_format import REPLY_RATE_HZ, SAMPLE_RATE_HZ, float_to_pcm16
-from client.errors import SoundError
-from client.messages import message
+from client.messages import SoundError, message
 from client.playback import Player
 from client.portaudio import System, install_pyaudio
 

@@ -1,8 +1,17 @@
-"""The terminal client's display: state, reply and strip at the bottom, what was said above."""
+"""The terminal client's display: state, reply and strip at the bottom, what was said above.
+
+A line of typing is read below them: keys one by one, without the terminal's own echo.
+"""
 
 import asyncio
+import codecs
+import os
 import re
 import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from rich.cells import cell_len
@@ -13,11 +22,15 @@ from rich.text import Text
 
 from client.audio_format import CHUNK_SECONDS, FRAME_SECONDS
 from client.conversation import Conversation, Decision, HeardEntry, Turn, TypedEntry
-from client.keyboard import END, ESCAPE, TAB, Keyboard
 from client.live import Live, State
 from client.messages import PAGE_FOLDER
-from client.news import News
-from client.words import FACES, Words, clock_time
+from client.words import FACES, News, Words, clock_time
+
+END = "\x04"
+"""Ctrl+D."""
+ESCAPE = "\x1b"
+TAB = "\t"
+MOST_BYTES = 4096
 
 LOOK_SECONDS = 0.1
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -35,6 +48,53 @@ _STATE_COLOURS = {
     State.CATCHING_UP: "urgent",
     State.RECONNECTING: "urgent",
 }
+
+
+class Keyboard:
+    """What is being typed.
+
+    Args:
+        on_line: gets each line that is sent with Enter.
+        on_key: gets Escape, Tab and Ctrl+D.
+    """
+
+    def __init__(self, on_line: Callable[[str], None], on_key: Callable[[str], None]) -> None:
+        self.typed = ""
+        self._on_line = on_line
+        self._on_key = on_key
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @contextmanager
+    def reading(self, file: int) -> Iterator[None]:
+        """Read the terminal `file` while the block runs; call it on the event loop."""
+        kept = termios.tcgetattr(file)
+        loop = asyncio.get_running_loop()
+        tty.setcbreak(file)
+        loop.add_reader(file, lambda: self.pressed(os.read(file, MOST_BYTES)))
+        try:
+            yield
+        finally:
+            loop.remove_reader(file)
+            termios.tcsetattr(file, termios.TCSADRAIN, kept)
+
+    def pressed(self, keys: bytes) -> None:
+        """Some keys, as the terminal sends them."""
+        text = self._decoder.decode(keys)
+        if text.startswith((f"{ESCAPE}[", f"{ESCAPE}O")):
+            return  # an arrow, or another key that means nothing here
+        for character in text:
+            match character:
+                case "\n" | "\r":
+                    line, self.typed = self.typed, ""
+                    self._on_line(line)
+                case "\x7f" | "\b":
+                    self.typed = self.typed[:-1]
+                case "\x15":  # Ctrl+U
+                    self.typed = ""
+                case _ if character in (END, ESCAPE, TAB):
+                    self._on_key(character)
+                case _ if character.isprintable():
+                    self.typed += character
 
 
 class TerminalFrontEnd:

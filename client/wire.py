@@ -15,12 +15,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from client.address import DEFAULT_SERVER, ServerAddress
-from client.errors import (
+from client.messages import (
     ConversationForgottenError,
     ConversationOverError,
+    Message,
     ServerUnreachableError,
+    message,
 )
-from client.messages import Message, message
 
 WireEvent = dict[str, Any]
 

@@ -1,6 +1,15 @@
 """What front ends say of a conversation, in one language."""
 
-from client.conversation import Emotion, Latencies, Turn, TurnStatus
+from collections.abc import Iterator
+
+from client.conversation import (
+    Emotion,
+    HeardEntry,
+    Latencies,
+    Turn,
+    TurnStatus,
+    TypedEntry,
+)
 from client.live import Live, State
 from client.messages import Language, Message, message
 from client.session import QueuePlace, Recording
@@ -133,3 +142,31 @@ class Words:
             return self("turn.incomplete")
         was_paused = turn.was_held and turn.end_seconds is not None
         return self("turn.held") if was_paused else None
+
+
+class News:
+    """What has happened in a conversation since the last look.
+
+    It tells each reply once it is over, what was typed and what was heard, in order.
+    """
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._conversation = live.conversation
+        self._num_told = 0
+
+    def entries(self) -> Iterator[Turn | TypedEntry | HeardEntry]:
+        """Those that are over since the last look; one that goes on keeps back what follows."""
+        if self._conversation is not self._live.conversation:
+            self._conversation, self._num_told = self._live.conversation, 0
+        for entry in self._conversation.entries.since(self._num_told):
+            if isinstance(entry, Turn) and entry.end_seconds is None:
+                return
+            # Nothing is added to what was heard once something has followed it.
+            if isinstance(entry, HeardEntry) and self._goes_on(entry):
+                return
+            self._num_told += 1
+            yield entry
+
+    def _goes_on(self, heard: HeardEntry) -> bool:
+        return not heard.is_over and self._conversation.entries.last is heard

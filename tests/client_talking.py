@@ -12,9 +12,8 @@ import pytest
 from backend.audio import Samples, float_to_pcm16
 from client.address import ServerAddress
 from client.audio_format import FRAME_SAMPLES, REPLY_RATE_HZ, SAMPLE_RATE_HZ
-from client.errors import SoundError
 from client.live import Live, LiveOptions, State
-from client.messages import message
+from client.messages import SoundError, message
 from client.playback import Player
 from client.sound_card import Device, Format, Loudspeaker, Microphone
 from client.wire import WireEvent

@@ -15,13 +15,11 @@ from backend.audio import read_audio
 from backend.serving.process import ServingOptions
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.conversation import Conversation, Emotion, Frame, Sentence, Timing, Turn, heard_text
-from client.errors import AddressError, ConversationOverError, ServerUnreachableError
-from client.keyboard import ESCAPE, TAB, Keyboard
 from client.live import TEXT_ONLY, Live, LiveOptions, State
-from client.messages import Language
-from client.own_server import own_server
+from client.messages import AddressError, ConversationOverError, Language, ServerUnreachableError
 from client.plain import PlainFrontEnd
-from client.terminal import TerminalFrontEnd
+from client.talk import own_server
+from client.terminal import ESCAPE, TAB, Keyboard, TerminalFrontEnd
 from client.words import Words
 from tests.client_talking import line_to, talking_live
 from tests.conftest import SAMPLES
@@ -292,7 +290,7 @@ def test_own_server_is_started_and_ended(monkeypatch: pytest.MonkeyPatch, tmp_pa
         "http.server.HTTPServer(('127.0.0.1', int(sys.argv[-1])), Health).serve_forever()\n",
         encoding="utf-8",
     )
-    monkeypatch.setattr("client.own_server.REPOSITORY", tmp_path)
+    monkeypatch.setattr("client.talk.REPOSITORY", tmp_path)
     # A proxy is for other machines.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     address = ServerAddress.parse(f"127.0.0.1:{_free_port()}")
@@ -307,7 +305,7 @@ def test_own_server_is_started_and_ended(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_own_server_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("raise SystemExit('no memory')\n", encoding="utf-8")
-    monkeypatch.setattr("client.own_server.REPOSITORY", tmp_path)
+    monkeypatch.setattr("client.talk.REPOSITORY", tmp_path)
     address = ServerAddress.parse(f"127.0.0.1:{_free_port()}")
     with (
         pytest.raises(ServerUnreachableError, match="did not start: no memory"),

@@ -22,9 +22,8 @@ from client.address import ServerAddress
 from client.audio_format import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from client.capture import ROOM_SECONDS
 from client.clips import Clip, SampleKind, credit_lines, load_samples
-from client.errors import ClipError, ConversationOverError
 from client.live import TEXT_ONLY, Live, LiveOptions, State
-from client.messages import Language, message
+from client.messages import ClipError, ConversationOverError, Language, message
 from tests.client_talking import FakeSoundCard, LiveTalk, ToldLive, talking_live
 from tests.conftest import SAMPLES
 from tests.scripted import ScriptedEngine, ScriptedReply

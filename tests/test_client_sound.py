@@ -10,7 +10,7 @@ import pytest
 
 from client.audio_format import FRAME_SAMPLES, REPLY_RATE_HZ, float_to_pcm16, pcm16_to_float
 from client.capture import Capture, CaptureClock
-from client.errors import SoundError
+from client.messages import SoundError
 from client.playback import Playback, PlaybackEvent, PlaybackReport, Player
 from client.portaudio import System, distributions_in, install_portaudio, missing
 from client.session import Session

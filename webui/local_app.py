@@ -14,9 +14,8 @@ import streamlit as st
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.background import BackgroundConversation
 from client.clips import FILE_KINDS, Clip, Sample, credit_lines, load_samples
-from client.errors import ClientError
 from client.live import Live, LiveOptions
-from client.messages import LANGUAGE_NAMES, Language, Message, message
+from client.messages import LANGUAGE_NAMES, ClientError, Language, Message, message
 from client.session import Recording, Voice
 from client.sound_card import Device, SoundCard
 from client.words import Words

@@ -6,9 +6,8 @@ import sys
 
 from backend.cli.exits import EXIT_ERROR
 from client.address import ServerAddress
-from client.errors import ClientError
 from client.live import LiveOptions
-from client.messages import Language
+from client.messages import ClientError, Language
 from client.talk import list_devices
 from client.talk import talk as talk_with
 from client.words import Words
