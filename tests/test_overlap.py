@@ -12,15 +12,15 @@ from backend.conversation.events import (
     SpeechStopped,
 )
 from backend.conversation.overlap import (
+    BARGE_IN_VOICE_SECONDS,
+    HOLD_VOICE_SECONDS,
     OverlapOutcome,
     OverlapPolicy,
-    OverlapSettings,
     OverlapState,
 )
 from backend.conversation.voice_activity import VoiceEnded, VoiceEvent, VoiceHeard
 
 IDLE, PLAYING, HELD = OverlapState.IDLE, OverlapState.PLAYING, OverlapState.HELD
-SETTINGS = OverlapSettings(hold_voice_seconds=0.125, barge_in_voice_seconds=0.5)
 ONSET = 10.0
 
 ENOUGH_TO_HOLD = VoiceHeard(ONSET, 0.125, ONSET + 0.125, is_speech=False)
@@ -67,7 +67,7 @@ class Echo:
 
 def policy_in(state: OverlapState, echo: Echo | None = None) -> OverlapPolicy:
     """A policy in `state`, that was led there by a voice only if that is the only way."""
-    policy = OverlapPolicy(echo or Echo(), SETTINGS)
+    policy = OverlapPolicy(echo or Echo())
     if state in (PLAYING, HELD):
         policy.reply_started()
     if state is HELD:
@@ -275,8 +275,8 @@ def test_who_speaks_when_the_reply_begins_interrupts_it_by_going_on() -> None:
     assert actions(outcomes) == ["listen speech_onset", "barge_in speech"]
     decisions = [outcome for outcome in outcomes if isinstance(outcome, OverlapDecision)]
     assert [decision.onset_seconds for decision in decisions] == [began_at, began_at]
-    assert decisions[0].seconds >= began_at + SETTINGS.hold_voice_seconds
-    assert decisions[1].seconds >= began_at + SETTINGS.barge_in_voice_seconds
+    assert decisions[0].seconds >= began_at + HOLD_VOICE_SECONDS
+    assert decisions[1].seconds >= began_at + BARGE_IN_VOICE_SECONDS
 
 
 def test_who_speaks_when_the_reply_ends_is_told() -> None:
@@ -292,7 +292,7 @@ def test_a_long_echo_is_told_once_and_asked_about_piece_by_piece() -> None:
     assert policy.state is PLAYING
     starts, ends = zip(*echo.asked, strict=True)
     assert starts == (ONSET, *ends[:-1])
-    assert len(echo.asked) < 3.0 / SETTINGS.hold_voice_seconds + 1
+    assert len(echo.asked) < 3.0 / HOLD_VOICE_SECONDS + 1
 
 
 def test_a_voice_over_an_echo_interrupts() -> None:
@@ -305,7 +305,7 @@ def test_a_voice_over_an_echo_interrupts() -> None:
     outcomes = hear_all(policy, windows[50:])
     assert actions(outcomes) == ["listen speech_onset", "barge_in speech", "SpeechStarted"]
     assert isinstance(outcomes[0], OverlapDecision)
-    assert outcomes[0].seconds - began_at < 2 * SETTINGS.hold_voice_seconds
+    assert outcomes[0].seconds - began_at < 2 * HOLD_VOICE_SECONDS
 
 
 def test_the_echo_after_a_reply_is_no_speech() -> None:

@@ -42,30 +42,27 @@ ENOUGH_BEFORE = 0.05
 STEADY_DB2 = 1e-3
 """Levels that vary less than this do not vary."""
 
+MIN_SIMILARITY = 0.62
+"""Of what is called an echo."""
+MAX_EXCESS_DB = 3.0
+"""How much louder than the echo before it an echo may be; else a voice speaks over it."""
+EARLIEST_SECONDS = -0.05
+"""How early an echo may seem, as a client's word for when it plays is not exact."""
+LATEST_SECONDS = 0.5
+"""How late it may be: both sound cards and the room."""
+CONTEXT_SECONDS = 1.0
+"""A short stretch says too little, and is compared together with what comes before it."""
+CONTEXT_WEIGHT = 0.1
+"""What a moment of that counts, when one of the stretch counts 1."""
+LONGEST_REPLY_SECONDS = 300.0
+"""So much of a reply is known; what comes after is not recognised."""
+KEPT_SECONDS = INPUT_SECONDS + LATEST_SECONDS
+NUM_KEPT_SAMPLES = round(KEPT_SECONDS * SAMPLE_RATE_HZ)
+
 Energies = npt.NDArray[np.float32]
 """Of frames and bands, `[n, 12]`."""
 Levels = npt.NDArray[np.float64]
 """The same in decibels."""
-
-
-@dataclass(frozen=True, slots=True)
-class EchoSettings:
-    """How an echo is recognised."""
-
-    min_similarity: float = 0.62
-    """What is called an echo."""
-    max_excess_db: float = 3.0
-    """How much louder than the echo before it an echo may be; else a voice speaks over it."""
-    earliest_seconds: float = -0.05
-    """How early an echo may seem, as a client's word for when it plays is not exact."""
-    latest_seconds: float = 0.5
-    """How late it may be: both sound cards and the room."""
-    context_seconds: float = 1.0
-    """A short stretch says too little, and is compared together with what comes before it."""
-    context_weight: float = 0.1
-    """What a moment of that counts, when one of the stretch counts 1."""
-    longest_reply_seconds: float = 300.0
-    """So much of a reply is known; what comes after is not recognised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +128,11 @@ class EchoDetector:
     It keeps the last two replies, and about two seconds of input.
     """
 
-    def __init__(self, settings: EchoSettings | None = None) -> None:
-        self._settings = settings or EchoSettings()
-        self._kept_seconds = INPUT_SECONDS + self._settings.latest_seconds
-        self._num_kept_samples = round(self._kept_seconds * SAMPLE_RATE_HZ)
+    def __init__(self) -> None:
         self._replies: OrderedDict[int, _ReplySound] = OrderedDict()
         self._positions: deque[_Position] = deque(maxlen=NUM_POSITIONS)
         # The latest input; it is moved to the front where there is no room behind it.
-        self._input: Samples = np.empty(2 * self._num_kept_samples, np.float32)
+        self._input: Samples = np.empty(2 * NUM_KEPT_SAMPLES, np.float32)
         self._num_input_samples = 0
         self._input_end_samples = 0
 
@@ -149,7 +143,7 @@ class EchoDetector:
             while len(self._replies) > NUM_REPLIES:
                 self._replies.popitem(last=False)
         reply = self._replies[turn]
-        if reply.seconds < self._settings.longest_reply_seconds:
+        if reply.seconds < LONGEST_REPLY_SECONDS:
             reply.append(pcm16_to_float(pcm))
 
     def played(self, turn: int, reply_seconds: float, input_seconds: float) -> None:
@@ -161,7 +155,7 @@ class EchoDetector:
             return
         self._positions.append(_Position(input_seconds, turn, reply_seconds))
         if (reply := self._replies.get(turn)) is not None:
-            reply.forget_before(reply_seconds - self._kept_seconds)
+            reply.forget_before(reply_seconds - KEPT_SECONDS)
 
     def begin_at(self, seconds: float) -> None:
         """What is heard first is not the beginning of the input."""
@@ -170,7 +164,7 @@ class EchoDetector:
     def hear(self, samples: Samples) -> None:
         """More input `[n]` at 16 kHz."""
         self._input_end_samples += len(samples)
-        samples = samples[-self._num_kept_samples :]
+        samples = samples[-NUM_KEPT_SAMPLES:]
         if self._num_input_samples + len(samples) > len(self._input):
             kept = self._kept_input()
             self._input[: len(kept)] = kept
@@ -182,23 +176,22 @@ class EchoDetector:
     def is_echo(self, start_seconds: float, end_seconds: float) -> bool:
         """Whether this stretch of input is mostly our own voice."""
         match = self.match(start_seconds, end_seconds)
-        if match is None or match.similarity < self._settings.min_similarity:
+        if match is None or match.similarity < MIN_SIMILARITY:
             return False
-        return match.excess_db is None or match.excess_db <= self._settings.max_excess_db
+        return match.excess_db is None or match.excess_db <= MAX_EXCESS_DB
 
     def match(self, start_seconds: float, end_seconds: float) -> EchoMatch | None:
         """How a stretch fits what was played; None where nothing was, or it is not kept."""
         if not self._positions or not self._replies:
             return None
-        settings = self._settings
         first_sample, heard = self._heard(
-            min(start_seconds, end_seconds - settings.context_seconds), end_seconds
+            min(start_seconds, end_seconds - CONTEXT_SECONDS), end_seconds
         )
         num_frames = _num_frames(len(heard), SAMPLE_RATE_HZ)
         if not num_frames:
             return None
-        earliest = round(settings.earliest_seconds * FRAMES_PER_SECOND)
-        latest = round(settings.latest_seconds * FRAMES_PER_SECOND)
+        earliest = round(EARLIEST_SECONDS * FRAMES_PER_SECOND)
+        latest = round(LATEST_SECONDS * FRAMES_PER_SECOND)
         times = first_sample / SAMPLE_RATE_HZ + (
             np.arange(-latest, num_frames - earliest) / FRAMES_PER_SECOND
         )
@@ -209,7 +202,7 @@ class EchoDetector:
         num_context = round((start_seconds - times[latest]) * FRAMES_PER_SECOND)
         num_context = max(0, min(num_context, num_frames - 1))
         weights = np.ones(num_frames)
-        weights[:num_context] = settings.context_weight
+        weights[:num_context] = CONTEXT_WEIGHT
         similarities = _similarities(_heard_levels(heard_energies), _played_levels(played), weights)
         best = int(similarities.argmax())
         return EchoMatch(
@@ -227,7 +220,7 @@ class EchoDetector:
 
     def _kept_input(self) -> Samples:
         end = self._num_input_samples
-        return self._input[max(0, end - self._num_kept_samples) : end]
+        return self._input[max(0, end - NUM_KEPT_SAMPLES) : end]
 
     def _played_at(self, times: npt.NDArray[np.float64]) -> Energies:
         """What was played at `times` of the input `[n]`."""

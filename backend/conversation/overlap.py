@@ -1,7 +1,6 @@
 """What to make of a voice while a spoken reply plays. Pure; times are seconds of client audio."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from backend.conversation.events import (
@@ -17,21 +16,13 @@ IsEcho = Callable[[float, float], bool]
 """Whether the client's audio between two times is our own voice coming back."""
 
 
+HOLD_VOICE_SECONDS = 0.125
+"""So much voice holds a reply. It is to be silent 300 ms after an onset, and the client's blocks,
+the network and the page take a share of that."""
+BARGE_IN_VOICE_SECONDS = 0.5
+"""So much voice stops it."""
+
 OverlapOutcome = OverlapDecision | SpeechStarted | SpeechStopped
-
-
-@dataclass(frozen=True, slots=True)
-class OverlapSettings:
-    """How much voice it takes.
-
-    The reply is to be silent 300 ms after an onset, and the client's blocks, the network and the
-    page take a share of that.
-    """
-
-    hold_voice_seconds: float = 0.125
-    """So much voice holds the reply."""
-    barge_in_voice_seconds: float = 0.5
-    """So much voice stops it."""
 
 
 class OverlapState(Enum):
@@ -56,12 +47,11 @@ class OverlapPolicy:
     what would interrupt it, and never for an echo.
     """
 
-    def __init__(self, is_echo: IsEcho, settings: OverlapSettings | None = None) -> None:
+    def __init__(self, is_echo: IsEcho) -> None:
         self.may_interrupt = True
         self.state = OverlapState.IDLE
         """Where the conversation stands."""
         self._is_echo = is_echo
-        self._settings = settings or OverlapSettings()
         self._is_speech_told = False
         # The voice that is heard, how much of it does not count, and from where on it does.
         self._voice: VoiceHeard | None = None
@@ -112,8 +102,8 @@ class OverlapPolicy:
 
     def _hear_voice(self, voice: VoiceHeard) -> list[OverlapOutcome]:
         counted_seconds = voice.voice_seconds - self._discounted_seconds
-        is_onset = counted_seconds >= self._settings.hold_voice_seconds
-        is_interruption = counted_seconds >= self._settings.barge_in_voice_seconds
+        is_onset = counted_seconds >= HOLD_VOICE_SECONDS
+        is_interruption = counted_seconds >= BARGE_IN_VOICE_SECONDS
         match self.state:
             case OverlapState.IDLE if is_onset and voice.is_speech and not self._is_speech_told:
                 return self._tell_speech(voice) if self._is_foreign(voice) else []
