@@ -115,9 +115,6 @@ class Conversation:
     being followed.
 
     Args:
-        session: of the engine.
-        settings: those in force.
-        options: what it is from its beginning to its end.
         tell: is told what happens, in order.
         time: for the latencies that are reported, and for the end of one that has gone quiet.
         recording: of it, begun or not.
@@ -192,10 +189,6 @@ class Conversation:
         """Take a slot of the engine, and begin to record if that is asked for.
 
         Args:
-            engine: opens the session.
-            settings: with which it begins.
-            options: what it is from its beginning to its end.
-            tell: is told what happens, in order.
             time: None for the machine's.
             recordings: where it is recorded, if its options ask for that.
             recorder: writes it down, if they do not.

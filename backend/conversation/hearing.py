@@ -48,7 +48,6 @@ class Hearing:
     """Hears all that a client sends, as it comes.
 
     Args:
-        timeline: of the conversation.
         rate_hz: of the client's audio.
         clock: for when chunks are complete.
     """

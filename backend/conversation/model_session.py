@@ -81,8 +81,7 @@ class EngineSettings:
     conversations. So changes that come too fast wait, and of those that wait the newest counts.
 
     Args:
-        session: of the engine.
-        settings: with which it began.
+        settings: with which the session began.
         time: by which too fast is told.
     """
 

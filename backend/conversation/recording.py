@@ -29,7 +29,6 @@ class ConversationRecording:
 
     Args:
         recordings: where conversations are recorded; None where nothing is.
-        tell: is told when it begins and ends.
     """
 
     def __init__(self, recordings: Recordings | None, tell: Tell) -> None:
@@ -125,7 +124,6 @@ class Notes:
     """Tells a recorder what the engine does not know of.
 
     Args:
-        timeline: of the conversation.
         recorder: None where nothing is recorded.
     """
 

@@ -66,9 +66,7 @@ class Reply:
     """A reply from its beginning to its end.
 
     Args:
-        started: how it begins.
         arrived_at: when the chunk that it answers was complete, in seconds of the clock.
-        clock: for what it takes.
     """
 
     def __init__(self, started: ReplyStarted, arrived_at: float, clock: Clock) -> None:
@@ -288,12 +286,7 @@ class _Starting:
 
 
 class Replies:
-    """All replies of one conversation.
-
-    Args:
-        tell: is told what happens, in order.
-        clock: for what it takes.
-    """
+    """All replies of one conversation, told in order."""
 
     def __init__(self, tell: Tell, clock: Clock) -> None:
         self.modality: Modality = "text"

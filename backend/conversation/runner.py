@@ -75,9 +75,6 @@ async def running(
     """A conversation that goes on while the block runs.
 
     Args:
-        engine: opens its session.
-        settings: with which it begins.
-        options: what it is from its beginning to its end.
         time: its clock; None for the machine's.
         recorder: writes down what happens in it.
 

@@ -45,9 +45,6 @@ class SpeechQueue:
         """The text of another reply begins, or of what is unsaid of one.
 
         Args:
-            reply: to be said.
-            voice_id: says it.
-            speed: of the voice.
             num_sounded_bytes: of the first sentence's sound, that were told before.
         """
         speaker = Speaker(self._voices, voice_id, reply.emotion, speed)

@@ -20,11 +20,7 @@ class _End:
 
 
 class InputTranscript:
-    """Follows a conversation's decisions, which come later than its audio.
-
-    Args:
-        tell: is told what was heard, in order.
-    """
+    """Follows a conversation's decisions, which come later than its audio."""
 
     def __init__(self, tell: Callable[[WordsHeard | SpeechHeard | UtteranceHeard], None]) -> None:
         self._tell = tell

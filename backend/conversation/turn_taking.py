@@ -139,14 +139,6 @@ class TurnTaking:
     """Takes turns between the client's user and the model's replies.
 
     Args:
-        timeline: of the conversation.
-        hearing: hears its client.
-        replies: of the model.
-        speech: says them.
-        notes: tells a recording.
-        transcript: of what is heard.
-        session: of the engine, whose turn may be interrupted.
-        tell: is told what happens.
         reports_playback: whether the client says what it plays, and holds it when it is told to.
             Others are taken to play what they get as it comes, without a break.
     """

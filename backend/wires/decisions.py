@@ -6,6 +6,8 @@ For robots and for shadow mode, in which a model is watched and never heard.
 import json
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ
 from backend.conversation.commands import EndUtterance, HearAudio
 from backend.conversation.conversation import Conversation
@@ -44,7 +46,6 @@ class DecisionsWire(Wire[BinaryAudio, Fields]):
     """One conversation as a line for each decision, and one for each reply.
 
     Args:
-        offer: what the server has.
         settings: those of the conversation, to its end.
     """
 
@@ -58,25 +59,19 @@ class DecisionsWire(Wire[BinaryAudio, Fields]):
         self._chunk = 0
         """That is answered."""
 
+    @override
     def read(self, message: Message) -> BinaryAudio:
-        """A client's sound: PCM16, mono; nothing at the end of an utterance.
-
-        Raises:
-            WireError: it is none.
-        """
+        """A client's sound: PCM16, mono; nothing at the end of an utterance."""
         if isinstance(message, str):
             raise WireError("messages are binary: PCM16, mono, little-endian", "text_message")
         return BinaryAudio(WireFormat().decode(message))
 
+    @override
     async def obey(self, message: BinaryAudio, conversation: Conversation) -> Sequence[Fields]:
-        """Have the conversation hear.
-
-        Raises:
-            AudioInteractionError: as much waits as may.
-        """
         await conversation.obey(HearAudio(message.audio) if message.audio else EndUtterance())
         return []
 
+    @override
     def write(self, event: ConversationEvent | SocketEvent) -> Sequence[Fields]:
         """The line that tells of what happens."""
         match event:
@@ -96,8 +91,8 @@ class DecisionsWire(Wire[BinaryAudio, Fields]):
                 return [_error(error_of(event))]
         return []
 
+    @override
     def encode(self, message: Fields, number: int | None = None) -> str:
-        """A line as the socket carries it."""
         return _encoded(message)
 
     def _session(self, settings: ConversationSettings) -> Fields:

@@ -27,8 +27,6 @@ class RecordKeeper:
     It has the record too: a journal that has lost it is given all of it.
 
     Args:
-        journal: where to.
-        wire: of the conversation.
         outbox: what its client is told; nothing is carried before it is written.
         record: what is kept by now.
         time: for signs of life.

@@ -193,11 +193,7 @@ LiveMessage = Fields | HeardAudio | SaidAudio
 
 
 class TrackEncoder:
-    """Encodes the track as the session's client wants it.
-
-    Args:
-        wanted: its format.
-    """
+    """Encodes the track as the session's client wants it."""
 
     def __init__(self, wanted: WireFormat) -> None:
         self._speech = SpeechEncoder(wanted)

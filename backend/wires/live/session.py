@@ -32,12 +32,7 @@ _SPEAKERS = {"user": "User", "assistant": "Assistant"}
 
 
 class LiveSession:
-    """The session of one wire.
-
-    Args:
-        session_id: as its client knows it.
-        offer: what the server has.
-    """
+    """The session of one wire, by the id that its client knows."""
 
     def __init__(self, session_id: str, offer: Offer) -> None:
         self._id = session_id

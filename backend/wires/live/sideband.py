@@ -4,6 +4,8 @@ import base64
 import json
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from backend.audio import Resampler, float_to_pcm16, pcm16_to_float
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.conversation import Conversation, ConversationOptions
@@ -44,7 +46,6 @@ class SidebandWire(Wire[SessionMessage, LiveMessage]):
     track, and what that client sends.
 
     Args:
-        offer: what the server has.
         session_id: of the session that it attaches to.
     """
 
@@ -68,12 +69,9 @@ class SidebandWire(Wire[SessionMessage, LiveMessage]):
         self._session = wire
         return [wire.observed()]
 
+    @override
     def read(self, message: Message) -> SessionMessage | SocketCommand:
-        """A client's message, validated.
-
-        Raises:
-            WireError: it is none, or not for one that looks on.
-        """
+        """A client's message, but for what is for the session's own client alone."""
         parsed = self._session.read(message)
         if isinstance(parsed, StartSession | AppendInputAudio):
             raise WireError(
@@ -84,22 +82,20 @@ class SidebandWire(Wire[SessionMessage, LiveMessage]):
             )
         return parsed
 
+    @override
     async def obey(
         self, message: SessionMessage, conversation: Conversation
     ) -> Sequence[LiveMessage]:
-        """Have the conversation do what a message asks, as if its own client had asked.
-
-        Raises:
-            AudioInteractionError: it cannot be done; the conversation goes on.
-        """
+        """Have the conversation do what a message asks, as if its own client had asked."""
         return await self._session.obey(message, conversation)
 
+    @override
     def write(self, event: ConversationEvent | SocketEvent) -> Sequence[LiveMessage]:
         """The messages that tell of what happens to this socket."""
         return [error_message(event.error)] if isinstance(event, Refused) else []
 
+    @override
     def encode(self, message: LiveMessage, number: int | None) -> str | None:
-        """A message as the socket carries it."""
         match message:
             case SaidAudio():
                 pcm = message.pcm or bytes(FRAME_BYTES)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from typing_extensions import override
+
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.commands import (
     ChangeSettings,
@@ -108,11 +110,7 @@ _REASONS = {
 
 
 class LiveWire(Wire[SessionMessage, LiveMessage]):
-    """One session in the messages of the Live API.
-
-    Args:
-        offer: what the server has.
-    """
+    """One session in the messages of the Live API."""
 
     closed_by_client = "close_requested"
 
@@ -140,12 +138,8 @@ class LiveWire(Wire[SessionMessage, LiveMessage]):
 
     # From the client.
 
+    @override
     def read(self, message: Message) -> SessionMessage | SocketCommand:
-        """A client's message, validated.
-
-        Raises:
-            WireError: it is none.
-        """
         if isinstance(message, bytes):
             raise WireError("events are JSON in text messages, not binary", "binary_message")
         parsed: SessionMessage | EndSession = parse_event(message, MODELS)
@@ -162,28 +156,18 @@ class LiveWire(Wire[SessionMessage, LiveMessage]):
             return Close(parsed.event_id)
         return parsed
 
+    @override
     def begin(self, message: SessionMessage, request: Request) -> Request:
-        """The request of a socket whose first message this is; it is obeyed after.
-
-        Raises:
-            AudioInteractionError: it cannot be.
-        """
         assert isinstance(message, StartSession), "other messages are not read before it"
         self._start_id = message.event_id
         begun = self._session.begin(message.session, request)
         self._encoder = TrackEncoder(self._session.format)
         return begun
 
+    @override
     async def obey(
         self, message: SessionMessage, conversation: Conversation
     ) -> Sequence[LiveMessage]:
-        """Have the conversation do what a message asks.
-
-        Returns what the wire itself answers, beside what the conversation tells.
-
-        Raises:
-            AudioInteractionError: it cannot be done; the conversation goes on.
-        """
         match message:
             case AppendInputAudio():
                 return await self._hear(message, conversation)
@@ -282,8 +266,8 @@ class LiveWire(Wire[SessionMessage, LiveMessage]):
 
     # To the client.
 
+    @override
     def write(self, event: ConversationEvent | SocketEvent) -> Sequence[LiveMessage]:
-        """The messages that tell of what happens, in order."""
         match event:
             case ReplySound():
                 self._track.add(event)
@@ -325,6 +309,7 @@ class LiveWire(Wire[SessionMessage, LiveMessage]):
                 return [self._closed(event.reason)]
         return []
 
+    @override
     def encode(self, message: LiveMessage, number: int | None) -> str | None:
         """A message as the socket carries it; None for what only those who look on are told."""
         match message:
@@ -334,6 +319,7 @@ class LiveWire(Wire[SessionMessage, LiveMessage]):
                 return None
         return encoded(message)
 
+    @override
     async def run(self, tell: Callable[[Sequence[LiveMessage]], None], time: Time) -> None:
         """Send the track in its time, silence as well, for as long as the session goes on."""
         began_at = time.now()

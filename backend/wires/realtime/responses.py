@@ -71,13 +71,7 @@ class _Response:
 
 
 class Responses:
-    """The responses of one conversation.
-
-    Args:
-        items: of the conversation.
-        dialect: of its client.
-        session_id: as its client knows it.
-    """
+    """The responses of one conversation."""
 
     def __init__(self, items: Items, dialect: Dialect, session_id: str) -> None:
         self._items = items

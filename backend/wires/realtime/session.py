@@ -57,10 +57,6 @@ class WireSettings:
 def settings_patch(patch: SessionPatch, current: WireSettings) -> SettingsPatch:
     """What a client changes, in the conversation's terms.
 
-    Args:
-        patch: the client's.
-        current: what is in force.
-
     Raises:
         WireError: an audio format that is not supported.
     """
@@ -213,8 +209,6 @@ def wire_settings(patch: SessionPatch, current: WireSettings, hears_words: bool)
     """What is the wire's own from now on.
 
     Args:
-        patch: the client's.
-        current: what is in force.
         hears_words: whether the model writes down what it hears.
 
     Raises:

@@ -64,9 +64,6 @@ class ServerMessages:
     """Writes the messages of one conversation.
 
     Args:
-        key: of the conversation.
-        dialect: which vocabulary the client has asked for.
-        offer: what the server has.
         has_older_names: whether the client also waits for `conversation.item.created`.
     """
 

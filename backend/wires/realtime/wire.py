@@ -3,6 +3,8 @@
 import pickle
 from dataclasses import replace
 
+from typing_extensions import override
+
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.commands import (
     AcknowledgePlayback,
@@ -78,8 +80,6 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
     """One conversation in the messages of the OpenAI Realtime API.
 
     Args:
-        dialect: which vocabulary the client has asked for.
-        offer: what the server has.
         has_older_names: whether the client also waits for `conversation.item.created`, as before
             the API was generally available.
         takes_binary: whether binary messages are audio.
@@ -105,24 +105,20 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
 
     # From one process to another.
 
+    @override
     def state(self) -> bytes:
-        """What another process needs to go on with it."""
         return pickle.dumps((self._messages.state(), self._request_id))
 
+    @override
     def take_up(self, state: bytes) -> None:
-        """Go on from a state of another process's."""
         messages, self._request_id = pickle.loads(state)
         self._messages.take_up(messages)
         self.key = self._messages.key
 
     # From the client.
 
+    @override
     def read(self, message: Message) -> ConversationMessage | SocketCommand:
-        """A client's message, validated.
-
-        Raises:
-            WireError: it is none.
-        """
         if isinstance(message, bytes):
             if self._takes_binary:
                 return BinaryAudio(message)
@@ -145,12 +141,8 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
             case _:
                 return parsed
 
+    @override
     def begin(self, message: ConversationMessage, request: Request) -> Request:
-        """The request of a socket whose first message this is; it is obeyed after.
-
-        Raises:
-            AudioInteractionError: it cannot be.
-        """
         if isinstance(message, SessionUpdate):
             own, before = self._wanted(message), self._messages.settings
             patch = settings_patch(message.session, before)
@@ -159,6 +151,7 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
             return replace(request, defaults=settings)
         return request
 
+    @override
     def takes_time(self, message: ConversationMessage) -> bool:
         """Text is read aloud; a response to it, or a look at it, comes after that.
 
@@ -172,14 +165,8 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
             case _:
                 return False
 
+    @override
     async def obey(self, message: ConversationMessage, conversation: Conversation) -> list[Fields]:
-        """Have the conversation do what a message asks.
-
-        Returns what the wire itself answers, beside what the conversation tells.
-
-        Raises:
-            AudioInteractionError: it cannot be done; the conversation goes on.
-        """
         match message:
             case AppendAudio():
                 await conversation.obey(HearAudio(self._decoded(message.audio)))
@@ -291,10 +278,11 @@ class RealtimeWire(Wire[ConversationMessage, Fields]):
 
     # To the client.
 
+    @override
     def write(self, event: ConversationEvent | SocketEvent) -> list[Fields]:
-        """The messages that tell of what happens, in order."""
         return self._messages.write(event)
 
+    @override
     def encode(self, message: Fields, number: int | None) -> str:
         """A message as the socket carries it; where it may be told again, with its number."""
         if number is None or not self.is_resumable:
