@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-from client.messages import AddressError, message
+from client.messages import ClientError, message
 
 DEFAULT_SERVER = "ws://localhost:7860"
 _ROUTE = "/v1/realtime"
@@ -28,7 +28,7 @@ class ServerAddress:
         """What people paste: `localhost:7860`, `https://host/prefix`, `wss://host/v1/realtime`.
 
         Raises:
-            AddressError: it is no address.
+            ClientError: it is no address.
         """
         written = text.strip()
         url = written if "://" in written else f"ws://{written}"
@@ -39,7 +39,7 @@ class ServerAddress:
         except ValueError:
             has_host = False
         if not has_host or parts.scheme not in _SCHEMES:
-            raise AddressError(message("problem.address", text=text, example=DEFAULT_SERVER))
+            raise ClientError(message("problem.address", text=text, example=DEFAULT_SERVER))
         return cls(_base(parts), access_key or None)
 
     @property

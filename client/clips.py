@@ -15,7 +15,7 @@ import soundfile
 import soxr
 
 from client.audio_format import SAMPLE_RATE_HZ, Samples
-from client.messages import ClipError, Language, message
+from client.messages import ClientError, Language, message
 
 SAMPLES_FOLDER = Path(__file__).parents[1] / "assets" / "samples"
 LISTS = ("samples.json", "sounds.json")
@@ -81,7 +81,7 @@ class Clip:
         source: what WAV, MP3, Ogg or FLAC is read from.
 
     Raises:
-        ClipError: it is none of these.
+        ClientError: it is none of these.
     """
 
     def __init__(self, name: str, source: Path | BinaryIO) -> None:
@@ -89,7 +89,7 @@ class Clip:
         try:
             self._file = soundfile.SoundFile(source)
         except (OSError, soundfile.LibsndfileError) as error:
-            raise ClipError(message("problem.unreadable", name=name)) from error
+            raise ClientError(message("problem.unreadable", name=name)) from error
         self._resampler = soxr.ResampleStream(
             self._file.samplerate, SAMPLE_RATE_HZ, num_channels=1, dtype="float32"
         )

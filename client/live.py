@@ -134,8 +134,7 @@ class Live:
 
         Raises:
             SoundError: the microphone or the loudspeaker cannot be used.
-            ServerUnreachableError: there is no such server.
-            ConversationOverError: the server ended the conversation.
+            ClientError: there is no such server, or it ended the conversation.
         """
         self._loop = asyncio.get_running_loop()
         self.session.phase = Phase.CONNECTING

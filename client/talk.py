@@ -17,7 +17,7 @@ from rich.console import Console
 
 from client.address import ServerAddress
 from client.live import Live, LiveOptions
-from client.messages import ServerUnreachableError, message
+from client.messages import ClientError, message
 from client.plain import PlainFrontEnd
 from client.session import Recording
 from client.sound_card import SoundCard
@@ -128,13 +128,13 @@ def own_server(address: ServerAddress) -> Iterator[None]:
     """Serve the embedded model at a local address while the block runs, if none is there already.
 
     Raises:
-        ServerUnreachableError: the address is elsewhere, or the server does not start.
+        ClientError: the address is elsewhere, or the server does not start.
     """
     if answers(address):
         yield
         return
     if not address.is_local:
-        raise ServerUnreachableError(message("problem.not_here", server=address.base))
+        raise ClientError(message("problem.not_here", server=address.base))
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             [sys.executable, "app.py", "serve", "--port", str(address.port)],
@@ -150,7 +150,7 @@ def own_server(address: ServerAddress) -> Iterator[None]:
                 said.seek(0)
                 last = said.read().strip().splitlines()[-1:]
                 reason = last[0] if last else message("problem.silent")
-                raise ServerUnreachableError(message("problem.server_not_started", reason=reason))
+                raise ClientError(message("problem.server_not_started", reason=reason))
             yield
         finally:
             process.terminate()

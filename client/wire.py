@@ -16,10 +16,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.messages import (
+    ClientError,
     ConversationForgottenError,
-    ConversationOverError,
     Message,
-    ServerUnreachableError,
     message,
 )
 
@@ -197,9 +196,9 @@ class RealtimeSocket:
         """Converse until `close`.
 
         Raises:
-            ServerUnreachableError: there is no such server.
             ConversationForgottenError: the server is there and knows it no more.
-            ConversationOverError: the server ended the conversation, or it could not be resumed.
+            ClientError: there is no such server, it ended the conversation, or that could not be
+                resumed.
         """
         lost_at: float | None = None
         pause_seconds = FIRST_PAUSE_SECONDS
@@ -222,7 +221,7 @@ class RealtimeSocket:
                 lost_seconds=now - lost_at,
             ):
                 case AfterClose.OVER:
-                    raise ConversationOverError(self._why(code))
+                    raise ClientError(self._why(code))
                 case AfterClose.FORGOTTEN:
                     raise ConversationForgottenError(self._why(code))
             if is_loading:
@@ -251,7 +250,7 @@ class RealtimeSocket:
         except (OSError, InvalidHandshake, EOFError, ValueError, ImportError) as error:
             # ImportError: a proxy of a kind that needs another library.
             if self._session is None and not self._is_restarting:
-                raise ServerUnreachableError(_unreachable(self._address, error)) from error
+                raise ClientError(_unreachable(self._address, error)) from error
             return LOST
         self._connection = connection
         try:

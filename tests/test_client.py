@@ -16,7 +16,7 @@ from backend.serving.process import ServingOptions
 from client.address import DEFAULT_SERVER, ServerAddress
 from client.conversation import Conversation, Emotion, Frame, Sentence, Timing, Turn, heard_text
 from client.live import TEXT_ONLY, Live, LiveOptions, State
-from client.messages import AddressError, ConversationOverError, Language, ServerUnreachableError
+from client.messages import ClientError, Language
 from client.plain import PlainFrontEnd
 from client.talk import own_server
 from client.terminal import ESCAPE, TAB, Keyboard, TerminalFrontEnd
@@ -195,7 +195,7 @@ async def test_wrong_key_is_said_in_words(
 ) -> None:
     with serving(engine, options=ServingOptions(access_key="sesame")) as address:
         live = Live(ServerAddress.parse(address, "guess"), TEXT_ONLY)
-        with pytest.raises(ConversationOverError, match="wants an access key"):
+        with pytest.raises(ClientError, match="wants an access key"):
             await live.run()
         right = Live(ServerAddress.parse(address, "sesame"), TEXT_ONLY)
         asyncio.get_running_loop().call_later(0.5, right.stop)
@@ -207,7 +207,7 @@ async def test_no_server_is_said_with_the_command_for_one() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         live = Live(ServerAddress.parse(f"127.0.0.1:{port}"), TEXT_ONLY)
-        with pytest.raises(ServerUnreachableError, match=f"python app.py --port {port}"):
+        with pytest.raises(ClientError, match=f"python app.py --port {port}"):
             await live.run()
 
 
@@ -276,7 +276,7 @@ def test_addresses_as_people_write_them(written: str, base: str) -> None:
 
 @pytest.mark.parametrize("written", ["", "ws://", "host:port", "ws://a b", "gopher://example.org"])
 def test_what_is_no_address(written: str) -> None:
-    with pytest.raises(AddressError, match="is not a server's address"):
+    with pytest.raises(ClientError, match="is not a server's address"):
         ServerAddress.parse(written)
 
 
@@ -308,7 +308,7 @@ def test_own_server_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("client.talk.REPOSITORY", tmp_path)
     address = ServerAddress.parse(f"127.0.0.1:{_free_port()}")
     with (
-        pytest.raises(ServerUnreachableError, match="did not start: no memory"),
+        pytest.raises(ClientError, match="did not start: no memory"),
         own_server(address),
     ):
         pass

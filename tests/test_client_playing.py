@@ -23,7 +23,7 @@ from client.audio_format import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from client.capture import ROOM_SECONDS
 from client.clips import Clip, SampleKind, credit_lines, load_samples
 from client.live import TEXT_ONLY, Live, LiveOptions, State
-from client.messages import ClipError, ConversationOverError, Language, message
+from client.messages import ClientError, Language, message
 from tests.client_talking import FakeSoundCard, LiveTalk, ToldLive, talking_live
 from tests.conftest import SAMPLES
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -128,7 +128,7 @@ def test_file_is_read_as_it_is_heard(rate_hz: int, kind: str) -> None:
 
 
 def test_what_is_no_recording_is_named() -> None:
-    with pytest.raises(ClipError, match=r"'letter\.wav' cannot be read as a recording"):
+    with pytest.raises(ClientError, match=r"'letter\.wav' cannot be read as a recording"):
         Clip("letter.wav", io.BytesIO(b"Dear Sir or Madam"))
 
 
@@ -224,7 +224,7 @@ async def test_server_records_and_says_where(
 
 async def test_server_that_records_nothing_says_so(address: str) -> None:
     live = Live(ServerAddress.parse(address), replace(TEXT_ONLY, recording_title=""))
-    with pytest.raises(ConversationOverError, match="records nothing"):
+    with pytest.raises(ClientError, match="records nothing"):
         await live.run()
 
 
