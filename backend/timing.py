@@ -42,6 +42,22 @@ class SystemTime:
         await asyncio.sleep(seconds)
 
 
+class ContinuedTime:
+    """A clock that goes on where another one, perhaps of another machine, had come to `now`."""
+
+    def __init__(self, time: Time, now: float) -> None:
+        self._time = time
+        self._ahead_seconds = time.now() - now
+
+    def now(self) -> float:
+        """Seconds of the clock that is gone on with."""
+        return self._time.now() - self._ahead_seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await self._time.sleep(seconds)
+
+
 class IdleWatch:
     """Counts the time since the client or the model last did anything.
 

@@ -1,7 +1,5 @@
 """Replies without a model."""
 
-import itertools
-
 from backend.conversation.events import ChunkDecision, ReplyStarted
 from backend.conversation.replies import Reply
 from backend.conversation.settings import Modality
@@ -23,6 +21,5 @@ DECISION = ChunkDecision(
 
 
 def begun_reply(modality: Modality) -> Reply:
-    """A reply that has begun, with a clock that goes on by a second whenever it is read."""
-    ticks = itertools.count()
-    return Reply(ReplyStarted(0, DECISION, None, modality, None), 0.0, lambda: next(ticks))
+    """A reply that has begun."""
+    return Reply(ReplyStarted(0, DECISION, None, modality, None), 0.0)

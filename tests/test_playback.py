@@ -14,7 +14,7 @@ from tests.replies import begun_reply
 def spoken_reply(seconds: float, *, is_complete: bool = True) -> Reply:
     reply = begun_reply("audio")
     pcm = bytes(2 * round(seconds * SPEECH_RATE_HZ))
-    reply.add_sound(SpokenPiece("Three little words.", True, 0, pcm, "espeak:en"))
+    reply.add_sound(SpokenPiece("Three little words.", True, 0, pcm, "espeak:en"), 0.0)
     if is_complete:
         reply.generated(TurnDone(0, 0, "Three little words.", None, TurnStatus.COMPLETED))
         reply.spoken("espeak:en")

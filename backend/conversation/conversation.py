@@ -73,7 +73,7 @@ from backend.journal import Entry
 from backend.recordings.live import Recordings
 from backend.recordings.recorder import Recorder
 from backend.speech import SpokenPiece, TextLeaves, VoiceFallback, Voices
-from backend.timing import IdleWatch, SystemTime, Time
+from backend.timing import ContinuedTime, IdleWatch, SystemTime, Time
 
 MAX_WAITING_SECONDS = 300.0
 """Of one client's audio: clips may come faster than they are heard, but memory has an end."""
@@ -241,6 +241,7 @@ class Conversation:
         session = await engine.open_session(settings.for_engine(), past=past.for_engine())
         try:
             recording = ConversationRecording(None, tell)
+            time = ContinuedTime(time, past.state.now)
             past.state.timeline.rewind()
             past.state.replies.take_up(tell, time.now)
             conversation = cls(session, settings, options, tell, time, recording, None, past.state)
@@ -281,6 +282,7 @@ class Conversation:
         """What another process needs beside the entries before it to go on from here."""
         return self._keeping.take(
             ConversationState(
+                now=self._time.now(),
                 settings=self._settings,
                 is_change_told=not self._engine_settings.is_behind,
                 timeline=self._timeline,

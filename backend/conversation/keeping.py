@@ -27,6 +27,8 @@ _NO_SAMPLES: Samples = np.empty(0, np.float32)
 class ConversationState:
     """A conversation beside what the model has heard and said."""
 
+    now: float
+    """In seconds of its clock."""
     settings: ConversationSettings
     is_change_told: bool
     """Whether its client knows of these settings."""

@@ -63,13 +63,13 @@ class Unsaid:
 
 
 class Reply:
-    """A reply from its beginning to its end.
+    """A reply from its beginning to its end. Every time is given to it, by one clock.
 
     Args:
         arrived_at: when the chunk that it answers was complete, in seconds of the clock.
     """
 
-    def __init__(self, started: ReplyStarted, arrived_at: float, clock: Clock) -> None:
+    def __init__(self, started: ReplyStarted, arrived_at: float) -> None:
         self.turn = started.turn
         """As the engine counts replies."""
         self.modality: Modality = started.modality
@@ -82,7 +82,6 @@ class Reply:
         """How much sound of it there is."""
         self._decision = started.decision
         self._arrived_at = arrived_at
-        self._clock = clock
         self._texts: list[str] = []
         self._lacks_text = False
         self._done: TurnDone | None = None
@@ -93,20 +92,6 @@ class Reply:
         self._num_audio_bytes = 0
         self._voice_id: str | None = None
         self._online_voice_id: str | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_clock": None}
-
-    def take_up(self, clock: Clock, later_seconds: float) -> None:
-        """Go on by another clock, which says so much more than the one before."""
-        self._clock = clock
-        self._arrived_at += later_seconds
-        if self._first_text_at is not None:
-            self._first_text_at += later_seconds
-        if self._first_sound_at is not None:
-            self._first_sound_at += later_seconds
-        if self.ended_at is not None:
-            self.ended_at += later_seconds
 
     @property
     def unsaid(self) -> "Unsaid | None":
@@ -132,20 +117,20 @@ class Reply:
         """Whether nothing more will come of it."""
         return self._done is not None and (self._is_spoken or self.cancel_reason is not None)
 
-    def add_text(self, delta: str) -> ReplyText | None:
+    def add_text(self, delta: str, now: float) -> ReplyText | None:
         """More of its text; what is written after it was cancelled is not told."""
         if self.cancel_reason is not None:
             self._lacks_text = True
             return None
         if self._first_text_at is None:
-            self._first_text_at = self._clock()
+            self._first_text_at = now
         self._texts.append(delta)
         return ReplyText(self.turn, delta)
 
-    def add_sound(self, piece: SpokenPiece) -> ReplySound:
+    def add_sound(self, piece: SpokenPiece, now: float) -> ReplySound:
         """More of its sound."""
         if self._first_sound_at is None:
-            self._first_sound_at = self._clock()
+            self._first_sound_at = now
         start_ms = self.audio_ms
         self._num_audio_bytes += len(piece.pcm)
         self.audio_ms = self._num_audio_bytes / PCM16_BYTES / SPEECH_RATE_HZ * 1000
@@ -171,10 +156,10 @@ class Reply:
         """The model is done with it."""
         self._done = done
 
-    def end(self) -> ReplyEnded:
+    def end(self, now: float) -> ReplyEnded:
         """It ends, as it is complete."""
         assert self._done is not None, "a reply that the model still generates cannot end"
-        self.ended_at = self._clock()
+        self.ended_at = now
         status = self._status(self._done.status)
         is_cancelled = status is TurnStatus.CANCELLED
         return ReplyEnded(
@@ -186,7 +171,7 @@ class Reply:
             cancel_reason=(self.cancel_reason or CancelReason.CLIENT) if is_cancelled else None,
             voice_id=self._voice_id,
             online_voice_id=self._online_voice_id,
-            reply_ms=_milliseconds(self._arrived_at, self.ended_at),
+            reply_ms=_milliseconds(self._arrived_at, now),
             first_text_ms=_milliseconds_until(self._first_text_at, self._arrived_at),
             first_sound_ms=_milliseconds_until(self._first_sound_at, self._arrived_at),
             num_tokens=self._done.num_tokens,
@@ -301,21 +286,13 @@ class Replies:
         """Of the reply that is starting."""
         self._open: deque[_OpenReply] = deque()
         self._recent: deque[Reply] = deque(maxlen=RECENT_REPLIES)
-        self._kept_at = 0.0
-        """When another process had these, by its clock."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_tell": None, "_clock": None, "_kept_at": self._clock()}
+        return {**vars(self), "_tell": None, "_clock": None}
 
     def take_up(self, tell: Tell, clock: Clock) -> None:
-        """Go on with what another process had, by another clock."""
+        """Go on with what another process had, by a clock that goes on from its own."""
         self._tell, self._clock = tell, clock
-        later_seconds = clock() - self._kept_at
-        if (starting := self._starting) is not None:
-            self._starting = replace(starting, arrived_at=starting.arrived_at + later_seconds)
-        # One that is open is among the recent ones, unless many are.
-        for reply in {*self.open_replies, *self._recent}:
-            reply.take_up(clock, later_seconds)
 
     @property
     def open_replies(self) -> list[Reply]:
@@ -384,7 +361,7 @@ class Replies:
             modality=(request.modality if request else None) or self.modality,
             request_id=request.request_id if request else None,
         )
-        reply = Reply(started, starting.arrived_at, self._clock)
+        reply = Reply(started, starting.arrived_at)
         reply.cancel_reason = self._cancel_reason or (request.cancel_reason if request else None)
         self._cancel_reason = None
         self._recent.append(reply)
@@ -395,7 +372,7 @@ class Replies:
     def add_text(self, delta: str) -> Reply:
         """The model says more of the reply that began last."""
         opened = self._newest_open()
-        self._tell_of(opened, opened.reply.add_text(delta))
+        self._tell_of(opened, opened.reply.add_text(delta, self._clock()))
         return opened.reply
 
     def generated(self, done: TurnDone) -> Reply:
@@ -410,7 +387,7 @@ class Replies:
         if reply.cancel_reason is not None:
             return False
         opened = next(opened for opened in self._open if opened.reply is reply)
-        self._tell_of(opened, reply.add_sound(piece))
+        self._tell_of(opened, reply.add_sound(piece, self._clock()))
         return True
 
     def spoken(self, reply: Reply, voice_id: str | None) -> None:
@@ -439,7 +416,7 @@ class Replies:
     def _end_complete(self) -> None:
         """End the replies that are complete, in order; what waited for that is told."""
         while self._open and self._open[0].reply.is_complete:
-            self._tell(self._open.popleft().reply.end())
+            self._tell(self._open.popleft().reply.end(self._clock()))
             if self._open:
                 waiting, self._open[0].waiting = self._open[0].waiting, []
                 for event in waiting:
