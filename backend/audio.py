@@ -24,6 +24,8 @@ Mix: TypeAlias = Callable[[Samples], Samples]
 """Makes one channel `[samples]` of `[channels, samples]`."""
 
 PCM16_SCALE = 32_768
+PCM16_BYTES = 2
+"""Of one sample."""
 MIN_RATE_HZ = 1_000
 MAX_RATE_HZ = 768_000
 SILENCE_PEAK = 1 / PCM16_SCALE
@@ -42,9 +44,14 @@ def pcm16_to_float(pcm: bytes) -> Samples:
     Raises:
         AudioInputError: an odd number of bytes.
     """
-    if len(pcm) % 2:
+    if len(pcm) % PCM16_BYTES:
         raise AudioInputError(f"16-bit audio has an even number of bytes, not {len(pcm)}")
     return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / np.float32(PCM16_SCALE)
+
+
+def pcm_seconds(pcm: bytes, rate_hz: int) -> float:
+    """How long 16-bit PCM lasts, of one channel."""
+    return len(pcm) / PCM16_BYTES / rate_hz
 
 
 def float_to_pcm16(samples: Samples) -> bytes:

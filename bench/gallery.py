@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backend.audio import Samples, read_audio
+from backend.audio import Samples, pcm_seconds, read_audio
 from backend.config import (
     CHUNK_SAMPLES,
     CHUNK_SECONDS,
@@ -34,7 +34,6 @@ from backend.conversation.events import (
     ReplyOverlapped,
     ReplySound,
 )
-from backend.conversation.input_audio import pcm_seconds
 from backend.conversation.runner import ConversationRun, running
 from backend.conversation.settings import ConversationSettings
 from backend.engine import Engine

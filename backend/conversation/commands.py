@@ -56,6 +56,13 @@ class AddInput:
     parts: tuple[GivenText | GivenSound, ...]
     """In order; empty for what is part of the conversation and not heard."""
 
+    @property
+    def text(self) -> str:
+        """What of it is read aloud; empty where it is only heard."""
+        return " ".join(
+            part.text for part in self.parts if isinstance(part, GivenText) and part.text
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RequestReply:

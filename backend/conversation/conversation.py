@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from traceback import clear_frames
 
+from backend.audio import PCM16_BYTES, pcm_seconds
 from backend.config import CHUNK_SECONDS, PACE
 from backend.conversation.commands import (
     AcknowledgePlayback,
@@ -46,8 +47,7 @@ from backend.conversation.events import (
     VoiceFailed,
     VoiceFellBack,
 )
-from backend.conversation.hearing import Heard, Hearing, InputChunk
-from backend.conversation.input_audio import PCM16_BYTES, chunks_of_input, pcm_seconds, typed_text
+from backend.conversation.hearing import Heard, Hearing, InputChunk, chunks_of_input
 from backend.conversation.keeping import ConversationState, Keeping, KeptPast, WaitingChunk
 from backend.conversation.model_session import EngineSettings, ModelSession, SessionOpener
 from backend.conversation.recording import ConversationRecording, Notes
@@ -426,7 +426,7 @@ class Conversation:
         step = round(CHUNK_SECONDS * rate_hz) * PCM16_BYTES
         for start in range(0, len(pcm), step):
             piece = pcm[start : start + step]
-            self._timeline.arrive(len(piece) / PCM16_BYTES / rate_hz)
+            self._timeline.arrive(pcm_seconds(piece, rate_hz))
             reply = self._turns.sounding_reply()
             # A minute of audio in one message does not keep other conversations waiting, and
             # where the connection is lost meanwhile, the client sends again what was not taken.
@@ -474,8 +474,8 @@ class Conversation:
             self._tell(InputAdded(added.reference))
         if chunks:
             self._added_since = self._timeline.num_chunks
-            if text := typed_text(added):
-                self._notes.typed(text)
+            if added.text:
+                self._notes.typed(added.text)
         for samples in chunks:
             self._enqueue(self._hearing.add(samples))
 

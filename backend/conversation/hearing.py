@@ -1,4 +1,4 @@
-"""What the client's audio holds: chunks for the model, voices, and the echo of our own replies.
+"""What the client's audio and inputs hold: chunks for the model, voices, echoes of our replies.
 
 Times are seconds of the client's audio.
 """
@@ -10,11 +10,15 @@ import numpy as np
 
 from backend.audio import Chunker, Resampler, Samples, pcm16_to_float
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ
+from backend.conversation.commands import AddInput, GivenSound, GivenText
 from backend.conversation.echo import EchoDetector
 from backend.conversation.overlap import OverlapOutcome, OverlapPolicy
 from backend.conversation.timeline import Timeline
 from backend.conversation.voice_activity import SpeechDetector, VoiceDetection, VoiceEvent
+from backend.speech import Voices
 
+PAUSE_SECONDS = 0.8
+"""Of silence after what is added: how a listener tells that it is over."""
 PROMPTED_SECONDS = 3.0
 """A reply that begins so long after speech ended does not answer it."""
 
@@ -168,3 +172,37 @@ class Hearing:
 
 def _silence() -> Samples:
     return np.zeros(CHUNK_SAMPLES, np.float32)
+
+
+async def chunks_of_input(added: AddInput, voices: Voices, rate_hz: int) -> list[Samples]:
+    """What the model hears of an input: chunks `[6400]`, and none where it has no parts.
+
+    Its text is read aloud: the model's sequence has no place for text that it was trained with, and
+    every checkpoint hears.
+
+    Args:
+        rate_hz: of the input's sound.
+
+    Raises:
+        TextInputError: its text cannot be read aloud.
+        VoiceUnavailableError: no voice can read it.
+    """
+    if not added.parts:
+        return []
+    sounds = [await _sound(part, voices, rate_hz) for part in added.parts]
+    pause = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE_HZ), np.float32)
+    chunker = Chunker()
+    chunks = list(chunker.push(np.concatenate([*sounds, pause])))
+    if (rest := chunker.flush()) is not None:
+        chunks.append(rest)
+    return chunks
+
+
+async def _sound(part: GivenText | GivenSound, voices: Voices, rate_hz: int) -> Samples:
+    match part:
+        case GivenText():
+            return await voices.read_aloud(part.text)
+        case GivenSound():
+            resampler = Resampler(rate_hz)
+            heard = resampler.process(pcm16_to_float(part.pcm))
+            return np.concatenate([heard, resampler.flush()])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from backend.audio import PCM16_BYTES
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.events import (
     CancelReason,
@@ -20,7 +21,6 @@ from backend.conversation.events import (
     ReplyText,
     ReplyTruncated,
 )
-from backend.conversation.input_audio import PCM16_BYTES
 from backend.conversation.settings import Modality
 from backend.events import TurnDone, TurnStarted, TurnStatus
 from backend.speech import SpokenPiece

@@ -7,9 +7,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from backend.audio import Resampler, float_to_pcm16, pcm16_to_float
+from backend.audio import PCM16_BYTES, Resampler, float_to_pcm16, pcm16_to_float
 from backend.config import SPEECH_RATE_HZ
-from backend.conversation.input_audio import PCM16_BYTES
 from backend.wires.errors import WireError
 
 G711_RATE_HZ = 8_000

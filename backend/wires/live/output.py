@@ -9,9 +9,9 @@ import json
 from collections import deque
 from dataclasses import dataclass, field
 
+from backend.audio import PCM16_BYTES
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.events import ReplyEnded, ReplySound, ReplyStarted
-from backend.conversation.input_audio import PCM16_BYTES
 from backend.conversation.replies import whole_words
 from backend.events import TurnStatus
 from backend.protocol import Emotion

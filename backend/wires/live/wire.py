@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from typing_extensions import override
 
+from backend.audio import pcm_seconds
 from backend.config import SPEECH_RATE_HZ
 from backend.conversation.commands import (
     ChangeSettings,
@@ -35,7 +36,6 @@ from backend.conversation.events import (
     VoiceFellBack,
     WordsHeard,
 )
-from backend.conversation.input_audio import pcm_seconds
 from backend.conversation.settings import ConversationSettings, SettingsPatch
 from backend.recordings.live import RecordingStopped
 from backend.timing import Time
