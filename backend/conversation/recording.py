@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from backend.config import SessionSettings
 from backend.conversation.commands import CommandError, Problem
 from backend.conversation.events import RecordingStarted
-from backend.conversation.replies import Reply, Tell
+from backend.conversation.replies import RECENT_REPLIES, Reply, Tell
 from backend.conversation.timeline import Timeline
 from backend.errors import RecordingError
 from backend.recordings.live import LiveRecording, Recordings, RecordingStopped, StopReason
@@ -19,8 +19,6 @@ from backend.recordings.records import (
 )
 from backend.speech import SpokenPiece
 
-MAX_REPLIES = 8
-"""Spoken replies of late that a client may still tell of."""
 MOVED = "the conversation goes on on another server; what was recorded before is kept"
 
 
@@ -192,7 +190,7 @@ class Notes:
 
     def _of(self, reply: Reply) -> _Spoken:
         spoken = self._spoken.setdefault(reply.turn, _Spoken())
-        while len(self._spoken) > MAX_REPLIES:
+        while len(self._spoken) > RECENT_REPLIES:
             self._spoken.popitem(last=False)
         return spoken
 

@@ -16,6 +16,7 @@ from backend.wires.errors import (
     ConnectionEnd,
     WireError,
     as_wire_error,
+    connection_end,
     session_failed,
 )
 from backend.wires.outbox import MessagesLostError
@@ -199,8 +200,7 @@ class Connection:
                 raise _place_elsewhere()
             if (waiter := admission.queue_up()) is not None:
                 return await self._wait_in_line(waiter)
-        full = SessionLimitError("every conversation is taken; try again later")
-        raise ConnectionEnd(as_wire_error(full), CloseCode.FULL)
+        raise connection_end(SessionLimitError("every conversation is taken; try again later"))
 
     async def _wait_in_line(self, waiter: Waiter) -> Place | None:
         try:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from traceback import clear_frames
 from typing import Any
+from weakref import WeakValueDictionary
 
 from backend.admission import Admission, Place
 from backend.allowance import LoopTime
@@ -16,7 +17,7 @@ from backend.conversation.events import ConversationEnded, ConversationEvent, En
 from backend.conversation.keeping import KeptPast
 from backend.conversation.model_session import SessionOpener
 from backend.counts import ConversationCounts
-from backend.errors import AudioInteractionError, EngineFailedError, SessionLimitError
+from backend.errors import AudioInteractionError
 from backend.journal import Journal, JournalError, JournalRecord
 from backend.recordings.live import Recordings
 from backend.timing import WorkTime
@@ -25,7 +26,7 @@ from backend.wires.errors import (
     CloseCode,
     ConnectionEnd,
     WireError,
-    as_wire_error,
+    connection_end,
     session_failed,
 )
 from backend.wires.keeping import RecordKeeper
@@ -43,12 +44,9 @@ logger = logging.getLogger(__name__)
 
 KEPT_SECONDS = 60.0
 """A conversation whose socket dropped waits this long for another."""
-
-
 LONGEST_REPLY_SECONDS = 10.0
 """So long is waited for the end of a reply before its conversation is handed over."""
 SILENCE_LOOK_SECONDS = 0.1
-
 MAX_OBSERVERS = 4
 """Of one conversation: each is told all of it."""
 
@@ -180,7 +178,7 @@ class Conversations:
         self._has_ended = has_ended
         self._journal = journal
         self._kept: dict[str, KeptConversation] = {}
-        self._taking: dict[str, asyncio.Lock] = {}
+        self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Held while a conversation of another process is taken over, by its id."""
         self._taking_up = asyncio.Lock()
         """Held while the past of one is computed."""
@@ -252,14 +250,9 @@ class Conversations:
         if kept is not None and await self._is_gone(kept):
             kept = None
         if kept is None and self._journal is not None:
-            taking = self._taking.setdefault(key.session_id, asyncio.Lock())
-            try:
-                async with taking:
-                    if key.session_id not in self._kept:
-                        return await self._take_over(self._journal, resume, request)
-            finally:
-                if not taking.locked():
-                    self._taking.pop(key.session_id, None)
+            async with self._taking.setdefault(key.session_id, asyncio.Lock()):
+                if key.session_id not in self._kept:
+                    return await self._take_over(self._journal, resume, request)
             kept = self._kept.get(key.session_id)
         if kept is None or kept.is_over.is_set():
             raise self._forgotten()
@@ -461,12 +454,8 @@ class Conversations:
     async def _opened(self, opening: Coroutine[None, None, Conversation]) -> Conversation:
         try:
             return await opening
-        except SessionLimitError as error:
-            raise ConnectionEnd(as_wire_error(error), CloseCode.FULL) from error
-        except EngineFailedError as error:
-            raise ConnectionEnd(as_wire_error(error), CloseCode.SESSION_FAILED) from error
         except AudioInteractionError as error:
-            raise ConnectionEnd(as_wire_error(error), CloseCode.POLICY) from error
+            raise connection_end(error) from error
         except Exception as error:
             # A device that has no memory left, say: others converse on.
             logger.exception("a conversation could not be opened")

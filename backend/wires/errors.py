@@ -164,3 +164,15 @@ def as_wire_error(error: AudioInteractionError) -> WireError:
             return engine_failed(str(error))
         case _:
             return session_failed(str(error))
+
+
+def connection_end(error: AudioInteractionError) -> ConnectionEnd:
+    """How a connection ends whose conversation cannot begin."""
+    match error:
+        case SessionLimitError():
+            close_code = CloseCode.FULL
+        case EngineFailedError():
+            close_code = CloseCode.SESSION_FAILED
+        case _:
+            close_code = CloseCode.POLICY
+    return ConnectionEnd(as_wire_error(error), close_code)
