@@ -11,14 +11,14 @@ import pkgutil
 import shlex
 from pathlib import Path
 
-from backend.cli.arguments import parse
-from backend.cli.exits import (
+from backend.cli import (
     EXIT_ENGINE_FAILED,
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     leave_at_once,
     leave_quietly,
 )
+from backend.cli.arguments import parse
 from backend.errors import AudioInteractionError, EngineFailedError
 from backend.serving.surroundings import settle_in
 
@@ -28,9 +28,9 @@ COMMANDS = {
     "talk": "backend.cli.talk:talk",
     "listen": "backend.cli.listen:listen",
     "replay": "backend.cli.recordings:replay",
-    "export": "backend.cli.export:export",
+    "export": "backend.cli.recordings:export",
     "recordings": "backend.cli.recordings:recordings",
-    "answer": "backend.cli.answer:answer",
+    "answer": "backend.cli.listen:answer",
     "download": "backend.cli.download:download",
     "doctor": "backend.cli.doctor:doctor",
     "evaluate-proactive": "backend.cli.proactive:evaluate_proactive",

@@ -15,7 +15,7 @@ from backend.protocol import Emotion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURE_SUFFIXES = (".svg", ".pdf", ".png")
+FIGURE_FORMATS = ("svg", "pdf", "png")
 PNG_DPI = 300
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 """Okabe and Ito's (jfly.uni-koeln.de/color), the darkest first; told apart by dashes as well."""
@@ -68,8 +68,9 @@ def require_figure(path: Path) -> Path:
     Raises:
         SettingsError: it ends in no suffix of a figure, or matplotlib is missing.
     """
-    if path.suffix.lower() not in FIGURE_SUFFIXES:
-        raise SettingsError(f"{path} must end in {', '.join(FIGURE_SUFFIXES)}")
+    suffixes = [f".{each}" for each in FIGURE_FORMATS]
+    if path.suffix.lower() not in suffixes:
+        raise SettingsError(f"{path} must end in {', '.join(suffixes)}")
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:

@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from backend.audio import Samples
+from backend.cli import EXIT_UNUSABLE_FILE
 from backend.cli.arguments import session_settings
-from backend.cli.exits import EXIT_UNUSABLE_FILE
-from backend.cli.listen import chunks_of
+from backend.cli.listen import chosen_checkpoint, chunks_of
 from backend.cli.recordings import Said, note_on, print_beside
 from backend.config import (
     CHUNK_SECONDS,
@@ -28,7 +28,7 @@ from backend.engine.core import EngineCore
 from backend.engine.cost import run_steps
 from backend.errors import AudioInputError, AudioInteractionError, SettingsError
 from backend.events import Decision, SessionFailed, TurnDone
-from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.model.checkpoint import Checkpoint
 from backend.plotting import require_figure
 from backend.recordings.export.figure import Peaks, Strip, StripReply, draw_strips, peaks_of
 from backend.recordings.reader import SessionFile
@@ -244,8 +244,9 @@ def _heard(parsed: argparse.Namespace, problems: list[str]) -> Iterator[Comparis
     names = _names(parsed, other)
     # Weights that both have are loaded once.
     is_same_model = all(getattr(parsed, name) == getattr(other, name) for name in MODEL_OPTIONS)
-    left = SideListener(_load(parsed), parsed, names[0])
-    right = SideListener(left.checkpoint if is_same_model else _load(other), other, names[1])
+    ours = chosen_checkpoint(parsed)
+    theirs = ours if is_same_model else chosen_checkpoint(other)
+    left, right = SideListener(ours, parsed, names[0]), SideListener(theirs, other, names[1])
     for file in parsed.files:
         try:
             chunks = list(sound_of(file))
@@ -299,10 +300,6 @@ def _short(checkpoint: str) -> str:
     return Path(checkpoint).name or checkpoint
 
 
-def _load(side: argparse.Namespace) -> Checkpoint:
-    return load_checkpoint(side.checkpoint, device=side.device, dtype=side.dtype, bits=side.bits)
-
-
 def sound_of(file: Path) -> Iterator[Samples]:
     """The sound of a recording, or of a session's microphone, in chunks `[6400]`.
 
@@ -323,7 +320,6 @@ class SideListener:
     """One side: hears each recording in a conversation of its own."""
 
     def __init__(self, checkpoint: Checkpoint, side: argparse.Namespace, name: str) -> None:
-        self.checkpoint = checkpoint
         self._name = name
         self._settings: SessionSettings = replace(
             session_settings(side, checkpoint.sampling), decision_bias=side.decision_bias

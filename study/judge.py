@@ -22,7 +22,7 @@ import soxr
 from tqdm import tqdm
 
 from backend.audio import Samples, float_to_pcm16
-from backend.cli.exits import EXIT_UNUSABLE_FILE
+from backend.cli import EXIT_UNUSABLE_FILE
 from backend.config import SAMPLE_RATE_HZ
 from backend.errors import AudioInputError, SettingsError
 from backend.plotting import require_figure

@@ -20,7 +20,7 @@ from statistics import median
 from tqdm import tqdm
 
 from backend.audio import Samples
-from backend.cli.exits import EXIT_UNUSABLE_FILE
+from backend.cli import EXIT_UNUSABLE_FILE
 from backend.config import (
     CHUNK_SECONDS,
     GREEDY,

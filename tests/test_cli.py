@@ -15,12 +15,11 @@ import torch
 
 import app
 from backend.audio import TRAILING_SILENCE_CHUNKS, Samples
-from backend.cli.arguments import EXPORT_FORMATS, parse
-from backend.cli.exits import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNUSABLE_FILE
+from backend.cli import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNUSABLE_FILE
+from backend.cli.arguments import parse
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, VERSION
 from backend.engine.model_runner import ModelRunner
 from backend.model.checkpoint import Checkpoint
-from backend.recordings.export import ExportFormat, StudyFormat
 from tests.conftest import GOLDEN, SAMPLES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -373,10 +372,6 @@ def test_a_checkpoint_without_a_name_is_refused(
         parse([*command, "--checkpoint="])
     assert ended.value.code == EXIT_ERROR
     assert "argument --checkpoint: must name a model, and is empty" in capsys.readouterr().err
-
-
-def test_export_offers_every_format() -> None:
-    assert (*ExportFormat, *StudyFormat) == EXPORT_FORMATS
 
 
 @pytest.mark.parametrize("bias", ["99", "-8.5", "nan", "inf", "much"])

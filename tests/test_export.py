@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 
 import app
 from backend.audio import float_to_pcm16
-from backend.cli.exits import EXIT_ERROR
+from backend.cli import EXIT_ERROR
 from backend.config import (
     CHUNK_SAMPLES,
     SAMPLE_RATE_HZ,
@@ -30,7 +30,8 @@ from backend.errors import SessionFileError
 from backend.events import Decision, TurnStatus
 from backend.model.checkpoint import Checkpoint
 from backend.protocol import Emotion
-from backend.recordings.export import ExportFormat, export
+from backend.recordings import ExportFormat
+from backend.recordings.export import export
 from backend.recordings.export.sound import MAX_SOUNDING, time_line
 from backend.recordings.reader import SessionFile, reply_name
 from backend.recordings.recorder import Recorder, describe

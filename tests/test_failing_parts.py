@@ -23,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 
 import app
 from backend.audio import Samples
-from backend.cli.exits import EXIT_ENGINE_FAILED
+from backend.cli import EXIT_ENGINE_FAILED
 from backend.config import CHUNK_SAMPLES, EngineConfig, SessionSettings
 from backend.conversation.conversation import Conversation
 from backend.engine import Engine

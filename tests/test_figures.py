@@ -12,8 +12,8 @@ from backend.config import CHUNK_SAMPLES
 from backend.errors import SettingsError
 from backend.plotting import require_figure
 from backend.protocol import Emotion
-from backend.recordings import session_file
-from backend.recordings.export import ExportFormat, StudyFormat, export
+from backend.recordings import ExportFormat, StudyFormat, session_file
+from backend.recordings.export import export
 from backend.recordings.export.figure import Strip, StripReply, draw_strips, peaks_of
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import DecisionRecord, HeardRecord

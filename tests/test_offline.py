@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 import app
-from backend.cli.exits import EXIT_ERROR
+from backend.cli import EXIT_ERROR
 from backend.config import GREEDY, SAMPLE_RATE_HZ, SamplingConfig, SessionSettings
 from backend.engine.offline import MAX_CLIP_SECONDS, OfflineAnswerer, read_clip
 from backend.errors import AudioInputError, ModelFailedError, SettingsError

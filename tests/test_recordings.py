@@ -13,7 +13,7 @@ import pytest
 
 import app
 from backend.audio import Samples, read_audio
-from backend.cli.exits import EXIT_ERROR
+from backend.cli import EXIT_ERROR
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.conversation.timeline import Timeline
 from backend.engine import Engine

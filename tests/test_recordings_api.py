@@ -27,8 +27,8 @@ from backend.config import EngineConfig, SamplingConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.errors import CheckpointError, RecordingError, SessionFileError
 from backend.model.checkpoint import Checkpoint, load_checkpoint
+from backend.recordings import ExportFormat
 from backend.recordings.cache import Kept, RecordingCache, Turns
-from backend.recordings.export import ExportFormat
 from backend.recordings.forks import AlsoCheckpoint, Forks
 from backend.recordings.live import Recordings
 from backend.recordings.reader import MAX_REPLY_TOKENS, SessionFile

@@ -14,7 +14,7 @@ import soundfile
 import torch
 
 import app
-from backend.cli.exits import EXIT_DIFFERENT, EXIT_ERROR
+from backend.cli import EXIT_DIFFERENT, EXIT_ERROR
 from backend.config import GREEDY, EngineConfig, SamplingConfig, SessionSettings
 from backend.engine import Engine, EngineSession
 from backend.engine.core import EngineCore

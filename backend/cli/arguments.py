@@ -3,10 +3,11 @@
 import argparse
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeVar
 
 from backend.config import (
     CONNECTIONS_PER_ADDRESS,
@@ -19,6 +20,8 @@ from backend.config import (
     SessionSettings,
 )
 from backend.model.layout import DEFAULT_REVISION, RELEASED_MODEL
+from backend.plotting import FIGURE_FORMATS
+from backend.recordings import ExportFormat, StudyFormat
 from backend.serving.surroundings import default_recordings_folder
 from client.address import DEFAULT_SERVER
 from client.messages import Language
@@ -26,20 +29,6 @@ from client.messages import Language
 ACCESS_KEY_VARIABLE = "AUDIO_INTERACTION_ACCESS_KEY"
 CHECKPOINT_VARIABLE = "AUDIO_INTERACTION_CHECKPOINT"
 """What `serve` serves where no option says so: for Spaces and containers."""
-FIGURES = ("svg", "pdf", "png")
-EXPORT_FORMATS = (
-    "html",
-    "vtt",
-    "srt",
-    "markdown",
-    "json",
-    "csv",
-    "wav",
-    *FIGURES,
-    "parquet",
-    "jsonl",
-)
-"""Those of `backend.recordings.export`, which needs packages."""
 APIS = ("realtime", "live")
 """What a server may speak that is judged."""
 OPTIONS_OF_ALL = ("-h", "--help", "--version")
@@ -49,6 +38,8 @@ DEFAULT_PORT = 7860
 MAX_PORT = 65_535
 PORT_VARIABLES = ("PORT", "GRADIO_SERVER_PORT")
 """Where platforms that run a server say which port they lead to."""
+
+Number = TypeVar("Number", int, float)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -97,11 +88,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         advice = f"do you mean {meant[0]}?" if meant else f"there are {', '.join(commands.choices)}"
         parser.error(f"there is no command {arguments[0]!r}: {advice}")
     return parser.parse_args(arguments)
-
-
-def counted(number: int, thing: str) -> str:
-    """So many of a thing: `1 clip`, `2 clips`."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def session_settings(parsed: argparse.Namespace, default: SamplingConfig) -> SessionSettings:
@@ -313,7 +299,9 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.aisession")
-    parser.add_argument("--to", required=True, choices=EXPORT_FORMATS)
+    parser.add_argument(
+        "--to", required=True, choices=[each.value for each in (*ExportFormat, *StudyFormat)]
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to (beside the recording)")
 
 
@@ -413,7 +401,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "--figure",
         type=Path,
         metavar="FILE",
-        help=f"draw both strips, one above the other, as {', '.join(FIGURES)}",
+        help=f"draw both strips, one above the other, as {', '.join(FIGURE_FORMATS)}",
     )
 
 
@@ -435,7 +423,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="every trial, as JSON")
     parser.add_argument(
-        "--figure", type=Path, metavar="FILE", help=f"draw it, as {', '.join(FIGURES)}"
+        "--figure", type=Path, metavar="FILE", help=f"draw it, as {', '.join(FIGURE_FORMATS)}"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -480,7 +468,7 @@ def _add_study_output(parser: argparse.ArgumentParser, folder: Path) -> None:
         metavar="FOLDER",
         help="tables, JSON and figure; what it holds already is not done again (%(default)s)",
     )
-    parser.add_argument("--figure", choices=FIGURES, help="draw it as well")
+    parser.add_argument("--figure", choices=FIGURE_FORMATS, help="draw it as well")
 
 
 def _add_model(
@@ -584,26 +572,11 @@ def _source(text: str) -> str:
     return text
 
 
-def _count(text: str) -> int:
+def _whole(text: str) -> int:
     try:
-        number = int(text)
+        return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
-    return number
-
-
-def _sessions(text: str) -> int | None:
-    """None for as many as are heard in time."""
-    return None if text == AUTO else _count(text)
-
-
-def _port(text: str) -> int:
-    port = _count(text)
-    if port > MAX_PORT:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_PORT}, not {port}")
-    return port
 
 
 def _number(text: str) -> float:
@@ -613,29 +586,34 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
 
 
-def _megabytes(text: str) -> float:
-    megabytes = _number(text)
-    if not 0 < megabytes < math.inf:
-        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
-    return megabytes
+def _where(
+    read: Callable[[str], Number], is_right: Callable[[Number], bool], rule: str
+) -> Callable[[str], Number]:
+    """An option's type: a number that keeps a rule; what is not a number keeps none."""
+
+    def read_checked(text: str) -> Number:
+        number = read(text)
+        if not is_right(number):
+            raise argparse.ArgumentTypeError(f"must be {rule}, not {text}")
+        return number
+
+    return read_checked
 
 
-def _duration(text: str) -> float:
-    duration = _number(text)
-    # Not a number is not at least 0 either.
-    if not 0 <= duration < math.inf:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
-    return duration
+_count = _where(_whole, lambda count: count >= 1, "1 or more")
+_port = _where(_count, lambda port: port <= MAX_PORT, f"from 1 to {MAX_PORT}")
+_megabytes = _where(_number, lambda megabytes: 0 < megabytes < math.inf, "more than 0")
+_duration = _where(_number, lambda duration: 0 <= duration < math.inf, "0 or more")
+_bias = _where(
+    _number,
+    lambda bias: -MAX_DECISION_BIAS <= bias <= MAX_DECISION_BIAS,
+    f"from {-MAX_DECISION_BIAS:g} to {MAX_DECISION_BIAS:g}",
+)
 
 
-def _bias(text: str) -> float:
-    bias = _number(text)
-    # Not a number is not within them either.
-    if not -MAX_DECISION_BIAS <= bias <= MAX_DECISION_BIAS:
-        raise argparse.ArgumentTypeError(
-            f"must be from {-MAX_DECISION_BIAS:g} to {MAX_DECISION_BIAS:g}, not {text}"
-        )
-    return bias
+def _sessions(text: str) -> int | None:
+    """None for as many as are heard in time."""
+    return None if text == AUTO else _count(text)
 
 
 def _text(argument: str) -> str:

@@ -31,8 +31,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from backend.cli.arguments import DEFAULT_PORT, counted
-from backend.cli.exits import EXIT_UNWELL
+from backend.cli import EXIT_UNWELL, counted
+from backend.cli.arguments import DEFAULT_PORT
 from backend.config import EngineConfig
 from backend.errors import VoiceUnavailableError
 from backend.model.layout import DEFAULT_REVISION, damages, embedded_files, mending

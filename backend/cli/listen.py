@@ -1,4 +1,4 @@
-"""Files through the engine, from the command line: `python app.py listen FILE...`."""
+"""Files through the engine, from the command line: `python app.py listen` and `answer`."""
 
 import argparse
 import asyncio
@@ -17,14 +17,15 @@ from typing import TextIO
 from tqdm import tqdm
 
 from backend.audio import Intake, Samples, stream_audio
+from backend.cli import EXIT_UNUSABLE_FILE, leave_quietly
 from backend.cli.arguments import session_settings
-from backend.cli.exits import EXIT_UNUSABLE_FILE, leave_quietly
 from backend.cli.recordings import heard_fields, heard_line, print_json
 from backend.config import CHUNK_SECONDS, EngineConfig, SessionSettings
 from backend.engine import Engine
 from backend.engine.feeding import follow
+from backend.engine.offline import OfflineAnswerer, read_clip
 from backend.errors import AudioInputError, SettingsError
-from backend.events import Decision, Event, SessionFailed, TurnDone, json_fields
+from backend.events import Decision, Event, SessionFailed, TextDelta, TurnDone, json_fields
 from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.model.layout import WORD_HEAD
 from backend.recordings.recorder import Recorder, describe
@@ -33,9 +34,7 @@ from backend.recordings.transcript import HeardSpeech, Speeches
 
 def listen(parsed: argparse.Namespace) -> int:
     """Listen to files."""
-    checkpoint = load_checkpoint(
-        parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
-    )
+    checkpoint = chosen_checkpoint(parsed)
     settings = replace(
         session_settings(parsed, checkpoint.sampling), decision_bias=parsed.decision_bias
     )
@@ -54,6 +53,25 @@ def listen(parsed: argparse.Namespace) -> int:
             leave_quietly()
             is_all_well = True
     return 0 if is_all_well else EXIT_UNUSABLE_FILE
+
+
+def answer(parsed: argparse.Namespace) -> int:
+    """Answer one clip with the offline sequence."""
+    clip = read_clip(parsed.file)
+    checkpoint = chosen_checkpoint(parsed)
+    settings = session_settings(parsed, checkpoint.sampling)
+    for event in OfflineAnswerer(checkpoint).answer(clip, settings, parsed.text):
+        if isinstance(event, TextDelta):
+            print(event.delta, end="", flush=True)
+    print()
+    return 0
+
+
+def chosen_checkpoint(parsed: argparse.Namespace) -> Checkpoint:
+    """The checkpoint that options name, as they want it."""
+    return load_checkpoint(
+        parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
+    )
 
 
 def require_words(checkpoint: Checkpoint) -> None:

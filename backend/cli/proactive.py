@@ -20,15 +20,14 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from backend.cli.arguments import counted, session_settings
-from backend.cli.exits import EXIT_UNUSABLE_FILE
-from backend.cli.listen import chunks_of, require_words
+from backend.cli import EXIT_UNUSABLE_FILE, counted
+from backend.cli.arguments import session_settings
+from backend.cli.listen import chosen_checkpoint, chunks_of, require_words
 from backend.config import EngineConfig, SessionSettings
 from backend.engine import Engine
 from backend.engine.feeding import follow
 from backend.errors import AudioInputError, ManifestError
 from backend.events import Decision, SessionFailed, TurnDone, text_of
-from backend.model.checkpoint import load_checkpoint
 from backend.model.fingerprint import fingerprint
 
 ID_FIELDS = ("id", "uid", "sample_id", "audio_id", "key", "name")
@@ -45,9 +44,7 @@ def evaluate_proactive(parsed: argparse.Namespace) -> int:
     manifest = read_clips(parsed.manifest)
     used = ", ".join(f"{role} from {name!r}" for role, name in manifest.fields.items())
     print(f"{counted(len(manifest.clips), 'clip')}: {used}", file=sys.stderr)
-    checkpoint = load_checkpoint(
-        parsed.checkpoint, device=parsed.device, dtype=parsed.dtype, bits=parsed.bits
-    )
+    checkpoint = chosen_checkpoint(parsed)
     if parsed.words:
         require_words(checkpoint)
     settings = session_settings(parsed, checkpoint.sampling)

@@ -1,4 +1,4 @@
-"""Recorded conversations shown: `python app.py replay` and `recordings`."""
+"""Recorded conversations shown and exported: `app.py replay`, `recordings` and `export`."""
 
 import argparse
 import json
@@ -9,13 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TextIO
 
-from backend.cli.arguments import counted, recordings_folder
+from backend.cli import counted
+from backend.cli.arguments import recordings_folder
 from backend.errors import RecordingError, SessionFileError, SettingsError
 from backend.events import TurnStatus
 from backend.protocol import Emotion
+from backend.recordings import ExportFormat, StudyFormat
 from backend.recordings.cache import read
+from backend.recordings.export import export as export_session
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import TypedRecord
 from backend.recordings.store import RecordingStore, StoreOptions
@@ -61,6 +65,21 @@ def recordings(parsed: argparse.Namespace) -> int:
         delete_recordings(store, parsed.delete, sys.stdout)
     else:
         print_recordings(store, sys.stdout, is_json=parsed.json)
+    return 0
+
+
+def export(parsed: argparse.Namespace) -> int:
+    """Make something of a recording that needs no model."""
+    is_study = parsed.to in set(StudyFormat)
+    wanted = StudyFormat(parsed.to) if is_study else ExportFormat(parsed.to)
+    source = Path(parsed.file)
+    output = parsed.out or source.with_name(f"{source.stem}{wanted.suffix}")
+    if parsed.out is None and output.exists():
+        # Of seven.wav, seven.aisession may have been recorded.
+        raise SettingsError(f"{output} exists already: name it with --out to write over it")
+    with SessionFile(source) as file:
+        export_session(file, wanted, output)
+    print(f"{output}: {output.stat().st_size:,} bytes")
     return 0
 
 

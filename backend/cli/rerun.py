@@ -8,8 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from backend.cli.arguments import counted
-from backend.cli.exits import EXIT_DIFFERENT
+from backend.cli import EXIT_DIFFERENT, counted
 from backend.cli.recordings import Said, print_beside, print_json, said_fields
 from backend.errors import SessionFileError
 from backend.events import TurnDone

@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.cli.arguments import counted, recordings_folder
-from backend.cli.exits import EXIT_INTERRUPTED, leave_at_once
+from backend.cli import EXIT_INTERRUPTED, counted, leave_at_once
+from backend.cli.arguments import recordings_folder
 from backend.config import EngineConfig
 from backend.model.layout import EMBEDDED, RELEASED_MODEL
 from backend.serving.surroundings import (

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from backend.cli.exits import EXIT_ERROR
+from backend.cli import EXIT_ERROR
 from client.address import ServerAddress
 from client.live import LiveOptions
 from client.messages import ClientError, Language

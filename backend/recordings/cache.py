@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 from cachetools import LRUCache
 
 from backend.errors import RecordingError, SessionFileError
-from backend.recordings.export import ExportFormat
+from backend.recordings import ExportFormat
 from backend.recordings.reader import SessionFile, size_of
 from backend.recordings.store import (
     LEAST_ROOM_BYTES,

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from backend.audio import stream_audio
 from backend.config import SAMPLE_RATE_HZ
 from backend.errors import AudioInputError, SessionFileError
-from backend.recordings.export import ExportFormat, export
+from backend.recordings import ExportFormat
+from backend.recordings.export import export
 from backend.recordings.export.sound import WAV_BYTES_PER_SECOND, write_mp3
 from backend.recordings.packing import pack_copy
 from backend.recordings.reader import Checked, SessionFile

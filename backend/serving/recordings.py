@@ -17,9 +17,9 @@ from backend.errors import (
     AudioInteractionError,
     RecordingError,
 )
+from backend.recordings import ExportFormat
 from backend.recordings.annotations import Annotation
 from backend.recordings.cache import Find, RecordingCache, Sending
-from backend.recordings.export import ExportFormat
 from backend.recordings.forks import Forks
 from backend.recordings.live import Recordings
 from backend.recordings.replay import ForkOptions

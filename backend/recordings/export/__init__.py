@@ -4,12 +4,12 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 
 import soundfile
 
 from backend.errors import SessionFileError
+from backend.recordings import ExportFormat, StudyFormat
 from backend.recordings.export.captions import srt, vtt
 from backend.recordings.export.figure import write_figure
 from backend.recordings.export.page import write_page
@@ -19,44 +19,6 @@ from backend.recordings.export.text import markdown
 from backend.recordings.reader import SessionFile
 from backend.recordings.tables import chunk_rows
 from backend.recordings.transcript import read_transcript, transcript_json
-
-
-class ExportFormat(StrEnum):
-    """What a recording can be made into."""
-
-    HTML = "html"
-    """One page that holds everything and needs no network."""
-    VTT = "vtt"
-    SRT = "srt"
-    MARKDOWN = "markdown"
-    JSON = "json"
-    """All that is known of it, decision by decision."""
-    CSV = "csv"
-    """A row a chunk, with the reply to it and what people say of both."""
-    WAV = "wav"
-    """Stereo: the microphone left, spoken replies right."""
-
-    @property
-    def suffix(self) -> str:
-        """How such a file's name ends."""
-        return ".md" if self is ExportFormat.MARKDOWN else f".{self.value}"
-
-
-class StudyFormat(StrEnum):
-    """What the command line makes of a recording besides: figures and tables, for papers."""
-
-    SVG = "svg"
-    PDF = "pdf"
-    PNG = "png"
-    PARQUET = "parquet"
-    """A row a chunk, as in CSV."""
-    JSONL = "jsonl"
-    """The same, an object a line."""
-
-    @property
-    def suffix(self) -> str:
-        """How such a file's name ends."""
-        return f".{self.value}"
 
 
 def export(file: SessionFile, wanted: ExportFormat | StudyFormat, output: Path) -> None:
