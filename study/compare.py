@@ -230,7 +230,7 @@ def _side_of(file: SessionFile, name: str) -> Side:
         tuple(decision.probability for decision in decisions),
         tuple(decision.threshold for decision in decisions),
         tuple(decision.speak for decision in decisions),
-        tuple(Said(r.chunk, r.emotion, r.text, r.status) for r in transcript.replies),
+        tuple(map(Said.of, transcript.replies)),
     )
 
 
@@ -344,8 +344,7 @@ class SideListener:
                         case Decision():
                             decisions.append(event)
                         case TurnDone():
-                            said = Said(event.chunk, event.emotion, event.text, event.status)
-                            replies.append(said)
+                            replies.append(Said.of(event))
                         case SessionFailed():
                             raise AudioInputError(f"{self._name}: {event.message}")
         finally:

@@ -33,7 +33,7 @@ from backend.protocol import Emotion
 from backend.recordings import ExportFormat
 from backend.recordings.export import export
 from backend.recordings.export.sound import MAX_SOUNDING, time_line
-from backend.recordings.reader import SessionFile, reply_name
+from backend.recordings.reader import SessionFile, reply_track
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.records import (
     BargeInRecord,
@@ -364,7 +364,7 @@ def speaking_at_once(packed: Path, folder: Path, num_replies: int, flac: bytes) 
         end = events.pop()
         for turn in added:
             events.append(f'{{"at":60,"type":"playback","turn":{turn},"starts_at_seconds":0}}')
-            members[reply_name(turn, "flac")] = flac
+            members[f"{reply_track(turn)}.flac"] = flac
         members["events.jsonl"] = "\n".join([*events, end, ""]).encode()
 
     return rewrite(packed, folder / "at once.aisession", edit)

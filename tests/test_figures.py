@@ -17,7 +17,7 @@ from backend.recordings.export import export
 from backend.recordings.export.figure import Strip, StripReply, draw_strips, peaks_of
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import DecisionRecord, HeardRecord
-from backend.recordings.tables import HeardWord, heard_words
+from backend.recordings.session_file import HeardWord, heard_words
 
 Exported = dict[ExportFormat | StudyFormat, Path]
 CONVERSATION = Path(__file__).parents[1] / "assets" / "gallery" / "conversation.aisession"

@@ -25,8 +25,7 @@ from backend.conversation.settings import ConversationSettings
 from backend.conversation.transcript import InputTranscript
 from backend.events import Decision, HeardPiece, text_of
 from backend.model.word_head import write_word_head
-from backend.recordings.export.captions import srt, vtt
-from backend.recordings.export.text import markdown
+from backend.recordings.export.text import markdown, srt, vtt
 from backend.recordings.reader import SessionFile
 from backend.recordings.transcript import (
     HeardSpeech,

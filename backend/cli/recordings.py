@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from backend.cli import counted
 from backend.cli.arguments import recordings_folder
 from backend.errors import RecordingError, SessionFileError, SettingsError
-from backend.events import TurnStatus
+from backend.events import TurnDone, TurnStatus
 from backend.protocol import Emotion
 from backend.recordings import ExportFormat, StudyFormat
 from backend.recordings.cache import read
@@ -24,6 +24,7 @@ from backend.recordings.reader import SessionFile
 from backend.recordings.records import TypedRecord
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.recordings.transcript import (
+    ENDINGS,
     HeardSpeech,
     RecordedReply,
     chunk_end,
@@ -178,6 +179,11 @@ class Said:
     text: str
     status: TurnStatus | None
 
+    @classmethod
+    def of(cls, reply: RecordedReply | TurnDone) -> "Said":
+        """All that the model said, recorded or just now."""
+        return cls(reply.chunk, reply.emotion, reply.text, reply.status)
+
     def __str__(self) -> str:
         return f"{self.emotion or '-'}: {printable(self.text)}{note_on(self.status)}"
 
@@ -206,15 +212,7 @@ def printable(text: str) -> str:
 
 def note_on(status: TurnStatus | None) -> str:
     """How a reply ended, where that has to be said."""
-    match status:
-        case TurnStatus.COMPLETED:
-            return ""
-        case TurnStatus.CANCELLED:
-            return " [stopped]"
-        case TurnStatus.INCOMPLETE:
-            return " [at its longest]"
-        case None:
-            return " [cut off]"
+    return f" [{ENDINGS[status]}]" if ENDINGS[status] else ""
 
 
 def _session_fields(file: SessionFile) -> dict[str, object]:
@@ -259,11 +257,10 @@ def _entry_fields(entry: RecordedReply | TypedRecord | HeardSpeech) -> dict[str,
     if isinstance(entry, TypedRecord):
         fields = {"chunk": entry.chunk, "seconds": chunk_end(entry.chunk), "text": entry.text}
         return {"event": "typed", **fields}
-    said = Said(entry.chunk, entry.emotion, entry.text, entry.told_status)
     return {
         "event": "reply",
         "turn": entry.turn,
-        **said_fields(said),
+        **said_fields(replace(Said.of(entry), status=entry.told_status)),
         "heard_text": entry.heard_text,
         "cut_after_ms": entry.cut_after_ms,
     }

@@ -121,14 +121,14 @@ def fork(
     try:
         for event in Fork(checkpoint, file, options, recorder).run():
             if isinstance(event, TurnDone):
-                forked.append(Said(event.chunk, event.emotion, event.text, event.status))
+                forked.append(Said.of(event))
             if recorder is not None and recorder.is_behind:
                 recorder.catch_up()
     finally:
         if recorder is not None:
             recorder.close()
     recorded = [
-        Said(reply.chunk, reply.emotion, reply.text, reply.status)
+        Said.of(reply)
         for reply in read_transcript(file).replies
         if reply.chunk >= options.from_chunk
     ]

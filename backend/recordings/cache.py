@@ -15,15 +15,14 @@ from typing import BinaryIO, TypeVar
 from cachetools import LRUCache
 
 from backend.errors import RecordingError, SessionFileError
-from backend.recordings import ExportFormat
-from backend.recordings.reader import SessionFile, size_of
+from backend.recordings.reader import Checked, SessionFile, size_of
 from backend.recordings.store import (
     LEAST_ROOM_BYTES,
     RecordingStore,
     needing_room,
     no_such_recording,
 )
-from backend.recordings.work import NAME, Artifact, Facts, Order
+from backend.recordings.work import NAME, Artifact, Facts, Order, Wanted
 from backend.recordings.workers import Stop, Workers, WorkStoppedError
 
 logger = logging.getLogger(__name__)
@@ -51,12 +50,13 @@ GiveUp = Callable[[], None]
 Use = TypeVar("Use")
 
 
-def read(find: Find, use: Callable[[SessionFile], Use]) -> Use:
+def read(find: Find, use: Callable[[SessionFile], Use], checked: Checked | None = None) -> Use:
     """Use a recording in this process, which may be packed or deleted meanwhile.
 
     Args:
         find: where it is.
-        use: what is done with it.
+        use: what is done with it; once more where it was packed meanwhile.
+        checked: what going through the file has found; None goes through it here.
 
     Raises:
         RecordingError: there is none any more.
@@ -64,17 +64,14 @@ def read(find: Find, use: Callable[[SessionFile], Use]) -> Use:
     """
     path = find()
     try:
-        return _use(path, use)
+        with SessionFile(path, NAME, checked if path.is_file() else None) as file:
+            return use(file)
     except SessionFileError:
         # It goes on as a file when it has been packed.
         if (packed := find()) == path:
             raise
-        return _use(packed, use)
-
-
-def _use(path: Path, use: Callable[[SessionFile], Use]) -> Use:
-    with SessionFile(path, NAME) as file:
-        return use(file)
+        with SessionFile(packed, NAME) as file:
+            return use(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +181,7 @@ class RecordingCache:
         self._threads = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="recordings")
         self._turns = Turns(NUM_AT_ONCE)
         self._facts: LRUCache[Version, Facts] = LRUCache(MAX_FACTS)
-        self._kept: dict[tuple[Version, Artifact | ExportFormat], Kept] = {}
+        self._kept: dict[tuple[Version, Wanted], Kept] = {}
         """The one that was not used for longest is first."""
         self._going: dict[Stop, str] = {}
         self._sending: set[Sending] = set()
@@ -206,7 +203,7 @@ class RecordingCache:
         version = await asyncio.to_thread(lambda: version_of(find()))
         return self._facts.get(version) or await self._go_through(find, address)
 
-    async def open(self, find: Find, wanted: Artifact | ExportFormat, address: str) -> Sending:
+    async def open(self, find: Find, wanted: Wanted, address: str) -> Sending:
         """What is wanted of a recording, to be sent and then closed.
 
         Raises:
@@ -303,7 +300,7 @@ class RecordingCache:
 
     # How it is made
 
-    async def _find(self, find: Find, wanted: Artifact | ExportFormat) -> Sending | None:
+    async def _find(self, find: Find, wanted: Wanted) -> Sending | None:
         """What is there already."""
         version = await asyncio.to_thread(lambda: version_of(find()))
         if (kept := self._kept.pop((version, wanted), None)) is None:
@@ -316,7 +313,7 @@ class RecordingCache:
             version = await asyncio.to_thread(lambda: version_of(find()))
             return self._facts.get(version) or (await self._carry_out(find))[1]
 
-    async def _make(self, find: Find, wanted: Artifact | ExportFormat, address: str) -> Sending:
+    async def _make(self, find: Find, wanted: Wanted, address: str) -> Sending:
         folder, max_bytes = await asyncio.to_thread(_new_folder)
         try:
             version, facts = await self._carry_out(find, wanted, folder / MADE, max_bytes)
@@ -331,7 +328,7 @@ class RecordingCache:
     async def _carry_out(
         self,
         find: Find,
-        wanted: Artifact | ExportFormat | None = None,
+        wanted: Wanted | None = None,
         output: Path | None = None,
         max_bytes: int = 0,
     ) -> tuple[Version, Facts]:
@@ -384,7 +381,7 @@ class RecordingCache:
 
     # What is kept
 
-    def _keep(self, version: Version, wanted: Artifact | ExportFormat, new: Kept) -> None:
+    def _keep(self, version: Version, wanted: Wanted, new: Kept) -> None:
         for key, kept in list(self._kept.items()):
             # Of one that goes on, there is another version now.
             if key[1] is wanted and kept.recording_id == new.recording_id:
@@ -399,7 +396,7 @@ class RecordingCache:
             self._drop(key)
         self._kept[version, wanted] = new
 
-    def _drop(self, key: tuple[Version, Artifact | ExportFormat]) -> None:
+    def _drop(self, key: tuple[Version, Wanted]) -> None:
         kept = self._kept.pop(key)
         for sending in list(self._sending):
             if sending.kept is kept and sending.give_up is not None:

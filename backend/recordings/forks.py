@@ -9,7 +9,6 @@ import errno
 import json
 import logging
 import tempfile
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from backend.errors import (
 from backend.model.checkpoint import Checkpoint
 from backend.model.device import own_stream
 from backend.model.fingerprint import fingerprint
-from backend.recordings.cache import MAX_PRODUCT_BYTES, Find
+from backend.recordings.cache import MAX_PRODUCT_BYTES, Find, read
 from backend.recordings.reader import Checked, SessionFile
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.replay import Fork, ForkOptions
@@ -146,8 +145,11 @@ class Forks:
         def tell(fields: Fields) -> None:
             loop.call_soon_threadsafe(told.put_nowait, fields)
 
-        job = _Job(self._checkpoint, also, options, self._num_conversations, self._workers, tell)
-        running = loop.run_in_executor(self._thread, job.take, find, checked)
+        stop = Stop()
+        job = _Job(
+            self._checkpoint, also, options, self._num_conversations, self._workers, tell, stop
+        )
+        running = loop.run_in_executor(self._thread, read, find, job.take, checked)
 
         def done(ended: "asyncio.Future[Fields]") -> None:
             # Also of one whose listener has gone: only now may the next one begin.
@@ -162,7 +164,7 @@ class Forks:
                 yield fields
             yield {"story": _result(running)}
         finally:
-            job.stop()
+            stop.set()
 
 
 def _result(ended: "asyncio.Future[Fields]") -> Fields:
@@ -195,10 +197,6 @@ class _Room:
             raise OSError(errno.EDQUOT, "a fork is longer than the server has room for")
 
 
-class _StoppedError(Exception):
-    """The fork's listener has gone."""
-
-
 class _Job:
     """One fork; runs on a thread of its own."""
 
@@ -210,9 +208,9 @@ class _Job:
         num_conversations: Callable[[], int],
         workers: Workers,
         tell: Callable[[Fields], None],
+        stop: Stop,
     ) -> None:
-        self._is_stopped = threading.Event()
-        self._stop = Stop()
+        self._stop = stop
         self._workers = workers
         self._checkpoint = checkpoint
         self._also = also
@@ -221,32 +219,12 @@ class _Job:
         self._tell = tell
         self._told_at = 0.0
         self._rested_at = 0.0
-        self._path = Path()
         self._fork: Fork | None = None
         self._num_chunks = 0
 
-    def stop(self) -> None:
-        """Nobody listens any more; may be called by any thread."""
-        self._is_stopped.set()
-        self._stop.set()
-
-    def take(self, find: Find, checked: Checked | None) -> Fields:
+    def take(self, file: SessionFile) -> Fields:
         """The transcript of the other way."""
-        path = find()
-        try:
-            return self._take(path, checked)
-        except SessionFileError:
-            # It goes on as a file when it has been packed.
-            if (packed := find()) == path:
-                raise
-            return self._take(packed, None)
-
-    def _take(self, path: Path, checked: Checked | None) -> Fields:
-        self._path = path
-        with SessionFile(path, NAME, checked if path.is_file() else None) as file:
-            return self._run(file)
-
-    def _run(self, file: SessionFile) -> Fields:
+        self._path = file.path
         stated = file.manifest.checkpoint
         if self._also is not None:
             self._checkpoint = self._also.get()
@@ -265,10 +243,7 @@ class _Job:
             order = Order(
                 path=path, wanted=Artifact.TRANSCRIPT, output=story, max_bytes=MAX_PRODUCT_BYTES
             )
-            try:
-                self._workers.carry_out(order, self._stop)
-            except WorkStoppedError as error:
-                raise _StoppedError from error
+            self._workers.carry_out(order, self._stop)
             fields: Fields = json.loads(story.read_bytes())
             return fields
 
@@ -300,10 +275,10 @@ class _Job:
         if self._num_conversations():
             # All since the last rest was work.
             rest = min(REST * (now - self._rested_at), LONGEST_REST_SECONDS)
-            self._is_stopped.wait(rest if self._rested_at else 0)
+            self._stop.wait(rest if self._rested_at else 0)
         self._rested_at = time.monotonic()
-        if self._is_stopped.is_set():
-            raise _StoppedError
+        if self._stop.is_set:
+            raise WorkStoppedError
         assert self._fork is not None, "a step of no fork"
         if now - self._told_at > TOLD_EVERY_SECONDS:
             self._told_at = now

@@ -1,5 +1,10 @@
-"""Pack a recording into one file: a folder that is complete, or what is readable of another one."""
+"""Pack a recording into one file: a folder that is complete, or what is readable of another one.
 
+And let a packed one say something else of itself.
+"""
+
+import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Generator, Iterable
@@ -14,8 +19,15 @@ import soundfile
 
 from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.errors import SessionFileError
-from backend.recordings.reader import EVENTS, MANIFEST, MICROPHONE, SessionFile, reply_name
-from backend.recordings.records import EndRecord, Manifest
+from backend.recordings.reader import (
+    ANNOTATIONS,
+    EVENTS,
+    MANIFEST,
+    MICROPHONE,
+    SessionFile,
+    reply_track,
+)
+from backend.recordings.records import ANNOTATIONS_READER, Annotations, EndRecord, Manifest
 
 DEFLATE_LEVEL = 6
 
@@ -109,4 +121,35 @@ def _readable_tracks(file: SessionFile) -> Generator[Track]:
         yield Track(MICROPHONE, chunks)
     for turn in file.reply_turns:
         with closing(file.reply_blocks(turn)) as blocks:
-            yield Track(reply_name(turn, "").removesuffix("."), blocks)
+            yield Track(reply_track(turn), blocks)
+
+
+def write_annotations(path: Path, annotations: Annotations, part: Path) -> None:
+    """Let a packed session file say this, and nothing else, of itself.
+
+    Args:
+        path: the file; it is replaced when the new one is whole.
+        annotations: all that is said of it.
+        part: where the new one is written until then.
+
+    Raises:
+        OSError, zipfile.BadZipFile: it cannot be read or written.
+    """
+    try:
+        # Before anything is in it: others on this machine may not read recordings.
+        part.touch(0o600, exist_ok=False)
+        shutil.copymode(path, part)
+        with (
+            zipfile.ZipFile(path) as before,
+            zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as after,
+        ):
+            for info in before.infolist():
+                if info.filename != ANNOTATIONS:
+                    # With the name, the time and the kind of compression that it has.
+                    with before.open(info) as member, after.open(info, mode="w") as copy:
+                        shutil.copyfileobj(member, copy, 1024**2)
+            if annotations:
+                after.writestr(ANNOTATIONS, ANNOTATIONS_READER.dump_json(annotations, indent=1))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

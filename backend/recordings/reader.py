@@ -25,17 +25,13 @@ from pydantic import ValidationError
 from backend.audio import PCM16_SCALE, Samples
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.errors import SessionFileError
-from backend.recordings.annotations import (
-    ANNOTATIONS,
-    ANNOTATIONS_READER,
-    MAX_ANNOTATIONS_BYTES,
-    Annotations,
-)
 from backend.recordings.records import (
+    ANNOTATIONS_READER,
     FORMAT,
     MAX_SET_REPLY_TOKENS,
     RECORD_READER,
     VERSIONS,
+    Annotations,
     DecisionRecord,
     EndRecord,
     Manifest,
@@ -47,6 +43,7 @@ from backend.recordings.records import (
 
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
+ANNOTATIONS = "annotations.json"
 MICROPHONE = "microphone"
 REPLIES = "replies"
 LIVE_SUFFIX = ".live"
@@ -60,6 +57,7 @@ MAX_MANIFEST_BYTES = 256 * 1024
 MAX_LINE_BYTES = 128 * 1024
 MAX_EVENTS_BYTES = 96 * 1024**2
 """12 hours of decisions take 24 MB, and 20 tokens a second all the while 73 MB more."""
+MAX_ANNOTATIONS_BYTES = 8 * 1024**2
 MAX_AUDIO_BYTES = MAX_HOURS * 3600 * SPEECH_RATE_HZ * 2
 MAX_BUNDLE_BYTES = 2 * MAX_AUDIO_BYTES
 MAX_REPLY_TRACKS = 20_000
@@ -84,14 +82,9 @@ class Checked:
     num_chunks: int
 
 
-def reply_name(turn: int, suffix: str) -> str:
-    """The member that holds a spoken reply."""
-    return f"{REPLIES}/{turn:06d}.{suffix}"
-
-
-def _reply_track(turn: int) -> str:
-    """The member that holds a spoken reply, without the format's suffix."""
-    return reply_name(turn, "").removesuffix(".")
+def reply_track(turn: int) -> str:
+    """The member that holds a spoken reply, without its suffix."""
+    return f"{REPLIES}/{turn:06d}"
 
 
 class SessionFile:
@@ -182,7 +175,7 @@ class SessionFile:
         num_samples = 0
         with (
             _named(self.name),
-            self._open_audio(_reply_track(turn), SPEECH_RATE_HZ) as blocks,
+            self._open_audio(reply_track(turn), SPEECH_RATE_HZ) as blocks,
         ):
             for block in blocks:
                 num_samples += len(block)
@@ -193,16 +186,13 @@ class SessionFile:
     def reply_seconds(self, turn: int) -> float:
         """How long a spoken reply says that it is; its sound is not decoded."""
         with _named(self.name):
-            num_samples = self._num_samples(_reply_track(turn))
+            num_samples = self._num_samples(reply_track(turn))
             if num_samples > MAX_REPLY_SECONDS * SPEECH_RATE_HZ:
                 raise SessionFileError(f"the audio of reply {turn} is longer than any")
         return num_samples / SPEECH_RATE_HZ
 
     def _read_manifest(self) -> Manifest:
-        with self._members.open(MANIFEST) as file:
-            content = file.read(MAX_MANIFEST_BYTES + 1)
-        if len(content) > MAX_MANIFEST_BYTES:
-            raise SessionFileError(f"its {MANIFEST} is larger than any")
+        content = self._read_whole(MANIFEST, MAX_MANIFEST_BYTES)
         try:
             stated = json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -222,14 +212,18 @@ class SessionFile:
     def _read_annotations(self) -> Annotations:
         if ANNOTATIONS not in self._members.names:
             return ()
-        with self._members.open(ANNOTATIONS) as file:
-            content = file.read(MAX_ANNOTATIONS_BYTES + 1)
-        if len(content) > MAX_ANNOTATIONS_BYTES:
-            raise SessionFileError(f"its {ANNOTATIONS} is larger than any")
+        content = self._read_whole(ANNOTATIONS, MAX_ANNOTATIONS_BYTES)
         try:
             return ANNOTATIONS_READER.validate_json(content)
         except ValidationError as error:
             raise SessionFileError(f"its {ANNOTATIONS} is impossible: {_first(error)}") from error
+
+    def _read_whole(self, name: str, max_bytes: int) -> bytes:
+        with self._members.open(name) as file:
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise SessionFileError(f"its {name} is larger than any")
+        return content
 
     def _find_replies(self) -> list[int]:
         found = [_REPLY_NAME.fullmatch(name) for name in self._members.names]

@@ -41,7 +41,7 @@ from backend.recordings.reader import (
     MAX_REPLY_TRACKS,
     MICROPHONE,
     SessionFile,
-    reply_name,
+    reply_track,
 )
 from backend.recordings.records import (
     CheckpointStated,
@@ -87,26 +87,13 @@ class _Audio:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decided:
-    at: float
-    arrived: float
-    traced: TracedDecision
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    at: float
-    traced: TracedToken
-
-
-@dataclass(frozen=True, slots=True)
 class _Close:
     """Nothing follows."""
 
     at: float
 
 
-_Fact = _Audio | _Decided | _Said | Record | _Close
+_Fact = _Audio | Record | _Close
 
 
 def describe(
@@ -248,7 +235,7 @@ class Recorder:
         with self._giving_up():
             pcm = float_to_pcm16(chunk)
             heard = pcm16_to_float(pcm)
-            self._arrivals.append(self._now())
+            self._arrivals.append(self.now())
             self._put(_Audio(MICROPHONE, pcm))
             self._num_heard += 1
             if self._num_heard == MAX_CHUNKS:
@@ -259,12 +246,37 @@ class Recorder:
         """Write a decision down."""
         with self._giving_up():
             if self.is_recording:
-                self._put(_Decided(self._now(), self._arrivals.popleft(), decision))
+                told, (silence, speech) = decision.decision, decision.logits
+                words = None if told.words is None else list(map(HeardRecord.of, told.words))
+                record = DecisionRecord(
+                    at=self.now(),
+                    chunk=told.chunk,
+                    arrived=self._arrivals.popleft(),
+                    speak=told.speak,
+                    token=decision.token,
+                    cause=decision.cause,
+                    logits=(round(silence, 5), round(speech, 5)),
+                    probability=round(told.speak_probability, 6),
+                    threshold=round(told.threshold, 6),
+                    milliseconds=round(told.milliseconds, 3),
+                    positions=told.positions,
+                    words=words,
+                )
+                self._put(record)
 
     def said(self, token: TracedToken) -> None:
         """Write a token of a reply down."""
         with self._giving_up():
-            self._put(_Said(self._now(), token))
+            record = TokenRecord(
+                at=self.now(),
+                turn=token.turn,
+                token=token.token,
+                cause=token.cause,
+                text=token.text,
+                emotion=token.emotion,
+                status=token.status,
+            )
+            self._put(record)
 
     def settings_changed(
         self, settings: SessionSettings, sampling: SamplingConfig, max_reply_tokens: int
@@ -273,7 +285,7 @@ class Recorder:
         assert settings.system_prompt is not None, "a trace is told the prompt"
         with self._giving_up():
             changed = SettingsRecord(
-                at=self._now(),
+                at=self.now(),
                 system_prompt=settings.system_prompt,
                 seed=settings.seed,
                 drawing=Drawing.of(settings, sampling),
@@ -285,7 +297,7 @@ class Recorder:
         with self._giving_up():
             self._put(
                 RolledRecord(
-                    at=self._now(),
+                    at=self.now(),
                     positions_before=rolled.positions_before,
                     positions_after=rolled.positions_after,
                 )
@@ -294,13 +306,13 @@ class Recorder:
     def failed(self, message: str) -> None:
         """Write down why the conversation could not go on."""
         with self._giving_up():
-            self._put(FailedRecord(at=self._now(), message=message))
+            self._put(FailedRecord(at=self.now(), message=message))
 
     # Told by the front end, on any thread
 
     def now(self) -> float:
         """Seconds since the recording began, for a note's `at`."""
-        return self._now()
+        return round(self._clock() - self._began, 4)
 
     def note(self, note: SessionNote) -> None:
         """Write down what the engine does not know of."""
@@ -308,7 +320,7 @@ class Recorder:
 
     def reply_audio(self, turn: int, pcm: bytes) -> None:
         """More of a spoken reply: 16-bit PCM at 24 kHz."""
-        self._put(_Audio(reply_name(turn, "").removesuffix("."), pcm))
+        self._put(_Audio(reply_track(turn), pcm))
 
     def close(self) -> Path | None:
         """End the recording and pack it; waits until that is done. Closing twice is allowed.
@@ -325,12 +337,9 @@ class Recorder:
                 self._state = _RecorderState.CLOSED
         if is_recording:
             # Where the queue is full there is a writer that empties it.
-            self._queue.put(_Close(self._now()))
+            self._queue.put(_Close(self.now()))
         self._thread.join()
         return self.path if self.path.exists() else None
-
-    def _now(self) -> float:
-        return round(self._clock() - self._began, 4)
 
     def _put(self, fact: _Fact) -> None:
         if not self.is_recording:
@@ -349,7 +358,7 @@ class Recorder:
         self._tell(f"the recording has ended, the conversation goes on: {reason}", self.path)
         # The writer is to find out; where it is full, it will.
         with suppress(queue.Full):
-            self._queue.put_nowait(_Close(self._now()))
+            self._queue.put_nowait(_Close(self.now()))
 
     def _tell(self, failure: str, place: Path) -> None:
         self.failure = failure
@@ -476,10 +485,6 @@ class _Writer:
                 self._take_room(len(pcm))
                 track.write(pcm)
                 self._num_chunks += name == MICROPHONE
-            case _Decided():
-                self._write_record(_decision_record(fact))
-            case _Said():
-                self._write_record(_token_record(fact))
             case _Close():
                 raise AssertionError("nothing is written after the end")
             case _:
@@ -575,38 +580,6 @@ class _Writer:
             raise ValueError("more has happened than a recording may hold")
         self._take_room(len(line))
         self._events.write(line)
-
-
-def _decision_record(fact: _Decided) -> DecisionRecord:
-    decision = fact.traced.decision
-    silence, speech = fact.traced.logits
-    return DecisionRecord(
-        at=fact.at,
-        chunk=decision.chunk,
-        arrived=fact.arrived,
-        speak=decision.speak,
-        token=fact.traced.token,
-        cause=fact.traced.cause,
-        logits=(round(silence, 5), round(speech, 5)),
-        probability=round(decision.speak_probability, 6),
-        threshold=round(decision.threshold, 6),
-        milliseconds=round(decision.milliseconds, 3),
-        positions=decision.positions,
-        words=None if decision.words is None else list(map(HeardRecord.of, decision.words)),
-    )
-
-
-def _token_record(fact: _Said) -> TokenRecord:
-    traced = fact.traced
-    return TokenRecord(
-        at=fact.at,
-        turn=traced.turn,
-        token=traced.token,
-        cause=traced.cause,
-        text=traced.text,
-        emotion=traced.emotion,
-        status=traced.status,
-    )
 
 
 def _pcm_blocks(path: Path) -> Generator[npt.NDArray[np.int16]]:

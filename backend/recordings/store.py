@@ -27,13 +27,7 @@ from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from backend.errors import RecordingError
-from backend.recordings.annotations import (
-    MAX_ANNOTATIONS,
-    Annotation,
-    Annotations,
-    annotated,
-    write_annotations,
-)
+from backend.recordings.packing import write_annotations
 from backend.recordings.reader import (
     LIVE_SUFFIX,
     LOCK,
@@ -42,6 +36,7 @@ from backend.recordings.reader import (
     SessionFile,
     size_of,
 )
+from backend.recordings.records import MAX_ANNOTATIONS, Annotation, Annotations, annotated
 from backend.recordings.transcript import read_transcript
 
 logger = logging.getLogger(__name__)

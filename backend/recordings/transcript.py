@@ -10,14 +10,14 @@ import numpy as np
 from backend.config import CHUNK_SECONDS
 from backend.events import HeardPiece, TurnStatus, text_of
 from backend.protocol import Emotion
-from backend.recordings.annotations import Annotations
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import (
+    Annotations,
     BargeInRecord,
     DecisionRecord,
-    Drawing,
     FailedRecord,
     LatencyRecord,
+    Manifest,
     PlaybackRecord,
     SettingsRecord,
     TokenRecord,
@@ -30,6 +30,13 @@ SHORTEST_SHOWN_SECONDS = 1.5
 PEAKS_PER_CHUNK = 4
 LONGEST_PAUSE_SECONDS = 1.0
 """Words further apart are shown as speech of their own."""
+ENDINGS = {
+    TurnStatus.COMPLETED: "",
+    TurnStatus.CANCELLED: "stopped",
+    TurnStatus.INCOMPLETE: "at its longest",
+    None: "cut off",
+}
+"""What there is to say about how a reply ended; None where the recording ended before it did."""
 
 Fields = dict[str, object]
 
@@ -115,15 +122,8 @@ class RecordedReply:
         if self.barge_in is not None:
             # The model may have said it to its end before it was all heard.
             return "(spoken over)"
-        match self.told_status:
-            case TurnStatus.COMPLETED:
-                return ""
-            case TurnStatus.CANCELLED:
-                return "(stopped)"
-            case TurnStatus.INCOMPLETE:
-                return "(at its longest)"
-            case None:
-                return "(cut off)"
+        ending = ENDINGS[self.told_status]
+        return f"({ending})" if ending else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,35 +369,30 @@ def transcript_fields(file: SessionFile, transcript: Transcript) -> Fields:
         "chunk_seconds": CHUNK_SECONDS,
         "peaks_per_chunk": PEAKS_PER_CHUNK,
         "peaks": list(_peaks(file)),
-        "settings": _settings_fields(manifest.system_prompt, manifest.seed, manifest.drawing),
+        "settings": _settings_fields(manifest),
         "decisions": [_decision_fields(decision) for decision in transcript.decisions],
         "said": [fields for _, fields in sorted(said, key=lambda entry: entry[0])],
         "barge_ins": [
-            _barge_in_fields(reply.barge_in)
+            reply.barge_in.model_dump(include={"turn", "onset_seconds", "silence_ms"})
             for reply in transcript.replies
             if reply.barge_in is not None
         ],
-        "settings_changes": [_change_fields(change) for change in transcript.changes],
+        "settings_changes": [
+            {"chunk": change.chunk, **_settings_fields(change.settings)}
+            for change in transcript.changes
+        ],
         "annotations": [annotation.model_dump() for annotation in file.annotations],
         "forked_at_chunk": manifest.forked_at_chunk,
         "failure": transcript.failure,
     }
 
 
-def _settings_fields(system_prompt: str, seed: int, drawing: Drawing) -> Fields:
+def _settings_fields(stated: Manifest | SettingsRecord) -> Fields:
     return {
-        "system_prompt": system_prompt,
+        "system_prompt": stated.system_prompt,
         # As text: JavaScript's numbers do not reach 2^63.
-        "seed": str(seed),
-        **drawing.model_dump(),
-    }
-
-
-def _change_fields(change: SettingsChange) -> Fields:
-    settings = change.settings
-    return {
-        "chunk": change.chunk,
-        **_settings_fields(settings.system_prompt, settings.seed, settings.drawing),
+        "seed": str(stated.seed),
+        **stated.drawing.model_dump(),
     }
 
 
@@ -412,6 +407,20 @@ def _decision_fields(decision: DecisionRecord) -> Fields:
     }
 
 
+_NO_REPLY: Fields = {
+    "turn": None,
+    "emotion": None,
+    "status": None,
+    "is_requested": False,
+    "note": "",
+    "latency": None,
+    "cut_at_ms": None,
+    "heard_text": None,
+    "spoken": None,
+}
+"""What is said to the model has the fields of a reply, and nothing in those that are its own."""
+
+
 def _reply_fields(reply: RecordedReply) -> Fields:
     return {
         "kind": "reply",
@@ -424,62 +433,34 @@ def _reply_fields(reply: RecordedReply) -> Fields:
         "is_requested": reply.is_requested,
         "pieces": [[round(piece.seconds, 2), piece.text] for piece in reply.pieces],
         "note": reply.note,
-        "latency": _latency_fields(reply.latency),
+        "latency": reply.latency and reply.latency.model_dump(exclude={"type", "at", "turn"}),
         "cut_at_ms": reply.cut_after_ms,
         "heard_text": None if reply.cut_after_ms is None else reply.heard_text,
-        "spoken": _spoken_fields(reply.playback),
+        "spoken": reply.playback
+        and reply.playback.model_dump(include={"starts_at_seconds", "voice", "is_online"}),
     }
 
 
 def _typed_fields(typed: TypedRecord) -> Fields:
     seconds = chunk_end(typed.chunk)
-    pieces: list[object] = [[0, typed.text]]
-    return _said_to_it("typed", typed.chunk, seconds, seconds + 1, pieces)
+    return _NO_REPLY | {
+        "kind": "typed",
+        "chunk": typed.chunk,
+        "seconds": seconds,
+        "end": seconds + 1,
+        "pieces": [[0, typed.text]],
+    }
 
 
 def _heard_fields(heard: HeardSpeech) -> Fields:
-    start, end = heard.seconds, heard.end_seconds
-    pieces: list[object] = [
-        [round(piece.end_seconds - start, 2), piece.text] for piece in heard.pieces
-    ]
-    return _said_to_it("heard", heard.chunk, start, end, pieces)
-
-
-def _said_to_it(kind: str, chunk: int, start: float, end: float, pieces: list[object]) -> Fields:
-    return {
-        "kind": kind,
-        "turn": None,
-        "chunk": chunk,
+    start = heard.seconds
+    return _NO_REPLY | {
+        "kind": "heard",
+        "chunk": heard.chunk,
         "seconds": start,
-        "end": end,
-        "emotion": None,
-        "status": None,
-        "is_requested": False,
-        "pieces": pieces,
-        "note": "",
-        "latency": None,
-        "cut_at_ms": None,
-        "heard_text": None,
-        "spoken": None,
+        "end": heard.end_seconds,
+        "pieces": [[round(piece.end_seconds - start, 2), piece.text] for piece in heard.pieces],
     }
-
-
-def _latency_fields(latency: LatencyRecord | None) -> Fields | None:
-    return None if latency is None else latency.model_dump(exclude={"type", "at", "turn"})
-
-
-def _spoken_fields(playback: PlaybackRecord | None) -> Fields | None:
-    if playback is None:
-        return None
-    return {
-        "starts_at_seconds": playback.starts_at_seconds,
-        "voice": playback.voice,
-        "is_online": playback.is_online,
-    }
-
-
-def _barge_in_fields(barge_in: BargeInRecord) -> Fields:
-    return barge_in.model_dump(include={"turn", "onset_seconds", "silence_ms"})
 
 
 def _peaks(file: SessionFile) -> Iterator[int]:

@@ -50,6 +50,10 @@ class Artifact(StrEnum):
     """Of any audio file, which is no recording of ours: float32 at 16 kHz, without a header."""
 
 
+Wanted = Artifact | ExportFormat
+"""What can be made of a file for a server."""
+
+
 class Order(BaseModel):
     """Something to be done with a recording."""
 
@@ -58,7 +62,7 @@ class Order(BaseModel):
     path: Path
     checked: Checked | None = None
     """Of a packed file that was gone through before."""
-    wanted: Artifact | ExportFormat | None = None
+    wanted: Wanted | None = None
     """What to make of it; None to go through it alone."""
     output: Path | None = None
     """Where to; it has a folder of its own."""
@@ -136,7 +140,7 @@ def carry_out(order: Order) -> Outcome:
         return Outcome(failure=Failure.UNEXPECTED, message=traceback.format_exc())
 
 
-def _make(file: SessionFile, wanted: Artifact | ExportFormat, output: Path, max_bytes: int) -> None:
+def _make(file: SessionFile, wanted: Wanted, output: Path, max_bytes: int) -> None:
     match wanted:
         case ExportFormat.WAV if file.seconds * WAV_BYTES_PER_SECOND > max_bytes:
             raise SessionFileError(

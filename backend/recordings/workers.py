@@ -34,18 +34,22 @@ class Stop:
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
-        self._is_set = False
+        self._event = threading.Event()
         self._worker: _Worker | None = None
 
     @property
     def is_set(self) -> bool:
         """Whether it was stopped."""
-        return self._is_set
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Rest for so long, or until it is stopped."""
+        self._event.wait(seconds)
 
     def set(self) -> None:
         """Stop it, now or when it is about to begin."""
         with self._changing:
-            self._is_set = True
+            self._event.set()
             if self._worker is not None:
                 self._worker.kill()
 
@@ -57,7 +61,7 @@ class Stop:
             WorkStoppedError: it was set before.
         """
         with self._changing:
-            if self._is_set:
+            if self.is_set:
                 raise WorkStoppedError
             self._worker = worker
         try:

@@ -18,10 +18,10 @@ from backend.errors import (
     RecordingError,
 )
 from backend.recordings import ExportFormat
-from backend.recordings.annotations import Annotation
 from backend.recordings.cache import Find, RecordingCache, Sending
 from backend.recordings.forks import Forks
 from backend.recordings.live import Recordings
+from backend.recordings.records import Annotation
 from backend.recordings.replay import ForkOptions
 from backend.recordings.store import (
     PART_SUFFIX,

@@ -10,14 +10,12 @@ import soundfile
 
 from backend.errors import SessionFileError
 from backend.recordings import ExportFormat, StudyFormat
-from backend.recordings.export.captions import srt, vtt
 from backend.recordings.export.figure import write_figure
 from backend.recordings.export.page import write_page
 from backend.recordings.export.sound import write_wav
-from backend.recordings.export.table import write_table
-from backend.recordings.export.text import markdown
+from backend.recordings.export.text import markdown, srt, vtt
 from backend.recordings.reader import SessionFile
-from backend.recordings.tables import chunk_rows
+from backend.recordings.session_file import chunk_rows, write_table
 from backend.recordings.transcript import read_transcript, transcript_json
 
 

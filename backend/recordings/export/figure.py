@@ -15,7 +15,7 @@ from backend.config import CHUNK_SECONDS
 from backend.plotting import COLOURS, EMOTION_COLOURS, Columns, drawing
 from backend.protocol import Emotion
 from backend.recordings.reader import SessionFile
-from backend.recordings.tables import HeardWord, heard_words
+from backend.recordings.session_file import HeardWord, heard_words
 from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript
 
 if TYPE_CHECKING:
