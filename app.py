@@ -33,7 +33,7 @@ COMMANDS = {
     "answer": "backend.cli.listen:answer",
     "download": "backend.cli.download:download",
     "doctor": "backend.cli.doctor:doctor",
-    "evaluate-proactive": "backend.cli.proactive:evaluate_proactive",
+    "evaluate-proactive": "study.proactive:evaluate_proactive",
     "probe": "study.probe:probe",
     "compare": "study.compare:compare",
     "judge": "study.judge:judge",

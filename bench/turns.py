@@ -31,7 +31,7 @@ from backend.events import Decision
 from backend.model.checkpoint import load_checkpoint
 from bench.serving import REPOSITORY, server
 from study.judge import PAUSE_SECONDS, ROOM, find_voices
-from study.judged_wire import RATE_HZ
+from study.judged import RATE_HZ
 
 LEAD_SECONDS = 0.8
 END_SECONDS = 1.2

@@ -38,7 +38,7 @@ from study.judge import (
     find_voices,
     in_conversation,
 )
-from study.judged_wire import RATE_HZ, Api, JudgedServerError
+from study.judged import RATE_HZ, Api, JudgedServerError
 
 SIDE_BY_SIDE = 2
 """So many conversations, each a sample, are had at the same time."""

@@ -34,14 +34,15 @@ from study.clips import (
     sample_clips,
 )
 from study.conditions import pink
-from study.judge_figure import draw_judgement
-from study.judged_wire import (
+from study.figures import draw_judgement
+from study.judged import (
     RATE_HZ,
     Api,
     Complaint,
     JudgedRealtime,
     JudgedServerError,
     JudgedWire,
+    RealTimePlayer,
     ReplyOver,
     Told,
     ToldItem,
@@ -51,7 +52,6 @@ from study.judged_wire import (
     VoiceNoticed,
     opened,
 )
-from study.played import RealTimePlayer
 
 BLOCK_SECONDS = 0.02
 """Of the microphone, as browsers and telephones send it."""
@@ -202,7 +202,7 @@ def judge(parsed: argparse.Namespace) -> int:
         text = json.dumps({**fields, "broken_off": broken, "trials": trials}, indent=1)
         parsed.out.write_text(f"{text}\n", encoding="utf-8")
     if figure is not None:
-        draw_judgement({parsed.server: found}, figure)
+        draw_judgement(found, figure)
     return EXIT_UNUSABLE_FILE if broken or problems else 0
 
 
@@ -412,12 +412,8 @@ async def _note(told: Told, wire: JudgedWire, log: JudgeLog, at: float) -> None:
             log.texts.append(TextAt(at, told.item, told.text))
         case ToldSound():
             log.player.play(at, told.item, told.pcm)
-        case VoiceNoticed():
-            cut = log.player.stop(at)
-            if cut is not None and isinstance(wire, JudgedRealtime):
-                await wire.truncate(cut.item, round(1000 * cut.played_seconds))
-        case ReplyOver(status="cancelled"):
-            # One that was told to be silent by that alone.
+        case VoiceNoticed() | ReplyOver(status="cancelled"):
+            # Some servers tell to be silent by ending the reply alone.
             cut = log.player.stop(at)
             if cut is not None and isinstance(wire, JudgedRealtime):
                 await wire.truncate(cut.item, round(1000 * cut.played_seconds))

@@ -7,7 +7,6 @@ known at every chunk around the end of speech, and none is disturbed by a reply 
 import argparse
 import csv
 import json
-import os
 import re
 import sys
 import zlib
@@ -37,9 +36,9 @@ from backend.model.fingerprint import fingerprint
 from backend.model.layout import LANGUAGE_MODEL_CONFIG
 from backend.plotting import require_figure
 from backend.protocol import speak_threshold
-from study.clips import StudyClip, audible_span, find_clips
+from study.clips import StudyClip, audible_span, find_clips, whole_lines
 from study.conditions import Axis, Condition, Exposure, conditions, expose, nothing
-from study.probe_figure import draw_probe
+from study.figures import draw_probe
 
 NO_CLIP = "nothing"
 """In place of a clip's name, where none is heard."""
@@ -232,14 +231,7 @@ class HeardStore:
             ) from error
 
     def _read(self) -> Iterator[HeardClip]:
-        if not self._path.exists():
-            return
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            # Broken off while it was written.
-            os.truncate(self._path, len(whole))
-        for number, line in enumerate(whole.splitlines(), start=1):
+        for number, line in enumerate(whole_lines(self._path), start=1):
             try:
                 row = json.loads(line)
                 yield HeardClip(**{**row, "probabilities": tuple(map(float, row["probabilities"]))})

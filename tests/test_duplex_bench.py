@@ -15,7 +15,7 @@ from study import judge as judging
 from study.clips import SAMPLES_FOLDER
 from study.duplex_bench import DuplexTask, SpokenWord, samples_of, takes_turn, words_of
 from study.judge import JudgeLog, TextAt, find_voices
-from study.judged_wire import RATE_HZ
+from study.judged import RATE_HZ
 from tests.test_judge import answering, tone
 
 ORDER = SAMPLES_FOLDER / "order_small_latte_double_shot.ogg"

@@ -18,8 +18,7 @@ from backend.errors import SettingsError
 from study import judge as judging
 from study.clips import SAMPLES_FOLDER
 from study.judge import JudgeLog, JudgeTrial, TextAt, TrialKind, judgement
-from study.judged_wire import RATE_HZ, Api, socket_address
-from study.played import RealTimePlayer
+from study.judged import RATE_HZ, Api, RealTimePlayer, socket_address
 
 TEXT = "Coming up: a large latte with milk."
 SECONDS_OF_TEXT = 3.5

@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from backend.cli.proactive import (
-    ManifestClip,
-    ProactiveEvaluation,
-    find_audio,
-    read_clips,
-    read_predictions,
-    summary,
-)
 from backend.config import SAMPLE_RATE_HZ, SessionSettings
 from backend.engine import Engine
 from backend.errors import AudioInputError, ManifestError
 from backend.protocol import Emotion
+from study.clips import ManifestClip, find_audio, read_clips
+from study.proactive import ProactiveEvaluation, read_predictions, summary
 from tests.scripted import ScriptedEngine, ScriptedReply
 
 ROWS = [

@@ -9,14 +9,12 @@ and `decision`; its scorer reads lines with `id` and `_raw_reply`, where the lat
 import argparse
 import asyncio
 import json
-import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -29,11 +27,14 @@ from backend.engine.feeding import follow
 from backend.errors import AudioInputError, ManifestError
 from backend.events import Decision, SessionFailed, TurnDone, text_of
 from backend.model.fingerprint import fingerprint
-
-ID_FIELDS = ("id", "uid", "sample_id", "audio_id", "key", "name")
-PATH_FIELDS = ("path", "audio", "audio_path", "wav", "wav_path", "file", "file_path", "filename")
-DECISION_FIELDS = ("decision", "label", "ground_truth", "gt")
-RESPOND, IGNORE = "RESPOND", "IGNORE"
+from study.clips import (
+    IGNORE,
+    RESPOND,
+    ManifestClip,
+    find_audio,
+    read_clips,
+    whole_lines,
+)
 
 NO_RESPONSE = "<no need to response>"
 """What the model is trained to say to a turn that needs no reply."""
@@ -54,25 +55,6 @@ def evaluate_proactive(parsed: argparse.Namespace) -> int:
         is_all_well = asyncio.run(evaluation.run(manifest.clips, parsed.audio, parsed.out))
     print(f"{parsed.out}: {summary(manifest.clips, read_predictions(parsed.out, made_with))}")
     return 0 if is_all_well else EXIT_UNUSABLE_FILE
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestClip:
-    """A line of the manifest."""
-
-    id: str
-    path: str
-    """As the manifest has it."""
-    decision: str | None
-    """What is right, where the manifest says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipManifest:
-    """A manifest, and which of its fields were used."""
-
-    clips: list[ManifestClip]
-    fields: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,84 +82,6 @@ class Prediction:
             "made_with": made_with,
         }
         return line if self.heard is None else {**line, "heard": self.heard}
-
-
-def read_clips(path: Path) -> ClipManifest:
-    """The clips that a manifest of JSON lines, or of one JSON list, names.
-
-    Raises:
-        ManifestError: it cannot be read, or a line has no path.
-    """
-    rows = list(_rows(path))
-    if not rows:
-        raise ManifestError(f"{path} names no clips")
-    fields = {
-        role: name
-        for role, names in (("id", ID_FIELDS), ("path", PATH_FIELDS), ("decision", DECISION_FIELDS))
-        if (name := next((n for n in names if all(n in row for row in rows)), None)) is not None
-    }
-    if "path" not in fields and "id" not in fields:
-        raise ManifestError(
-            f"{path}: no field says where the audio is; known are {', '.join(PATH_FIELDS)}"
-        )
-    clips = [_clip(row, fields) for row in rows]
-    doubled = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
-    if doubled:
-        raise ManifestError(f"{path} names {doubled[0]} more than once")
-    return ClipManifest(clips, fields)
-
-
-def _clip(row: dict[str, Any], fields: dict[str, str]) -> ManifestClip:
-    path = str(row[fields["path"]]) if "path" in fields else str(row[fields["id"]])
-    name = str(row[fields["id"]]) if "id" in fields else PurePosixPath(path).stem
-    decision = str(row[fields["decision"]]).strip().upper() if "decision" in fields else None
-    return ManifestClip(name, path, decision if decision in (RESPOND, IGNORE) else None)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise ManifestError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    for number, line in _documents(text):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{path}, line {number} is not JSON") from error
-        for entry in row if isinstance(row, list) else [row]:
-            if not isinstance(entry, dict):
-                raise ManifestError(f"{path}, line {number} is no mapping")
-            yield entry
-
-
-def _documents(text: str) -> Iterator[tuple[int, str]]:
-    if text.lstrip().startswith("["):
-        yield 1, text
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield number, line
-
-
-def find_audio(clip: ManifestClip, folder: Path) -> Path:
-    """A clip's file under `folder`: at the manifest's path, at its end, or by its id.
-
-    Raises:
-        AudioInputError: it is not there.
-    """
-    # A path may have been written on another machine; what leads out of the folder is left away.
-    parts = [
-        part for part in PureWindowsPath(clip.path).parts if part not in ("..", ".", "\\", "/")
-    ]
-    parts = [part for part in parts if not part.endswith((":", ":\\"))]
-    candidates = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
-    candidates += [folder / f"{clip.id}.wav"] if os.sep not in clip.id else []
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise AudioInputError(f"{clip.id}: there is no {clip.path} in {folder}")
 
 
 class ProactiveEvaluation:
@@ -274,14 +178,8 @@ def read_predictions(path: Path, made_with: str) -> dict[str, str]:
     Raises:
         ManifestError: it holds something else, or was made with something else.
     """
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
     decisions: dict[str, str] = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(whole_lines(path), start=1):
         try:
             row = json.loads(line)
             name, raw, found = row["id"], row["_raw_reply"], row["made_with"]

@@ -1,4 +1,4 @@
-"""A probe as a figure: the chance to speak around the end of speech, and the share answered."""
+"""A probe and a judgement as figures."""
 
 import math
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from study.conditions import Axis
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from study.judge import Judgement
     from study.probe import Probed, Row
 
 AROUND_SECONDS = (-2.0, 1.6)
@@ -31,9 +32,27 @@ LABELS = {
 ZERO_ON_AXIS = (Axis.GAIN, Axis.CLIPPING, Axis.OFFSET)
 """Where nothing is done at 0."""
 
+LATENCIES = {
+    "first_text_ms": "first text",
+    "first_sound_ms": "first sound",
+    "silence_ms": "silence after\nbarge-in",
+}
+"""Of a judgement."""
+SHARES = {
+    ("answered", "answers"): "answered",
+    ("pauses_respected", "pauses"): "pauses respected",
+    ("backchannels_passed", "backchannels"): "goes on over backchannel",
+    ("interruptions_stopped", "interruptions"): "stopped by an utterance",
+    ("truncations_right", "truncations"): "keeps what was heard",
+}
+"""Of a judgement: so many of so many."""
+
 
 def draw_probe(probed: Sequence["Probed"], path: Path) -> None:
-    """Write the figure; its suffix says in which format."""
+    """The chance to speak around the end of speech, and the share answered.
+
+    The suffix of `path` says in which format.
+    """
     numbered = [axis for axis in LABELS if any(row.axis == axis for row in probed[0].rows)]
     named = any(row.axis == Axis.BAND for row in probed[0].rows)
     num_panels = 1 + len(numbered) + named
@@ -107,3 +126,26 @@ def _draw_named(panel: "Axes", one: "Probed", number: int, count: int, colour: s
 
 def _label(row: "Row") -> str:
     return row.value if row.axis == Axis.BAND else f"{row.axis} {row.value}".rstrip()
+
+
+def draw_judgement(found: "Judgement", path: Path) -> None:
+    """Latencies, and shares of what was right; the suffix of `path` says in which format."""
+    with drawing(path, Columns.TWO, 2.2) as figure:
+        left, right = figure.subplots(1, 2)
+        for place, name in enumerate(LATENCIES):
+            values: Sequence[float] = getattr(found, name)
+            if values:
+                places = np.full(len(values), place)
+                left.plot(values, places, "o", color=COLOURS[0], alpha=0.4, markeredgewidth=0)
+                left.plot(np.median(values), place, "|", color=COLOURS[0], markersize=10)
+        left.set_yticks(range(len(LATENCIES)), list(LATENCIES.values()))
+        left.set(xlabel="from the end of speech, or the onset of a voice (ms)", xlim=(0, None))
+        shares = [
+            getattr(found, part) / getattr(found, whole) if getattr(found, whole) else np.nan
+            for part, whole in SHARES
+        ]
+        right.barh(range(len(SHARES)), shares, color=COLOURS[0])
+        right.set_yticks(range(len(SHARES)), list(SHARES.values()))
+        right.set(xlabel="share", xlim=(0, 1))
+        for panel, count in ((left, len(LATENCIES)), (right, len(SHARES))):
+            panel.set_ylim(count - 0.5, -0.5)
