@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from backend.config import SPEECH_RATE_HZ
 from backend.errors import VoiceUnreachableError
 from backend.speech import Voices
-from backend.speech.prosody import Prosody
+from backend.speech.voice import Prosody
 
 
 class ScriptedVoice:

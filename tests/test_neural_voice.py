@@ -10,7 +10,7 @@ import pytest
 from backend.errors import VoiceUnavailableError
 from backend.speech import Speaker, SpokenPiece, Voices, neural
 from backend.speech.neural import JoeVoice
-from backend.speech.prosody import Prosody
+from backend.speech.voice import Prosody
 from tests.scripted_joe import PCM
 from tests.scripted_voices import Cast
 

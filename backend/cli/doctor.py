@@ -580,7 +580,7 @@ def check_audio_files() -> Iterator[Finding]:
 def check_offline_voice() -> Iterator[Finding]:
     """Whether espeak-ng speaks."""
     from backend.speech.espeak import EspeakVoice
-    from backend.speech.prosody import Prosody
+    from backend.speech.voice import Prosody
 
     async def speak() -> int:
         voice = EspeakVoice("en", "gmw/en-US", "English", "en")

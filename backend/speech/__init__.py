@@ -2,7 +2,7 @@
 
 from backend.speech.speaker import Speaker, SpeechEvent, SpokenPiece, TextLeaves, VoiceFallback
 from backend.speech.voice import Voice
-from backend.speech.voices import VoiceInfo, Voices
+from backend.speech.voices import Voices
 
 __all__ = [
     "Speaker",
@@ -11,6 +11,5 @@ __all__ = [
     "TextLeaves",
     "Voice",
     "VoiceFallback",
-    "VoiceInfo",
     "Voices",
 ]

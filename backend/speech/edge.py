@@ -12,7 +12,7 @@ from edge_tts.exceptions import EdgeTTSException
 
 from backend.config import SPEECH_RATE_HZ
 from backend.errors import VoiceUnavailableError, VoiceUnreachableError
-from backend.speech.prosody import Prosody
+from backend.speech.voice import Prosody
 
 CONNECT_TIMEOUT_SECONDS = 3
 RECEIVE_TIMEOUT_SECONDS = 5

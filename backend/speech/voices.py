@@ -19,9 +19,8 @@ from backend.errors import (
 )
 from backend.speech.edge import EdgeVoice
 from backend.speech.espeak import EspeakVoice
-from backend.speech.prosody import Prosody
 from backend.speech.text import cut_sentences, is_chinese, speakable
-from backend.speech.voice import Voice
+from backend.speech.voice import Prosody, Voice
 
 AUTO = "auto"
 OPENAI_VOICES = frozenset(
@@ -56,16 +55,6 @@ ONLINE_VOICES: tuple[Voice, ...] = (
     EdgeVoice("zh-CN-XiaoxiaoNeural", "Xiaoxiao, Mandarin", "zh-CN"),
     EdgeVoice("zh-CN-YunxiNeural", "Yunxi, Mandarin", "zh-CN"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class VoiceInfo:
-    """A voice as a client sees it in a list."""
-
-    id: str
-    label: str
-    language: str
-    is_online: bool
 
 
 logger = logging.getLogger(__name__)
@@ -111,11 +100,9 @@ class Voices:
         """Of all online voices."""
         self._health = {voice.id: _Health() for voice in self._all}
 
-    def catalogue(self) -> tuple[VoiceInfo, ...]:
+    def catalogue(self) -> tuple[Voice, ...]:
         """The voices to offer, those of this machine first; `auto` is always on offer too."""
-        return tuple(
-            VoiceInfo(voice.id, voice.label, voice.language, voice.is_online) for voice in self._all
-        )
+        return self._all
 
     def find_voice(self, voice_id: str) -> str:
         """The id of what a client means by `voice_id`: of a voice on offer, or `auto`.

@@ -1,6 +1,6 @@
 """The session of the OpenAI Realtime API: a client's changes to it, and how it is shown."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from backend.config import CHUNK_SECONDS, SPEECH_RATE_HZ
@@ -124,7 +124,10 @@ def capabilities(offer: Offer) -> Fields:
     return {
         "chunk_period_ms": round(CHUNK_SECONDS * 1000),
         "max_positions": offer.max_positions,
-        "voices": [asdict(voice) for voice in offer.voices.catalogue()],
+        "voices": [
+            {name: getattr(voice, name) for name in ("id", "label", "language", "is_online")}
+            for voice in offer.voices.catalogue()
+        ],
         "supports_audio_output": True,
         "supports_barge_in": True,
         "supports_decision_bias": True,
