@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TextIO
@@ -18,7 +18,7 @@ from backend.audio import Samples
 from backend.cli import EXIT_UNUSABLE_FILE
 from backend.cli.arguments import session_settings
 from backend.cli.listen import chosen_checkpoint, chunks_of
-from backend.cli.recordings import Said, note_on, print_beside
+from backend.cli.recordings import print_beside, said_fields
 from backend.config import (
     CHUNK_SECONDS,
     EngineConfig,
@@ -30,9 +30,9 @@ from backend.errors import AudioInputError, AudioInteractionError, SettingsError
 from backend.events import Decision, SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint
 from backend.plotting import require_figure
-from backend.recordings.export.figure import Peaks, Strip, StripReply, draw_strips, peaks_of
+from backend.recordings.export.figure import Peaks, Strip, draw_strips, peaks_of
 from backend.recordings.reader import SessionFile
-from backend.recordings.transcript import SHORTEST_SHOWN_SECONDS, chunk_end, read_transcript
+from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript
 
 SESSION_SUFFIX = ".aisession"
 SAME_REPLY_CHUNKS = 2
@@ -53,27 +53,21 @@ OPTIONS_OF_A_SIDE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class Side(Strip):
     """What one of two made of some sound."""
 
-    name: str
-    probabilities: tuple[float, ...]
-    thresholds: tuple[float, ...]
-    spoke: tuple[bool, ...]
-    replies: tuple[Said, ...]
+    spoke: Sequence[bool] = ()
+    """Chunk by chunk."""
 
-    def strip(self) -> Strip:
-        """To be drawn; what was written is shown as long as it takes to read."""
-        replies = [
-            StripReply(
-                chunk_end(said.chunk),
-                chunk_end(said.chunk) + SHORTEST_SHOWN_SECONDS,
-                said.emotion,
-                f"{said.text}{note_on(said.status)}",
-            )
-            for said in self.replies
-        ]
-        return Strip(self.name, self.probabilities, self.thresholds, replies)
+    def fields(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "probabilities": self.probabilities,
+            "thresholds": self.thresholds,
+            "spoke": self.spoke,
+            "replies": [said_fields(reply) for reply in self.replies],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +151,11 @@ class Comparison:
         return max(((gap, chunk) for chunk, gap in enumerate(gaps)), default=(0.0, 0))
 
 
-def paired(left: Sequence[Said], right: Sequence[Said]) -> list[tuple[Said | None, Said | None]]:
+def paired(
+    left: Sequence[RecordedReply], right: Sequence[RecordedReply]
+) -> list[tuple[RecordedReply | None, RecordedReply | None]]:
     """Replies to the same, in order; None where one side is silent."""
-    pairs: list[tuple[Said | None, Said | None]] = []
+    pairs: list[tuple[RecordedReply | None, RecordedReply | None]] = []
     ours, theirs = list(left), list(right)
     while ours and theirs:
         if _is_alone(ours, theirs[0]):
@@ -171,7 +167,7 @@ def paired(left: Sequence[Said], right: Sequence[Said]) -> list[tuple[Said | Non
     return pairs + [(said, None) for said in ours] + [(None, said) for said in theirs]
 
 
-def _is_alone(replies: Sequence[Said], other: Said) -> bool:
+def _is_alone(replies: Sequence[RecordedReply], other: RecordedReply) -> bool:
     """Whether the first reply comes well before `other`, or the one after it is nearer."""
     gaps = [other.chunk - said.chunk for said in replies[:2]]
     return gaps[0] > SAME_REPLY_CHUNKS or (len(gaps) > 1 and abs(gaps[1]) < gaps[0])
@@ -186,9 +182,9 @@ def compare(parsed: argparse.Namespace) -> int:
         comparisons.append(comparison)
         _report(comparison, sys.stdout, as_json=parsed.json)
         if figure is not None:
-            strips = [comparison.left.strip(), comparison.right.strip()]
+            sides = [comparison.left, comparison.right]
             path = _numbered(figure, len(comparisons))
-            draw_strips(comparison.peaks, strips, path, differ_at=comparison.differ_at)
+            draw_strips(comparison.peaks, sides, path, differ_at=comparison.differ_at)
     for problem in problems:
         print(problem, file=sys.stderr)
     if not comparisons:
@@ -227,10 +223,10 @@ def _side_of(file: SessionFile, name: str) -> Side:
     decisions = transcript.decisions
     return Side(
         name,
-        tuple(decision.probability for decision in decisions),
-        tuple(decision.threshold for decision in decisions),
-        tuple(decision.speak for decision in decisions),
-        tuple(map(Said.of, transcript.replies)),
+        [decision.probability for decision in decisions],
+        [decision.threshold for decision in decisions],
+        transcript.replies,
+        spoke=[decision.speak for decision in decisions],
     )
 
 
@@ -335,7 +331,7 @@ class SideListener:
         """
         session = self._core.open(self._settings)
         decisions: list[Decision] = []
-        replies: list[Said] = []
+        replies: list[RecordedReply] = []
         try:
             for chunk in tqdm(chunks, unit="chunk", desc=self._name, leave=False, disable=None):
                 self._core.hear(session, chunk)
@@ -344,17 +340,17 @@ class SideListener:
                         case Decision():
                             decisions.append(event)
                         case TurnDone():
-                            replies.append(Said.of(event))
+                            replies.append(RecordedReply.of(event))
                         case SessionFailed():
                             raise AudioInputError(f"{self._name}: {event.message}")
         finally:
             self._core.close(session)
         return Side(
             self._name,
-            tuple(decision.speak_probability for decision in decisions),
-            tuple(decision.threshold for decision in decisions),
-            tuple(decision.speak for decision in decisions),
-            tuple(replies),
+            [decision.speak_probability for decision in decisions],
+            [decision.threshold for decision in decisions],
+            replies,
+            spoke=[decision.speak for decision in decisions],
         )
 
 
@@ -422,8 +418,8 @@ def comparison_fields(comparison: Comparison) -> dict[str, object]:
     return {
         "event": "comparison",
         "file": comparison.file,
-        "left": asdict(comparison.left),
-        "right": asdict(comparison.right),
+        "left": comparison.left.fields(),
+        "right": comparison.right.fields(),
         "differ_at": comparison.differ_at,
         "decisions": comparison.decisions.fields(),
         "replies": comparison.replies.fields(),

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 import app
-from backend.cli.recordings import Said
-from backend.events import TurnStatus
+from backend.events import TurnDone, TurnStatus
+from backend.recordings.transcript import RecordedReply
 from study.clips import SAMPLES_FOLDER
 from study.compare import Agreed, paired
 
 CONVERSATION = Path(__file__).parents[1] / "assets" / "gallery" / "conversation.aisession"
 
 
-def said(chunk: int, text: str = "yes") -> Said:
-    return Said(chunk, None, text, TurnStatus.COMPLETED)
+def said(chunk: int, text: str = "yes") -> RecordedReply:
+    return RecordedReply.of(TurnDone(0, chunk, text, None, TurnStatus.COMPLETED))
 
 
 def test_the_interval_is_wilson_s() -> None:
@@ -64,7 +64,7 @@ def test_two_settings_on_a_session_and_a_recording(
 def test_what_was_recorded_is_compared_without_a_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("study.compare.load_checkpoint", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("study.compare.chosen_checkpoint", lambda *_, **__: pytest.fail("loaded"))
     path = str(CONVERSATION)
     assert app.main(["compare", path, path, "--recorded"]) == 0
     shown = capsys.readouterr().out

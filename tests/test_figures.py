@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,16 @@ from pyarrow import parquet
 
 from backend.config import CHUNK_SAMPLES
 from backend.errors import SettingsError
+from backend.events import TurnDone, TurnStatus
 from backend.plotting import require_figure
 from backend.protocol import Emotion
 from backend.recordings import ExportFormat, StudyFormat, session_file
 from backend.recordings.export import export
-from backend.recordings.export.figure import Strip, StripReply, draw_strips, peaks_of
+from backend.recordings.export.figure import Strip, draw_strips, peaks_of
 from backend.recordings.reader import SessionFile
-from backend.recordings.records import DecisionRecord, HeardRecord
+from backend.recordings.records import DecisionRecord, HeardRecord, LatencyRecord, PlaybackRecord
 from backend.recordings.session_file import HeardWord, heard_words
+from backend.recordings.transcript import RecordedReply
 
 Exported = dict[ExportFormat | StudyFormat, Path]
 CONVERSATION = Path(__file__).parents[1] / "assets" / "gallery" / "conversation.aisession"
@@ -91,12 +94,17 @@ def test_strips_of_any_length_and_words(tmp_path: Path) -> None:
     """No sound at all, an hour of it, and words that would be a formula."""
     empty = np.empty(0, np.float32)
     draw_strips(empty, [Strip("", [], [], [])], tmp_path / "empty.svg")
-    reply = StripReply(0.4, 2000.0, Emotion.SAD, "$x_1 <b>\n$", 200.0, is_cut=True)
+    done = TurnDone(0, 0, "$x_1 <b>\n$", Emotion.SAD, TurnStatus.COMPLETED)
+    played = PlaybackRecord(at=0.0, turn=0, starts_at_seconds=0.4, played_ms=2_000_000.0)
+    latency = LatencyRecord(at=0.0, turn=0, first_sound_ms=200.0)
+    reply = replace(RecordedReply.of(done), playback=played, sound_seconds=2000.0, latency=latency)
     words = [HeardWord("hush", 0.1, 0.4, 0), HeardWord("$", 3000.0, 3000.1, 7500)]
     one = Strip("one", [0.1] * 9000, [0.5] * 9000, [reply], words)
     sound = np.concatenate([peaks_of(np.ones(CHUNK_SAMPLES, np.float32))] * 9000)
     draw_strips(sound, [one, one], tmp_path / "hour.svg", differ_at=[3])
     assert "hush" in (tmp_path / "hour.svg").read_text(encoding="utf-8")
-    assert "$x_1 &lt;b&gt; $" in (tmp_path / "hour.svg").read_text(encoding="utf-8")
+    assert "$x_1 &lt;b&gt; $ (stopped) (200 ms)" in (tmp_path / "hour.svg").read_text(
+        encoding="utf-8"
+    )
     with pytest.raises(SettingsError, match=r"must end in \.svg, \.pdf, \.png"):
         require_figure(tmp_path / "figure.doc")

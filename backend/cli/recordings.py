@@ -6,7 +6,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any, TextIO
 from backend.cli import counted
 from backend.cli.arguments import recordings_folder
 from backend.errors import RecordingError, SessionFileError, SettingsError
-from backend.events import TurnDone, TurnStatus
-from backend.protocol import Emotion
+from backend.events import TurnStatus
 from backend.recordings import ExportFormat, StudyFormat
 from backend.recordings.cache import read
 from backend.recordings.export import export as export_session
@@ -170,24 +168,6 @@ def _recording_line(fields: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A reply to a chunk."""
-
-    chunk: int
-    emotion: Emotion | None
-    text: str
-    status: TurnStatus | None
-
-    @classmethod
-    def of(cls, reply: RecordedReply | TurnDone) -> "Said":
-        """All that the model said, recorded or just now."""
-        return cls(reply.chunk, reply.emotion, reply.text, reply.status)
-
-    def __str__(self) -> str:
-        return f"{self.emotion or '-'}: {printable(self.text)}{note_on(self.status)}"
-
-
 def _headline(file: SessionFile) -> str:
     manifest = file.manifest
     stated = manifest.checkpoint
@@ -260,39 +240,47 @@ def _entry_fields(entry: RecordedReply | TypedRecord | HeardSpeech) -> dict[str,
     return {
         "event": "reply",
         "turn": entry.turn,
-        **said_fields(replace(Said.of(entry), status=entry.told_status)),
+        **said_fields(entry),
+        "status": entry.told_status,
         "heard_text": entry.heard_text,
         "cut_after_ms": entry.cut_after_ms,
     }
 
 
-def said_fields(said: Said) -> dict[str, object]:
-    """A reply as JSON has it."""
+def said_fields(reply: RecordedReply) -> dict[str, object]:
+    """What the model said, for JSON."""
     return {
-        "chunk": said.chunk,
-        "seconds": chunk_end(said.chunk),
-        "emotion": said.emotion,
-        "status": said.status,
-        "text": said.text,
+        "chunk": reply.chunk,
+        "seconds": reply.seconds,
+        "emotion": reply.emotion,
+        "status": reply.status,
+        "text": reply.text,
     }
 
 
 def print_beside(
-    headings: tuple[str, str], left: Sequence[Said], right: Sequence[Said], output: TextIO
+    headings: tuple[str, str],
+    left: Sequence[RecordedReply],
+    right: Sequence[RecordedReply],
+    output: TextIO,
 ) -> None:
     """Two ways that a conversation went, reply by reply."""
     columns = max(NARROWEST_COLUMNS, shutil.get_terminal_size((100, 24)).columns)
     width = (columns - TIME_COLUMNS) // 2 - 2
-    by_chunk = [{said.chunk: said for said in side} for side in (left, right)]
+    by_chunk = [{reply.chunk: reply for reply in side} for side in (left, right)]
     _print_row("", [[heading[:width]] for heading in headings], width, output)
     for chunk in sorted(by_chunk[0].keys() | by_chunk[1].keys()):
         cells = [
-            textwrap.wrap(str(side[chunk]), width) if chunk in side else ["(silent)"]
+            textwrap.wrap(_said(side[chunk]), width) if chunk in side else ["(silent)"]
             for side in by_chunk
         ]
         _print_row(f"{chunk_end(chunk):7.1f} s", cells, width, output)
     if not left and not right:
         _print_row("", [["(no reply)"], ["(no reply)"]], width, output)
+
+
+def _said(reply: RecordedReply) -> str:
+    return f"{reply.emotion or '-'}: {printable(reply.text)}{note_on(reply.status)}"
 
 
 def _print_row(time: str, cells: Sequence[list[str]], width: int, output: TextIO) -> None:

@@ -9,7 +9,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from backend.cli import EXIT_DIFFERENT, counted
-from backend.cli.recordings import Said, print_beside, print_json, said_fields
+from backend.cli.recordings import print_beside, print_json, said_fields
 from backend.errors import SessionFileError
 from backend.events import TurnDone
 from backend.model.checkpoint import Checkpoint, load_checkpoint
@@ -17,7 +17,7 @@ from backend.model.layout import EMBEDDED
 from backend.recordings.reader import SessionFile
 from backend.recordings.recorder import Recorder, describe
 from backend.recordings.replay import Difference, Fork, ForkOptions, Verification, Verifier
-from backend.recordings.transcript import chunk_end, read_transcript
+from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript
 
 
 def run_again(parsed: argparse.Namespace, file: SessionFile) -> int:
@@ -117,25 +117,22 @@ def fork(
             forked_at_chunk=options.from_chunk,
         )
         recorder = Recorder(record, manifest, _complain)
-    forked: list[Said] = []
+    forked: list[RecordedReply] = []
     try:
         for event in Fork(checkpoint, file, options, recorder).run():
             if isinstance(event, TurnDone):
-                forked.append(Said.of(event))
+                forked.append(RecordedReply.of(event))
             if recorder is not None and recorder.is_behind:
                 recorder.catch_up()
     finally:
         if recorder is not None:
             recorder.close()
-    recorded = [
-        Said.of(reply)
-        for reply in read_transcript(file).replies
-        if reply.chunk >= options.from_chunk
-    ]
+    replies = read_transcript(file).replies
+    recorded = [reply for reply in replies if reply.chunk >= options.from_chunk]
     if is_json:
-        for side, replies in (("recorded", recorded), ("forked", forked)):
-            for said in replies:
-                print_json({"event": "reply", "side": side} | said_fields(said), output)
+        for side, told in (("recorded", recorded), ("forked", forked)):
+            for reply in told:
+                print_json({"event": "reply", "side": side} | said_fields(reply), output)
     else:
         heading = f"from chunk {options.from_chunk} ({chunk_end(options.from_chunk):g} s) on"
         print_beside(("recorded", heading), recorded, forked, output)

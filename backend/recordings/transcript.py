@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from backend.config import CHUNK_SECONDS
-from backend.events import HeardPiece, TurnStatus, text_of
+from backend.events import HeardPiece, TurnDone, TurnStatus, text_of
 from backend.protocol import Emotion
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import (
@@ -51,7 +51,7 @@ class TimedText:
 
 @dataclass(slots=True)
 class RecordedReply:
-    """One reply. Times are seconds of the microphone's audio."""
+    """One reply, recorded or just given. Times are seconds of the microphone's audio."""
 
     turn: int
     chunk: int
@@ -67,6 +67,14 @@ class RecordedReply:
     latency: LatencyRecord | None = None
     sound_seconds: float | None = None
     """How much sound of it there is; None where it did not sound."""
+
+    @classmethod
+    def of(cls, done: TurnDone) -> "RecordedReply":
+        """One that a model has just given, in writing."""
+        reply = cls(done.turn, done.chunk, chunk_end(done.chunk), is_requested=False)
+        reply.emotion, reply.status = done.emotion, done.status
+        reply.pieces.append(TimedText(done.text, 0.0))
+        return reply
 
     @property
     def text(self) -> str:

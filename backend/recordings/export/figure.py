@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from backend.config import CHUNK_SECONDS
 from backend.plotting import COLOURS, EMOTION_COLOURS, Columns, drawing
-from backend.protocol import Emotion
 from backend.recordings.reader import SessionFile
 from backend.recordings.session_file import HeardWord, heard_words
 from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript
@@ -41,19 +40,6 @@ Peaks = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class StripReply:
-    """A reply on a strip, in seconds of the microphone's sound."""
-
-    start_seconds: float
-    end_seconds: float
-    emotion: Emotion | None
-    text: str
-    latency_ms: float | None = None
-    """From the end of speech to the first sound, or text."""
-    is_cut: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Strip:
     """What was decided and said about a recording."""
 
@@ -63,7 +49,7 @@ class Strip:
     """To speak, chunk by chunk."""
     thresholds: Sequence[float]
     """Above which a greedy model speaks."""
-    replies: Sequence[StripReply]
+    replies: Sequence[RecordedReply]
     words: Sequence[HeardWord] = ()
     """That were heard; the first strip's are drawn below the sound."""
 
@@ -87,22 +73,10 @@ def write_figure(file: SessionFile, output: Path, kind: str) -> None:
         "",
         [decision.probability for decision in transcript.decisions],
         [decision.threshold for decision in transcript.decisions],
-        [_strip_reply(reply) for reply in transcript.replies],
+        transcript.replies,
         heard_words(transcript.decisions),
     )
     draw_strips(peaks, [strip], output, kind)
-
-
-def _strip_reply(reply: RecordedReply) -> StripReply:
-    latency = reply.latency
-    return StripReply(
-        reply.starts_at_seconds,
-        reply.ends_at_seconds,
-        reply.emotion,
-        reply.heard_text,
-        None if latency is None else latency.first_sound_ms or latency.first_text_ms,
-        reply.cut_after_ms is not None,
-    )
 
 
 def draw_strips(
@@ -187,24 +161,27 @@ def _draw_curve(panel: "Axes", strip: Strip, colour: str) -> None:
 
 def _draw_replies(panel: "Axes", strip: Strip, span: tuple[float, float]) -> None:
     for number, reply in enumerate(strip.replies):
+        began, is_cut = reply.starts_at_seconds, reply.cut_after_ms is not None
         panel.barh(
             0.25,
-            max(reply.end_seconds - reply.start_seconds, 0.05),
-            left=reply.start_seconds,
+            max(reply.ends_at_seconds - began, 0.05),
+            left=began,
             height=0.5,
             color=EMOTION_COLOURS[reply.emotion],
-            hatch="////" if reply.is_cut else None,
-            edgecolor="white" if reply.is_cut else EMOTION_COLOURS[reply.emotion],
+            hatch="////" if is_cut else None,
+            edgecolor="white" if is_cut else EMOTION_COLOURS[reply.emotion],
             linewidth=0.3,
         )
         start = _label_seconds(reply, span)
         if start is None:
             continue
         following = strip.replies[number + 1 :][:1]
-        until = min([span[1], *[after.start_seconds for after in following]])
+        until = min([span[1], *[after.starts_at_seconds for after in following]])
         room = (until - start) * _inches_a_second(span)
-        latency = "" if reply.latency_ms is None else f" ({reply.latency_ms:.0f} ms)"
-        text = _shortened(reply.text + latency, max(3, int(room * CHARACTERS_PER_INCH)))
+        latency_ms = _latency_ms(reply)
+        latency = "" if latency_ms is None else f"({latency_ms:.0f} ms)"
+        words = f"{reply.heard_text} {reply.note} {latency}"
+        text = _shortened(words, max(3, int(room * CHARACTERS_PER_INCH)))
         # A dollar would begin a formula.
         panel.text(start, 0.55, text, fontsize=REPLY_POINTS, va="bottom", parse_math=False)
     panel.set(ylim=(0, 1.1), yticks=[])
@@ -215,14 +192,20 @@ def _inches_a_second(span: tuple[float, float]) -> float:
     return Columns.TWO.value * 0.92 / (span[1] - span[0])
 
 
-def _label_seconds(reply: StripReply, span: tuple[float, float]) -> float | None:
+def _latency_ms(reply: RecordedReply) -> float | None:
+    """From the end of speech to the first sound or, where there was none, text."""
+    latency = reply.latency
+    return None if latency is None else latency.first_sound_ms or latency.first_text_ms
+
+
+def _label_seconds(reply: RecordedReply, span: tuple[float, float]) -> float | None:
     """Where a row has a reply's words: those of one that goes on in the next row are there."""
     start, end = span
-    goes_on = reply.end_seconds > end and end - reply.start_seconds < LABEL_SECONDS
-    if start <= reply.start_seconds < end:
-        return None if goes_on else reply.start_seconds
-    came_over = reply.start_seconds < start < reply.end_seconds
-    return start if came_over and start - reply.start_seconds < LABEL_SECONDS else None
+    began, ended = reply.starts_at_seconds, reply.ends_at_seconds
+    if start <= began < end:
+        return None if ended > end and end - began < LABEL_SECONDS else began
+    came_over = began < start < ended
+    return start if came_over and start - began < LABEL_SECONDS else None
 
 
 def _shortened(text: str, num_characters: int) -> str:
@@ -241,7 +224,7 @@ def _legend(figure: "Figure", strips: Sequence[Strip]) -> None:
         for emotion, colour in EMOTION_COLOURS.items()
         if emotion in named
     ]
-    latencies = [reply.latency_ms for reply in replies if reply.latency_ms is not None]
+    latencies = [ms for reply in replies if (ms := _latency_ms(reply)) is not None]
     if latencies:
         label = f"replies after {median(latencies):.0f} ms in the median"
         patches.append(Patch(color="none", label=label))
