@@ -87,10 +87,10 @@ def drawing(
     """A figure that is written to `path` when the block has ended well.
 
     Args:
-        path: where to.
+        path: where to; its suffix says as what, unless `kind` does.
         columns: how wide.
         height_inches: how high.
-        kind: `svg`, `pdf` or `png`; None as `path` ends.
+        kind: one of FIGURE_FORMATS.
 
     Raises:
         SettingsError: as `require_figure`.

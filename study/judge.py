@@ -47,7 +47,6 @@ from study.judged import (
     Told,
     ToldItem,
     ToldSound,
-    ToldTruncated,
     ToldWords,
     VoiceNoticed,
     opened,
@@ -130,7 +129,6 @@ class JudgeLog:
     trials: list[JudgeTrial] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     """What items hold after they were truncated."""
-    truncated_ms: dict[str, float] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
 
     def replies_from(self, since: float, until: float) -> float | None:
@@ -298,12 +296,7 @@ class Talk:
 
 
 class PacedMicrophone:
-    """Sends sound in real time, without a gap, from the moment it is made.
-
-    Args:
-        wire: to the server.
-        now: seconds of the client's clock.
-    """
+    """Sends sound in real time, without a gap, from the moment it is made."""
 
     def __init__(self, wire: JudgedWire, now: Callable[[], float]) -> None:
         self._wire = wire
@@ -417,8 +410,6 @@ async def _note(told: Told, wire: JudgedWire, log: JudgeLog, at: float) -> None:
             cut = log.player.stop(at)
             if cut is not None and isinstance(wire, JudgedRealtime):
                 await wire.truncate(cut.item, round(1000 * cut.played_seconds))
-        case ToldTruncated():
-            log.truncated_ms[told.item] = told.audio_end_ms
         case ToldItem():
             log.kept[told.item] = told.text
         case Complaint():

@@ -91,14 +91,6 @@ class ReplyOver:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldTruncated:
-    """The server has cut an item to what was heard."""
-
-    item: str
-    audio_end_ms: float
-
-
-@dataclass(frozen=True, slots=True)
 class ToldItem:
     """What an item holds now."""
 
@@ -113,7 +105,7 @@ class Complaint:
     message: str
 
 
-Told = ToldWords | ToldSound | VoiceNoticed | ReplyOver | ToldTruncated | ToldItem | Complaint
+Told = ToldWords | ToldSound | VoiceNoticed | ReplyOver | ToldItem | Complaint
 
 
 class JudgedWire(ABC):
@@ -219,8 +211,6 @@ class JudgedRealtime(JudgedWire):
                 yield VoiceNoticed()
             case "response.done":
                 yield ReplyOver(message.get("response", {}).get("status", ""))
-            case "conversation.item.truncated":
-                yield ToldTruncated(message["item_id"], message["audio_end_ms"])
             case "conversation.item.retrieved":
                 item = message["item"]
                 parts = [part.get("transcript") or "" for part in item.get("content", [])]

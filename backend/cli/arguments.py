@@ -51,35 +51,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"Audio-Interaction Live {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_serve(commands.add_parser("serve", help="serve the live page (the default)"))
-    _add_cluster(
-        commands.add_parser("cluster", help="serve the live page from several replicas (Ray)")
-    )
-    _add_talk(commands.add_parser("talk", help="talk with a server from this terminal"))
-    _add_listen(commands.add_parser("listen", help="listen to audio files"))
-    _add_replay(commands.add_parser("replay", help="show, verify or fork a recorded conversation"))
-    _add_export(
-        commands.add_parser(
-            "export", help="make a page, captions, sound, figure or table of a recording"
-        )
-    )
-    _add_recordings(
-        commands.add_parser("recordings", help="list or delete what the server has recorded")
-    )
-    _add_answer(commands.add_parser("answer", help="answer one clip of at most 20 s"))
-    _add_download(commands.add_parser("download", help="fetch and verify the released model"))
-    _add_json(commands.add_parser("doctor", help="find what is missing or wrong here"))
-    _add_evaluate(
-        commands.add_parser(
-            "evaluate-proactive", help="let the model decide on a benchmark's clips"
-        )
-    )
-    _add_probe(commands.add_parser("probe", help="find out when a model speaks, and when not"))
-    _add_compare(commands.add_parser("compare", help="compare two checkpoints, or two settings"))
-    _add_judge(commands.add_parser("judge", help="judge a server from outside, by talking with it"))
-    _add_duplex_bench(
-        commands.add_parser("duplex-bench", help="talk with a server as Full-Duplex-Bench does")
-    )
+    for name, add_options, about in (
+        ("serve", _add_serve, "serve the live page (the default)"),
+        ("cluster", _add_cluster, "serve the live page from several replicas (Ray)"),
+        ("talk", _add_talk, "talk with a server from this terminal"),
+        ("listen", _add_listen, "listen to audio files"),
+        ("replay", _add_replay, "show, verify or fork a recorded conversation"),
+        ("export", _add_export, "make a page, captions, sound, figure or table of a recording"),
+        ("recordings", _add_recordings, "list or delete what the server has recorded"),
+        ("answer", _add_answer, "answer one clip of at most 20 s"),
+        ("download", _add_download, "fetch and verify the released model"),
+        ("doctor", _add_json, "find what is missing or wrong here"),
+        ("evaluate-proactive", _add_evaluate, "let the model decide on a benchmark's clips"),
+        ("probe", _add_probe, "find out when a model speaks, and when not"),
+        ("compare", _add_compare, "compare two checkpoints, or two settings"),
+        ("judge", _add_judge, "judge a server from outside, by talking with it"),
+        ("duplex-bench", _add_duplex_bench, "talk with a server as Full-Duplex-Bench does"),
+    ):
+        add_options(commands.add_parser(name, help=about))
     # Options alone are those of `serve`.
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in OPTIONS_OF_ALL):
         arguments = ["serve", *arguments]
@@ -367,7 +356,14 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only find the first checkpoint of a run that speaks: clips as they are",
     )
-    _add_study_output(parser, Path("probe"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("probe"),
+        metavar="FOLDER",
+        help="tables, JSON and figure; what it holds already is not done again (%(default)s)",
+    )
+    parser.add_argument("--figure", choices=FIGURE_FORMATS, help="draw it as well")
     parser.add_argument("--sessions", type=_count, default=4, help="clips at once (%(default)s)")
     parser.add_argument("--system-prompt", type=_text, help="what the model is told first")
     _add_decision_bias(parser, default=0.0)
@@ -458,17 +454,6 @@ def _add_judged_server(parser: argparse.ArgumentParser) -> None:
         metavar="CLIPS",
         help="voices to talk with: recordings, folders or manifests (the repository's samples)",
     )
-
-
-def _add_study_output(parser: argparse.ArgumentParser, folder: Path) -> None:
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=folder,
-        metavar="FOLDER",
-        help="tables, JSON and figure; what it holds already is not done again (%(default)s)",
-    )
-    parser.add_argument("--figure", choices=FIGURE_FORMATS, help="draw it as well")
 
 
 def _add_model(

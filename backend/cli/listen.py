@@ -105,12 +105,7 @@ class Position:
 
 
 class Report(ABC):
-    """Tells what happens, in the order in which it does.
-
-    Args:
-        output: where to.
-        tells_words: whether what was heard is told, too.
-    """
+    """Tells what happens, in the order in which it does; with `tells_words` what was heard, too."""
 
     def __init__(self, output: TextIO, *, tells_words: bool = False) -> None:
         self._output = output

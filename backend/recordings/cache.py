@@ -130,11 +130,7 @@ class Sending:
 
 
 class Turns:
-    """Hands out turns in the order in which they were asked for, but one at a time to an address.
-
-    Args:
-        num_at_once: how many have theirs at the same time.
-    """
+    """Hands out turns in the order in which they were asked for, one at a time to an address."""
 
     def __init__(self, num_at_once: int) -> None:
         self._free = asyncio.Semaphore(num_at_once)
@@ -169,10 +165,6 @@ class RecordingCache:
     It is made by other processes, one thing at a time for each address, and lies in temporary
     files: when they become too many, the address that has most of them loses its oldest, also
     if that is just being sent. Belongs to one event loop.
-
-    Args:
-        workers: the processes.
-        max_kept_bytes: of all that is kept.
     """
 
     def __init__(self, workers: Workers, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
@@ -190,11 +182,7 @@ class RecordingCache:
     # What is asked for
 
     async def facts(self, find: Find, address: str) -> Facts:
-        """What a recording is.
-
-        Args:
-            find: where it is.
-            address: of whoever asks.
+        """What a recording is, for one who asks from `address`.
 
         Raises:
             RecordingError: there is none any more, or too many wait for theirs.

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from backend.admission import Admission
@@ -197,72 +198,64 @@ class _Room:
             raise OSError(errno.EDQUOT, "a fork is longer than the server has room for")
 
 
+@dataclass(slots=True)
 class _Job:
     """One fork; runs on a thread of its own."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        also: AlsoCheckpoint | None,
-        options: ForkOptions,
-        num_conversations: Callable[[], int],
-        workers: Workers,
-        tell: Callable[[Fields], None],
-        stop: Stop,
-    ) -> None:
-        self._stop = stop
-        self._workers = workers
-        self._checkpoint = checkpoint
-        self._also = also
-        self._options = options
-        self._num_conversations = num_conversations
-        self._tell = tell
-        self._told_at = 0.0
-        self._rested_at = 0.0
-        self._fork: Fork | None = None
-        self._num_chunks = 0
+    checkpoint: Checkpoint
+    also: AlsoCheckpoint | None
+    options: ForkOptions
+    num_conversations: Callable[[], int]
+    workers: Workers
+    tell: Callable[[Fields], None]
+    stop: Stop
+    told_at: float = 0.0
+    rested_at: float = 0.0
 
     def take(self, file: SessionFile) -> Fields:
         """The transcript of the other way."""
-        self._path = file.path
         stated = file.manifest.checkpoint
-        if self._also is not None:
-            self._checkpoint = self._also.get()
-        elif fingerprint(self._checkpoint) != stated.fingerprint:
+        if self.also is not None:
+            self.checkpoint = self.also.get()
+        elif fingerprint(self.checkpoint) != stated.fingerprint:
             raise RecordingError(
                 f"it was recorded with another checkpoint, {stated.name}: take it another way on "
                 "the command line, with `app.py replay --from-chunk`",
                 "other_checkpoint",
             )
-        self._options.require_chunk_of(file)
-        self._num_chunks = file.num_chunks
-        stream = own_stream(self._checkpoint.device)
+        self.options.require_chunk_of(file)
+        stream = own_stream(self.checkpoint.device)
         with needing_room(), stream, tempfile.TemporaryDirectory() as folder:
             path = self._record(file, Path(folder) / "fork.aisession")
             story = Path(folder) / "story"
             order = Order(
                 path=path, wanted=Artifact.TRANSCRIPT, output=story, max_bytes=MAX_PRODUCT_BYTES
             )
-            self._workers.carry_out(order, self._stop)
+            self.workers.carry_out(order, self.stop)
             fields: Fields = json.loads(story.read_bytes())
             return fields
 
     def _record(self, file: SessionFile, path: Path) -> Path:
         manifest = describe(
-            self._checkpoint,
-            self._options.settings(file.manifest),
-            min(file.manifest.checkpoint.max_positions, self._checkpoint.max_positions),
+            self.checkpoint,
+            self.options.settings(file.manifest),
+            min(file.manifest.checkpoint.max_positions, self.checkpoint.max_positions),
             title=file.manifest.title,
-            forked_at_chunk=self._options.from_chunk,
+            forked_at_chunk=self.options.from_chunk,
         )
         try:
             # A notice would come on another thread: `failure` holds it, too.
             recorder = Recorder(path, manifest, lambda _: None, take_room=_Room().take)
         except SessionFileError as error:
             raise no_room(error) from error
+
+        def before_step() -> None:
+            self.rest()
+            self.tell_progress(fork.num_chunks, file)
+
         try:
-            self._fork = Fork(self._checkpoint, file, self._options, recorder, self._before_step)
-            for _ in self._fork.run():
+            fork = Fork(self.checkpoint, file, self.options, recorder, before_step)
+            for _ in fork.run():
                 recorder.catch_up()
         finally:
             recorder.close()
@@ -270,18 +263,28 @@ class _Job:
             raise no_room(recorder.failure)
         return path
 
-    def _before_step(self) -> None:
-        now = time.monotonic()
-        if self._num_conversations():
+    def rest(self) -> None:
+        """Leave the machine to conversations that go on.
+
+        Raises:
+            WorkStoppedError: nobody has a use for it any more.
+        """
+        if self.num_conversations():
             # All since the last rest was work.
-            rest = min(REST * (now - self._rested_at), LONGEST_REST_SECONDS)
-            self._stop.wait(rest if self._rested_at else 0)
-        self._rested_at = time.monotonic()
-        if self._stop.is_set:
+            rest = min(REST * (time.monotonic() - self.rested_at), LONGEST_REST_SECONDS)
+            self.stop.wait(rest if self.rested_at else 0)
+        self.rested_at = time.monotonic()
+        if self.stop.is_set:
             raise WorkStoppedError
-        assert self._fork is not None, "a step of no fork"
-        if now - self._told_at > TOLD_EVERY_SECONDS:
-            self._told_at = now
-            if not self._path.exists():
+
+    def tell_progress(self, num_chunks: int, file: SessionFile) -> None:
+        """Say how far it is, now and then, if the recording is still there.
+
+        Raises:
+            SessionFileError: it is not.
+        """
+        if time.monotonic() - self.told_at > TOLD_EVERY_SECONDS:
+            self.told_at = time.monotonic()
+            if not file.path.exists():
                 raise SessionFileError(f"{NAME} was packed or deleted meanwhile")
-            self._tell({"chunk": self._fork.num_chunks, "num_chunks": self._num_chunks})
+            self.tell({"chunk": num_chunks, "num_chunks": file.num_chunks})

@@ -72,12 +72,7 @@ class _Going:
 
 
 class Recordings:
-    """Begins and ends recordings. Belongs to one event loop, and never holds it up.
-
-    Args:
-        store: where they go.
-        checkpoint: of all conversations.
-    """
+    """Begins and ends recordings. Belongs to one event loop, and never holds it up."""
 
     def __init__(self, store: RecordingStore, checkpoint: "Checkpoint") -> None:
         self.store = store

@@ -249,10 +249,6 @@ class _Repetition:
 class Verifier:
     """Runs the engine again on a session file.
 
-    Args:
-        checkpoint: the one that the file was recorded with.
-        file: what to verify.
-
     Raises:
         SessionFileError: it was recorded with another checkpoint.
     """
@@ -378,24 +374,22 @@ class Verifier:
             )
             for token, row in zip((recorded, drawn), rows, strict=True)
         )
-        difference = Difference(
-            kind=DifferenceKind.TIE if is_tie else DifferenceKind.TOKEN,
-            chunk=self._chunk,
-            token_of_reply=None if pair is not None else self._token_of_reply,
-            message=(
-                f"recorded {ours.text!r} ({recorded}, logit {ours.logit:.4f}, "
-                f"p {ours.probability:.4f}), drawn {theirs.text!r} ({drawn}, logit "
-                f"{theirs.logit:.4f}, p {theirs.probability:.4f}); margin {margin:.2g} logits"
-                + (", a tie within rounding" if is_tie else "")
-            ),
-            recorded=ours,
-            drawn=theirs,
-            margin=margin,
+        self._note(
+            Difference(
+                kind=DifferenceKind.TIE if is_tie else DifferenceKind.TOKEN,
+                chunk=self._chunk,
+                token_of_reply=None if pair is not None else self._token_of_reply,
+                message=(
+                    f"recorded {ours.text!r} ({recorded}, logit {ours.logit:.4f}, "
+                    f"p {ours.probability:.4f}), drawn {theirs.text!r} ({drawn}, logit "
+                    f"{theirs.logit:.4f}, p {theirs.probability:.4f}); margin {margin:.2g} logits"
+                    + (", a tie within rounding" if is_tie else "")
+                ),
+                recorded=ours,
+                drawn=theirs,
+                margin=margin,
+            )
         )
-        if is_tie:
-            self.outcome.ties.append(difference)
-        else:
-            self.outcome.difference = difference
 
     def _compare_words(self, record: DecisionRecord, traced: TracedDecision) -> None:
         """Name a difference in what was heard; what was recorded counts as heard."""
@@ -409,21 +403,19 @@ class Verifier:
             is_tie = margin <= self._tie_logits
             recorded_text = "".join(piece.text for piece in record.words)
             heard_text = "".join(piece.text for piece in heard)
-            difference = Difference(
-                DifferenceKind.TIE if is_tie else DifferenceKind.WORDS,
-                self._chunk,
-                token_of_reply=None,
-                message=f"recorded the words {recorded_text!r} at "
-                f"{[piece.start for piece in record.words]}, heard {heard_text!r} at "
-                f"{[piece.start_seconds for piece in heard]}; margin {margin:.2g} logits"
-                + (", a tie within rounding" if is_tie else ""),
-                margin=margin if math.isfinite(margin) else None,
+            self._note(
+                Difference(
+                    DifferenceKind.TIE if is_tie else DifferenceKind.WORDS,
+                    self._chunk,
+                    token_of_reply=None,
+                    message=f"recorded the words {recorded_text!r} at "
+                    f"{[piece.start for piece in record.words]}, heard {heard_text!r} at "
+                    f"{[piece.start_seconds for piece in heard]}; margin {margin:.2g} logits"
+                    + (", a tie within rounding" if is_tie else ""),
+                    margin=margin if math.isfinite(margin) else None,
+                )
             )
-            if not is_tie:
-                self.outcome.difference = difference
-                return
-            self.outcome.ties.append(difference)
-            if path is not None:
+            if is_tie and path is not None:
                 words.newest = min(path[-1])
         self._newest_piece = words.newest
 
@@ -442,8 +434,13 @@ class Verifier:
         )
 
     def _differ(self, kind: DifferenceKind, message: str) -> None:
-        in_reply = self._token_of_reply or None
-        self.outcome.difference = Difference(kind, self._chunk, in_reply, message)
+        self._note(Difference(kind, self._chunk, self._token_of_reply or None, message))
+
+    def _note(self, difference: Difference) -> None:
+        if difference.kind is DifferenceKind.TIE:
+            self.outcome.ties.append(difference)
+        else:
+            self.outcome.difference = difference
 
     @property
     def _chunk(self) -> int:

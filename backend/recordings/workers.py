@@ -72,11 +72,7 @@ class Stop:
 
 
 class Workers:
-    """Starts processes as they are needed, and uses them again. Safe to be used by threads.
-
-    Args:
-        max_seconds: for one order.
-    """
+    """Starts processes as they are needed, and uses them again. Safe to be used by threads."""
 
     def __init__(self, max_seconds: float = MAX_WORK_SECONDS) -> None:
         self._max_seconds = max_seconds
