@@ -23,8 +23,10 @@ from backend.recordings.records import TypedRecord
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.recordings.transcript import (
     ENDINGS,
+    Entry,
     HeardSpeech,
     RecordedReply,
+    begins_at,
     chunk_end,
     read_transcript,
     summary_fields,
@@ -222,29 +224,33 @@ def heard_fields(speech: HeardSpeech) -> dict[str, object]:
     }
 
 
-def _entry_line(entry: RecordedReply | TypedRecord | HeardSpeech) -> str:
-    if isinstance(entry, HeardSpeech):
-        return heard_line(entry)
-    if isinstance(entry, TypedRecord):
-        return f"{chunk_end(entry.chunk):7.1f} s  {'typed':<9}{printable(entry.text)}"
-    emotion, note = entry.emotion or "-", note_on(entry.told_status)
-    return f"{entry.seconds:7.1f} s  {emotion:<9}{printable(entry.heard_text)}{note}"
+def _entry_line(entry: Entry) -> str:
+    match entry:
+        case HeardSpeech():
+            return heard_line(entry)
+        case TypedRecord():
+            return f"{begins_at(entry):7.1f} s  {'typed':<9}{printable(entry.text)}"
+        case RecordedReply():
+            text = printable(entry.heard_text) + note_on(entry.told_status)
+            return f"{entry.seconds:7.1f} s  {entry.emotion or '-':<9}{text}"
 
 
-def _entry_fields(entry: RecordedReply | TypedRecord | HeardSpeech) -> dict[str, object]:
-    if isinstance(entry, HeardSpeech):
-        return heard_fields(entry)
-    if isinstance(entry, TypedRecord):
-        fields = {"chunk": entry.chunk, "seconds": chunk_end(entry.chunk), "text": entry.text}
-        return {"event": "typed", **fields}
-    return {
-        "event": "reply",
-        "turn": entry.turn,
-        **said_fields(entry),
-        "status": entry.told_status,
-        "heard_text": entry.heard_text,
-        "cut_after_ms": entry.cut_after_ms,
-    }
+def _entry_fields(entry: Entry) -> dict[str, object]:
+    match entry:
+        case HeardSpeech():
+            return heard_fields(entry)
+        case TypedRecord():
+            fields = {"chunk": entry.chunk, "seconds": begins_at(entry), "text": entry.text}
+            return {"event": "typed", **fields}
+        case RecordedReply():
+            return {
+                "event": "reply",
+                "turn": entry.turn,
+                **said_fields(entry),
+                "status": entry.told_status,
+                "heard_text": entry.heard_text,
+                "cut_after_ms": entry.cut_after_ms,
+            }
 
 
 def said_fields(reply: RecordedReply) -> dict[str, object]:

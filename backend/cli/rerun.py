@@ -15,8 +15,15 @@ from backend.events import TurnDone
 from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.model.layout import EMBEDDED
 from backend.recordings.reader import SessionFile
-from backend.recordings.recorder import Recorder, describe
-from backend.recordings.replay import Difference, Fork, ForkOptions, Verification, Verifier
+from backend.recordings.recorder import Recorder
+from backend.recordings.replay import (
+    Difference,
+    Fork,
+    ForkOptions,
+    Verification,
+    Verifier,
+    describe_fork,
+)
 from backend.recordings.transcript import RecordedReply, chunk_end, read_transcript
 
 
@@ -109,20 +116,13 @@ def fork(
     options.require_chunk_of(file)
     recorder: Recorder | None = None
     if record is not None:
-        manifest = describe(
-            checkpoint,
-            options.settings(file.manifest),
-            file.manifest.checkpoint.max_positions,
-            title=file.manifest.title,
-            forked_at_chunk=options.from_chunk,
-        )
-        recorder = Recorder(record, manifest, _complain)
+        recorder = Recorder(record, describe_fork(checkpoint, file, options), _complain)
     forked: list[RecordedReply] = []
     try:
         for event in Fork(checkpoint, file, options, recorder).run():
             if isinstance(event, TurnDone):
                 forked.append(RecordedReply.of(event))
-            if recorder is not None and recorder.is_behind:
+            if recorder is not None:
                 recorder.catch_up()
     finally:
         if recorder is not None:

@@ -27,8 +27,8 @@ from backend.model.device import own_stream
 from backend.model.fingerprint import fingerprint
 from backend.recordings.cache import MAX_PRODUCT_BYTES, Find, read
 from backend.recordings.reader import Checked, SessionFile
-from backend.recordings.recorder import Recorder, describe
-from backend.recordings.replay import Fork, ForkOptions
+from backend.recordings.recorder import Recorder
+from backend.recordings.replay import Fork, ForkOptions, describe_fork
 from backend.recordings.store import needing_room, no_room
 from backend.recordings.transcript import Fields
 from backend.recordings.work import NAME, Artifact, Order
@@ -236,13 +236,7 @@ class _Job:
             return fields
 
     def _record(self, file: SessionFile, path: Path) -> Path:
-        manifest = describe(
-            self.checkpoint,
-            self.options.settings(file.manifest),
-            min(file.manifest.checkpoint.max_positions, self.checkpoint.max_positions),
-            title=file.manifest.title,
-            forked_at_chunk=self.options.from_chunk,
-        )
+        manifest = describe_fork(self.checkpoint, file, self.options)
         try:
             # A notice would come on another thread: `failure` holds it, too.
             recorder = Recorder(path, manifest, lambda _: None, take_room=_Room().take)

@@ -27,6 +27,7 @@ from backend.model.checkpoint import Checkpoint
 from backend.model.fingerprint import fingerprint
 from backend.model.word_head import BLANK, FEATURE_SECONDS
 from backend.recordings.reader import SessionFile
+from backend.recordings.recorder import describe
 from backend.recordings.records import (
     DecisionRecord,
     HeardRecord,
@@ -583,6 +584,22 @@ class ForkOptions:
         )
 
 
+def describe_fork(checkpoint: Checkpoint, file: SessionFile, options: ForkOptions) -> Manifest:
+    """What a recording of another way says of itself.
+
+    Raises:
+        CheckpointError: the checkpoint has no files to tell it by.
+        SettingsError: a value is out of range.
+    """
+    return describe(
+        checkpoint,
+        options.settings(file.manifest),
+        min(file.manifest.checkpoint.max_positions, checkpoint.max_positions),
+        title=file.manifest.title,
+        forked_at_chunk=options.from_chunk,
+    )
+
+
 @dataclass(slots=True)
 class _ChunkPlan:
     """What was recorded about one chunk: what changed before it, and what followed."""
@@ -636,11 +653,6 @@ class Fork:
     def num_chunks(self) -> int:
         """Chunks that it is through with."""
         return self._engine.session.num_chunks_heard
-
-    @property
-    def max_positions(self) -> int:
-        """At which the context rolls."""
-        return self._engine.core.max_positions
 
     def run(self) -> Iterator[Event]:
         """What happens from the chunk on.

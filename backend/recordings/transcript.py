@@ -202,6 +202,14 @@ class Speeches:
         return bool(pieces) and seconds - pieces[-1].end_seconds > LONGEST_PAUSE_SECONDS
 
 
+Entry = RecordedReply | TypedRecord | HeardSpeech
+
+
+def begins_at(entry: Entry) -> float:
+    """Where something is said, in seconds of the microphone's audio."""
+    return chunk_end(entry.chunk) if isinstance(entry, TypedRecord) else entry.seconds
+
+
 @dataclass(frozen=True, slots=True)
 class SettingsChange:
     """Other settings, and the first chunk that was decided on by them."""
@@ -225,9 +233,10 @@ class Transcript:
     annotations: Annotations = ()
     """What people say of it."""
 
-    def entries(self) -> list[RecordedReply | TypedRecord | HeardSpeech]:
+    def entries(self) -> list[Entry]:
         """Replies, what was typed and what was heard, in order."""
-        return sorted([*self.heard, *self.typed, *self.replies], key=lambda entry: entry.chunk)
+        # What was said above the reply to it, where both are told at once.
+        return sorted([*self.heard, *self.typed, *self.replies], key=begins_at)
 
     @property
     def num_online_replies(self) -> int:
@@ -367,11 +376,6 @@ def transcript_fields(file: SessionFile, transcript: Transcript) -> Fields:
         SessionFileError: it was changed since it was opened.
     """
     manifest = file.manifest
-    said: list[tuple[float, Fields]] = [
-        (reply.seconds, _reply_fields(reply)) for reply in transcript.replies
-    ]
-    said += [(chunk_end(typed.chunk), _typed_fields(typed)) for typed in transcript.typed]
-    said += [(heard.seconds, _heard_fields(heard)) for heard in transcript.heard]
     return {
         "seconds": round(file.seconds, 3),
         "chunk_seconds": CHUNK_SECONDS,
@@ -379,7 +383,7 @@ def transcript_fields(file: SessionFile, transcript: Transcript) -> Fields:
         "peaks": list(_peaks(file)),
         "settings": _settings_fields(manifest),
         "decisions": [_decision_fields(decision) for decision in transcript.decisions],
-        "said": [fields for _, fields in sorted(said, key=lambda entry: entry[0])],
+        "said": [_entry_fields(entry) for entry in transcript.entries()],
         "barge_ins": [
             reply.barge_in.model_dump(include={"turn", "onset_seconds", "silence_ms"})
             for reply in transcript.replies
@@ -429,45 +433,36 @@ _NO_REPLY: Fields = {
 """What is said to the model has the fields of a reply, and nothing in those that are its own."""
 
 
+def _entry_fields(entry: Entry) -> Fields:
+    start = begins_at(entry)
+    told: Fields = {"chunk": entry.chunk, "seconds": start}
+    match entry:
+        case TypedRecord():
+            pieces = [[0, entry.text]]
+            return told | {"kind": "typed", "end": start + 1, "pieces": pieces} | _NO_REPLY
+        case HeardSpeech():
+            pieces = [[round(p.end_seconds - start, 2), p.text] for p in entry.pieces]
+            return told | {"kind": "heard", "end": entry.end_seconds, "pieces": pieces} | _NO_REPLY
+        case RecordedReply():
+            return told | _reply_fields(entry)
+
+
 def _reply_fields(reply: RecordedReply) -> Fields:
+    latency, playback = reply.latency, reply.playback
     return {
         "kind": "reply",
-        "turn": reply.turn,
-        "chunk": reply.chunk,
-        "seconds": reply.seconds,
         "end": round(reply.ends_at_seconds, 2),
+        "pieces": [[round(piece.seconds, 2), piece.text] for piece in reply.pieces],
+        "turn": reply.turn,
         "emotion": reply.emotion,
         "status": reply.told_status,
         "is_requested": reply.is_requested,
-        "pieces": [[round(piece.seconds, 2), piece.text] for piece in reply.pieces],
         "note": reply.note,
-        "latency": reply.latency and reply.latency.model_dump(exclude={"type", "at", "turn"}),
+        "latency": latency and latency.model_dump(exclude={"type", "at", "turn"}),
         "cut_at_ms": reply.cut_after_ms,
         "heard_text": None if reply.cut_after_ms is None else reply.heard_text,
-        "spoken": reply.playback
-        and reply.playback.model_dump(include={"starts_at_seconds", "voice", "is_online"}),
-    }
-
-
-def _typed_fields(typed: TypedRecord) -> Fields:
-    seconds = chunk_end(typed.chunk)
-    return _NO_REPLY | {
-        "kind": "typed",
-        "chunk": typed.chunk,
-        "seconds": seconds,
-        "end": seconds + 1,
-        "pieces": [[0, typed.text]],
-    }
-
-
-def _heard_fields(heard: HeardSpeech) -> Fields:
-    start = heard.seconds
-    return _NO_REPLY | {
-        "kind": "heard",
-        "chunk": heard.chunk,
-        "seconds": start,
-        "end": heard.end_seconds,
-        "pieces": [[round(piece.end_seconds - start, 2), piece.text] for piece in heard.pieces],
+        "spoken": playback
+        and playback.model_dump(include={"starts_at_seconds", "voice", "is_online"}),
     }
 
 

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from backend.events import TurnStatus
 from backend.protocol import Emotion
 from backend.recordings.reader import SessionFile
-from backend.recordings.records import Annotation
-from backend.recordings.transcript import RecordedReply, Transcript, chunk_end
+from backend.recordings.records import Annotation, TypedRecord
+from backend.recordings.transcript import (
+    Entry,
+    HeardSpeech,
+    RecordedReply,
+    Transcript,
+    begins_at,
+)
 
 HEARD_NOTE = "What was heard is the model's own hearing, and may be wrong."
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~])")
@@ -33,17 +39,8 @@ def markdown(file: SessionFile, transcript: Transcript) -> str:
         f"- told first: {_escaped(_line(manifest.system_prompt)) or 'nothing'}",
         "",
     ]
-    # Above the reply to it, where both are told at once.
-    said = [(heard.seconds, f"*heard:* {_escaped(heard.text)}") for heard in transcript.heard]
-    said += [(reply.seconds, _reply(reply)) for reply in transcript.replies]
-    said += [
-        (chunk_end(typed.chunk), f"*typed:* {_escaped(_line(typed.text))}")
-        for typed in transcript.typed
-    ]
-    lines += [
-        f"**{_clock(seconds)}** {text}  "
-        for seconds, text in sorted(said, key=lambda entry: entry[0])
-    ]
+    said = transcript.entries()
+    lines += [f"**{_clock(begins_at(entry))}** {_entry(entry)}  " for entry in said]
     if transcript.heard:
         lines += ["", HEARD_NOTE]
     if not said:
@@ -72,10 +69,16 @@ def _span_of(annotation: Annotation, transcript: Transcript) -> tuple[float, flo
     return transcript.replies[annotation.turn].seconds, None
 
 
-def _reply(reply: RecordedReply) -> str:
-    emotion = f"*{reply.emotion}:* " if reply.emotion else ""
-    after = f" … *{reply.note}*" if reply.note else ""
-    return f"{emotion}{_escaped(_line(reply.heard_text))}{after}"
+def _entry(entry: Entry) -> str:
+    match entry:
+        case HeardSpeech():
+            return f"*heard:* {_escaped(entry.text)}"
+        case TypedRecord():
+            return f"*typed:* {_escaped(_line(entry.text))}"
+        case RecordedReply():
+            emotion = f"*{entry.emotion}:* " if entry.emotion else ""
+            after = f" … *{entry.note}*" if entry.note else ""
+            return f"{emotion}{_escaped(_line(entry.heard_text))}{after}"
 
 
 def _clock(seconds: float) -> str:
