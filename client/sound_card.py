@@ -70,17 +70,17 @@ class SoundCard:
     def __init__(self) -> None:
         self._pyaudio = _import_pyaudio()
         _silence_alsa()
-        with _alone():
+        with alone():
             self._portaudio: pyaudio.PyAudio = self._pyaudio.PyAudio()
 
     def close(self) -> None:
         """Let the sound card go; the streams must have been closed."""
-        with _alone():
+        with alone():
             self._portaudio.terminate()
 
     def devices(self) -> list[Device]:
         """Everything that can be heard or can play, in PortAudio's order."""
-        with _alone():
+        with alone():
             return self._devices()
 
     def _devices(self) -> list[Device]:
@@ -163,7 +163,7 @@ class SoundCard:
     def _opens(self, stream: "_Stream", device: Device, **arguments: Any) -> bool:
         """Whether it could be opened; some formats are refused that were said to be good."""
         try:
-            with _alone():
+            with alone():
                 stream.stream = self._portaudio.open(
                     rate=stream.format.rate_hz,
                     channels=stream.format.num_channels,
@@ -191,7 +191,7 @@ class SoundCard:
             f"{side}_format": self._pyaudio.paInt16,
         }
         try:
-            with _alone():
+            with alone():
                 return bool(self._portaudio.is_format_supported(chosen.rate_hz, **arguments))
         except ValueError:
             return False  # PyAudio's way to say no
@@ -218,7 +218,7 @@ class _Stream:
     def close(self) -> None:
         """Let the device go."""
         if self.stream is not None:
-            with suppress(OSError), _alone():  # a device that was unplugged is gone already
+            with suppress(OSError), alone():  # a device that was unplugged is gone already
                 self.stream.close()
 
 
@@ -346,7 +346,7 @@ def _silence_alsa() -> object:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Call PortAudio, which is for one thread at a time, and keep it from the terminal.
 
     JACK and ALSA write there, past Python, what also comes back as a code.

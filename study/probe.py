@@ -69,9 +69,9 @@ class HeardClip:
     """To speak, at the end of each chunk."""
 
     @property
-    def condition(self) -> tuple[str, str]:
-        """Axis and value."""
-        return self.axis, self.value
+    def key(self) -> tuple[str, ...]:
+        """What tells it from the others."""
+        return self.made_with, self.clip, self.sound, self.axis, self.value
 
     def speaks_at(self, threshold: float) -> float | None:
         """Seconds at which it would first speak once there is something to answer; None: never."""
@@ -207,12 +207,11 @@ class HeardStore:
         except FileExistsError as error:
             raise SettingsError(f"{folder} is a file: --out is a folder") from error
         self._path = folder / HEARD
-        self._heard = {_key(heard): heard for heard in self._read()}
+        self._heard = {heard.key: heard for heard in self._read()}
 
-    def get(self, made_with: str, job: "_ProbeJob") -> HeardClip | None:
-        """What is known already."""
-        condition = job.condition
-        return self._heard.get((made_with, job.name, job.sound, condition.axis, condition.value))
+    def get(self, key: tuple[str, ...]) -> HeardClip | None:
+        """What is known already, by `HeardClip.key`."""
+        return self._heard.get(key)
 
     def add(self, heard: HeardClip) -> None:
         """Write it down at once.
@@ -220,7 +219,7 @@ class HeardStore:
         Raises:
             SettingsError: the disk does not take it; what was written before stays.
         """
-        self._heard[_key(heard)] = heard
+        self._heard[heard.key] = heard
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(heard), ensure_ascii=False) + "\n")
@@ -237,10 +236,6 @@ class HeardStore:
                 yield HeardClip(**{**row, "probabilities": tuple(map(float, row["probabilities"]))})
             except (ValueError, TypeError, KeyError) as error:
                 raise ManifestError(f"{self._path}, line {number} is no line of a probe") from error
-
-
-def _key(heard: HeardClip) -> tuple[str, ...]:
-    return heard.made_with, heard.clip, heard.sound, heard.axis, heard.value
 
 
 class Probing:
@@ -282,7 +277,7 @@ class Probing:
             for condition in wanted
             for clip in ([None] if condition.axis is Axis.NOTHING else clips)
         ]
-        waiting = [job for job in jobs if store.get(self.made_with, job) is None]
+        waiting = [job for job in jobs if store.get(job.key(self.made_with)) is None]
         with tqdm(
             total=len(jobs),
             initial=len(jobs) - len(waiting),
@@ -294,7 +289,7 @@ class Probing:
             for heard in self._hear_all(waiting):
                 store.add(heard)
                 progress.update()
-        return [known for job in jobs if (known := store.get(self.made_with, job)) is not None]
+        return [known for job in jobs if (known := store.get(job.key(self.made_with))) is not None]
 
     def _hear_all(self, waiting: Iterable["_ProbeJob"]) -> Iterator[HeardClip]:
         coming = iter(waiting)
@@ -341,6 +336,10 @@ class _ProbeJob:
         """The clip's checksum."""
         return "" if self.clip is None else f"{zlib.crc32(self.clip[1].tobytes()):08x}"
 
+    def key(self, made_with: str) -> tuple[str, ...]:
+        """Of what comes of it."""
+        return made_with, self.name, self.sound, self.condition.axis, self.condition.value
+
     def exposure(self) -> Exposure:
         """What is to be heard."""
         if self.clip is None:
@@ -380,7 +379,7 @@ def judged(
         _row(
             source,
             condition,
-            [h for h in heard if h.condition == (condition.axis, condition.value)],
+            [h for h in heard if (h.axis, h.value) == (condition.axis, condition.value)],
             threshold,
         )
         for condition in wanted

@@ -610,7 +610,9 @@ def check_sound_card() -> Iterator[Finding]:
         text = f"PyAudio cannot be used: {error}"
         yield Finding("sound card", Verdict.WARNING, text, install_pyaudio(System.this()))
         return
-    with _quiet():
+    from client.sound_card import alone
+
+    with alone():
         portaudio = pyaudio.PyAudio()
         devices = [
             portaudio.get_device_info_by_index(number)
@@ -624,20 +626,6 @@ def check_sound_card() -> Iterator[Finding]:
         else:
             text = f"PortAudio sees no {name}; the browser may still have one"
             yield Finding("sound card", Verdict.WARNING, text, _sound_server_fix())
-
-
-class _quiet:  # noqa: N801 (used as a word in a `with`)
-    """Keeps what ALSA's library itself writes off the terminal."""
-
-    def __enter__(self) -> None:
-        self._saved = os.dup(2)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
-
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self._saved, 2)
-        os.close(self._saved)
 
 
 def check_microphone() -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from backend.events import TurnStatus
 from backend.recordings import ExportFormat, StudyFormat
 from backend.recordings.cache import read
 from backend.recordings.export import export as export_session
-from backend.recordings.reader import SessionFile
+from backend.recordings.reader import SessionFile, size_of
 from backend.recordings.records import TypedRecord
 from backend.recordings.store import RecordingStore, StoreOptions
 from backend.recordings.transcript import (
@@ -134,7 +134,7 @@ def _summary_or_error(store: RecordingStore, recording_id: str) -> dict[str, Any
     try:
         return read(partial(store.find, recording_id), summary_fields)
     except SessionFileError as error:
-        return {"bytes": store.num_bytes_of(recording_id), "error": str(error)}
+        return {"bytes": size_of(store.find(recording_id)), "error": str(error)}
 
 
 def delete_recordings(store: RecordingStore, ids: Sequence[str], output: TextIO) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -115,16 +115,15 @@ def describe(
         application=APPLICATION,
         started_at=datetime.now(UTC),
         title=title[:512],
-        checkpoint=CheckpointStated(
-            name=checkpoint.name,
-            fingerprint=fingerprint(checkpoint),
-            device=cast(Literal["cpu", "cuda", "mps", "xpu"], checkpoint.device.type),
-            dtype=cast(
-                Literal["float32", "bfloat16", "float16"],
-                str(checkpoint.dtype).removeprefix("torch."),
-            ),
-            bits=checkpoint.bits.value,
-            max_positions=max_positions,
+        checkpoint=CheckpointStated.model_validate(
+            {
+                "name": checkpoint.name,
+                "fingerprint": fingerprint(checkpoint),
+                "device": checkpoint.device.type,
+                "dtype": str(checkpoint.dtype).removeprefix("torch."),
+                "bits": checkpoint.bits.value,
+                "max_positions": max_positions,
+            }
         ),
         system_prompt=checkpoint.system_prompt if prompt is None else prompt,
         seed=settings.seed,

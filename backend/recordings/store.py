@@ -136,14 +136,6 @@ class RecordingStore:
                     return path
         raise no_such_recording()
 
-    def num_bytes_of(self, recording_id: str) -> int:
-        """What a recording takes up.
-
-        Raises:
-            RecordingError: there is none with this id.
-        """
-        return size_of(self.find(recording_id))
-
     def delete(self, recording_id: str) -> None:
         """Remove a recording, and end its shares.
 
