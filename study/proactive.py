@@ -84,28 +84,17 @@ class Prediction:
         return line if self.heard is None else {**line, "heard": self.heard}
 
 
+@dataclass(frozen=True, slots=True)
 class ProactiveEvaluation:
-    """Lets the model hear clips, each in a session of its own, and writes what it did.
+    """Lets the model hear clips, each in a session of its own, and writes what it did."""
 
-    Args:
-        engine: as many clips are heard side by side as it has slots.
-        settings: of every session.
-        made_with: tells runs apart that may not be mixed: checkpoint, device and settings.
-        tells_words: whether each line has the words that were heard, too.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        settings: SessionSettings,
-        made_with: str,
-        *,
-        tells_words: bool = False,
-    ) -> None:
-        self._engine = engine
-        self._settings = settings
-        self._made_with = made_with
-        self._tells_words = tells_words
+    engine: Engine
+    """As many clips are heard side by side as it has slots."""
+    settings: SessionSettings
+    made_with: str
+    """Tells runs apart that may not be mixed: checkpoint, device and settings."""
+    tells_words: bool = False
+    """Whether each line has the words that were heard, too."""
 
     async def run(self, clips: Sequence[ManifestClip], folder: Path, output: Path) -> bool:
         """Hear every clip that `output` has no line for; returns whether all could be heard.
@@ -113,7 +102,7 @@ class ProactiveEvaluation:
         Raises:
             ManifestError: the lines in `output` were made with something else, or are none.
         """
-        done = read_predictions(output, self._made_with)
+        done = read_predictions(output, self.made_with)
         waiting = [clip for clip in clips if clip.id not in done]
         if len(waiting) < len(clips):
             print(f"{len(clips) - len(waiting)} of {len(clips)} are done", file=sys.stderr)
@@ -124,7 +113,7 @@ class ProactiveEvaluation:
             tqdm(total=len(waiting), unit="clip", leave=False, disable=None) as progress,
         ):
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._engine.config.num_slots, len(waiting))):
+                for _ in range(min(self.engine.config.num_slots, len(waiting))):
                     group.create_task(self._work(queue, folder, file, progress, problems))
         for problem in problems:
             print(problem, file=sys.stderr)
@@ -144,14 +133,14 @@ class ProactiveEvaluation:
             except AudioInputError as error:
                 problems.append(str(error))
             else:
-                line = json.dumps(prediction.line(self._made_with), ensure_ascii=False)
+                line = json.dumps(prediction.line(self.made_with), ensure_ascii=False)
                 print(line, file=file, flush=True)
             progress.update()
 
     async def _hear(self, clip: ManifestClip, path: Path) -> Prediction:
         # Decoding would hold up the other clips.
         chunks = await asyncio.to_thread(lambda: list(chunks_of(path)))
-        session = await self._engine.open_session(self._settings)
+        session = await self.engine.open_session(self.settings)
         replies: list[str] = []
         heard: list[str] = []
         failure: str | None = None
@@ -168,7 +157,7 @@ class ProactiveEvaluation:
             await session.close()
         if failure is not None:
             raise AudioInputError(f"{clip.id}: {failure}")
-        words = text_of(heard) if self._tells_words else None
+        words = text_of(heard) if self.tells_words else None
         return Prediction(clip, " ".join(replies) if replies else None, words)
 
 

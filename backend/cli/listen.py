@@ -8,7 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -41,14 +41,16 @@ def listen(parsed: argparse.Namespace) -> int:
     is_one = len(parsed.files) == 1 and not parsed.files[0].lower().endswith(".json")
     if parsed.record is not None and not (is_one or parsed.continuous):
         raise SettingsError("--record takes one conversation: give one file, or --continuous")
-    options = ListenOptions(settings, parsed.realtime, parsed.continuous, parsed.record)
     if parsed.words:
         require_words(checkpoint)
     kind = JsonReport if parsed.json else TerminalReport
     report = kind(sys.stdout, tells_words=parsed.words)
     with Engine(checkpoint, EngineConfig(num_slots=1)) as engine:
+        listener = FileListener(
+            engine, settings, report, parsed.record, parsed.realtime, parsed.continuous
+        )
         try:
-            is_all_well = asyncio.run(FileListener(engine, options, report).listen(parsed.files))
+            is_all_well = asyncio.run(listener.listen(parsed.files))
         except* BrokenPipeError:
             leave_quietly()
             is_all_well = True
@@ -216,35 +218,29 @@ class TerminalReport(Report):
         print(line, file=self._output, flush=True)
 
 
-@dataclass(frozen=True, slots=True)
-class ListenOptions:
-    """How to listen to files."""
-
-    settings: SessionSettings
-    is_realtime: bool = False
-    """Take as long as the audio does."""
-    is_continuous: bool = False
-    """One session over all files, instead of one each."""
-    record: Path | None = None
-    """Where to record the conversation: there must be only one."""
-
-
+@dataclass(slots=True)
 class FileListener:
     """Feeds files to sessions and reports what happens."""
 
-    def __init__(self, engine: Engine, options: ListenOptions, report: Report) -> None:
-        self._engine = engine
-        self._options = options
-        self._report = report
-        self._is_all_well = True
+    engine: Engine
+    settings: SessionSettings
+    report: Report
+    record: Path | None
+    """Where to record the conversation: there must be only one."""
+    is_realtime: bool
+    """Whether to take as long as the audio does."""
+    is_continuous: bool
+    """Whether all files are one session, instead of one each."""
+    is_all_well: bool = True
+    """Whether all files could be used so far."""
 
     async def listen(self, names: list[str]) -> bool:
         """Listen to files and lists of files; returns whether all of them could be used."""
         files = self._input_files(names)
         for file in files:
             # A conversation that fails leaves the files that it did not come to for a new one.
-            await self._converse(chain([file], files if self._options.is_continuous else ()))
-        return self._is_all_well
+            await self._converse(chain([file], files if self.is_continuous else ()))
+        return self.is_all_well
 
     def _input_files(self, names: list[str]) -> Iterator[InputFile]:
         for name in names:
@@ -258,44 +254,32 @@ class FileListener:
 
     async def _converse(self, files: Iterator[InputFile]) -> None:
         """One session over `files`."""
-        recorder = self._recorder()
-        try:
-            await self._converse_recorded(files, recorder)
-        finally:
-            if recorder is not None:
-                await asyncio.to_thread(recorder.close)
-
-    def _recorder(self) -> Recorder | None:
-        if self._options.record is None:
-            return None
-        engine, settings = self._engine, self._options.settings
-        manifest = describe(engine.checkpoint, settings, engine.max_positions)
-        return Recorder(self._options.record, manifest, self._report.problem)
-
-    async def _converse_recorded(
-        self, files: Iterator[InputFile], recorder: Recorder | None
-    ) -> None:
-        session = await self._engine.open_session(self._options.settings, recorder)
+        engine = self.engine
+        position: Position | None = None
         # Where the chunks end that were fed and not yet decided on.
         positions: deque[Position] = deque()
-        chunks = self._chunks(files, positions, recorder)
-        position: Position | None = None
-        try:
-            async with aclosing(follow(session, chunks)) as events:
-                async for event in events:
+        async with AsyncExitStack() as stack:
+            recorder: Recorder | None = None
+            if self.record is not None:
+                manifest = describe(engine.checkpoint, self.settings, engine.max_positions)
+                recorder = Recorder(self.record, manifest, self.report.problem)
+                stack.push_async_callback(asyncio.to_thread, recorder.close)
+            session = await engine.open_session(self.settings, recorder)
+            stack.push_async_callback(session.close)
+            chunks = self._chunks(files, positions, recorder)
+            events = await stack.enter_async_context(aclosing(follow(session, chunks)))
+            async for event in events:
+                if isinstance(event, Decision):
+                    position = positions.popleft()
+                if isinstance(event, SessionFailed):
+                    at = positions[0] if positions else position
+                    self._complain(f"{at.file}: {event.message}" if at else event.message)
+                elif position is not None:
+                    self.report.event(event, position)
                     if isinstance(event, Decision):
-                        position = positions.popleft()
-                    if isinstance(event, SessionFailed):
-                        at = positions[0] if positions else position
-                        self._complain(f"{at.file}: {event.message}" if at else event.message)
-                    elif position is not None:
-                        self._report.event(event, position)
-                        if isinstance(event, Decision):
-                            self._report.hear(event, position)
-        finally:
-            await session.close()
+                        self.report.hear(event, position)
         if position is not None:
-            self._report.end(position.file)
+            self.report.end(position.file)
 
     async def _chunks(
         self, files: Iterator[InputFile], positions: deque[Position], recorder: Recorder | None
@@ -305,7 +289,7 @@ class FileListener:
         for file in files:
             try:
                 for number, chunk in enumerate(chunks_of(file.path), start=1):
-                    if self._options.is_realtime:
+                    if self.is_realtime:
                         due += CHUNK_SECONDS
                         await asyncio.sleep(due - clock())
                     positions.append(Position(file.name, round(number * CHUNK_SECONDS, 3)))
@@ -316,8 +300,8 @@ class FileListener:
                 self._complain(error)
 
     def _complain(self, message: AudioInputError | str) -> None:
-        self._is_all_well = False
-        self._report.problem(str(message))
+        self.is_all_well = False
+        self.report.problem(str(message))
 
 
 def read_list(path: Path) -> list[InputFile]:
