@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 import app
-from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, SamplingConfig
+from backend.cli.listen import JsonReport, Position
+from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, SAMPLE_RATE_HZ, SamplingConfig
 from backend.conversation.commands import AddInput, EndUtterance, GivenText, HearAudio
 from backend.conversation.events import (
     ChunkDecision,
@@ -200,6 +202,19 @@ def test_the_command_line_tells_words_and_a_recording_keeps_them(
         assert f"*heard:* {told[0]}" in markdown(file, transcript)
     heard = [said for said in story["said"] if said["kind"] == "heard"]
     assert [text_of(text for _, text in said["pieces"]) for said in heard] == told
+
+
+def test_words_at_the_end_of_a_file_are_told_of_it_where_another_follows() -> None:
+    output = StringIO()
+    report = JsonReport(output, tells_words=True)
+    for chunk, (file, word) in enumerate([("a.wav", " yes"), ("b.wav", " no")]):
+        words = (HeardPiece(word, chunk * CHUNK_SECONDS + 0.1, chunk * CHUNK_SECONDS + 0.3),)
+        decision = Decision(chunk, False, 0.1, 0.5, 1.0, 1, 9, words)
+        report.hear(decision, Position(file, CHUNK_SECONDS))
+        report.file_heard(file)
+    told = [json.loads(line) for line in output.getvalue().splitlines()]
+    places = [(line["file"], line["text"], line["seconds"]) for line in told]
+    assert places == [("a.wav", "yes", 0.1), ("b.wav", "no", 0.1)]
 
 
 def test_words_of_a_checkpoint_that_writes_none_down_are_refused(

@@ -124,9 +124,13 @@ class Report(ABC):
             over = self._speeches.hear(decision.chunk, words, is_answered=decision.speak)
             self._tell_speeches(over, position.file)
 
+    def file_heard(self, file: str) -> None:
+        """What follows in the session is another file: words do not go on in it."""
+        self._tell_speeches(self._speeches.end(), file)
+
     def end(self, file: str) -> None:
         """Everything in a session's files was heard and answered."""
-        self._tell_speeches(self._speeches.end(), file)
+        self.file_heard(file)
         self.file_done()
 
     def _tell_speeches(self, speeches: Iterable[HeardSpeech], file: str) -> None:
@@ -270,7 +274,9 @@ class FileListener:
             events = await stack.enter_async_context(aclosing(follow(session, chunks)))
             async for event in events:
                 if isinstance(event, Decision):
-                    position = positions.popleft()
+                    before, position = position, positions.popleft()
+                    if before is not None and position.seconds <= before.seconds:
+                        self.report.file_heard(before.file)
                 if isinstance(event, SessionFailed):
                     at = positions[0] if positions else position
                     self._complain(f"{at.file}: {event.message}" if at else event.message)
