@@ -104,7 +104,6 @@ def version_of(path: Path) -> Version:
 class Kept:
     """What was made of a recording, in a folder of its own."""
 
-    recording_id: str
     facts: Facts
     folder: Path
     num_bytes: int
@@ -226,7 +225,7 @@ class RecordingCache:
             del self._facts[version]
         for stop in [stop for stop, going in self._going.items() if going == recording_id]:
             stop.set()
-        for key in [key for key, kept in self._kept.items() if kept.recording_id == recording_id]:
+        for key in [key for key in self._kept if key[0].recording_id == recording_id]:
             self._drop(key)
         for sending in list(self._sending):
             if sending.recording_id == recording_id and sending.give_up is not None:
@@ -309,7 +308,7 @@ class RecordingCache:
         except BaseException:
             self._remove(folder)
             raise
-        kept = Kept(version.recording_id, facts, folder, num_bytes, address)
+        kept = Kept(facts, folder, num_bytes, address)
         self._keep(version, wanted, kept)
         return self._send(facts, version, kept.path, kept)
 
@@ -370,9 +369,9 @@ class RecordingCache:
     # What is kept
 
     def _keep(self, version: Version, wanted: Wanted, new: Kept) -> None:
-        for key, kept in list(self._kept.items()):
+        for key in list(self._kept):
             # Of one that goes on, there is another version now.
-            if key[1] is wanted and kept.recording_id == new.recording_id:
+            if key[1] is wanted and key[0].recording_id == version.recording_id:
                 self._drop(key)
         num_bytes: Counter[str] = Counter()
         for kept in (*self._kept.values(), new):

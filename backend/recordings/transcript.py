@@ -256,6 +256,7 @@ def read_transcript(file: SessionFile) -> Transcript:
         SessionFileError: it was changed since it was opened.
     """
     transcript = Transcript(annotations=file.annotations)
+    replies = transcript.replies
     decided_at = 0.0
     speeches, typed_from = Speeches(), math.inf
     for record in file.records():
@@ -270,9 +271,15 @@ def read_transcript(file: SessionFile) -> Transcript:
                 if is_typed and record.speak:
                     typed_from = math.inf
                 if record.speak:
-                    transcript.replies.append(_opened(len(transcript.replies), record))
+                    reply = RecordedReply(
+                        turn=len(replies),
+                        chunk=record.chunk,
+                        seconds=chunk_end(record.chunk),
+                        is_requested=record.cause is Cause.REQUESTED,
+                    )
+                    replies.append(reply)
             case TokenRecord():
-                reply = transcript.replies[record.turn]
+                reply = replies[record.turn]
                 reply.emotion = reply.emotion or record.emotion
                 reply.status = record.status
                 if record.text:
@@ -282,14 +289,19 @@ def read_transcript(file: SessionFile) -> Transcript:
             case TypedRecord():
                 transcript.typed.append(record)
                 typed_from = min(typed_from, record.chunk)
-            case BargeInRecord() | PlaybackRecord() | LatencyRecord():
-                _add_to_reply(transcript, record)
+            # A turn that there is not is no reason to refuse the rest.
+            case BargeInRecord() if record.turn < len(replies):
+                replies[record.turn].barge_in = record
+            case PlaybackRecord() if record.turn < len(replies):
+                replies[record.turn].playback = record
+            case LatencyRecord() if record.turn < len(replies):
+                replies[record.turn].latency = record
             case FailedRecord():
                 transcript.failure = record.message
     transcript.heard += speeches.end()
-    for reply in transcript.replies:
-        if reply.turn in file.reply_turns:
-            reply.sound_seconds = file.reply_seconds(reply.turn)
+    # Of one that was cut off, the sound of a reply may be there and not the chunk it answers.
+    for turn in (turn for turn in file.reply_turns if turn < len(replies)):
+        replies[turn].sound_seconds = file.reply_seconds(turn)
     return transcript
 
 
@@ -300,31 +312,6 @@ def _whole_words(text: str, length: int) -> str:
     if " " not in text:
         return text[:length]  # Chinese has no spaces
     return text[: text.rfind(" ", 0, length + 1) + 1].rstrip() if length else ""
-
-
-def _opened(turn: int, decision: DecisionRecord) -> RecordedReply:
-    return RecordedReply(
-        turn=turn,
-        chunk=decision.chunk,
-        seconds=chunk_end(decision.chunk),
-        is_requested=decision.cause is Cause.REQUESTED,
-    )
-
-
-def _add_to_reply(
-    transcript: Transcript, record: BargeInRecord | PlaybackRecord | LatencyRecord
-) -> None:
-    # A turn that there is not is no reason to refuse the rest.
-    if record.turn >= len(transcript.replies):
-        return
-    reply = transcript.replies[record.turn]
-    match record:
-        case BargeInRecord():
-            reply.barge_in = record
-        case PlaybackRecord():
-            reply.playback = record
-        case LatencyRecord():
-            reply.latency = record
 
 
 # As JSON: what the exported page and the replay page show
