@@ -150,7 +150,7 @@ class Forks:
         job = _Job(
             self._checkpoint, also, options, self._num_conversations, self._workers, tell, stop
         )
-        running = loop.run_in_executor(self._thread, read, find, job.take, checked)
+        running = loop.run_in_executor(self._thread, lambda: read(find, job.take, checked))
 
         def done(ended: "asyncio.Future[Fields]") -> None:
             # Also of one whose listener has gone: only now may the next one begin.
