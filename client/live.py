@@ -360,10 +360,12 @@ class Live:
                 "type": "realtime",
                 "output_modalities": ["audio" if speaks else "text"],
                 "audio": {
+                    # What is heard is told, where anything writes it down.
+                    "input": {"transcription": {}},
                     "output": {
                         "format": {"type": "audio/pcm", "rate": REPLY_RATE_HZ},
                         "voice": self.options.voice,
-                    }
+                    },
                 },
                 "decision_bias": self.options.decision_bias,
             }

@@ -326,6 +326,7 @@ def test_queue_can_be_left(open_duplex: OpenDuplex) -> None:
 def test_settings_reach_the_server(page: DuplexPage) -> None:
     (opening,) = page.server.of_type("session.update")
     assert opening["session"]["output_modalities"] == ["text"]
+    assert opening["session"]["audio"]["input"]["transcription"] is not None
     assert opening["session"]["temperature"] == 0.5  # the server's own
     page.page.evaluate(
         "() => settings.set({ speakReplies: true, decisionBias: 2, voice: 'espeak:en-us',"

@@ -14,7 +14,16 @@ from backend import protocol
 from backend.audio import read_audio
 from backend.serving.process import ServingOptions
 from client.address import DEFAULT_SERVER, ServerAddress
-from client.conversation import Conversation, Emotion, Frame, Sentence, Timing, Turn, heard_text
+from client.conversation import (
+    Conversation,
+    Emotion,
+    Frame,
+    HeardEntry,
+    Sentence,
+    Timing,
+    Turn,
+    heard_text,
+)
 from client.live import TEXT_ONLY, Live, LiveOptions, State
 from client.messages import ClientError, Language
 from client.plain import PlainFrontEnd
@@ -57,6 +66,19 @@ async def test_voice_is_answered(address: str, monkeypatch: pytest.MonkeyPatch) 
         await talk.until(lambda: talk.live.state is State.LISTENING, "listening again")
         assert any(decision and decision.speaks for decision in conversation.decisions.since(0))
         assert talk.told("error") == []
+
+
+async def test_words_that_are_heard_are_asked_for_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = ScriptedEngine([FIRST_REPLY], words=(" turn", " left"))
+    with serving(engine) as address:
+        async with talking_live(address, monkeypatch) as talk:
+            await talk.hear(np.concatenate([VOICE, QUIET]))
+            await talk.until_told("response.done")
+            heard, _ = talk.live.conversation.entries.since(0)
+            assert isinstance(heard, HeardEntry)
+            assert heard.text.startswith("turn")
 
 
 async def test_spoken_reply_is_heard_and_acknowledged(

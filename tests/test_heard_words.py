@@ -202,6 +202,7 @@ def test_the_command_line_tells_words_and_a_recording_keeps_them(
         assert f"*heard:* {told[0]}" in markdown(file, transcript)
     heard = [said for said in story["said"] if said["kind"] == "heard"]
     assert [text_of(text for _, text in said["pieces"]) for said in heard] == told
+    assert all(said["pieces"][0][0] == 0 for said in heard)
 
 
 def test_words_at_the_end_of_a_file_are_told_of_it_where_another_follows() -> None:

@@ -428,7 +428,7 @@ def _entry_fields(entry: Entry) -> Fields:
             pieces = [[0, entry.text]]
             return told | {"kind": "typed", "end": start + 1, "pieces": pieces} | _NO_REPLY
         case HeardSpeech():
-            pieces = [[round(p.end_seconds - start, 2), p.text] for p in entry.pieces]
+            pieces = [[round(p.start_seconds - start, 2), p.text] for p in entry.pieces]
             return told | {"kind": "heard", "end": entry.end_seconds, "pieces": pieces} | _NO_REPLY
         case RecordedReply():
             return told | _reply_fields(entry)

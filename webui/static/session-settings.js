@@ -20,6 +20,7 @@ export function sessionOf(settings, defaults) {
     type: 'realtime',
     output_modalities: [settings.speakReplies ? 'audio' : 'text'],
     audio: {
+      input: { transcription: {} }, // what is heard is told, where anything writes it down
       output: { format: { type: 'audio/pcm', rate: PLAYBACK_RATE }, voice: settings.voice },
     },
     decision_bias: settings.decisionBias,
