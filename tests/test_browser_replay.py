@@ -84,7 +84,7 @@ def test_card_of_the_gallery_opens_the_replay_page(quiet_browser: Browser, addre
     expect(page.locator(part("record"))).to_be_hidden()
     page.click(part("openPrivacy"))
     expect(page.locator(part("privacyWhere"))).to_have_text("This server records nothing.")
-    page.click(part("closePrivacy"))
+    page.click(f"{part('privacy')} .dialog-head button")
     page.get_by_role("link", name=re.compile("A wake word and digits")).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("A wake word and digits")
     expect(page.locator(part("about"))).to_contain_text("seven, eight and five")

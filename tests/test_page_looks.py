@@ -34,10 +34,10 @@ PHONE: ViewportSize = {"width": 390, "height": 844}
 SCENES = ["idle", "connecting", "queued", "listening", "speaking", "long", "cut"]
 SCENES += ["recording", "reconnecting"]
 DIALOGS = [
-    ("openSettings", "closeSettings"),
-    ("record", "closeRecord"),
-    ("openPrivacy", "closePrivacy"),
-    ("openRecordings", "closeRecordings"),
+    ("openSettings", "settings"),
+    ("record", "recordDialog"),
+    ("openPrivacy", "privacy"),
+    ("openRecordings", "recordingsDialog"),
 ]
 PAGES = ["live.html", "replay.html"]
 KIND = (
@@ -165,7 +165,7 @@ def test_dialogs_and_abilities_fit_a_phone(visit: Visit) -> None:
     expect(page.locator(part("closeAbilities"))).to_be_in_viewport()
     expect(page.locator(part("state"))).to_be_in_viewport()
     page.keyboard.press("Escape")
-    for opener, closer in DIALOGS[:3]:
+    for opener, name in DIALOGS[:3]:
         if opener == "openPrivacy":
             page.click(part("openSide"))
         page.click(part(opener))
@@ -175,7 +175,7 @@ def test_dialogs_and_abilities_fit_a_phone(visit: Visit) -> None:
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
-        page.click(part(closer))
+        page.click(f"{part(name)} .dialog-head button")
 
 
 def test_nothing_moves_but_what_happens(visit: Visit) -> None:
@@ -277,10 +277,10 @@ def test_every_text_is_readable(visit: Visit, theme: str) -> None:
     for scene in SCENES[1:]:
         show(page, scene)
         found += page.evaluate(CONTRASTS)
-    for opener, closer in DIALOGS:
+    for opener, dialog in DIALOGS:
         page.click(part(opener))
         found += page.evaluate(CONTRASTS)
-        page.click(part(closer))
+        page.click(f"{part(dialog)} .dialog-head button")
     page.click(part("askAbilities"))
     found += page.evaluate(CONTRASTS)
     assert len(found) > 300
@@ -757,7 +757,7 @@ def test_page_says_what_leaves_the_machine(visit: Visit) -> None:
     page.click(part("openSettings"))
     page.get_by_label("Voice", exact=True).select_option("espeak:en-us")
     expect(page.get_by_label("Voice", exact=True)).not_to_contain_text("once it is connected")
-    page.click(part("closeSettings"))
+    page.click(f"{part('settings')} .dialog-head button")
     expect(note).to_contain_text("nothing leaves")
     expect(leaves).to_contain_text("nowhere else")
 

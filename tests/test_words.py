@@ -42,7 +42,7 @@ NAMES = {
 KEY = r"[a-z][\w ]*(?:\.[\w ]+)*"
 NAMED_BY_PYTHON = re.compile(rf"""(?:words|self|message)\(\s*["']({KEY})["']""")
 NAMED_BY_THE_PAGE = re.compile(
-    rf"""(?:message|words)\(\s*'({KEY})'|data-(?:text|label|title|placeholder)="({KEY})\""""
+    rf"""(?:message|words)\(\s*'({KEY})'|data-(?:text|label|title|placeholder|heading)="({KEY})\""""
 )
 MADE_BY_PYTHON = re.compile(r'f"(\w+\.[\w.]*\{\w+\}[\w.]*|\w+\.\{.*?\})"')
 MADE_BY_THE_PAGE = re.compile(r"`(\w+\.[\w.]*\$\{[^`]*?\})`")

@@ -2,7 +2,7 @@
 // A subject is {turn} or {chunk, last_chunk}, as the server names them.
 
 import { CHUNK_SECONDS } from './audio-format.js';
-import { closable } from './dialog.js';
+import { frame } from './dialog.js';
 import { button, element } from './element.js';
 import { clockTime } from './figures.js';
 import { message } from './messages.js';
@@ -25,7 +25,7 @@ export class Annotations {
     this.source = null;
     this.recorded = null;
     this.subject = null; // of the dialog
-    closable(parts.annotation, parts.closeAnnotation);
+    frame(parts.annotation);
     parts.annotationForm.addEventListener('submit', (event) => {
       event.preventDefault();
       this.submit();

@@ -1,6 +1,6 @@
 // Asks for the access key of a server that wants one: before anything is begun, not after.
 
-import { closable } from './dialog.js';
+import { frame } from './dialog.js';
 import { message } from './messages.js';
 import { askJson, ServerError } from './server.js';
 import { settings } from './settings.js';
@@ -13,7 +13,7 @@ export class KeyDialog {
     Object.assign(this, { parts, isWanted });
     this.problem = null; // its words, in the language of the moment
     this.onKnown = () => {}; // resolves what waits for a key
-    closable(parts.keyDialog, parts.closeKey);
+    frame(parts.keyDialog);
     parts.keyDialog.addEventListener('close', () => this.onKnown(!this.isMissing));
     parts.keyForm.addEventListener('submit', (event) => {
       event.preventDefault();

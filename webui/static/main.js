@@ -1,6 +1,6 @@
 // Entry point: called once the panel's markup is in the page.
 
-import { closable } from './dialog.js';
+import { frame } from './dialog.js';
 import { loadGallery } from './gallery.js';
 import { KeyDialog } from './key-dialog.js';
 import { Keys } from './keys.js';
@@ -45,7 +45,7 @@ async function openSession(panel, file) {
 /** The red button: a title is asked for, and what it means is said, before anything is recorded. */
 function listenToRecord(panel, live) {
   const { parts } = panel;
-  closable(parts.recordDialog, parts.closeRecord);
+  frame(parts.recordDialog);
   parts.record.addEventListener('click', () => {
     if (panel.isRecording) return live.stopRecording();
     parts.recordEnds.hidden = !panel.isRunning;

@@ -1,6 +1,6 @@
 // The visitor's recordings: opened, renamed, shared and deleted; and what is stored, or left the server.
 
-import { closable } from './dialog.js';
+import { frame } from './dialog.js';
 import { downloadLink } from './download.js';
 import { button, element } from './element.js';
 import { clockTime, dateTime, size } from './figures.js';
@@ -19,8 +19,8 @@ export class PrivacyPanel {
     this.isLoading = false;
     this.isSure = null; // the button that deletes with the next click
     this.words = null; // what went wrong
-    closable(parts.privacy, parts.closePrivacy);
-    closable(parts.recordingsDialog, parts.closeRecordings);
+    frame(parts.privacy);
+    this.recordingsHead = frame(parts.recordingsDialog);
     parts.openPrivacy.addEventListener('click', () => this.open(parts.privacy));
     parts.openRecordings.addEventListener('click', () => this.open(parts.recordingsDialog));
     parts.openRecordingsToo.addEventListener('click', () => {
@@ -72,7 +72,7 @@ export class PrivacyPanel {
     this.isSure = null;
     await Promise.all(recordings.map((recording) => this.delete(recording)));
     this.showAgain();
-    this.parts.closeRecordings.focus(); // the button is gone
+    this.recordingsHead.querySelector('button').focus(); // the button is gone
   }
 
   async delete(recording) {

@@ -1,6 +1,6 @@
 // The settings: a dialog whose fields take effect at once.
 
-import { closable } from './dialog.js';
+import { frame } from './dialog.js';
 import { button, element, option } from './element.js';
 import { LANGUAGE_NAMES, message } from './messages.js';
 import { mayNotify } from './notify.js';
@@ -31,7 +31,7 @@ export class SettingsDialog {
       this.build();
     });
     parts.restart.addEventListener('click', () => this.restart());
-    closable(parts.settings, parts.closeSettings);
+    frame(parts.settings);
     settings.onChange(() => this.update());
     panel.onVoices = () => this.fillVoices();
     navigator.mediaDevices?.addEventListener('devicechange', () => {

@@ -1,6 +1,6 @@
 // Links to a recording: made, copied and ended.
 
-import { closable } from './dialog.js';
+import { frame } from './dialog.js';
 import { button, element, option, partsOf } from './element.js';
 import { dateTime } from './figures.js';
 import { message } from './messages.js';
@@ -11,35 +11,30 @@ import { translate } from './translate.js';
 const HOURS = [1, 24, 168, 720];
 
 const MARKUP = `
-  <div class="dialog-head">
-    <h2 id="share-title" data-text="share.title"></h2>
-    <button class="small" type="button" data-part="close" data-text="close"></button>
-  </div>
-  <div class="dialog-body share">
-    <p data-text="share.about"></p>
-    <p class="row">
-      <label for="share-hours" data-text="share.for"></label>
-      <select id="share-hours" data-part="hours"></select>
-      <button type="button" data-part="makeLink" data-text="share.make"></button>
-    </p>
-    <ul class="links" data-part="links"></ul>
-    <p class="problem" role="alert" data-part="problem"></p>
-  </div>`;
+  <dialog class="dialog" data-heading="share.title">
+    <div class="dialog-body share">
+      <p data-text="share.about"></p>
+      <p class="row">
+        <label for="share-hours" data-text="share.for"></label>
+        <select id="share-hours" data-part="hours"></select>
+        <button type="button" data-part="makeLink" data-text="share.make"></button>
+      </p>
+      <ul class="links" data-part="links"></ul>
+      <p class="problem" role="alert" data-part="problem"></p>
+    </div>
+  </dialog>`;
 
 export class ShareDialog {
   /** The live page and the replay page both have one. */
   constructor(page) {
-    const dialog = element('dialog');
-    dialog.className = 'dialog';
-    dialog.setAttribute('aria-labelledby', 'share-title');
-    dialog.innerHTML = MARKUP;
-    page.append(dialog);
-    const { close, hours, makeLink, links, problem } = partsOf(dialog);
+    page.insertAdjacentHTML('beforeend', MARKUP);
+    const dialog = page.lastElementChild;
+    const { hours, makeLink, links, problem } = partsOf(dialog);
     Object.assign(this, { dialog, hours, makeLink, links, problem });
     this.source = null;
     this.shares = [];
     this.words = null; // what went wrong
-    closable(dialog, close);
+    frame(dialog);
     makeLink.addEventListener('click', () => this.make());
     this.showAgain();
   }
