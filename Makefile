@@ -40,10 +40,10 @@ bench: $(VENV)/chromium.stamp
 benchmarks: $(VENV)/dev.stamp
 	$(PYTHON) -m bench turn-end duplex $(ARGS)
 
-# Half an hour of talkers and strangers; MINUTES=5 is a shorter one.
+# Half an hour of talkers and strangers, and a cluster that loses its parts; MINUTES=5 is shorter.
 MINUTES ?= 30
-soak: $(VENV)/dev.stamp
-	$(PYTHON) -m bench soak --minutes $(MINUTES) $(ARGS)
+soak: $(VENV)/dev.stamp $(VENV)/cluster.stamp
+	$(PYTHON) -m bench soak cluster --minutes $(MINUTES) $(ARGS)
 
 # Each part goes on where it was stopped, and is over at once where all of it is done.
 train: speak distil

@@ -113,6 +113,8 @@ class RemoteJournal:
 
 async def _answer(asked: Awaitable[Answer]) -> Answer:
     try:
-        return await asyncio.wait_for(asked, JOURNAL_SECONDS)
+        # Not `wait_for`: before Python 3.12 it loses a cancellation that comes with the answer.
+        async with asyncio.timeout(JOURNAL_SECONDS):
+            return await asked
     except (RayError, TimeoutError) as error:
         raise JournalError(f"the journal does not answer ({type(error).__name__})") from error
