@@ -8,22 +8,27 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from backend.errors import AudioInteractionError, SettingsError
 from backend.model.checkpoint import load_checkpoint, locate
 from backend.model.layout import EMBEDDED, EMBEDDED_FOLDER
+from backend.protocol import Emotion
 from backend.training.broad_speech import SPEECH, SpeechStore, keep_training_speech
 from backend.training.clips import PEOPLE
 from backend.training.compare import compare, half, side_by_side
 from backend.training.confusion import draw_confusions
-from backend.training.conversations import described, write_conversations
+from backend.training.conversations import described, read_conversations, write_conversations
 from backend.training.data import PROMPTS, is_held_out, read_manifests
 from backend.training.distil import DistilConfig, distil, listen, word_error
+from backend.training.domain import SpokenReply
 from backend.training.evaluate import chunk_milliseconds, evaluate, table
 from backend.training.everyday_sounds import EVERYDAY, gather
 from backend.training.export import export
 from backend.training.model import ModelShape
 from backend.training.split import Split
+from backend.training.takes import find_takes
+from backend.training.teach import give_way, teach
 from backend.training.train import Sources, Trainer, TrainingConfig, load_trainer, train
 from backend.training.trials import DEFAULT_WORK, HeldOut
 
@@ -39,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--data", type=Path, help="folder of the embedded checkpoint's recordings")
     run.add_argument("--conversations", type=Path, metavar="JSONL", help="your own recordings")
     run.add_argument("--held-out", type=Path, metavar="JSONL", help="more, to follow the progress")
+    run.add_argument(
+        "--takes", type=Path, metavar="FOLDER", help="five to ten takes of one thing, in minutes"
+    )
+    run.add_argument("--reply", help="to takes that no .jsonl describes")
+    run.add_argument("--emotion", type=Emotion, choices=list(Emotion), default=Emotion.NORMAL)
     run.add_argument(
         "--from", dest="checkpoint", help="begin with `embedded`, a folder or a Hub id"
     )
@@ -115,7 +125,31 @@ def _hours(text: str) -> float:
     return hours
 
 
+def _teach(arguments: argparse.Namespace) -> None:
+    if arguments.checkpoint is None or arguments.output is None or arguments.data:
+        raise SettingsError(
+            "--takes needs --from, what is taught, and --output, where that is written; "
+            "it rehearses what ships with this project instead of --data"
+        )
+    give_way()
+    torch.set_num_threads(arguments.threads)
+    reply = SpokenReply(arguments.emotion, arguments.reply) if arguments.reply else None
+    held_out = read_conversations(arguments.held_out) if arguments.held_out else []
+    with tqdm(total=1.0, bar_format="{percentage:3.0f} % |{bar}| {elapsed}<{remaining}") as bar:
+        result = teach(
+            arguments.checkpoint,
+            find_takes(arguments.takes, reply),
+            arguments.output,
+            lambda share: bar.update(share - bar.n),
+            held_out,
+        )
+    print(f"{result}\nWrote {arguments.output}.")
+
+
 def _train(arguments: argparse.Namespace) -> None:
+    if arguments.takes is not None:
+        _teach(arguments)
+        return
     work, output = arguments.work.expanduser(), arguments.output
     sources = Sources(
         arguments.data, arguments.conversations, arguments.held_out, arguments.checkpoint

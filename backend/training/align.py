@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from pocketsphinx import Decoder
 from tqdm import tqdm
 
 from backend.training.domain import Order, Slot, Span, order_grammar, spans_of
@@ -93,6 +92,9 @@ class Aligner:
     """Finds the wording of an order and the times of its words and phones."""
 
     def __init__(self) -> None:
+        # Imported late: who trains on recordings without words does without it.
+        from pocketsphinx import Decoder
+
         self.decoder = Decoder(
             lm=None, loglevel="FATAL", bestpath=False, beam=1e-80, wbeam=1e-60, pbeam=1e-80
         )

@@ -44,6 +44,11 @@ class Beginning:
     weights: Mapping[str, Tensor] | None = None
     """Of tower, decoder and word head, by their names in `TrainingModel`; None: all are drawn."""
 
+    @property
+    def has_word_head(self) -> bool:
+        """Whether the weights write down what they hear."""
+        return self.weights is not None and "word_head.weight" in self.weights
+
     def begin(self, model: TrainingModel) -> None:
         """Put the weights that there are into `model`; the others stay as they are."""
         if self.weights is not None:

@@ -1,5 +1,6 @@
 """A trained model as a folder in the released layout."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -127,7 +128,9 @@ def export(
     )
     tower = dict(model.tower.encoder.named_parameters())
     tower.pop(_UNUSED_TOWER_TENSOR, None)
-    torch.save(_in_bfloat16(dict(tower)), folder / AUDIO_TOWERS[0])
+    buffer = io.BytesIO()  # torch says of a full disk that some stream has failed
+    torch.save(_in_bfloat16(dict(tower)), buffer)
+    (folder / AUDIO_TOWERS[0]).write_bytes(buffer.getbuffer())
     if pieces is not None:
         head = _in_bfloat16({"weight": model.word_head.weight, "bias": model.word_head.bias})
         write_word_head(folder, shape.word_layer, head["weight"], head["bias"], pieces.written())

@@ -211,10 +211,14 @@ class Corpus:
     system_prompt: str = SYSTEM_PROMPT
     speech: Sequence[SpeechClip] = ()
     """What synthetic voices say."""
+    shares: Mapping[str, float] | None = None
+    """How often what is drawn; None: as suits what there is."""
 
     @property
     def recipes(self) -> Mapping[str, float]:
         """How often what is drawn: half and half where there are both kinds of recordings."""
+        if self.shares is not None:
+            return self.shares
         if not self.conversations:
             return BUILT_IN_RECIPES
         return mixed(BUILT_IN_RECIPES, {"own": 1.0}) if self.clips else OWN_RECIPES

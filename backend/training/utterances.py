@@ -101,6 +101,8 @@ ANSWERED_SOUNDS_WEIGHT = 2.0
 helicopters, and are the worse ones to miss."""
 ALARM_WEIGHT = 5.0
 """The same of alarms: there are the most kinds of them."""
+MADE_SOUNDS = ("alarm", "music")
+"""There are always some of these."""
 RECORDED_SHARE = 0.6
 """How many alarms, and how much music, are recorded, where there are recordings."""
 LONGEST_SOUND_FRAMES = 600
@@ -313,7 +315,7 @@ class Utterances:
         self.sounds = sounds
         self.sound_weights = {
             label: ANSWERED_SOUNDS_WEIGHT if SOUND_REPLIES.get(label) else 1.0
-            for label in (*SOUND_REPLIES, *sounds)
+            for label in (*MADE_SOUNDS, *sounds)
         } | {"alarm": ALARM_WEIGHT}
         self.recipes = dict(recipes)
         self.conversations = conversations
@@ -547,7 +549,7 @@ class Utterances:
         """A sound, recorded or made, answered once, some time after it began."""
         rng = self.rng
         is_made = label not in self.sounds or rng.random() > RECORDED_SHARE
-        if label in ("alarm", "music") and is_made:
+        if label in MADE_SOUNDS and is_made:
             audio = alarm(rng) if label == "alarm" else music(rng)
             loud = loud_frames(audio)
         else:
