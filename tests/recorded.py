@@ -29,7 +29,7 @@ class RecordedHouse(House):
     ) -> None:
         super().__init__(cast(ScriptedEngine, engine))
         self.store = store
-        self.recordings = Recordings(store, cast(Checkpoint, engine.checkpoint))
+        self.recordings = Recordings(store, lambda: cast(Checkpoint, engine.checkpoint))
         self.conversations = Conversations(
             self.engine, self.admission, self.time, recordings=self.recordings
         )

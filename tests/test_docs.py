@@ -161,6 +161,7 @@ NOT_RUN = {
     f"{PYTHON} app.py --sessions 32 --idle-minutes 5": SERVES,
     f"{PYTHON} app.py --sessions auto": SERVES,
     f"{PYTHON} app.py --share": SERVES,
+    f"{PYTHON} app.py --teaching": SERVES,
     f"{PYTHON} app.py --trusted-proxies 127.0.0.1": SERVES,
     f"{PYTHON} app.py recordings": OWN,
     f"{PYTHON} app.py recordings --delete-all": OWN,
@@ -209,6 +210,8 @@ NOT_RUN = {
     f"{PYTHON} -m backend.training compare embedded mine --data DATA --output figures.json": TRAINS,
     f"{PYTHON} -m backend.training gather --sources CLONES --data DATA": TRAINS,
     f"{PYTHON} -m backend.training listen --data DATA --split held-out": TRAINS,
+    f"{PYTHON} -m backend.training train --from embedded --takes FOLDER "
+    '--reply "Someone is at the door." --emotion surprise --output mine': TRAINS,
     f"{PYTHON} -m backend.training train --conversations own.jsonl --held-out others.jsonl "
     "--output mine": TRAINS,
     f"{PYTHON} -m backend.browser model": EXPORTS,

@@ -62,7 +62,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     engine = ScriptedEngine([ScriptedReply("Yes.")])
     engine.checkpoint = ScriptedCheckpoint(abilities=ABILITIES)
     recordings = StoreOptions(tmp_path_factory.mktemp("recordings"))
-    with serving(engine, options=ServingOptions(recordings=recordings)) as address:
+    teaching = tmp_path_factory.mktemp("teaching")
+    with serving(
+        engine, options=ServingOptions(recordings=recordings, teaching=teaching)
+    ) as address:
         yield address
 
 
@@ -265,6 +268,49 @@ def test_axe_finds_nothing(visit: Visit, theme: str) -> None:
         show(page, scene)
         found = axe.run(page, ".page").response["violations"]
         assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], scene
+
+
+TAUGHT = {"emotion": "happy", "text": "Someone is at the door."}
+COMPARISON = {
+    "counts": {
+        name: {"clips": 1, "before": before, "after": 1}
+        for name, before in (("takes", 0), ("known", 1))
+    },
+    "takes": [
+        {
+            "name": "doorbell-3.wav",
+            "wanted": TAUGHT,
+            "before": {"probabilities": [0.01, 0.2, 0.02], "replies": []},
+            "after": {"probabilities": [0.01, 0.97, 0.02], "replies": [{"chunk": 1, **TAUGHT}]},
+        }
+    ],
+    "known": [],
+}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_teaching_shows_takes_and_what_came_of_them(visit: Visit, theme: str) -> None:
+    page = visit("idle", viewport=PHONE, color_scheme=theme, has_touch=True)
+    take = {"audio_path": "1.wav", "assistant": TAUGHT["text"], "emotion": "happy", "seconds": 1.2}
+    learning = {"share": 0.4, "error": None, "is_running": True}
+    state: dict[str, Any] = {"takes": [take], "job": learning}
+    state |= {"is_learnt": False, "is_in_use": False, "is_newest_in_use": False}
+    page.route("**/v1/teaching", lambda route: route.fulfill(json=state))
+    page.route("**/v1/teaching/comparison", lambda route: route.fulfill(json=COMPARISON))
+    page.click(part("askAbilities"))
+    page.click(part("openTeaching"))
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("progressbar")).to_have_attribute("value", "0.4")
+    expect(dialog.get_by_text("Takes: 1")).to_be_visible()
+    state |= {"job": learning | {"share": 1.0, "is_running": False}, "is_learnt": True}
+    expect(dialog.get_by_text("1 of 1 right, 0 before")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Use what it learnt")).to_be_enabled()
+    expect(dialog.get_by_role("button", name="Go back")).to_be_disabled()
+    assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+    assert page.evaluate(OVERFLOWING) == []
+    assert unreadable(page.evaluate(CONTRASTS)) == []
+    found = Axe().run(page, ".page").response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
 
 
 # Colours

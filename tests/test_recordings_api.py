@@ -123,8 +123,8 @@ def build(
     shutil.copy(packed, gallery / "noise.aisession")
     listed = [{"name": "noise", "title": "Noise", "about": "It hisses."}, {"name": "missing"}]
     (gallery / "gallery.json").write_text(json.dumps(listed))
-    forks = Forks(checkpoint, lambda: 0, Admission(1, SystemTime()), WORKERS, also)
-    recordings = Recordings(kept, checkpoint)
+    forks = Forks(lambda: checkpoint, lambda: 0, Admission(1, SystemTime()), WORKERS, also)
+    recordings = Recordings(kept, lambda: checkpoint)
     api = RecordingsApi(Doorkeeper(access_key), Gallery(gallery), recordings, forks, WORKERS)
 
     @asynccontextmanager
@@ -557,7 +557,7 @@ def test_pages_from_elsewhere_are_refused(site: Site) -> None:
 
 def test_where_nothing_is_recorded(golden_checkpoint: Checkpoint, tmp_path: Path) -> None:
     app = FastAPI()
-    forks = Forks(golden_checkpoint, lambda: 0, Admission(1, SystemTime()), WORKERS)
+    forks = Forks(lambda: golden_checkpoint, lambda: 0, Admission(1, SystemTime()), WORKERS)
     RecordingsApi(Doorkeeper(), Gallery(tmp_path), None, forks, WORKERS).add_to(app)
     tell_errors(app)
     client = TestClient(app, "http://localhost")
@@ -840,7 +840,7 @@ async def test_forks_wait_in_line_and_stop_with_their_listener(
     golden_checkpoint: Checkpoint, packed: Path
 ) -> None:
     admission = Admission(1, SystemTime())
-    forks = Forks(golden_checkpoint, lambda: 0, admission, WORKERS)
+    forks = Forks(lambda: golden_checkpoint, lambda: 0, admission, WORKERS)
 
     def find() -> Path:
         return packed

@@ -142,6 +142,15 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="let recordings be heard with this one as well, loaded when that is asked for",
     )
+    parser.add_argument(
+        "--teaching",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="FOLDER",
+        help="let visitors teach the model something new; takes are kept in FOLDER "
+        "(beside the recordings)",
+    )
     parser.add_argument("--host", help="address to serve on (127.0.0.1; on a Space 0.0.0.0)")
     parser.add_argument(
         "--port",

@@ -57,8 +57,8 @@ def cluster(parsed: argparse.Namespace) -> int:
     Raises:
         SettingsError: Ray is not there, or something is asked for that a cluster has not.
     """
-    if parsed.share or parsed.also is not None:
-        raise SettingsError("--share and --also are of one server, and not of a cluster")
+    if parsed.share or parsed.also is not None or parsed.teaching is not None:
+        raise SettingsError("--share, --also and --teaching are of one server, not of a cluster")
     if parsed.sessions is None:
         raise SettingsError("replicas of a cluster are alike: give --sessions a number")
     if importlib.util.find_spec("ray") is None:

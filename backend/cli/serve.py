@@ -8,14 +8,17 @@ import threading
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.cli import EXIT_INTERRUPTED, counted, leave_at_once
 from backend.cli.arguments import recordings_folder
 from backend.config import EngineConfig
+from backend.errors import SettingsError
 from backend.model.layout import EMBEDDED, RELEASED_MODEL
 from backend.serving.surroundings import (
+    default_recordings_folder,
     host_of,
     listen_on,
     new_key,
@@ -31,6 +34,20 @@ if TYPE_CHECKING:
 
     from backend.engine import Engine
     from backend.model.hub_store import Report
+
+
+def _teaching_folder(parsed: argparse.Namespace) -> Path | None:
+    """Where takes are kept; None where visitors may not teach.
+
+    Raises:
+        SettingsError: what teaches is not installed here.
+    """
+    folder: Path | None = parsed.teaching
+    if folder is None:
+        return None
+    if find_spec("backend.training") is None:
+        raise SettingsError("--teaching needs backend/training, which is not in this image")
+    return default_recordings_folder().parent / "teaching" if folder == Path() else folder
 
 
 def serve(parsed: argparse.Namespace) -> int:
@@ -68,6 +85,7 @@ def serve(parsed: argparse.Namespace) -> int:
         framed_by=here.framed_by + tuple(parsed.framed_by or ()),
         connections_per_address=parsed.connections_per_address,
         has_neural_voice=is_installed(),
+        teaching=_teaching_folder(parsed),
     )
     is_open = threading.Event()
     with ExitStack() as stack:

@@ -127,7 +127,10 @@ class EngineCore:
         with needing_memory(self._no_room):
             limits = _limits(config.num_slots, checkpoint.device.type == "cpu")
             num_slots = config.num_slots + limits.spares
-            self._runner = runner(checkpoint, num_slots, self.max_positions)
+            self._make_runner: Callable[[Checkpoint], ModelRunner] = lambda model: runner(
+                model, num_slots, self.max_positions
+            )
+            self._runner = self._make_runner(checkpoint)
         self._scheduler = Scheduler(config.num_slots, limits)
         self._batch: Batch | None = None
         """Of the step that is being taken, or that broke."""
@@ -335,6 +338,35 @@ class EngineCore:
         for session in self.sessions:
             if not session.is_ended:
                 yield session, replace(_fail(session, message), of_engine=True)
+
+    def runner_of(self, checkpoint: Checkpoint) -> ModelRunner:
+        """What runs another checkpoint of the same kind; may be called on any thread.
+
+        Raises:
+            SettingsError: its context is not as long, or the device has no room for it.
+        """
+        if checkpoint.max_positions < self.max_positions:
+            raise SettingsError(
+                f"{checkpoint.name} has a shorter context: start the server with it"
+            )
+        with needing_memory(self._no_room):
+            return self._make_runner(checkpoint)
+
+    def change_model(
+        self, checkpoint: Checkpoint, runner: ModelRunner, message: str
+    ) -> Iterator[SessionEvent]:
+        """Go on with another checkpoint. Every conversation ends: it is another one's.
+
+        Args:
+            checkpoint: the other one.
+            runner: its `runner_of`.
+            message: for those who converse.
+        """
+        for session in self.sessions:
+            if not session.is_ended:
+                yield session, _fail(session, message)
+        self.checkpoint, self._runner = checkpoint, runner
+        self.limit_threads()
 
     def _sampling(self, settings: SessionSettings) -> SamplingConfig:
         return settings.sampling or self.checkpoint.sampling

@@ -317,6 +317,23 @@ class Engine:
         if not self.failed.done():
             self._thread.join()
 
+    def change_model(self, checkpoint: Checkpoint, message: str) -> None:
+        """Go on with another checkpoint of the same kind; waits until it is in use.
+
+        Whoever converses is told `message`, and may begin anew.
+
+        Raises:
+            SettingsError: its context is shorter, or the device has no room for it.
+            SessionClosedError: the engine was stopped.
+        """
+        runner = self.core.runner_of(checkpoint)
+
+        def change() -> None:
+            self._deliver(self.core.change_model(checkpoint, runner, message))
+            self.checkpoint = checkpoint
+
+        self.submit(change).result()
+
     @property
     def counts(self) -> EngineCounts:
         """What has been done since `warm_up`."""

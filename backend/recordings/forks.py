@@ -77,7 +77,7 @@ class Forks:
     """Forks of one server: one at a time, the others wait in line.
 
     Args:
-        checkpoint: what recordings are taken another way with.
+        checkpoint: gives the one that recordings are taken another way with now.
         num_conversations: how many go on now.
         admission: who is next; of one place.
         workers: read what came of it.
@@ -86,7 +86,7 @@ class Forks:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Callable[[], Checkpoint],
         num_conversations: Callable[[], int],
         admission: Admission,
         workers: Workers,
@@ -147,9 +147,8 @@ class Forks:
             loop.call_soon_threadsafe(told.put_nowait, fields)
 
         stop = Stop()
-        job = _Job(
-            self._checkpoint, also, options, self._num_conversations, self._workers, tell, stop
-        )
+        checkpoint = self._checkpoint()
+        job = _Job(checkpoint, also, options, self._num_conversations, self._workers, tell, stop)
         running = loop.run_in_executor(self._thread, lambda: read(find, job.take, checked))
 
         def done(ended: "asyncio.Future[Fields]") -> None:

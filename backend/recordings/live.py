@@ -72,9 +72,14 @@ class _Going:
 
 
 class Recordings:
-    """Begins and ends recordings. Belongs to one event loop, and never holds it up."""
+    """Begins and ends recordings. Belongs to one event loop, and never holds it up.
 
-    def __init__(self, store: RecordingStore, checkpoint: "Checkpoint") -> None:
+    Args:
+        store: where they go.
+        checkpoint: gives the one that conversations are held with now.
+    """
+
+    def __init__(self, store: RecordingStore, checkpoint: "Callable[[], Checkpoint]") -> None:
         self.store = store
         self._checkpoint = checkpoint
         self._going: dict[str, _Going] = {}
@@ -86,7 +91,7 @@ class Recordings:
         It takes seconds for a large one; may be done on any thread.
         """
         try:
-            fingerprint(self._checkpoint)
+            fingerprint(self._checkpoint())
         except CheckpointError as error:
             logger.warning("nothing can be recorded: %s", error)
 
@@ -121,7 +126,7 @@ class Recordings:
                 loop.call_soon_threadsafe(self._end_failed, failed[0])
 
         def start() -> LiveRecording:
-            manifest = describe(self._checkpoint, settings, max_positions, title=title)
+            manifest = describe(self._checkpoint(), settings, max_positions, title=title)
             recording_id, path = self.store.new_path()
             failed.append(recording_id)
             # Closed to other users of this machine, also in a folder that is not.

@@ -134,6 +134,7 @@ class Monitoring:
             "lateness": lateness_fields(service.conversations.counts.lateness),
             "requires_key": service.doorkeeper.requires_key,
             "abilities": [asdict(ability) for ability in checkpoint.abilities],
+            "may_teach": self._options.teaching is not None,
             "recordings": _recording_fields(self._options.recordings),
             "replicas": list(self._cluster.replicas) if self._cluster else [],
         }

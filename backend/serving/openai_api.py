@@ -52,26 +52,30 @@ class SecretWanted(BaseModel):
     session: dict[str, Any] = {}
 
 
-def openai_routes(doorkeeper: Doorkeeper, model: str, conversations: Conversations) -> APIRouter:
+def openai_routes(
+    doorkeeper: Doorkeeper, model: Callable[[], str], conversations: Conversations
+) -> APIRouter:
     """The routes.
 
     Args:
         doorkeeper: who may come in.
-        model: the checkpoint's name.
+        model: the name of the checkpoint that is in use.
         conversations: those that may be ended.
     """
     routes = APIRouter(prefix="/v1", dependencies=[Depends(doorkeeper.with_key)])
-    described = {"id": model, "object": "model", "created": 0, "owned_by": "local"}
+
+    def described() -> Fields:
+        return {"id": model(), "object": "model", "created": 0, "owned_by": "local"}
 
     @routes.get("/models")
     async def models() -> Fields:
-        return {"object": "list", "data": [described]}
+        return {"object": "list", "data": [described()]}
 
     @routes.get("/models/{name:path}")
     async def find_model(name: str) -> Fields:
-        if name != model:
-            raise _refusal("not_found", f"the model of this server is {model}")
-        return described
+        if name != model():
+            raise _refusal("not_found", f"the model of this server is {model()}")
+        return described()
 
     @routes.post("/realtime/client_secrets")
     async def create_secret(request: Request) -> Fields:

@@ -95,6 +95,8 @@ class ServingOptions:
     """Open at once; proxies and this machine may have more."""
     has_neural_voice: bool = False
     """Whether replies may be spoken by the neural voice of this machine, which takes a process."""
+    teaching: Path | None = None
+    """Where takes of something new are kept; None: visitors may not teach."""
     also: "AlsoCheckpoint | None" = None
     """What recordings may be heard with as well."""
     zero_gpu: "ZeroGpuListener | None" = None

@@ -30,6 +30,7 @@ from backend.serving.page_routes import page_routes
 from backend.serving.process import ServingOptions
 from backend.serving.recordings import RecordingsApi
 from backend.serving.sockets import SocketService
+from backend.serving.teaching import Teaching, teaching_routes
 from backend.serving.uploads import Uploads
 from backend.timing import SystemTime
 from backend.wires.conversations import Conversations
@@ -94,6 +95,8 @@ def create_app(
         if service.joe is not None:
             await asyncio.to_thread(service.joe.close)
         await api.end()
+        if teaching is not None:
+            await teaching.stop()
         await asyncio.to_thread(uploads.close)
         await asyncio.to_thread(workers.close)
         if recordings is not None:
@@ -107,10 +110,14 @@ def create_app(
     monitoring.add_to(app)
     for kind in WIRES:
         app.router.routes.append(WebSocketRoute(kind.path, partial(service.serve, kind)))
-    name = engine.checkpoint.name
-    app.include_router(openai_routes(service.doorkeeper, name, service.conversations))
+    app.include_router(
+        openai_routes(service.doorkeeper, lambda: engine.checkpoint.name, service.conversations)
+    )
+    teaching = None if options.teaching is None else Teaching(options.teaching, engine)
+    if teaching is not None:
+        app.include_router(teaching_routes(service.doorkeeper, teaching))
     forks = Forks(
-        engine.checkpoint,
+        lambda: engine.checkpoint,
         lambda: service.admission.num_taken,
         Admission(1, SystemTime()),
         workers,

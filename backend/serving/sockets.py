@@ -51,7 +51,7 @@ class SocketService:
         self.recordings: Recordings | None = None
         if options.recordings is not None:
             store = RecordingStore(options.recordings)
-            self.recordings = Recordings(store, engine.checkpoint)
+            self.recordings = Recordings(store, lambda: engine.checkpoint)
         self.conversations = Conversations(
             engine,
             self.admission,
@@ -63,16 +63,22 @@ class SocketService:
         self.joe = JoeVoice() if options.has_neural_voice else None
         self.too_slow = too_slow(engine.capacity, engine.checkpoint)
         """Why nobody can converse here in real time, and what helps; None where all can."""
-        self._offer = Offer(
-            model=engine.checkpoint.name,
-            system_prompt=engine.checkpoint.system_prompt,
-            sampling=engine.checkpoint.sampling,
-            max_positions=engine.max_positions,
-            voices=Voices(neural=[self.joe] if self.joe is not None else []),
-            idle_seconds=options.idle_minutes * 60,
+        self._voices = Voices(neural=[self.joe] if self.joe is not None else [])
+        self._idle_seconds = options.idle_minutes * 60
+
+    def _offer(self) -> Offer:
+        """What a client gets that comes now: the model may have been changed."""
+        checkpoint = self.engine.checkpoint
+        return Offer(
+            model=checkpoint.name,
+            system_prompt=checkpoint.system_prompt,
+            sampling=checkpoint.sampling,
+            max_positions=self.engine.max_positions,
+            voices=self._voices,
+            idle_seconds=self._idle_seconds,
             may_record=self.recordings is not None,
-            hears_words=engine.checkpoint.word_head is not None,
-            opening=_opening(engine.checkpoint.abilities),
+            hears_words=checkpoint.word_head is not None,
+            opening=_opening(checkpoint.abilities),
         )
 
     async def serve(self, kind: WireKind, websocket: WebSocket) -> None:
@@ -111,7 +117,7 @@ class SocketService:
                 websocket.path_params,
                 self.doorkeeper.session_of(websocket),
             )
-            request = kind.request(address, self._offer)
+            request = kind.request(address, self._offer())
         except WireError as error:
             raise ConnectionEnd(error, CloseCode.POLICY) from error
         return Connection(self.conversations, request, messages, send)

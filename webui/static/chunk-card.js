@@ -1,7 +1,7 @@
 // A small card with the numbers of one chunk of the strip.
 
 import { CHUNK_SECONDS } from './audio-format.js';
-import { element } from './element.js';
+import { button, element } from './element.js';
 import { clockTime, count, milliseconds, percent } from './figures.js';
 import { message } from './messages.js';
 
@@ -21,6 +21,7 @@ function rows(decision) {
 export class ChunkCard {
   constructor(card) {
     this.card = card;
+    this.onTeach = null; // gets the number of a chunk whose decision is to be corrected
   }
 
   get isOpen() {
@@ -46,6 +47,9 @@ export class ChunkCard {
       words.push(`${message(key)} ${value}`);
     }
     this.card.replaceChildren(element('h3', title), list);
+    if (this.onTeach) {
+      this.card.append(button(message('teach.fromHere'), () => this.onTeach(number)));
+    }
     return words.join(', ');
   }
 

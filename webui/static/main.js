@@ -1,5 +1,6 @@
 // Entry point: called once the panel's markup is in the page.
 
+import { CHUNK_SECONDS } from './audio-format.js';
 import { frame } from './dialog.js';
 import { loadGallery } from './gallery.js';
 import { KeyDialog } from './key-dialog.js';
@@ -18,6 +19,7 @@ import { SettingsDialog } from './settings-dialog.js';
 import { settings } from './settings.js';
 import { ShareDialog } from './share-dialog.js';
 import { isSessionFile, replayAddress, Source, upload } from './source.js';
+import { TeachDialog } from './teach-dialog.js';
 
 const RETRY_MILLISECONDS = 1500;
 
@@ -112,6 +114,18 @@ function listen(panel, live) {
   });
 }
 
+/** Where the server lets visitors teach it: from the list of what it answers, and from the strip. */
+function letTeach({ strip, root, parts }, live) {
+  const teaching = new TeachDialog(root);
+  parts.openTeaching.hidden = false;
+  parts.openTeaching.addEventListener('click', () => teaching.open());
+  strip.card.onTeach = (chunk) => {
+    if (live.conversation === null) teaching.open(); // of the sample session there is no sound
+    else teaching.correct(live.conversation, (chunk + 1) * CHUNK_SECONDS);
+  };
+  onLanguage(() => teaching.showAgain());
+}
+
 /** What the server says of itself: it may be away for a moment, as when it restarts. */
 async function askServer(panel) {
   for (;;) {
@@ -161,6 +175,7 @@ export async function mount(root) {
     onSound: (sound, button) => live.playSound(sound, button),
   });
   listen(panel, live);
+  if (health.may_teach) letTeach(panel, live);
   panel.parts.record.hidden = !health.recordings.is_on;
   listenToRecord(panel, live);
   onLanguage(() => {
