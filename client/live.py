@@ -272,6 +272,8 @@ class Live:
         if (ends_at := self.session.ends_at) is not None and self.session.is_open:
             seconds = max(0, round(ends_at - time.monotonic()))
             return message("notice.ends_soon", seconds=seconds)
+        if self.session.is_unanswered:
+            return message("say.unanswered")
         return self.session.notice
 
     @property

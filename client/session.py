@@ -94,6 +94,8 @@ class Session:
         """Why the server follows none of the settings that it was told last."""
         self.refusal: Message | None = None
         """Why it did not do what it was asked last."""
+        self.is_unanswered = False
+        """What was typed last lies outside what the model knows."""
         self.queue_place: QueuePlace | None = None
         self.ends_at: float | None = None
         """When the conversation ends, for want of activity."""
@@ -164,6 +166,7 @@ class Session:
     def send_text(self, text: str, now: float) -> None:
         """Have the model read something: Enter was pressed just now."""
         self.refusal = None
+        self.is_unanswered = False
         self.conversation.typed(text)
         self.typed.send(text, now)
 
@@ -306,6 +309,7 @@ class Session:
     def _speaks(self, response_id: str, item_id: str, metadata: dict[str, Any], now: float) -> None:
         self._is_active()
         self.refusal = None
+        self.is_unanswered = False
         self._undecided_id = None
         self._speaking_until = now + SHORTEST_SPEAKING_SECONDS
         self.conversation.decided(metadata, speaks=True)
@@ -318,6 +322,7 @@ class Session:
         reason = (response.get("status_details") or {}).get("reason")
         if response["id"] == self._undecided_id:
             self._undecided_id = None
+        self.is_unanswered |= "kept_silent" in response.get("metadata", {})
         self.conversation.end_text(response["id"], status, reason)
         if status is TurnStatus.CANCELLED:
             self.speech.cancelled(response["id"])

@@ -88,6 +88,28 @@ async def test_model_that_answers_a_greeting_is_greeted_to_speak_first() -> None
     assert "conversation.item.created" not in visitor.types
 
 
+async def test_model_that_keeps_silent_on_what_it_does_not_know_is_not_made_to_speak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.scripted.LOUD", 10.0)  # whatever it hears, it keeps silent
+    async with house(ScriptedEngine([REPLY])) as home:
+        visitor = come(home, replace(offer_of(home.engine), may_keep_silent=True))
+        content = [{"type": "input_text", "text": "What is 2+2?"}]
+        item = {"type": "message", "role": "user", "content": content}
+        visitor.send("conversation.item.create", item=item)
+        visitor.send("response.create", response={"metadata": {"topic": "sums"}})
+        created = (await visitor.until("response.created"))["response"]
+        withheld = (await visitor.until("response.done"))["response"]
+        # Where it was spoken to, a reply that is asked for is one.
+        visitor.send("response.create")
+        done = await visitor.until("response.done")
+    require_shapes(visitor)
+    assert created["id"] == withheld["id"]
+    assert (withheld["status"], withheld["output"]) == ("completed", [])
+    assert withheld["metadata"] == {"topic": "sums", "kept_silent": "true"}
+    assert text_of(done) == REPLY.text
+
+
 def test_embedded_model_greets_first(embedded_checkpoint: Checkpoint) -> None:
     with (
         Engine(embedded_checkpoint, EngineConfig(num_slots=1)) as engine,

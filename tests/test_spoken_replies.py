@@ -2,6 +2,7 @@
 
 import base64
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,14 @@ from pydantic import TypeAdapter
 
 from backend.audio import Samples, pcm16_to_float, read_audio
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ
-from backend.conversation.events import CancelReason, ConversationEvent, ReplyEnded
-from backend.conversation.replies import Replies
+from backend.conversation.events import (
+    CancelReason,
+    ConversationEvent,
+    ReplyEnded,
+    ReplyStarted,
+    ReplyWithheld,
+)
+from backend.conversation.replies import PendingRequest, Replies
 from backend.errors import AudioInteractionError
 from backend.events import TurnDone, TurnStarted, TurnStatus
 from backend.protocol import Emotion
@@ -311,6 +318,21 @@ def test_who_stopped_a_reply_first_stopped_it() -> None:
     replies.generated(TurnDone(0, 0, "", None, TurnStatus.CANCELLED))
     assert isinstance(events[-1], ReplyEnded)
     assert events[-1].cancel_reason is CancelReason.VOICE
+
+
+def test_reply_that_is_withheld_is_told_when_the_one_before_has_ended() -> None:
+    events: list[ConversationEvent] = []
+    replies = Replies(events.append, lambda: 0.0)
+    replies.decided(DECISION, 0.0)
+    replies.start(TurnStarted(0, 0, None))
+    replies.request(PendingRequest("wanted", 1, until_chunk=2))
+    replies.withdraw_request(CancelReason.CLIENT)
+    replies.decided(replace(DECISION, chunk=2, speak=False), 0.0)
+    assert [type(event) for event in events] == [ReplyStarted]
+    replies.generated(TurnDone(0, 0, "", None, TurnStatus.COMPLETED))
+    assert isinstance(events[1], ReplyEnded)
+    assert events[2:] == [ReplyWithheld("wanted", "text", CancelReason.CLIENT)]
+    assert not replies.has_request
 
 
 async def test_a_short_sound_does_not_stop_a_reply() -> None:

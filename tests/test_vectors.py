@@ -195,6 +195,7 @@ class Run:
             "notice": session.notice and session.notice.key,
             "settings_problem": session.settings_problem and str(session.settings_problem),
             "refusal": session.refusal and str(session.refusal),
+            "is_unanswered": session.is_unanswered,
             "queue_place": place
             and {"position": place.position, "wait_seconds": place.wait_seconds},
             "ends_in": None if session.ends_at is None else session.ends_at - self._now,

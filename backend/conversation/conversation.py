@@ -97,6 +97,9 @@ class ConversationOptions:
     """Judges where people speak, for all conversations together."""
     opening: str | None = None
     """What the model is told that is to speak first; None where it speaks without."""
+    may_keep_silent: bool = False
+    """Whether an input on which the model keeps silent is left without a reply, also where one is
+    asked for: a model that knows little would answer with something else that it knows."""
     counts: ConversationCounts = field(default_factory=ConversationCounts)
     """Those of all conversations together."""
     is_kept: bool = False
@@ -508,7 +511,13 @@ class Conversation:
         else:
             # What is said meanwhile waits for its own chunk.
             chunk, since_chunk = self._hearing.added_silence(), added_since
-        request = PendingRequest(command.request_id, since_chunk, command.modality)
+        may_keep_silent = self._options.may_keep_silent and chunk.is_added
+        request = PendingRequest(
+            command.request_id,
+            since_chunk,
+            command.modality,
+            until_chunk=chunk.number if may_keep_silent else None,
+        )
         self._replies.request(request)
         self._enqueue(chunk, request)
 
@@ -575,7 +584,7 @@ class Conversation:
         while True:
             waiting = await self._waiting.get()
             try:
-                if waiting.request is not None:
+                if waiting.request is not None and waiting.request.until_chunk is None:
                     self._session.request_reply(waiting.request.since_chunk)
                 await self._session.feed(waiting.chunk.samples)
             except AudioInteractionError as error:

@@ -233,6 +233,16 @@ class ReplyTruncated:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyWithheld:
+    """The model kept silent on what a reply was asked for, and is not made to speak."""
+
+    request_id: str
+    modality: Modality
+    cancel_reason: CancelReason | None
+    """None where the reply was still wanted."""
+
+
+@dataclass(frozen=True, slots=True)
 class OutputStopped:
     """Nothing is said any more, as the client asked."""
 
@@ -407,6 +417,7 @@ ConversationEvent = (
     | ReplySound
     | ReplyEnded
     | ReplyTruncated
+    | ReplyWithheld
     | OutputStopped
     | PlaybackAcknowledged
     | VoiceFellBack

@@ -20,6 +20,7 @@ from backend.conversation.events import (
     ReplyStarted,
     ReplyText,
     ReplyTruncated,
+    ReplyWithheld,
 )
 from backend.conversation.settings import Modality
 from backend.events import TurnDone, TurnStarted, TurnStatus
@@ -250,6 +251,8 @@ class PendingRequest:
     """A reply to this chunk or to one after it is the one."""
     modality: Modality | None = None
     """None takes the conversation's."""
+    until_chunk: int | None = None
+    """A model that has kept silent up to here need not reply; None where it is made to."""
     cancel_reason: CancelReason | None = None
     """Why it is to end as it begins; None where it is still wanted."""
 
@@ -260,6 +263,8 @@ class _OpenReply:
 
     reply: Reply
     waiting: list[ConversationEvent] = field(default_factory=list)
+    after: list[ConversationEvent] = field(default_factory=list)
+    """What is told once it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +352,9 @@ class Replies:
     def decided(self, decision: ChunkDecision, arrived_at: float) -> None:
         """The model has decided on a chunk, which was complete at `arrived_at`."""
         self._starting = _Starting(decision, arrived_at) if decision.speak else None
+        request = self._request
+        if request is not None and request.until_chunk == decision.chunk and not decision.speak:
+            self._withhold(request)
 
     def start(self, turn: TurnStarted) -> Reply:
         """The reply begins that was decided last."""
@@ -405,6 +413,15 @@ class Replies:
             opened.reply.cancel_reason = opened.reply.cancel_reason or reason
         self._end_complete()
 
+    def _withhold(self, request: PendingRequest) -> None:
+        self._request = None
+        modality = request.modality or self.modality
+        withheld = ReplyWithheld(request.request_id, modality, request.cancel_reason)
+        if self._open:
+            self._open[-1].after.append(withheld)
+        else:
+            self._tell(withheld)
+
     def _take_request(self, chunk: int) -> PendingRequest | None:
         """The request that a reply to `chunk` satisfies."""
         request = self._request
@@ -416,11 +433,13 @@ class Replies:
     def _end_complete(self) -> None:
         """End the replies that are complete, in order; what waited for that is told."""
         while self._open and self._open[0].reply.is_complete:
-            self._tell(self._open.popleft().reply.end(self._clock()))
+            ended = self._open.popleft()
+            following: list[ConversationEvent] = [ended.reply.end(self._clock()), *ended.after]
             if self._open:
-                waiting, self._open[0].waiting = self._open[0].waiting, []
-                for event in waiting:
-                    self._tell(event)
+                following += self._open[0].waiting
+                self._open[0].waiting = []
+            for event in following:
+                self._tell(event)
 
     def _tell_of(self, opened: _OpenReply, event: ConversationEvent | None) -> None:
         if event is None:

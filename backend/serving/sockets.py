@@ -79,6 +79,7 @@ class SocketService:
             may_record=self.recordings is not None,
             hears_words=checkpoint.word_head is not None,
             opening=_opening(checkpoint.abilities),
+            may_keep_silent=bool(checkpoint.abilities),
         )
 
     async def serve(self, kind: WireKind, websocket: WebSocket) -> None:

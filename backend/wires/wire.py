@@ -346,6 +346,8 @@ class Offer:
     """Whether the model writes down what it hears."""
     opening: str | None = None
     """What the model answers with a greeting; None where that is not known."""
+    may_keep_silent: bool = False
+    """Whether the model states what it answers, and need not answer other inputs."""
     voice_detection: VoiceDetection = field(default_factory=VoiceDetection)
     """Judges where people speak, for all conversations together."""
 
@@ -369,6 +371,7 @@ def requested_options(
         recording_title=title,
         voice_detection=offer.voice_detection,
         opening=offer.opening,
+        may_keep_silent=offer.may_keep_silent,
     )
 
 

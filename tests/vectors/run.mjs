@@ -148,6 +148,7 @@ class Run {
       notice: session.notice?.key ?? null,
       settings_problem: session.settingsProblem?.values.words ?? null,
       refusal: session.refusal?.values.words ?? null,
+      is_unanswered: session.isUnanswered,
       queue_place: queuePlace && {
         position: queuePlace.position,
         wait_seconds: queuePlace.waitSeconds,

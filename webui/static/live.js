@@ -32,11 +32,9 @@ const MICROPHONE_SETTINGS = [
 export class Live {
   /**
    * `place` is where the model is: one of places.js. `slowness` are words for why the machine does
-   * not hear in real time, or null: then only what is meant for it is sent. `knowsLittle` is whether
-   * what the model can answer was listed.
+   * not hear in real time, or null: then only what is meant for it is sent.
    */
-  constructor(panel, place = SERVER, slowness = null, knowsLittle = false) {
-    this.knowsLittle = knowsLittle;
+  constructor(panel, place = SERVER, slowness = null) {
     this.panel = panel;
     this.place = place;
     this.shownTurn = null; // whose reply is on the stage
@@ -342,10 +340,10 @@ export class Live {
       onPlayed: (turn) => this.panel.showPlayback(turn),
       onBegun: (session) => this.begun(session),
       onDone: (turn, metadata) => this.replyDone(turn, metadata),
-      onUnanswered: (text) => this.keptSilent(text),
+      onUnanswered: () => this.keptSilent(),
       onRecording: () => this.recordingChanged(),
     };
-    this.session = new Session(this.socket, playback, listener, { asks: !this.knowsLittle });
+    this.session = new Session(this.socket, playback, listener);
     this.session.phase = Phase.CONNECTING;
     clearInterval(this.showing);
     this.showing = setInterval(() => this.show(), SHOWN_AGAIN_MS);
@@ -530,9 +528,9 @@ export class Live {
   }
 
   /** Nothing came of what was typed. */
-  keptSilent(text) {
+  keptSilent() {
+    this.panel.showUnanswered(this.given);
     this.given = null;
-    this.panel.showUnanswered(text);
   }
 
   showTurn(turn) {

@@ -163,8 +163,7 @@ export async function mount(root) {
   if (isHere) holdModel(panel);
   panel.showModel(health);
   panel.showGallery(gallery);
-  const knowsLittle = (health.abilities ?? []).length > 0;
-  const live = new Live(panel, isHere ? PAGE : SERVER, slownessOf(health), knowsLittle);
+  const live = new Live(panel, isHere ? PAGE : SERVER, slownessOf(health));
   const dialog = new SettingsDialog(panel, live, samples);
   const key = new KeyDialog(panel.parts, health.requires_key === true);
   live.mayBegin = () => key.beKnown();

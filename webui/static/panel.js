@@ -102,10 +102,10 @@ export class Panel {
     this.stage.showHint(() => message(this.isRunning ? 'hint.speak' : 'hint.now'));
   }
 
-  /** The model kept silent about what was typed: it is told what it knows. */
-  showUnanswered(text) {
+  /** The model kept silent about what was typed, as `words`: what it knows can be chosen. */
+  showUnanswered(words) {
     this.stage.showHint(() => message('say.unanswered'));
-    this.stage.showHeard(() => `“${text}”`);
+    this.stage.showHeard(words);
     this.announce(message('say.unanswered'));
   }
 

@@ -30,10 +30,10 @@ export class Session {
   /**
    * `link` takes messages to the server: {isAttached, send, sendAudio}. `listener` may have
    * `onTurn(turn)`, `onTyped(entry)`, `onSpoken(entry)`, `onPlayed(turn, fraction)`, `onBegun(session)`,
-   * `onDone(turn, metadata)` for a reply whose text is there, `onRecording()`, and `onUnanswered(text)`
-   * for what was typed and nothing came of. `asks` is whether replies to it are asked for.
+   * `onDone(turn, metadata)` for a reply whose text is there, `onRecording()`, and `onUnanswered()`
+   * where the model keeps silent on what was typed.
    */
-  constructor(link, playback, listener = {}, { asks = true } = {}) {
+  constructor(link, playback, listener = {}) {
     this.link = link;
     this.listener = listener;
     const { onTurn, onTyped, onSpoken, onPlayed } = listener;
@@ -45,11 +45,12 @@ export class Session {
       send: (event) => link.send(event),
       onPlayed,
     });
-    this.typed = new TypedText(link, asks);
+    this.typed = new TypedText(link);
     this.phase = Phase.IDLE;
     this.notice = null; // calm information, as `words`
     this.settingsProblem = null; // why the server follows none of the settings it was told last
     this.refusal = null; // why it did not do what it was asked last
+    this.isUnanswered = false; // what was typed last lies outside what the model knows
     this.lastError = null; // {code, message} of the server
     this.queuePlace = null; // {position, waitSeconds}
     this.endsAt = null; // when the conversation ends, for want of activity
@@ -111,6 +112,7 @@ export class Session {
   /** Have the model read something: Enter was pressed just now. */
   sendText(text, now) {
     this.refusal = null;
+    this.isUnanswered = false;
     this.conversation.typed(text);
     this.typed.send(text, now);
   }
@@ -218,7 +220,7 @@ export class Session {
         this.typed.responseBegan(event.response.id);
         break;
       case 'response.listen':
-        this.listened(event.response.metadata);
+        this.conversation.decided(event.response.metadata, false);
         break;
       case 'response.speak':
         this.speaks(event, now);
@@ -278,14 +280,10 @@ export class Session {
     this.notice = this.endsAt = null;
   }
 
-  listened(metadata) {
-    this.conversation.decided(metadata, false);
-    for (const text of this.typed.keptSilent(metadata.seconds)) this.listener.onUnanswered?.(text);
-  }
-
   speaks({ response_id: id, item_id: itemId, metadata }, now) {
     this.isActive();
     this.refusal = null;
+    this.isUnanswered = false;
     this.undecidedId = null;
     this.speakingUntil = now + SHORTEST_SPEAKING_MS;
     this.conversation.decided(metadata, true);
@@ -300,6 +298,10 @@ export class Session {
 
   done({ id, status, status_details: details, metadata = {} }) {
     if (id === this.undecidedId) this.undecidedId = null;
+    if (metadata.kept_silent !== undefined) {
+      this.isUnanswered = true;
+      this.listener.onUnanswered?.();
+    }
     const turn = this.conversation.endText(id, status, details?.reason ?? null);
     if (status === 'cancelled') this.speech.cancelled(id);
     else this.speech.complete(id);

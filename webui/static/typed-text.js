@@ -1,20 +1,13 @@
 // Typed text on its way: kept until the server has it and answers it, so that a lost connection
 // loses none of it and says none of it twice. client/typed_text.py is the same in Python.
 
-// So much sound after a text is heard before it is said that nothing came of it.
-const PATIENCE_SECONDS = 1.5;
 // What it refuses of what was sent again, or while it is about to reply anyway.
 const HARMLESS = ['item_id_already_taken', 'conversation_already_has_active_response'];
 
 export class TypedText {
-  /**
-   * `link` takes messages to the server: {isAttached, send}. With `asks` a reply is asked for; without,
-   * the model decides, as about what it hears: one that knows little is then silent about the rest.
-   */
-  constructor(link, asks = true) {
+  /** `link` takes messages to the server: {isAttached, send}. */
+  constructor(link) {
     this.link = link;
-    this.asks = asks;
-    this.unanswered = new Map(); // what has arrived and was not asked about, by its id: {text, seconds}
     this.waiting = new Map(); // text that is not known to have arrived, by its item's id
     this.enteredAt = new Map(); // when Enter was pressed for what has no reply yet, oldest first
     this.isAsking = false; // what arrived before the connection was lost
@@ -27,7 +20,7 @@ export class TypedText {
 
   /** Whether something has not arrived, or is not about to be answered. */
   get isWaiting() {
-    return this.waiting.size > 0 || this.askedId !== null || this.unanswered.size > 0;
+    return this.waiting.size > 0 || this.askedId !== null;
   }
 
   /** Enter was pressed just now. */
@@ -61,22 +54,7 @@ export class TypedText {
   }
 
   arrived(id) {
-    const text = this.waiting.get(id);
     this.waiting.delete(id);
-    if (!this.asks && text !== undefined) this.unanswered.set(id, { text, seconds: null });
-  }
-
-  /** The model kept silent up to a place of the sound: gives the texts of which nothing comes any more. */
-  keptSilent(seconds) {
-    const texts = [];
-    for (const [id, entry] of this.unanswered) {
-      entry.seconds ??= seconds; // it is read between what was captured before and what is after
-      if (seconds - entry.seconds < PATIENCE_SECONDS) continue;
-      this.unanswered.delete(id);
-      this.enteredAt.delete(id);
-      texts.push(entry.text);
-    }
-    return texts;
   }
 
   /**
@@ -103,21 +81,12 @@ export class TypedText {
   }
 
   takeAnswered() {
-    if (!this.asks) return this.takeRead();
     if (!this.enteredAt.has(this.lastAskedId)) return null;
     const [since] = this.enteredAt.values();
     for (const id of this.enteredAt.keys()) {
       this.enteredAt.delete(id);
       if (id === this.lastAskedId) break;
     }
-    return since;
-  }
-
-  takeRead() {
-    const [first = null] = this.unanswered.keys();
-    const since = first === null ? null : this.enteredAt.get(first);
-    for (const id of this.unanswered.keys()) this.enteredAt.delete(id);
-    this.unanswered.clear();
     return since;
   }
 
@@ -129,7 +98,6 @@ export class TypedText {
     const content = [{ type: 'input_text', text }];
     const item = { id, type: 'message', role: 'user', content };
     this.link.send({ type: 'conversation.item.create', event_id: id, item });
-    if (!this.asks) return;
     if (this.askedId === null) this.ask(id);
     else this.nextId = id;
   }

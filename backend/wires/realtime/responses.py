@@ -14,6 +14,7 @@ from backend.conversation.events import (
     ReplyStarted,
     ReplyText,
     ReplyTruncated,
+    ReplyWithheld,
 )
 from backend.conversation.settings import Modality
 from backend.events import TurnStatus
@@ -25,7 +26,16 @@ from backend.wires.wire import Fields, new_id
 MAX_METADATA_KEYS = 16
 """Of a response, in the API."""
 FOREMOST = frozenset(
-    {"emotion", "voice", "online_voice", "chunk", "seconds", "speak_probability", "latency_ms"}
+    {
+        "emotion",
+        "voice",
+        "online_voice",
+        "chunk",
+        "seconds",
+        "speak_probability",
+        "latency_ms",
+        "kept_silent",
+    }
 )
 """What no metadata of a client's pushes out; our other numbers go before a client's do."""
 MAX_RESPONSES = 16
@@ -205,6 +215,21 @@ class Responses:
             "content_index": 0,
             "audio_end_ms": round(truncated.heard_ms),
         }
+
+    def withhold(self, withheld: ReplyWithheld) -> Iterator[Fields]:
+        """A response without output: the model has kept silent."""
+        response = _Response(
+            client_metadata=self._requested.pop(withheld.request_id, {}),
+            modality=withheld.modality,
+        )
+        created = _response_object(response, "in_progress", [])
+        yield {"type": "response.created", "response": created}
+        if withheld.cancel_reason is None:
+            response.own_metadata["kept_silent"] = "true"
+            done = _response_object(response, "completed", [])
+        else:
+            done = _response_object(response, "cancelled", [], _REASONS[withheld.cancel_reason])
+        yield {"type": "response.done", "response": done}
 
     def _of(self, turn: int) -> _Response:
         if (response := self._responses.get(turn)) is None:

@@ -27,6 +27,7 @@ from backend.conversation.events import (
     ReplyStarted,
     ReplyText,
     ReplyTruncated,
+    ReplyWithheld,
     SettingsChanged,
     SettingsRefused,
     SpeechHeard,
@@ -123,6 +124,8 @@ class ServerMessages:
                 yield from self.responses.end(event)
             case ReplyTruncated():
                 yield self.responses.truncate(event)
+            case ReplyWithheld():
+                yield from self.responses.withhold(event)
             case OutputStopped(turn):
                 response_id = "" if turn is None else self.responses.response_id(turn)
                 yield {"type": "output_audio_buffer.cleared", "response_id": response_id}
