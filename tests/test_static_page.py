@@ -1,6 +1,8 @@
 """The page that holds the model itself, from a file server, in Chromium."""
 
 import functools
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -9,13 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 from playwright.sync_api import Browser, Page, Playwright, Request, expect
+from websockets.sync.client import connect
 
 from backend.browser.page import assemble
+from backend.config import EngineConfig
+from backend.engine import Engine
 from backend.model.checkpoint import Checkpoint
 from backend.recordings.reader import SessionFile
 from backend.recordings.records import DecisionRecord, TokenRecord
 from backend.recordings.replay import Verifier
 from tests.browsing import chromium, microphone_file, open_page, part, samples
+from tests.serving import serving
 
 VOICES = Path(__file__).parent / "page_engine" / "voices.js"
 ORDER = "order_large_cappuccino_whole_milk.ogg"
@@ -146,6 +152,51 @@ def test_replies_are_said_by_a_voice_of_this_device(
     page.wait_for_function("speechSynthesis.isSilent")
     expect(page.locator(part("state"))).not_to_have_text("SPEAKING")
     context.close()
+
+
+def test_who_waits_for_a_place_talks_in_the_page_and_moves_over(
+    quiet_browser: Browser,
+    embedded_checkpoint: Checkpoint,
+    static_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = static_folder / "live" / "engine" / "built"
+
+    async def make(folder: Path) -> None:
+        shutil.copytree(built, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr("backend.serving.page_engine.make", make)
+    with (
+        Engine(embedded_checkpoint, EngineConfig(num_slots=1)) as engine,
+        serving(engine) as address,
+        connect(f"ws://{address}/v1/realtime") as taken,
+    ):
+        assert json.loads(taken.recv())["type"] == "session.created"
+        page = open_page(quiet_browser, address, locale="en-US")
+        asked: list[Request] = []
+        page.on("request", lambda request: asked.append(request))
+        page.click(part("start"))
+        expect(page.locator(part("reply"))).to_contain_text("You are number 1 in the queue.")
+        offer = page.get_by_role("button", name="Talk here (12 MB)")
+        expect(offer).to_be_visible()
+        # What it costs is known, and nothing of it has been fetched before the visitor agrees.
+        assert [it.url for it in asked if "/built/" in it.url] == [
+            f"http://{address}/live/engine/built/files.json"
+        ]
+        offer.click()
+        play(page, SEVEN)
+        expect(page.locator(part("turns"))).to_contain_text("You said seven.")
+        expect(page.locator(part("otherPlaceWords"))).to_contain_text("You are number 1")
+        expect(page.locator(part("sent"))).to_have_text("Sent by this page: 0 bytes.")
+        assert all(request.method == "GET" for request in asked)
+        taken.close()
+        # Nothing is being said: the server's place is taken at once.
+        expect(page.locator(part("otherPlace"))).to_be_hidden()
+        expect(page.locator(part("typed"))).to_be_visible()
+        play(page, SEVEN)
+        said = page.locator(part("turns")).get_by_text("You said seven.")
+        expect(said).to_have_count(2)
+        page.context.close()
 
 
 def test_on_a_phone_without_what_only_a_server_has(

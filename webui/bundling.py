@@ -12,8 +12,12 @@ from pathlib import Path
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 """The page's files."""
-ENTRIES = ("main.js", "replay.js")
-"""The modules that pages begin with."""
+PARTS = ("capture-worklet.js", "playback-worklet.js", "engine/worker.js")
+"""The modules with which what runs beside a page begins."""
+ENTRIES = ("main.js", "replay.js", *PARTS)
+"""Those, and the ones that pages begin with."""
+BUILT = "./built/*"
+"""What is made beside the Worker, and stays as it is."""
 LONGEST_SECONDS = 30.0
 """It takes a tenth of a second."""
 
@@ -53,7 +57,10 @@ def bundle(folder: Path, entries: tuple[str, ...], output: Path) -> None:
 
     for entry in entries:
         run_bun(
-            ["build", entry, "--minify", "--target=browser", f"--outfile={output / entry}"],
+            [
+                *("build", entry, "--minify", "--target=browser", "--external", BUILT),
+                f"--outfile={output / entry}",
+            ],
             cwd=folder,
             capture_output=True,
             text=True,

@@ -1,13 +1,15 @@
 """Assemble the page that holds the model, or export the model alone.
 
-`python -m backend.browser page`, which is `make static`; `python -m backend.browser model`.
+`python -m backend.browser page`, which is `make static`; `python -m backend.browser model`; and
+`engine`, which is the part of the page that a server makes for those who wait.
 """
 
 import argparse
 from pathlib import Path
 
 from backend.browser.graph import WeightFormat
-from backend.browser.page import REPOSITORY, assemble, export_checked, size_of
+from backend.browser.page import assemble, build_engine, export_checked, size_of
+from backend.browser.runtime import REPOSITORY
 from backend.errors import AudioInteractionError
 from backend.model.checkpoint import Checkpoint, load_checkpoint
 from backend.model.layout import EMBEDDED
@@ -22,8 +24,8 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["page", "model"])
-    parser.add_argument("--folder", type=Path, help="where to (build/static, build/model)")
+    parser.add_argument("what", choices=["page", "model", "engine"])
+    parser.add_argument("--folder", type=Path, help="where to (in build/, by what it is)")
     parser.add_argument("--checkpoint", default=EMBEDDED, help="a folder or Hub id (%(default)s)")
     parser.add_argument(
         "--weights", type=WeightFormat, choices=list(WeightFormat), default=WeightFormat.EXACT
@@ -31,10 +33,13 @@ def main() -> None:
     parsed = parser.parse_args()
     try:
         checkpoint = load_checkpoint(parsed.checkpoint, device="cpu", dtype="float32")
-        if parsed.what == "page":
-            _page(checkpoint, parsed.folder or BUILD / "static", parsed.weights)
-        else:
-            _model(checkpoint, parsed.folder or BUILD / "model", parsed.weights)
+        match parsed.what:
+            case "page":
+                _page(checkpoint, parsed.folder or BUILD / "static", parsed.weights)
+            case "model":
+                _model(checkpoint, parsed.folder or BUILD / "model", parsed.weights)
+            case "engine":
+                build_engine(parsed.folder or BUILD / "engine", checkpoint, parsed.weights)
     except AudioInteractionError as error:
         parser.error(str(error))
 

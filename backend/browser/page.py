@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,17 +18,17 @@ from backend.browser.export import (
     export,
 )
 from backend.browser.graph import WeightFormat
+from backend.browser.runtime import LOADER, REPOSITORY, RUNTIME, WASM, has_runtime
 from backend.errors import CheckpointError, SettingsError
 from backend.model.checkpoint import Checkpoint
+from webui.bundling import PARTS, bundle
 
-REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "webui" / "static"
 SAMPLES = REPOSITORY / "assets" / "samples"
-RUNTIME = REPOSITORY / ".ci" / "static" / "node_modules" / "onnxruntime-web" / "dist"
-LOADER = "ort.wasm.bundle.min.mjs"
-WASM = "ort-wasm-simd-threaded.wasm"
-OF_SERVERS = ("replay.*", "starting.*", "preview.jpg", "here.html", "service-worker.js")
+OF_SERVERS = ("replay.*", "starting.*", "preview.jpg", "here.html", "local-panel.css")
 """Files of the page that mean nothing here, or lie elsewhere."""
+MODULES = ("*.js", "messages-*.json", "engine", "recorder")
+"""What is in the bundles."""
 BINARIES = ("gz", "png", "ogg")
 FRONT_MATTER = """\
 ---
@@ -82,18 +83,23 @@ def assemble(
     """Fill `folder`, which must not be there or is replaced.
 
     Raises:
-        SettingsError: the runtime is not installed.
+        SettingsError: the runtime is not installed, or the page's modules cannot be bundled.
         CheckpointError: the checkpoint is none that a page can hold, or what was exported computes
             other numbers.
     """
-    if not (RUNTIME / LOADER).is_file():
+    if not has_runtime():
         raise SettingsError(f"{RUNTIME} is missing: `make static` installs it")
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(PAGE, folder / "live", ignore=shutil.ignore_patterns(*OF_SERVERS))
+    live = folder / "live"
+    shutil.copytree(PAGE, live, ignore=shutil.ignore_patterns(*OF_SERVERS, *MODULES))
+    try:
+        bundle(PAGE, ("here.js", *PARTS), live)
+    except (ImportError, OSError, subprocess.SubprocessError) as error:
+        raise SettingsError(f"the page's modules cannot be bundled: {error}") from error
     shutil.copytree(SAMPLES, folder / "samples")
     _write_index(folder)
     _write_health(folder, checkpoint)
-    _build_engine(folder / "live" / "engine" / "built", checkpoint, weight_format)
+    build_engine(live / "engine" / "built", checkpoint, weight_format)
     (folder / "README.md").write_text(FRONT_MATTER, "utf-8")
     lines = [f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in BINARIES]
     (folder / ".gitattributes").write_text("".join(lines), "utf-8")
@@ -119,8 +125,15 @@ def _write_health(folder: Path, checkpoint: Checkpoint) -> None:
     (folder / "health").write_text(json.dumps(stated, ensure_ascii=False), "utf-8")
 
 
-def _build_engine(folder: Path, checkpoint: Checkpoint, weight_format: WeightFormat) -> None:
-    """The runtime and the model, compressed: not every file server does it."""
+def build_engine(
+    folder: Path, checkpoint: Checkpoint, weight_format: WeightFormat = WeightFormat.EXACT
+) -> None:
+    """Put the runtime and the model into `folder`, compressed: not every file server does it.
+
+    Raises:
+        CheckpointError: the checkpoint is none that a page can hold, or what was exported computes
+            other numbers.
+    """
     export_checked(checkpoint, folder, weight_format)
     shutil.copyfile(RUNTIME / LOADER, folder / LOADER)
     shutil.copyfile(RUNTIME / WASM, folder / WASM)

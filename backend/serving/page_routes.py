@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.serving.access import OwnPagesOnly, is_host
+from backend.serving.page_engine import PageEngine
 from webui.bundling import STATIC_FOLDER, bundled
 from webui.gradio_app import ASSETS_FOLDER, FILES, RENDERED, preloads, preview
 
@@ -208,6 +209,7 @@ def page_routes(gradio: ASGIApp, own_hosts: Sequence[str]) -> list[BaseRoute]:
         *(Route(path, rendered, methods=["GET"]) for path in RENDERED),
         *(Route(path, for_anybody(_file(file)), methods=["GET"]) for path, file in FILES.items()),
         Mount("/assets", for_anybody(assets), name="assets"),
+        Mount("/live/engine/built", OwnPagesOnly(PageEngine(), own_hosts), name="engine"),
         Mount("/live", for_anybody(page_files), name="live"),
     ]
 

@@ -2,11 +2,12 @@
 
 import { CHUNK_SECONDS, SAMPLE_RATE } from './audio-format.js';
 import { checkEcho } from './echo-check.js';
-import { clockTime } from './figures.js';
+import { bytesToFetch } from './engine/link.js';
+import { clockTime, size } from './figures.js';
 import { keptRecordings } from './kept-recordings.js';
 import { message, words } from './messages.js';
 import { notify } from './notify.js';
-import { SERVER } from './places.js';
+import { PAGE, SERVER } from './places.js';
 import { explainClose, explainError, requireSecureAddress } from './problems.js';
 import { fetchSample } from './samples.js';
 import { Phase, Session } from './session.js';
@@ -15,6 +16,7 @@ import { settings } from './settings.js';
 import { FORGOTTEN } from './socket.js';
 import { SoundCard, listDevices } from './sound-card.js';
 import { titleOf } from './soundboard.js';
+import { queueWords } from './stage.js';
 
 const IDLE_NOTICE = words('notice.idle');
 const INTERRUPTED_NOTICE = words('notice.interrupted');
@@ -46,12 +48,13 @@ export class Live {
     this.sound = null;
     this.socket = null;
     this.session = null; // the conversation that goes on, or the last one
+    this.aside = null; // {session, socket, isAwaited} of the server, while the model in the page is talked with
+    this.hereBytes = undefined; // what fetching that takes; null where there is none, undefined where it is not known
     this.pressed = new Map(); // what stops a recording or sound that plays, by its button
     this.file = null; // the last that was played
     this.given = null; // what the visitor has typed or played and nothing has answered, as words
     this.replayCard = null; // promise of one, while sound of an ended conversation is played again
     this.numReplays = 0;
-    this.defaults = null; // the session as the server made it
     this.attempt = 0; // counts starts and stops, so that late answers of the browser are ignored
     this.isStarting = false; // before there is a session
     this.starting = null; // resolves when the last start has succeeded or failed
@@ -112,6 +115,32 @@ export class Live {
 
   leaveQueue() {
     this.stop();
+  }
+
+  /** To the model in the page, until the server has a place or is back; or to the server again. */
+  changePlace() {
+    if (this.aside !== null) return this.goToServer();
+    const { session, socket } = this;
+    session.speech.stop();
+    this.aside = { session, socket, isAwaited: session.phase !== Phase.OPEN };
+    this.panel.showPlace(PAGE);
+    const { onSettled } = this;
+    this.starting = this.connect(null, PAGE);
+    this.starting.then(onSettled);
+  }
+
+  goToServer() {
+    this.session.ended();
+    this.socket.close();
+    const { session, socket } = this.aside;
+    Object.assign(this, { session, socket, aside: null });
+    this.panel.showPlace(SERVER);
+    this.showConversation();
+    if (session.isOpen) {
+      this.panel.showCapabilities(session);
+      this.onSettled();
+    }
+    this.show();
   }
 
   async toggleMute() {
@@ -320,41 +349,44 @@ export class Live {
   }
 
   /** Resolves when the conversation is open, or has failed to. */
-  connect(recording) {
-    this.defaults = null;
-    const playback = this.place.playback(this.sound, (report) => this.reported(report));
-    this.socket = this.place.open({
+  connect(recording, place = this.place) {
+    const playback = place.playback(this.sound, (report) => this.reported(report));
+    const socket = place.open({
       playback,
       recording,
       hasOwnPace: this.slowness !== null,
       onFile: (file) => this.recorded(file),
-      onEvent: (event) => this.receive(event),
-      onLost: (isRestarting) => this.connectionLost(isRestarting),
-      onResumed: (inputSeconds) => this.connectionResumed(inputSeconds),
-      onClosed: (code) => this.connectionClosed(code),
+      onEvent: (event) => this.receive(session, event),
+      onLost: (isRestarting) => this.connectionLost(session, isRestarting),
+      onResumed: (inputSeconds) => this.connectionResumed(session, inputSeconds),
+      onClosed: (code) => this.connectionClosed(session, code),
     });
-    const listener = {
+    const session = new Session(socket, playback, {
       onTurn: (turn) => this.showTurn(turn),
       onTyped: (entry) => this.panel.showTyped(entry),
       onSpoken: (entry) => this.panel.showSpoken(entry, (pcm) => this.hearAgain(pcm)),
       onPlayed: (turn) => this.panel.showPlayback(turn),
-      onBegun: (session) => this.begun(session),
+      onBegun: () => this.begun(session),
       onDone: (turn, metadata) => this.replyDone(turn, metadata),
       onUnanswered: () => this.keptSilent(),
-      onRecording: () => this.recordingChanged(),
-    };
-    this.session = new Session(this.socket, playback, listener);
-    this.session.phase = Phase.CONNECTING;
+      onRecording: () => this.recordingChanged(session),
+    });
+    session.phase = Phase.CONNECTING;
+    Object.assign(this, { session, socket });
     clearInterval(this.showing);
     this.showing = setInterval(() => this.show(), SHOWN_AGAIN_MS);
-    this.panel.turns.begin();
-    this.panel.showLatencies(null);
-    this.panel.strip.show(this.conversation);
-    this.panel.showHint();
+    this.showConversation();
     this.show();
     return new Promise((onSettled) => {
       this.onSettled = onSettled;
     });
+  }
+
+  showConversation() {
+    this.panel.turns.begin();
+    this.panel.showLatencies(null);
+    this.panel.strip.show(this.conversation);
+    this.panel.showHint();
   }
 
   /** A phone that locks its screen would take the microphone away. */
@@ -376,6 +408,9 @@ export class Live {
     clearInterval(this.showing);
     this.session?.ended();
     this.socket?.close();
+    this.aside?.socket.close();
+    this.aside = null;
+    this.panel.showPlace(this.place);
     this.sound?.close();
     this.wakeLock?.release();
     this.wakeLock = null;
@@ -386,12 +421,22 @@ export class Live {
     if (problem === null) this.panel.announce(message('announce.stopped'));
   }
 
-  connectionLost(isRestarting) {
-    this.session.connectionLost(isRestarting ? 'notice.restarting' : 'notice.reconnecting');
+  connectionLost(session, isRestarting) {
+    session.connectionLost(isRestarting ? 'notice.restarting' : 'notice.reconnecting');
     this.show();
   }
 
-  connectionClosed(code) {
+  connectionClosed(session, code) {
+    if (session === this.aside?.session) {
+      // The model in the page goes on.
+      this.aside = null;
+      return this.showProblem(() => explainClose(code, session.lastError));
+    }
+    if (this.aside !== null) {
+      this.hereBytes = null;
+      this.goToServer();
+      return this.showProblem(words('problem.model_failed.here'));
+    }
     // What was to be recorded is not gone on with unrecorded.
     if (code === FORGOTTEN && !this.session.isRecording) return this.beginAnew();
     const { lastError } = this.session;
@@ -410,10 +455,10 @@ export class Live {
     this.show();
   }
 
-  connectionResumed(inputSeconds) {
-    this.session.connectionResumed(inputSeconds);
+  connectionResumed(session, inputSeconds) {
+    session.connectionResumed(inputSeconds);
     this.show();
-    this.panel.announce(message('announce.listening'));
+    if (session === this.session) this.panel.announce(message('announce.listening'));
   }
 
   // Microphone and settings.
@@ -438,8 +483,9 @@ export class Live {
     const concerns = (names) => names.some((name) => changed.includes(name));
     this.setPushToTalk(sound);
     if (!values.speakReplies) this.session?.speech.stop();
-    if (this.defaults !== null && concerns(SESSION_SETTINGS)) {
-      this.session.update(sessionOf(values, this.defaults));
+    for (const session of [this.session, this.aside?.session]) {
+      if (!session?.isOpen || !concerns(SESSION_SETTINGS)) continue;
+      session.update(sessionOf(values, session.defaults));
     }
     if (concerns(['outputDevice', ...MICROPHONE_SETTINGS])) this.problem = null;
     try {
@@ -455,7 +501,7 @@ export class Live {
 
   receiveFrame(frame) {
     if (!this.session?.isOpen) return;
-    if (this.slowness !== null && !this.isMeant(frame)) return;
+    if (this.slowness !== null && this.aside === null && !this.isMeant(frame)) return;
     if (this.isCheckingEcho) frame.pcm.fill(0);
     const capturedAt = this.sound.clock.pageTime(frame.time);
     this.session.frameCaptured(frame, capturedAt, performance.now());
@@ -487,16 +533,15 @@ export class Live {
     this.show();
   }
 
-  receive(event) {
-    this.session.receive(event, performance.now());
+  receive(session, event) {
+    session.receive(event, performance.now());
     this.show();
   }
 
   begun(session) {
-    this.defaults = session;
-    this.session.update(sessionOf(settings.get(), session));
-    const { voices, maxPositions } = this.session;
-    this.panel.showCapabilities({ voices, maxPositions });
+    session.update(sessionOf(settings.get(), session.defaults));
+    if (session !== this.session) return; // it is gone to as soon as nothing is being said
+    this.panel.showCapabilities(session);
     this.onSettled();
     this.panel.announce(message('announce.listening'));
   }
@@ -513,8 +558,7 @@ export class Live {
   }
 
   /** It has begun or ended: by the visitor, with the conversation, or because the server cannot go on. */
-  recordingChanged() {
-    const { isRecording, recording } = this.session;
+  recordingChanged({ isRecording, recording }) {
     if (isRecording && recording.id !== null) keptRecordings.add(recording.id);
     this.panel.announce(message(isRecording ? 'record.announce' : 'record.announceEnd'));
   }
@@ -563,8 +607,39 @@ export class Live {
     this.panel[method](...values);
   }
 
+  /** The model in the page is offered where there is a reason; what it costs is asked for only then. */
+  showOtherPlace() {
+    const { phase, aside } = this;
+    const isAway = phase === Phase.QUEUED || phase === Phase.RECONNECTING;
+    const hasReason = isAway || (this.slowness !== null && phase === Phase.OPEN);
+    if (aside !== null) {
+      const { queuePlace } = aside.session;
+      const key = `aside ${queuePlace?.position} ${queuePlace?.waitSeconds}`;
+      const said = () => `${message('here.talking')} ${queuePlace === null ? '' : queueWords(queuePlace)}`;
+      this.tell('showOtherPlace', key, { words: said, action: words('here.back') });
+    } else if (hasReason && this.hereBytes > 0) {
+      const action = words('here.go', { size: size(this.hereBytes) });
+      this.tell('showOtherPlace', 'offered', { words: words('here.offer'), action });
+    } else this.tell('showOtherPlace', null, null);
+    if (hasReason && this.hereBytes === undefined && this.place === SERVER) this.lookForModel();
+  }
+
+  async lookForModel() {
+    this.hereBytes = null;
+    this.hereBytes = await bytesToFetch().catch(() => null);
+    this.show();
+  }
+
+  /** Whether the server, which was waited for, can be gone to without breaking off. */
+  get isServerBack() {
+    const { aside, session } = this;
+    if (!aside?.isAwaited || aside.session.phase !== Phase.OPEN) return false;
+    return session.isQuiet || session.phase !== Phase.OPEN; // nothing is being said here, or not yet
+  }
+
   /** Everything that has changed. */
   show() {
+    if (this.isServerBack) this.goToServer();
     const { session, sound, isRunning } = this;
     const state = this.currentState();
     const emotion = session?.isOpen ? session.emotion : null;
@@ -582,6 +657,7 @@ export class Live {
     const queuePlace = session?.queuePlace ?? null;
     this.tell('showQueue', queuePlace, queuePlace);
     this.showNotice();
+    this.showOtherPlace();
     if (session === null) return;
     const behind = session.secondsBehind;
     this.tell('showBehind', behind, behind);

@@ -7,7 +7,7 @@ import { KeyDialog } from './key-dialog.js';
 import { Keys } from './keys.js';
 import { keptRecordings } from './kept-recordings.js';
 import { Live } from './live.js';
-import { message, onLanguage, speakOfHere, words } from './messages.js';
+import { message, onLanguage, words } from './messages.js';
 import { Panel } from './panel.js';
 import { PAGE, SERVER } from './places.js';
 import { PrivacyPanel } from './privacy-panel.js';
@@ -86,6 +86,7 @@ function listen(panel, live) {
   parts.microphone.addEventListener('click', () => live.toggleMute());
   parts.stopReply.addEventListener('click', () => live.stopReply());
   parts.leaveQueue.addEventListener('click', () => live.leaveQueue());
+  parts.changePlace.addEventListener('click', () => live.changePlace());
   parts.speakReplies.addEventListener('click', () => {
     settings.set({ speakReplies: !settings.get().speakReplies });
   });
@@ -140,15 +141,6 @@ async function askServer(panel) {
   }
 }
 
-/** There is no server: the model is in the page, and what only a server has is not shown. */
-function holdModel(panel) {
-  speakOfHere();
-  panel.root.dataset.place = 'page';
-  panel.showAgain();
-  panel.showSent(sent.numBytes);
-  sent.onChange((numBytes) => panel.showSent(numBytes));
-}
-
 /** Why the server does not hear in real time, as words; null where it does. */
 function slownessOf({ too_slow: tooSlow, chunk_ms: chunkMs }) {
   if (!tooSlow) return null;
@@ -160,7 +152,8 @@ export async function mount(root) {
   const panel = new Panel(root.querySelector('.page'));
   const [health, samples, gallery] = await askServer(panel);
   const isHere = health.engine === 'page';
-  if (isHere) holdModel(panel);
+  sent.onChange((numBytes) => panel.showSent(numBytes));
+  if (isHere) panel.showPlace(PAGE);
   panel.showModel(health);
   panel.showGallery(gallery);
   const live = new Live(panel, isHere ? PAGE : SERVER, slownessOf(health));

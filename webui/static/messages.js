@@ -33,9 +33,9 @@ export function onLanguage(callback) {
   callbacks.add(callback);
 }
 
-/** From now on the model is in the page: some things are said otherwise, under keys that end in `.here`. */
-export function speakOfHere() {
-  isHere = true;
+/** Whether the model is in the page: some things are then said otherwise, under keys that end in `.here`. */
+export function speakOfHere(isInPage) {
+  isHere = isInPage;
 }
 
 export function hasMessage(key) {

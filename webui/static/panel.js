@@ -8,8 +8,10 @@ import { Gallery } from './gallery.js';
 import { drawIcons, icon } from './icons.js';
 import { LanguageButton } from './language-button.js';
 import { Memory } from './memory.js';
-import { hasMessage, message } from './messages.js';
+import { hasMessage, message, speakOfHere } from './messages.js';
+import { PAGE } from './places.js';
 import { SampleSession } from './sample-session.js';
+import { sent } from './sent.js';
 import { settings } from './settings.js';
 import { Shown, write } from './shown.js';
 import { replayAddress } from './source.js';
@@ -139,6 +141,26 @@ export class Panel {
     }, false);
   }
 
+  /** Where the model is now: what only a server has is not shown where it is in the page. */
+  showPlace(place) {
+    const isInPage = place === PAGE;
+    if (isInPage === this.isWithoutServer) return;
+    speakOfHere(isInPage);
+    if (isInPage) this.root.dataset.place = 'page';
+    else delete this.root.dataset.place;
+    sent.begin();
+    this.showAgain();
+  }
+
+  /** A line about the model in the page and what its button does, both as `words`; null for none. */
+  showOtherPlace(told) {
+    this.parts.otherPlace.hidden = told === null;
+    this.shown.show('otherPlace', () => {
+      write(this.parts.otherPlaceWords, told?.words() ?? '');
+      write(this.parts.changePlace, told?.action() ?? '');
+    });
+  }
+
   // The conversation
 
   showTurn(turn) {
@@ -262,7 +284,7 @@ export class Panel {
 
   /** How many bytes of what the visitor said or did have left the page. */
   showSent(numBytes) {
-    this.parts.sent.hidden = false;
+    this.parts.sent.hidden = !this.isWithoutServer;
     this.shown.show('sent', () => write(this.parts.sent, message('foot.sent', { size: count(numBytes) })));
   }
 

@@ -11,6 +11,12 @@ class Sent {
     for (const callback of this.callbacks) callback(this.numBytes);
   }
 
+  /** Count anew. */
+  begin() {
+    this.numBytes = 0;
+    this.add(0);
+  }
+
   onChange(callback) {
     this.callbacks.add(callback);
   }

@@ -29,7 +29,7 @@ function saying(sentence) {
 export class Session {
   /**
    * `link` takes messages to the server: {isAttached, send, sendAudio}. `listener` may have
-   * `onTurn(turn)`, `onTyped(entry)`, `onSpoken(entry)`, `onPlayed(turn, fraction)`, `onBegun(session)`,
+   * `onTurn(turn)`, `onTyped(entry)`, `onSpoken(entry)`, `onPlayed(turn, fraction)`, `onBegun()`,
    * `onDone(turn, metadata)` for a reply whose text is there, `onRecording()`, and `onUnanswered()`
    * where the model keeps silent on what was typed.
    */
@@ -55,6 +55,7 @@ export class Session {
     this.queuePlace = null; // {position, waitSeconds}
     this.endsAt = null; // when the conversation ends, for want of activity
     this.maxPositions = null;
+    this.defaults = null; // the settings as the server made them
     this.voices = null; // the server's, once it has told them
     this.recording = null; // {id, seconds, failure}; `seconds` is null while it goes on
     this.speakingUntil = -Infinity;
@@ -269,9 +270,10 @@ export class Session {
     const { voices, max_positions: maxPositions } = session.capabilities;
     this.voices = voices;
     this.maxPositions = maxPositions;
+    this.defaults = session;
     this.queuePlace = this.notice = null;
     this.phase = Phase.OPEN;
-    this.listener.onBegun?.(session);
+    this.listener.onBegun?.();
     this.typed.begun();
   }
 

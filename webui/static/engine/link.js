@@ -1,6 +1,7 @@
 // The page's end of the model in its Worker: like socket.js, which takes messages to a server.
 
 import { message } from '../messages.js';
+import { address, askJson } from '../server.js';
 
 const FAILED = 1011; // as a server's socket closes whose model has failed
 
@@ -8,13 +9,19 @@ let worker = null; // for all conversations: it holds the model
 const links = new Map(); // by number: those of which something may still be told
 
 function startWorker() {
-  const started = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
+  const started = new Worker(address('live/engine/worker.js'), { type: 'module' });
   started.onmessage = ({ data: { number, event } }) => links.get(number)?.receive(event);
   started.onerror = () => {
     for (const link of links.values()) link.fail();
     worker = null;
   };
   return started;
+}
+
+/** What fetching the model takes, in bytes. Throws where there is none to be had. */
+export async function bytesToFetch() {
+  const { files } = await askJson('live/engine/built/files.json');
+  return Object.values(files).reduce((sum, size) => sum + size, 0);
 }
 
 export class EngineLink {
