@@ -18,7 +18,7 @@ const SEED = 7;
 const LONGEST_DELAY_SECONDS = 0.4; // of loudspeaker, air and microphone together
 const NUM_PATH = 0.05 * SAMPLE_RATE; // of reverberation after the sound's first arrival
 
-export const CHECK_SECONDS =
+const CHECK_SECONDS =
   LEAD_SECONDS + NUM_BURSTS * BURST_SECONDS + (NUM_BURSTS - 1) * GAP_SECONDS + TAIL_SECONDS;
 
 // Below these an echo is not taken for a voice, or seldom (decibels of full scale).

@@ -36,7 +36,7 @@ const OTHER = {
   SyntaxError: 'problem.access_key',
 };
 
-export class InsecureAddressError extends Error {}
+class InsecureAddressError extends Error {}
 
 /** Throw where the browser keeps audio from the page because of its address. */
 export function requireSecureAddress() {

@@ -4,7 +4,7 @@ import { preferredLanguage } from './messages.js';
 
 const NAME = 'audio-interaction-live';
 
-export const DEFAULTS = Object.freeze({
+const DEFAULTS = Object.freeze({
   speakReplies: false,
   voice: 'auto',
   decisionBias: 0,

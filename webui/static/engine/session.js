@@ -8,7 +8,7 @@ import { Uniform } from './random.js';
 import { sample } from './sampler.js';
 import { Detokenizer } from './tokenizer.js';
 
-export const BROKEN_NUMBERS =
+const BROKEN_NUMBERS =
   "the model's numbers broke down in this conversation; start a new one";
 
 /** More than any reply has before its first character. */
