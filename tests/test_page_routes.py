@@ -34,6 +34,7 @@ PAGE = {
     "/assets",
     "/favicon.ico",
     "/live",
+    "/live/engine/built",
     "/manifest.json",
     "/samples",
     "/static/js/iframeResizer.contentWindow.min.js",
@@ -158,7 +159,9 @@ def test_nothing_else_of_gradio_is_reached(app: FastAPI, visitor: str) -> None:
 
 @pytest.mark.parametrize("visitor", VISITORS)
 def test_no_socket_is_opened_but_the_one_of_the_wire(client: TestClient, visitor: str) -> None:
-    for path in sorted({filled(path) for path in every_path(gradio_app().app.routes)} | PAGE):
+    files = {"/live/main.js", "/samples/samples.json", "/live/engine/built/model.json"}
+    paths = {filled(path) for path in every_path(gradio_app().app.routes)} | PAGE | files
+    for path in sorted(paths):
         with (
             pytest.raises(WebSocketDisconnect),
             client.websocket_connect(path, headers=VISITORS[visitor]),
@@ -167,7 +170,8 @@ def test_no_socket_is_opened_but_the_one_of_the_wire(client: TestClient, visitor
 
 
 def test_the_page_is_for_anybody_but_pages_from_elsewhere(client: TestClient) -> None:
-    files = ["/live/main.js", "/samples/samples.json", *PAGE - {"/assets", "/live", "/samples"}]
+    folders = {"/assets", "/live", "/live/engine/built", "/samples"}
+    files = ["/live/main.js", "/samples/samples.json", *PAGE - folders]
     for path in files:
         answer = client.get(path)
         assert answer.status_code == 200

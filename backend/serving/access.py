@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from backend.errors import SettingsError
 from backend.serving.keys import ClientSecret, ClientSecrets, Guesses
@@ -202,6 +203,9 @@ class OwnPagesOnly:
         Raises:
             ConnectionEnd: one does.
         """
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+            return
         headers = Headers(scope=scope)
         if headers.get("sec-fetch-site") != "same-origin":
             _require_own_page(headers, self._own_hosts)
