@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+import shutil
 import statistics
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from backend.audio import Samples
 from backend.browser.graph import WeightFormat
-from backend.browser.page import assemble, size_of
+from backend.browser.page import PAGE, assemble, size_of
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, EngineConfig, SessionSettings
 from backend.engine.core import EngineCore
 from backend.events import ContextRolled
@@ -274,12 +275,20 @@ def _report_memory(page: Page, sounds: Sequence[tuple[str, Samples]], minutes: f
     print(f"MiB, {speed:.0f} times as fast as it lasts")
 
 
+def _add_modules(folder: Path) -> None:
+    """Put the engine's modules beside the page's bundles, to be driven one by one."""
+    engine = folder / "live" / "engine"
+    bundled = shutil.ignore_patterns("worker.js")
+    shutil.copytree(PAGE / "engine", engine, ignore=bundled, dirs_exist_ok=True)
+
+
 def _report_format(
     checkpoint: Checkpoint, weights: WeightFormat, sounds: Sequence[tuple[str, Samples]]
 ) -> None:
     core = EngineCore(checkpoint, EngineConfig(num_slots=1))
     with tempfile.TemporaryDirectory() as folder, _chromium() as browser:
         assemble(Path(folder) / "page", checkpoint, weights)
+        _add_modules(Path(folder) / "page")
         with (
             _served(Path(folder) / "page") as address,
             _engine(browser, address) as page,
@@ -313,6 +322,7 @@ def report_page_engine(minutes: float, data: Path | None) -> None:
             f"Download: {size_of(folder) / 1e6:.1f} MB in all, {engine / 1e6:.1f} MB of it the "
             f"engine, {weights / 1e6:.1f} MB weights"
         )
+        _add_modules(folder)
         with _served(folder) as address:
             cold, warm = _starts(browser, address)
             print(f"From the click to listening: {cold:.1f} s, at a second visit {warm:.1f} s")
