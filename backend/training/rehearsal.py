@@ -17,7 +17,7 @@ from backend.audio import read_audio
 from backend.config import SAMPLE_RATE_HZ, SPEECH_RATE_HZ
 from backend.errors import VoiceUnavailableError
 from backend.speech.espeak import EspeakVoice
-from backend.speech.prosody import Prosody
+from backend.speech.voice import Prosody
 from backend.training.broad_speech import SpeechClip
 from backend.training.domain import (
     DIGIT_WORDS,
