@@ -3,7 +3,7 @@
 import heapq
 import itertools
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -50,9 +50,6 @@ class SimulatedRunner:
     def forget(self, slot: int) -> None: ...
 
     def exchange(self, slot: int, other: int) -> None: ...
-
-    def loudest(self, slots: Sequence[int]) -> list[float]:
-        return [0.0 for _ in slots]
 
     def run(self, step: Step) -> StepOutcome:
         num_heard, num_said = len(step.listening), len(step.speaking)

@@ -454,7 +454,6 @@ class EngineCore:
     def _listened(
         self, batch: Batch, outcome: StepOutcome, milliseconds: float
     ) -> Iterator[SessionEvent]:
-        loudest = self._runner.loudest([session.slot for session in batch.listening])
         for row, (session, choice) in enumerate(zip(batch.listening, outcome.choices, strict=True)):
             session.pending_chunks.popleft()
             if math.isnan(choice.speak_probability):
@@ -462,15 +461,10 @@ class EngineCore:
                 continue
             # A copy, so that the context does not hold on to the whole batch.
             features = outcome.features[row].clone()
-            yield session, self._decide(session, choice, features, milliseconds, loudest[row])
+            yield session, self._decide(session, choice, features, milliseconds)
 
     def _decide(
-        self,
-        session: Session,
-        choice: Choice,
-        features: "Tensor",
-        milliseconds: float,
-        loudest: float,
+        self, session: Session, choice: Choice, features: "Tensor", milliseconds: float
     ) -> Decision:
         control = self.checkpoint.control_tokens
         chunk = session.num_chunks_heard
@@ -504,7 +498,7 @@ class EngineCore:
                 if session.words is None
                 else session.words.hear(choice.pieces, chunk * FEATURES_PER_CHUNK)
             ),
-            loudest=loudest,
+            loudest=choice.loudest,
             token_ids=(token,),
         )
         if session.trace is not None:

@@ -1,5 +1,6 @@
 """Forward passes: the only part of the engine that touches tensors."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,8 @@ class Choice:
     """Of both, in this order, without a bias."""
     pieces: Sequence[int] = ()
     """That each of the chunk's features completes; empty where there is no word head."""
+    loudest: float = -math.inf
+    """The largest of all that was heard so far, as log-mel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +181,6 @@ class ModelRunner:
         log_mel = self._log_mel(audio, self._upload(torch.tensor(slots)))
         return self._encoder.encode(log_mel)
 
-    def loudest(self, slots: Sequence[int]) -> list[float]:
-        """The largest of what each has heard, as log-mel."""
-        maxima: list[float] = self._log_mel.maximum[slots].tolist()
-        return maxima
-
     @torch.inference_mode()
     def recall(self, slot: int, chunks: Sequence[PastChunk]) -> Tensor:
         """Features `[rows, 10, width]` of the next chunks that a slot's session heard elsewhere."""
@@ -251,8 +249,9 @@ class ModelRunner:
         logits = self._decision_logits(hidden)
         biases = self._upload(torch.tensor([[0.0, row.decision_bias] for row in rows]))
         chosen = self._draw(rows, logits + biases)
+        loudest = self._log_mel.maximum[self._upload(torch.tensor([row.slot for row in rows]))]
         # A copy to the host, for which the model has to be done.
-        return self._choices(decision_numbers(chosen, logits, word_logits).tolist())
+        return self._choices(decision_numbers(chosen, logits, loudest, word_logits).tolist())
 
     def _decision_logits(self, hidden: Tensor) -> Tensor:
         """Of KEEP_SILENCE and TEXT_BEGIN, `[rows, 2]`, without a bias."""
@@ -266,8 +265,9 @@ class ModelRunner:
                 probability,
                 (silence, speech),
                 [int(piece) for piece in pieces],
+                loudest,
             )
-            for choice, probability, silence, speech, *pieces in numbers
+            for choice, probability, silence, speech, loudest, *pieces in numbers
         ]
 
     def _speak(self, rows: Sequence[StepRow], hidden: Tensor) -> list[int | None]:
@@ -290,13 +290,16 @@ class ModelRunner:
         return sample(logits, temperature, top_k.long(), max_top_k, uniform)
 
 
-def decision_numbers(chosen: Tensor, logits: Tensor, word_logits: Tensor | None) -> Tensor:
-    """What is told of decisions `[rows]`, `[rows, 4]` or `[rows, 14]`.
+def decision_numbers(
+    chosen: Tensor, logits: Tensor, loudest: Tensor, word_logits: Tensor | None
+) -> Tensor:
+    """What is told of decisions `[rows]`, `[rows, 5]` or `[rows, 15]`.
 
-    Which it is, how likely speech was, both logits, and the likeliest piece of each feature.
+    Which it is, how likely speech was, both logits, the largest of what was heard, and the
+    likeliest piece of each feature.
     """
     probabilities = logits.softmax(dim=-1)[:, 1:]
-    numbers = [chosen.float()[:, None], probabilities, logits]
+    numbers = [chosen.float()[:, None], probabilities, logits, loudest[:, None]]
     if word_logits is not None:
         # Ids are small enough for a float to hold, and so one copy to the host tells all.
         numbers.append(word_logits.argmax(-1).float())

@@ -22,6 +22,8 @@ def sample(
     Returns:
         `[rows]` int64.
     """
+    if max_top_k == 1:
+        return logits.argmax(dim=-1)
     values, ids = logits.float().topk(min(max_top_k, logits.shape[-1]))
     ranks = torch.arange(values.shape[-1], device=values.device)
     values = (values / temperature[:, None]).masked_fill(ranks >= top_k[:, None], -torch.inf)

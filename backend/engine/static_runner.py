@@ -143,7 +143,7 @@ class _Results:
     @staticmethod
     def layout(size: PassSize, width: int, dtype: torch.dtype, hears_words: bool) -> _Layout:
         """Of a pass of a model."""
-        num_numbers = 4 + (FEATURES_PER_CHUNK if hears_words else 0)
+        num_numbers = 5 + (FEATURES_PER_CHUNK if hears_words else 0)
         return _Layout(
             {
                 "tokens": ((size.short_rows,), torch.int64),
@@ -493,7 +493,8 @@ class StaticRunner(ModelRunner):
         logits = self._decision_logits(hidden)
         biased = logits + F.pad(chosen.inputs.biases[:, None], (1, 0))
         drawn = sample(biased, temperature, top_k.long(), logits.shape[1], uniform)
-        chosen.results.decisions.copy_(decision_numbers(drawn, logits, word_logits))
+        loudest = self._log_mel.maximum[chosen.inputs.heard_slots]
+        chosen.results.decisions.copy_(decision_numbers(drawn, logits, loudest, word_logits))
 
     def _draw_tokens(self, chosen: _Pass, hidden: Tensor, max_top_k: int) -> None:
         temperature, top_k, uniform = chosen.inputs.draws[:, chosen.size.long_rows :]

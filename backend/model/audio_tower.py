@@ -15,8 +15,8 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     SinusoidsPositionEmbedding,
 )
 
-from backend.config import MEL_FRAMES_PER_CHUNK, NUM_MEL_BINS
-from backend.model.residual import widened
+from backend.config import FEATURES_PER_CHUNK, MEL_FRAMES_PER_CHUNK, NUM_MEL_BINS
+from backend.model.residual import narrowed, widened
 from backend.model.weights import (
     QKV,
     Projection,
@@ -147,22 +147,22 @@ class ChunkEncoder:
         hidden = F.gelu(_convolved(frames, self._first, stride=1))
         hidden = F.gelu(_convolved(hidden, self._second, stride=2))
         hidden = widened(hidden + self._positions).flatten(0, 1)
+        num_frames, width = hidden.shape
         for layer in self._layers:
             qkv = layer.qkv(self._normed(hidden, layer.attention_norm))
-            heads = qkv.unflatten(1, (3, self._num_heads, -1)).unflatten(0, (num_chunks, -1))
+            heads = qkv.view(num_chunks, _POOLED_FRAMES, 3, self._num_heads, -1)
             query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
             mixed = F.scaled_dot_product_attention(query, key, value)
-            mixed = mixed.transpose(1, 2).flatten(2).flatten(0, 1)
-            layer.output.add_to(hidden, mixed)
+            layer.output.add_to(hidden, mixed.transpose(1, 2).reshape(num_frames, width))
             up = layer.up(self._normed(hidden, layer.mlp_norm))
             layer.down.add_to(hidden, F.gelu(up))
-        pooled = self._normed(hidden.unflatten(0, (-1, 2)).mean(dim=1), self._last_norm)
-        of_chunks: Tensor = self._projection(pooled).unflatten(0, (num_chunks, -1))
-        return of_chunks
+        pooled = self._normed(hidden.view(-1, 2, width).mean(dim=1), self._last_norm)
+        return self._projection(pooled).view(num_chunks, FEATURES_PER_CHUNK, -1)
 
     def _normed(self, hidden: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         weight, bias = norm
-        return F.layer_norm(hidden, weight.shape, weight, bias).to(self._positions.dtype)
+        normed = F.layer_norm(hidden, weight.shape, weight, bias)
+        return narrowed(normed, self._positions.dtype)
 
 
 def _layer(layer: Any) -> _Layer:
@@ -194,9 +194,7 @@ def _convolved(frames: Tensor, convolution: tuple[Tensor, Tensor], stride: int) 
     windows = padded.as_strided(
         (chunks, num_frames // stride, len(weight)), (padded.stride(0), stride * width, 1)
     )
-    products = torch.addmm(bias, windows.flatten(0, 1), weight)
-    convolved: Tensor = products.unflatten(0, (chunks, -1))
-    return convolved
+    return torch.addmm(bias, windows.flatten(0, 1), weight).view(chunks, -1, len(bias))
 
 
 def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:

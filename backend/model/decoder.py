@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
 from backend.model.kv_cache import Attention, CacheShape, SlotCache
-from backend.model.residual import widened
+from backend.model.residual import narrowed, widened
 from backend.model.weights import GATE_UP, QKV, Projection, joined_projection, projection
 
 
@@ -119,17 +119,17 @@ class Decoder:
             the last hidden states `[wanted, width]`.
         """
         shape = self.cache.shape
-        num_rotated = shape.num_heads + shape.num_kv_heads
+        num_rotated, num_kept = shape.num_heads + shape.num_kv_heads, 2 * shape.num_kv_heads
         cos, sin = self._cos[positions], self._sin[positions]
-        hidden = widened(embeddings)
+        hidden, num_positions = widened(embeddings), len(embeddings)
         num_layers = len(self._layers)
         read_layer = None if reader is None else reader.layer
         for index, layer in enumerate(self._layers):
             normed = self._rms_norm(hidden, layer.input_norm)
-            qkv = layer.qkv(normed).unflatten(1, (-1, shape.head_size))
-            _rotate(qkv[:, :num_rotated], cos, sin)
-            queries, keys_values = qkv.tensor_split((shape.num_heads,), dim=1)
-            attention.store(index, keys_values.unflatten(1, (2, -1)))
+            qkv = layer.qkv(normed).view(num_positions, -1, shape.head_size)
+            _rotate(qkv.narrow(1, 0, num_rotated), cos, sin)
+            queries, keys_values = qkv.split((shape.num_heads, num_kept), 1)
+            attention.store(index, keys_values.view(num_positions, 2, -1, shape.head_size))
             if index + 1 < num_layers or read_layer == num_layers:
                 mixed = attention.attend(index, queries)
             elif len(last):
@@ -148,7 +148,8 @@ class Decoder:
         return self._rms_norm(hidden, self._norm)
 
     def _rms_norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(hidden, weight.shape, weight, self._epsilon).to(self._dtype)
+        normed = F.rms_norm(hidden, weight.shape, weight, self._epsilon)
+        return narrowed(normed, self._dtype)
 
 
 def _layer(layer: Any) -> _Layer:

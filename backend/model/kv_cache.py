@@ -135,11 +135,12 @@ class RowAttention:
         self._num_groups = cache.shape.num_groups
         self._span = cache.shape.span
         self._rows = rows
-        self._pieces = _pieces(rows)
+        self._steps = [row.steps for row in rows]
         self._stored = [cache.view(row.slot, row.start, row.end).unbind(0) for row in rows]
         first_seen = [max(0, row.start - self._span + 1) for row in rows]
+        # Of each layer keys, then values, `[1, kv_heads, positions, head_size]` each.
         self._seen = [
-            cache.view(row.slot, first, row.end).unbind(0)
+            cache.view(row.slot, first, row.end).flatten(0, 1).unsqueeze(1).unbind(0)
             for row, first in zip(rows, first_seen, strict=True)
         ]
         self._masks = [
@@ -149,47 +150,50 @@ class RowAttention:
 
     def store(self, layer: int, keys_values: Tensor) -> None:
         """Write the rows' keys and values `[positions, 2, kv_heads, head_size]`."""
-        keys_values = keys_values.permute(1, 2, 0, 3)
-        for stored, piece in zip(self._stored, self._pieces, strict=True):
-            stored[layer].copy_(keys_values[:, :, piece])
+        of_rows = keys_values.permute(1, 2, 0, 3).split(self._steps, 2)
+        for stored, of_row in zip(self._stored, of_rows, strict=True):
+            stored[layer].copy_(of_row)
 
     def attend(self, layer: int, queries: Tensor) -> Tensor:
         """Queries `[positions, heads, head_size]` to `[positions, heads * head_size]`."""
-        return _joined(
+        of_rows = self._by_head(queries).split(self._steps, 2)
+        return _by_position(
             [
-                self._mix(queries[piece], seen[layer], mask)
-                for piece, seen, mask in zip(self._pieces, self._seen, self._masks, strict=True)
+                _mixed(of_row, seen[2 * layer], seen[2 * layer + 1], mask)
+                for of_row, seen, mask in zip(of_rows, self._seen, self._masks, strict=True)
             ]
         )
 
     def attend_last(self, layer: int, queries: Tensor) -> Tensor:
         """The same for the last position of each of the first rows, `[rows, heads, head_size]`."""
         mixed = []
-        for query, row, seen in zip(queries.split(1), self._rows, self._seen, strict=False):
+        of_rows = self._by_head(queries).split(1, 2)
+        for of_row, row, seen in zip(of_rows, self._rows, self._seen, strict=False):
             # Of what the whole row sees, the last position may be too far from the first.
-            keys_values = seen[layer][:, :, -min(row.end, self._span) :]
-            mixed.append(self._mix(query, keys_values, None))
-        return _joined(mixed)
+            num_seen = min(row.end, self._span)
+            keys, values = (some[:, :, -num_seen:] for some in seen[2 * layer : 2 * layer + 2])
+            mixed.append(_mixed(of_row, keys, values, None))
+        return _by_position(mixed)
 
-    def _mix(self, query: Tensor, keys_values: Tensor, mask: Tensor | None) -> Tensor:
-        # Query heads that share a key/value head are laid behind one another as further queries
-        # of that head: so keys and values are never repeated.
-        steps = query.shape[0]
-        packed = query.unflatten(1, (-1, self._num_groups)).permute(1, 2, 0, 3).flatten(1, 2)
-        keys, values = keys_values.unsqueeze(1).unbind(0)
-        mixed = F.scaled_dot_product_attention(packed[None], keys, values, attn_mask=mask)[0]
-        by_step: Tensor = mixed.unflatten(1, (-1, steps)).permute(2, 0, 1, 3)
-        return by_step.flatten(1)
+    def _by_head(self, queries: Tensor) -> Tensor:
+        """`[kv_heads, groups, positions, head_size]`."""
+        positions, _, size = queries.shape
+        return queries.view(positions, -1, self._num_groups, size).permute(1, 2, 0, 3)
 
 
-def _pieces(rows: Sequence[CacheRow]) -> list[slice]:
-    """Where each row lies among the positions of all."""
-    pieces, end = [], 0
-    for row in rows:
-        pieces.append(slice(end, end + row.steps))
-        end += row.steps
-    return pieces
+def _mixed(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """One row's `[kv_heads, groups, steps, head_size]`, as `queries` are.
+
+    Query heads that share a key/value head are laid behind one another as further queries of that
+    head: so keys and values are never repeated.
+    """
+    num_kv_heads, groups, steps, size = queries.shape
+    packed = queries.reshape(1, num_kv_heads, groups * steps, size)
+    mixed: Tensor = F.scaled_dot_product_attention(packed, keys, values, attn_mask=mask)
+    return mixed.view(queries.shape)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _by_position(mixed: list[Tensor]) -> Tensor:
+    """What all rows have mixed, `[positions, heads * head_size]`."""
+    joined = mixed[0] if len(mixed) == 1 else torch.cat(mixed, 2)
+    return joined.permute(2, 0, 1, 3).flatten(1)

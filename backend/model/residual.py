@@ -19,6 +19,11 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
+def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In another format where it has another: also a call that does nothing has its cost."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def add_scaled(
     total: Tensor, inputs: Tensor, dtype: torch.dtype, multiply: Callable[[Tensor], Tensor]
 ) -> None:
