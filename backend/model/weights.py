@@ -28,7 +28,7 @@ class Projection(Protocol):
         """Some rows of the weights, `[numbers, inputs]`."""
 
 
-LARGEST_COPY_BYTES = 2 * 2**20
+LARGEST_COPY_BYTES = 4 * 2**20
 """A larger weight is read where it is, so that no large model lies in memory twice."""
 
 

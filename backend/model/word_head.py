@@ -70,17 +70,19 @@ class HeardWords:
         """What the ids of the next features add; the first is the `first_feature`-th of all."""
         added: list[HeardPiece] = []
         for feature, piece in enumerate(ids, first_feature):
+            previous, self.newest = self.newest, piece
+            if piece == BLANK:
+                continue
             start, end = (round(place * FEATURE_SECONDS, 2) for place in (feature, feature + 1))
-            if piece not in (BLANK, self.newest):
+            if piece != previous:
                 text = self.pieces[piece]
                 if not self._has_begun:
                     text = text.lstrip()
                     self._has_begun = bool(text)
                 if text:
                     added.append(HeardPiece(text, start, end))
-            elif piece != BLANK and added:
+            elif added:
                 added[-1] = replace(added[-1], end_seconds=end)
-            self.newest = piece
         return tuple(added)
 
 
