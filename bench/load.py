@@ -147,10 +147,11 @@ def is_within(figures: LoadFigures, limit_ms: float) -> bool:
 def show_header(*, has_label: bool) -> None:
     """Print what the columns are."""
     label = f"{'server':<12}" if has_label else ""
-    columns = ("p50", "p95", "p99", "most", "missing", "own p95", "cores", "others")
+    columns = ("p50", "p95", "p99", "most", "missing", "own p95", "cores", "voice", "others")
     print(
         "missing: chunks without a decision; own p95: how late the talkers themselves were;\n"
-        "cores: kept busy by the server; others: by what has nothing to do with it"
+        "cores: kept busy by the server; voice: by the neural voice that it starts where one is "
+        "installed;\nothers: by what has nothing to do with it"
     )
     print(f"{label}{'talkers':>8}" + "".join(f"{column:>9}" for column in columns))
 
@@ -167,7 +168,7 @@ def show(num_talkers: int, figures: LoadFigures, label: str) -> None:
     print(
         f"{f'{label[:11]:<12}' if label else ''}{num_talkers:>8}{late}{talked.num_missing:>9}"
         f"{np.percentile(talked.own_ms, 95):>9.0f}{talked.server_cores:>9.2f}"
-        f"{figures.others_cores:>9.2f}  {', '.join(notes)}".rstrip(),
+        f"{talked.voice_cores:>9.2f}{figures.others_cores:>9.2f}  {', '.join(notes)}".rstrip(),
         flush=True,
     )
 

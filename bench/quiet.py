@@ -1,6 +1,7 @@
 """Whether anything else keeps the cores busy, which would make a measurement worthless."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -26,14 +27,14 @@ class CpuTimes:
 
     @classmethod
     def now(cls, *process_ids: int) -> Self:
-        """At this moment; counts the processes `process_ids`, which have no others, as ours."""
+        """At this moment; counts the processes `process_ids` as ours, and what they started."""
         times = psutil.cpu_times()
         idle = times.idle + getattr(times, "iowait", 0.0)
         # Time of guests is in that of users already.
         guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
         own = psutil.Process().cpu_times()
         ours = own.user + own.system + own.children_user + own.children_system
-        ours += sum(worked_seconds(process_id) for process_id in process_ids)
+        ours += sum(sum(worked_seconds(process_id)) for process_id in process_ids)
         return cls(time.perf_counter(), sum(times) - guests - idle, ours)
 
     def others_cores(self, until: Self) -> float:
@@ -42,10 +43,15 @@ class CpuTimes:
         return max(0.0, others / (until.at - self.at))
 
 
-def worked_seconds(process_id: int) -> float:
-    """CPU seconds of a process, without those of its children."""
-    times = psutil.Process(process_id).cpu_times()
-    return float(times.user + times.system)
+def worked_seconds(process_id: int) -> tuple[float, float]:
+    """CPU seconds of a process, and of those that it has started."""
+    process = psutil.Process(process_id)
+    times = process.cpu_times()
+    of_started = times.children_user + times.children_system
+    for started in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            of_started += sum(started.cpu_times()[:4])
+    return float(times.user + times.system), float(of_started)
 
 
 def require_quiet(look_seconds: float = LOOK_SECONDS) -> None:

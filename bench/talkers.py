@@ -58,6 +58,8 @@ class Talked:
     """Chunks without a decision."""
     server_cores: float = 0.0
     """That the server kept busy meanwhile, on average."""
+    voice_cores: float = 0.0
+    """And what it has started: its neural voice, where that is installed."""
 
     @property
     def falls_behind(self) -> bool:
@@ -104,9 +106,11 @@ async def _watch(
     """Note how busy the server is while all talk."""
     await connected.wait()
     await asyncio.sleep(LEAD_SECONDS)
-    worked = worked_seconds(served.process_id)
+    server, voice = worked_seconds(served.process_id)
     await asyncio.sleep(seconds)
-    talked.server_cores = (worked_seconds(served.process_id) - worked) / seconds
+    server_then, voice_then = worked_seconds(served.process_id)
+    talked.server_cores = (server_then - server) / seconds
+    talked.voice_cores = (voice_then - voice) / seconds
 
 
 def _messages(seed: int) -> list[str]:

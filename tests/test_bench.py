@@ -102,7 +102,7 @@ def test_talkers_are_heard_in_real_time(served: Served, capsys: Capture) -> None
     show_header(has_label=True)
     show(2, LoadFigures(talked, others_cores=1.0), "here")
     printed = capsys.readouterr().out
-    assert re.search(r"^here +2( +\d+){6}( +\d+\.\d+){2} .*NOT ALONE", printed, re.MULTILINE)
+    assert re.search(r"^here +2( +\d+){6}( +\d+\.\d+){3} .*NOT ALONE", printed, re.MULTILINE)
     assert health(served)["session_limit"] == 2
 
 
