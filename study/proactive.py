@@ -23,7 +23,6 @@ from backend.cli.arguments import session_settings
 from backend.cli.listen import chosen_checkpoint, chunks_of, require_words
 from backend.config import EngineConfig, SessionSettings
 from backend.engine import Engine
-from backend.engine.feeding import follow
 from backend.errors import AudioInputError, ManifestError
 from backend.events import Decision, SessionFailed, TurnDone, text_of
 from backend.model.fingerprint import fingerprint
@@ -145,7 +144,7 @@ class ProactiveEvaluation:
         heard: list[str] = []
         failure: str | None = None
         try:
-            async with aclosing(follow(session, chunks)) as events:
+            async with aclosing(session.follow(chunks)) as events:
                 async for event in events:
                     if isinstance(event, TurnDone) and event.text.strip() != NO_RESPONSE:
                         replies.append(event.text.strip())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from backend.model.decoder import Decoder
+from backend.model.decoder import Decoder, LayerReader
 from backend.model.kv_cache import CacheRow, RowAttention
 from backend.model.language_model import (
     LanguageModelConfig,
@@ -46,30 +46,22 @@ def test_pieces_of_any_length_equal_the_library_s_whole_pass(n_layer: int) -> No
     torch.testing.assert_close(decoder.logits(hidden), model.lm_head(hidden), atol=1e-5, rtol=1e-4)
 
 
-class Reader:
-    """Copies what it reads."""
-
-    def __init__(self, layer: int) -> None:
-        self.layer = layer
-
-    def read(self, hidden: torch.Tensor) -> None:
-        self.hidden = hidden.clone()
-
-
 @torch.inference_mode()
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_a_reader_sees_every_position_above_its_layer(layer: int) -> None:
     model = model_of(small_language_model_config(n_layer=3))
     ids, positions = torch.randint(0, 64, (13,)), torch.arange(13)
-    decoder, reader = Decoder(model, None, num_slots=1, max_positions=13), Reader(layer)
+    decoder = Decoder(model, None, num_slots=1, max_positions=13)
+    seen: list[torch.Tensor] = []
+    reader = LayerReader(layer, lambda hidden: seen.append(hidden.clone()))
     attention = RowAttention(decoder.cache, [CacheRow(0, 0, 13)])
     last = torch.tensor([12])
     found = decoder.forward(decoder.embed(ids), attention, positions, last, reader)
     whole = model.model(input_ids=ids[None], use_cache=False, output_hidden_states=True)
     torch.testing.assert_close(found, whole.last_hidden_state[0, -1:], atol=1e-5, rtol=1e-4)
     # The library tells the last layer's only behind the norm.
-    seen = reader.hidden if layer < 3 else decoder._rms_norm(reader.hidden, decoder._norm)
-    torch.testing.assert_close(seen, whole.hidden_states[layer][0], atol=1e-5, rtol=1e-4)
+    (read,) = seen if layer < 3 else [decoder._rms_norm(seen[0], decoder._norm)]
+    torch.testing.assert_close(read, whole.hidden_states[layer][0], atol=1e-5, rtol=1e-4)
 
 
 @torch.inference_mode()

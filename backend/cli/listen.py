@@ -22,7 +22,6 @@ from backend.cli.arguments import session_settings
 from backend.cli.recordings import heard_fields, heard_line, print_json
 from backend.config import CHUNK_SECONDS, EngineConfig, SessionSettings
 from backend.engine import Engine
-from backend.engine.feeding import follow
 from backend.engine.offline import OfflineAnswerer, read_clip
 from backend.errors import AudioInputError, SettingsError
 from backend.events import Decision, Event, SessionFailed, TextDelta, TurnDone, json_fields
@@ -271,7 +270,7 @@ class FileListener:
             session = await engine.open_session(self.settings, recorder)
             stack.push_async_callback(session.close)
             chunks = self._chunks(files, positions, recorder)
-            events = await stack.enter_async_context(aclosing(follow(session, chunks)))
+            events = await stack.enter_async_context(aclosing(session.follow(chunks)))
             async for event in events:
                 if isinstance(event, Decision):
                     before, position = position, positions.popleft()

@@ -25,7 +25,6 @@ from backend.config import (
 from backend.counts import EngineCounts, StepKind
 from backend.engine.context import HeardChunk, Refill, RollRule, chunks_to_keep
 from backend.engine.model_runner import Choice, ModelRunner, Step, StepOutcome, StepRow
-from backend.engine.runners import runner_for
 from backend.engine.scheduler import Batch, Scheduler, StepLimits
 from backend.engine.session import (
     Detokenizer,
@@ -36,7 +35,7 @@ from backend.engine.session import (
     Session,
     Turn,
 )
-from backend.engine.static_runner import LONG_ROWS, MAX_PIECES
+from backend.engine.static_runner import LONG_ROWS, MAX_PIECES, runner_for
 from backend.errors import SettingsError
 from backend.events import (
     ContextRolled,

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from backend.audio import AudioBlock, Intake
+from backend.audio import AudioBlock, Intake, Samples
 from backend.config import CHUNK_SAMPLES, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.counts import EngineCounts
 from backend.engine.capacity import Capacity, measure_capacity
 from backend.engine.core import EngineCore, MakeRunner, SessionEvent
-from backend.engine.runners import runner_for
 from backend.engine.session import Past, Session
+from backend.engine.static_runner import runner_for
 from backend.engine.watchdog import watch, where
 from backend.errors import (
     AudioInputError,
@@ -167,6 +167,40 @@ class EngineSession:
             yield event
             if isinstance(event, SessionFailed):
                 return
+
+    async def follow(
+        self, chunks: AsyncIterable[Samples] | Iterable[Samples]
+    ) -> AsyncGenerator[Event, None]:
+        """Feed audio that is there already and yield what happens, until all is heard and said.
+
+        Chunks `[6400]` are taken as there is room for them, ahead of what is yielded. Of a session
+        that fails, `SessionFailed` is the last event. The session stays open.
+
+        Raises:
+            What taking a chunk raises, once what was fed before has been yielded.
+        """
+        feeding = asyncio.create_task(self._feed_all(chunks))
+        try:
+            async for event in self.events():
+                yield event
+                if isinstance(event, SessionFailed):
+                    return
+            await feeding
+        finally:
+            feeding.cancel()
+
+    async def _feed_all(self, chunks: AsyncIterable[Samples] | Iterable[Samples]) -> None:
+        # A session that is over has failed, which its events tell.
+        with suppress(SessionClosedError):
+            try:
+                if isinstance(chunks, AsyncIterable):
+                    async for chunk in chunks:
+                        await self.feed(chunk)
+                else:
+                    for chunk in chunks:
+                        await self.feed(chunk)
+            finally:
+                self.finish()
 
     async def close(self) -> None:
         """End the conversation and free its slot at once. Closing twice is allowed."""

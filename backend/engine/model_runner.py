@@ -16,11 +16,10 @@ from backend.engine.session import PastChunk
 from backend.features import StreamingLogMel
 from backend.model.audio_tower import ChunkEncoder
 from backend.model.checkpoint import Checkpoint
-from backend.model.decoder import Decoder
+from backend.model.decoder import Decoder, LayerReader
 from backend.model.device import choose_cuda_kernels
 from backend.model.kv_cache import Attention, CacheRow, RowAttention
 from backend.model.weights import num_weights
-from backend.model.word_head import WordHead
 from backend.protocol import listening_tokens
 
 SMALL_MODEL_PARAMETERS = 30_000_000
@@ -88,25 +87,6 @@ class StepOutcome:
     """Of those that listened."""
     tokens: Sequence[int | None]
     """Of those that spoke; None where the numbers broke down."""
-
-
-class _WordReader:
-    """Reads words off the features of the rows that listen, which come first."""
-
-    def __init__(self, head: WordHead, num_rows: int) -> None:
-        self._head = head
-        self._num_positions = num_rows * LISTENING_POSITIONS
-        self.logits: Tensor
-
-    @property
-    def layer(self) -> int:
-        """The head's."""
-        return self._head.layer
-
-    def read(self, hidden: Tensor) -> None:
-        """Leaves `[rows, 10, pieces + 1]` in `logits`."""
-        listening = hidden[: self._num_positions].unflatten(0, (-1, LISTENING_POSITIONS))
-        self.logits = self._head(listening[:, FIRST_FEATURE : FIRST_FEATURE + FEATURES_PER_CHUNK])
 
 
 class ModelRunner:
@@ -235,11 +215,19 @@ class ModelRunner:
 
         That is `[rows, 10, pieces + 1]`, or None without a head.
         """
-        if self._word_head is None or not num_listening:
+        head = self._word_head
+        if head is None or not num_listening:
             return self._decoder.forward(embeddings, attention, positions, last), None
-        reader = _WordReader(self._word_head, num_listening)
+        word_logits: list[Tensor] = []
+
+        def read(hidden: Tensor) -> None:
+            of_rows = hidden[: num_listening * LISTENING_POSITIONS]
+            of_rows = of_rows.view(num_listening, LISTENING_POSITIONS, -1)
+            word_logits.append(head(of_rows[:, FIRST_FEATURE : FIRST_FEATURE + FEATURES_PER_CHUNK]))
+
+        reader = LayerReader(head.layer, read)
         hidden = self._decoder.forward(embeddings, attention, positions, last, reader)
-        return hidden, reader.logits
+        return hidden, word_logits[0]
 
     def _decide(
         self, rows: Sequence[StepRow], hidden: Tensor, word_logits: Tensor | None

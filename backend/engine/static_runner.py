@@ -189,9 +189,7 @@ class _HostRows:
         self.audio = numbers["audio"]
         self.heard_slots = numbers["heard_slots"]
         self.biases = numbers["biases"]
-        self._tokens = numbers["tokens"]
-        self.long_tokens = self._long(numbers["tokens"])
-        self.feature_at = self._long(numbers["feature_at"])
+        self.feature_at = numbers["feature_at"].reshape(-1, LISTENING_POSITIONS)
         self._padding = self._pad(scratch_place)
 
     def clear(self) -> None:
@@ -236,9 +234,6 @@ class _HostRows:
     def draw(self, rows: slice, drawn: Sequence[StepRow]) -> None:
         """How tokens of some rows are drawn."""
         self._all["draws"][:, rows] = np.array([row.draw for row in drawn]).T
-
-    def _long(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return numbers[: self._size.long_positions].reshape(-1, LISTENING_POSITIONS)
 
     def _pad(self, scratch_place: int) -> dict[str, npt.NDArray[np.generic]]:
         size = self._size
@@ -514,6 +509,15 @@ class StaticRunner(ModelRunner):
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
+
+
+def runner_for(checkpoint: Checkpoint, num_slots: int, max_positions: int) -> ModelRunner:
+    """What serves a checkpoint's device best: CUDA graphs of fixed sizes, or the rows there are.
+
+    On a CPU a step costs what its rows cost: there a pass that is filled up would cost more.
+    """
+    kind = StaticRunner if checkpoint.device.type == "cuda" else ModelRunner
+    return kind(checkpoint, num_slots, max_positions)
 
 
 def _sizes_up_to(count: int, sizes: Sequence[int]) -> list[int]:

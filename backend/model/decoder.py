@@ -5,9 +5,9 @@ projections that read the same input are one product, and the positions of all r
 another, so that a pass costs what its rows cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,15 +19,14 @@ from backend.model.residual import narrowed, widened
 from backend.model.weights import GATE_UP, QKV, Projection, joined_projection, projection
 
 
-class LayerReader(Protocol):
+@dataclass(frozen=True, slots=True)
+class LayerReader:
     """Reads what positions have become on the way through the layers."""
 
-    @property
-    def layer(self) -> int:
-        """How many layers are below it."""
-
-    def read(self, hidden: Tensor) -> None:
-        """Take from `[positions, width]` what is wanted; it is overwritten afterwards."""
+    layer: int
+    """How many layers are below it."""
+    read: Callable[[Tensor], object]
+    """Takes from `[positions, width]` what is wanted; it is overwritten afterwards."""
 
 
 @dataclass(frozen=True, slots=True)

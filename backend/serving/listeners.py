@@ -17,7 +17,6 @@ from backend.admission import Admission
 from backend.audio import Intake, Samples
 from backend.config import CHUNK_SECONDS, SAMPLE_RATE_HZ, EngineConfig, SessionSettings
 from backend.engine import Engine
-from backend.engine.feeding import follow
 from backend.engine.offline import AnswerEvent, OfflineAnswerer
 from backend.errors import RecordingError
 from backend.events import Event
@@ -94,7 +93,7 @@ class EngineListener:
 async def _heard(engine: Engine, samples: Samples, settings: SessionSettings) -> list[Event]:
     session = await engine.open_session(settings)
     try:
-        async with aclosing(follow(session, Intake().chunks([samples]))) as events:
+        async with aclosing(session.follow(Intake().chunks([samples]))) as events:
             return [event async for event in events]
     finally:
         await session.close()

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from backend.config import CHUNK_SAMPLES, CHUNK_SECONDS, EngineConfig
 from backend.engine import Engine
 from backend.engine.cost import SESSION_SECONDS, measure_streaming
-from backend.engine.feeding import follow
 from backend.errors import SessionClosedError, SettingsError
 from backend.events import Decision, SessionFailed, TurnDone
 from backend.model.checkpoint import Checkpoint, load_checkpoint
@@ -310,7 +309,7 @@ async def turns_in(engine: Engine, audio: np.ndarray, bar: tqdm) -> list[TimedRe
     session = await engine.open_session()
     turns = []
     try:
-        async with aclosing(follow(session, chunks)) as events:
+        async with aclosing(session.follow(chunks)) as events:
             async for event in events:
                 match event:
                     case SessionFailed(message):
