@@ -28,9 +28,16 @@ _MOUNT = """async () => {
     if (typeof value === 'function') return value();
     return value?.words === undefined ? value : { ...value, words: value.words() };
   };
+  const copied = (value) => {
+    try {
+      return structuredClone(value);
+    } catch {
+      return null; // a place, or a whole session, which has functions
+    }
+  };
   const panel = new Proxy({}, {
     get: (_, name) => name === 'strip' || name === 'turns' ? nothing : (...values) => {
-      (window.shown[name] ??= []).push(structuredClone(values.map(said)));
+      (window.shown[name] ??= []).push(values.map(said).map(copied));
     },
   });
   const { Live } = await import('/live/live.js');

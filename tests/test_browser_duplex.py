@@ -65,7 +65,7 @@ HOLD = """async () => {
   }
   const seconds = live.conversation.seconds;
   const metadata = { response_id: 'resp', onset_seconds: seconds - 0.15, seconds };
-  live.receive({ type: 'overlap.decision', action: 'listen', metadata });
+  live.receive(live.session, { type: 'overlap.decision', action: 'listen', metadata });
   live.session.speech.heldUntil = null;
   return metadata.onset_seconds;
 }"""
@@ -162,7 +162,7 @@ def test_visitor_stops_a_reply(page: DuplexPage) -> None:
         """() => {
           live.stopReply();
           const metadata = { onset_seconds: live.conversation.seconds };
-          live.receive({ type: 'overlap.decision', action: 'barge_in', metadata });
+          live.receive(live.session, { type: 'overlap.decision', action: 'barge_in', metadata });
         }"""
     )
     page.wait("() => live.conversation.turns.last.heardText !== null")

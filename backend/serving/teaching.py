@@ -94,7 +94,8 @@ class Teaching:
         self._job: Job | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._following: asyncio.Task[None] | None = None
-        self._changing = asyncio.Lock()
+        self.changing = asyncio.Lock()
+        """Held by what changes the takes or the weights."""
 
     # Takes
 
@@ -231,7 +232,7 @@ class Teaching:
         Raises:
             SettingsError: nothing was taught yet.
         """
-        async with self._changing:
+        async with self.changing:
             await asyncio.to_thread(self._use, taught)
 
     def _use(self, taught: bool) -> None:
@@ -310,7 +311,8 @@ def teaching_routes(doorkeeper: Doorkeeper, teaching: Teaching) -> APIRouter:
 
     async def after(act: Callable[[], None]) -> Response:
         try:
-            await asyncio.to_thread(act)
+            async with teaching.changing:
+                await asyncio.to_thread(act)
         except OSError as error:
             reason = f"takes cannot be kept: {error.strerror}"
             raise RecordingError(reason, "recording_failed") from error
