@@ -17,6 +17,7 @@ import torch
 
 from backend.config import CHUNK_SECONDS, Bits, SamplingConfig, SessionSettings
 from backend.counts import EngineCounts
+from backend.engine import EngineSession
 from backend.engine.capacity import Capacity
 from backend.engine.session import Past, ReplyRequest
 from backend.errors import SessionLimitError, SettingsError
@@ -90,6 +91,9 @@ def require_fitting(settings: SessionSettings) -> None:
 
 class ScriptedSession:
     """Replies in turn: each time a quiet chunk follows a loud one, or when asked to."""
+
+    follow = EngineSession.follow
+    _feed_all = EngineSession._feed_all
 
     def __init__(
         self, engine: "ScriptedEngine", settings: SessionSettings, trace: Trace | None

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +145,12 @@ def test_a_reply_before_anything_was_heard_answers_nothing() -> None:
     assert early.speaks_at(0.05) == pytest.approx(3 * CHUNK_SECONDS)
 
 
+def _heard(lines: str) -> list[dict[str, Any]]:
+    """What was heard, in one order."""
+    heard = [json.loads(line) for line in lines.splitlines()]
+    return sorted(heard, key=lambda one: (one["clip"], one["axis"], one["value"]))
+
+
 def test_a_probe_goes_on_where_it_broke_off(
     clips: Path,
     golden_checkpoint_dir: Path,
@@ -172,7 +179,10 @@ def test_a_probe_goes_on_where_it_broke_off(
     assert json.loads(capsys.readouterr().out) == report
     after = (out / "heard.jsonl").read_text()
     assert after.startswith("".join(kept))
-    assert sorted(after.splitlines()) == sorted(whole.splitlines())
+    # Beside other clips the same sound is rounded otherwise: by a millionth.
+    for again, before in zip(_heard(after), _heard(whole), strict=True):
+        assert again.pop("probabilities") == pytest.approx(before.pop("probabilities"), abs=1e-5)
+        assert again == before
 
 
 def test_the_checkpoints_of_a_run_come_in_the_order_of_their_steps(

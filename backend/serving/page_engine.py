@@ -35,8 +35,7 @@ class PageEngine:
     """An application of the engine's files; 404 where this server cannot make them."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="audio-interaction-engine-")
-        self._files = StaticFiles(directory=self._folder.name)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._making: asyncio.Task[str | None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,10 +44,13 @@ class PageEngine:
             self._making = asyncio.create_task(self._make())
         # One who goes away meanwhile does not end it for others.
         problem = await asyncio.shield(self._making)
-        found = self._files if problem is None else PlainTextResponse(f"{problem}\n", 404)
-        await found(scope, receive, send)
+        if self._folder is None or problem is not None:
+            await PlainTextResponse(f"{problem}\n", 404)(scope, receive, send)
+        else:
+            await StaticFiles(directory=self._folder.name)(scope, receive, send)
 
     async def _make(self) -> str | None:
+        self._folder = tempfile.TemporaryDirectory(prefix="audio-interaction-engine-")
         problem = await make(Path(self._folder.name))
         if problem is not None:
             logger.info("visitors who wait are not offered the model in the page: %s", problem)

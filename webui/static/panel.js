@@ -154,7 +154,7 @@ export class Panel {
 
   /** A line about the model in the page and what its button does, both as `words`; null for none. */
   showOtherPlace(told) {
-    this.parts.otherPlace.hidden = told === null;
+    this.parts.otherPlace.hidden = this.parts.changePlace.hidden = told === null;
     this.shown.show('otherPlace', () => {
       write(this.parts.otherPlaceWords, told?.words() ?? '');
       write(this.parts.changePlace, told?.action() ?? '');

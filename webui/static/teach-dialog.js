@@ -22,13 +22,13 @@ const MARKUP = `
   <dialog class="dialog" data-heading="teach.title">
     <div class="dialog-body teach">
       <p data-text="teach.about"></p>
-      <p class="problem" role="alert" data-part="problem"></p>
+      <p class="problem" role="alert" data-part="takeProblem"></p>
       <label for="teach-reply" data-text="teach.reply"></label>
-      <input id="teach-reply" type="text" maxlength="200" autocomplete="off" data-part="reply" data-placeholder="teach.silence" />
+      <input id="teach-reply" type="text" maxlength="200" autocomplete="off" data-part="takeReply" data-placeholder="teach.silence" />
       <p class="row">
         <label for="teach-emotion" data-text="teach.emotion"></label>
-        <select id="teach-emotion" data-part="emotion"></select>
-        <button type="button" data-part="record" aria-pressed="false"></button>
+        <select id="teach-emotion" data-part="takeEmotion"></select>
+        <button type="button" data-part="recordTake" aria-pressed="false"></button>
         <button type="button" data-part="keepHeard" data-text="teach.keepHeard" hidden></button>
       </p>
       <h3 data-part="takesTitle"></h3>
@@ -37,7 +37,7 @@ const MARKUP = `
         <button type="button" data-part="learn" data-text="teach.learn"></button>
         <button type="button" data-part="stop" data-text="teach.stop" hidden></button>
         <progress max="1" value="0" data-part="progress" data-label="teach.progress" hidden></progress>
-        <span class="soft" role="status" data-part="state"></span>
+        <span class="soft" role="status" data-part="learnt"></span>
       </p>
       <div data-part="result" hidden>
         <p class="row">
@@ -125,8 +125,8 @@ export class TeachDialog {
     this.showAgain();
   }
 
-  listen({ record, keepHeard, learn, stop, use, goBack }) {
-    record.addEventListener('click', () => this.recordOrStop());
+  listen({ recordTake, keepHeard, learn, stop, use, goBack }) {
+    recordTake.addEventListener('click', () => this.recordOrStop());
     keepHeard.addEventListener('click', () => this.keepHeard());
     learn.addEventListener('click', () => this.change('v1/teaching/job', { method: 'POST' }));
     stop.addEventListener('click', () => this.change('v1/teaching/job', { method: 'DELETE' }));
@@ -153,10 +153,10 @@ export class TeachDialog {
   /** Write everything again, in a new language. */
   showAgain() {
     translate(this.dialog);
-    const { emotion } = this.parts;
-    const { value } = emotion;
-    emotion.replaceChildren(...EMOTIONS.map((name) => option(name, message(`emotion.${name}`))));
-    emotion.value = value || EMOTIONS[0];
+    const { takeEmotion } = this.parts;
+    const { value } = takeEmotion;
+    takeEmotion.replaceChildren(...EMOTIONS.map((name) => option(name, message(`emotion.${name}`))));
+    takeEmotion.value = value || EMOTIONS[0];
     this.show();
   }
 
@@ -231,14 +231,15 @@ export class TeachDialog {
   }
 
   keep(body) {
-    const { reply, emotion } = this.parts;
-    const answered = new URLSearchParams({ reply: reply.value.trim(), emotion: emotion.value });
+    const { takeReply, takeEmotion } = this.parts;
+    const answer = { reply: takeReply.value.trim(), emotion: takeEmotion.value };
+    const answered = new URLSearchParams(answer);
     return this.change(`v1/teaching/takes?${answered}`, { method: 'POST', body });
   }
 
   async forget(name) {
     await this.change(`v1/teaching/takes/${name}`, { method: 'DELETE' });
-    this.parts.record.focus(); // the button is gone
+    this.parts.recordTake.focus(); // the button is gone
   }
 
   take({ audio_path: name, assistant, emotion, seconds }) {
@@ -256,15 +257,15 @@ export class TeachDialog {
 
   showProblem(words) {
     this.words = words;
-    this.parts.problem.textContent = words?.() ?? '';
+    this.parts.takeProblem.textContent = words?.() ?? '';
   }
 
   show() {
     const { parts, told } = this;
     this.showProblem(this.words);
     const isRecording = this.recorder !== null;
-    parts.record.textContent = message(isRecording ? 'teach.recordStop' : 'teach.record');
-    parts.record.setAttribute('aria-pressed', isRecording);
+    parts.recordTake.textContent = message(isRecording ? 'teach.recordStop' : 'teach.record');
+    parts.recordTake.setAttribute('aria-pressed', isRecording);
     parts.keepHeard.hidden = this.heard === null;
     const takes = told?.takes ?? [];
     parts.takesTitle.textContent = message('teach.takes', { count: count(takes.length) });
@@ -286,7 +287,7 @@ export class TeachDialog {
     parts.stop.hidden = !isLearning;
     parts.progress.hidden = !isLearning;
     parts.progress.value = job?.share ?? 0;
-    parts.state.textContent = this.state(job, isLearning, takes);
+    parts.learnt.textContent = this.state(job, isLearning, takes);
   }
 
   state(job, isLearning, takes) {
