@@ -197,6 +197,7 @@ NOT_RUN = {
     f"{ANY_PYTHON} app.py doctor": LOOKS_AROUND,
     f"{PYTHON} app.py doctor --json": LOOKS_AROUND,
     f"{PYTHON} -m bench bits": MEASURES,
+    f"{PYTHON} -m bench turn-end": MEASURES,
     f"{PYTHON} -m bench load": MEASURES,
     f"{PYTHON} -m bench load --talkers 8 16 32 64 --seconds 60": MEASURES,
     f"{PYTHON} -m bench sessions": MEASURES,
