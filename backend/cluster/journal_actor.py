@@ -12,7 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from backend.cluster.roster import ReplicaReport, Roster
-from backend.journal import Entry, JournalError, JournalRecord, JournalRecords, Written
+from backend.journal import Entry, JournalError, JournalRecord, JournalRecords, OwnJournal, Written
 
 JOURNAL_SECONDS = 2.0
 """A journal that takes longer is not there."""
@@ -20,30 +20,12 @@ JOURNAL_SECONDS = 2.0
 Answer = TypeVar("Answer")
 
 
-class JournalActor:
+class JournalActor(OwnJournal):
     """The journal's process: it has the records in its memory, and nothing of the model."""
 
     def __init__(self) -> None:
-        self._records = JournalRecords(time.monotonic)
+        super().__init__(JournalRecords(time.monotonic))
         self._roster = Roster(time.monotonic)
-
-    async def keep(self, session_id: str, record: JournalRecord) -> Written:
-        """As a journal's."""
-        return self._records.keep(session_id, record)
-
-    async def write(self, session_id: str, generation: int, entry: Entry) -> Written:
-        """As a journal's."""
-        return self._records.write(session_id, generation, entry)
-
-    async def take(
-        self, session_id: str, resume_token: str, num_received: int
-    ) -> JournalRecord | None:
-        """As a journal's."""
-        return self._records.take(session_id, resume_token, num_received)
-
-    async def end(self, session_id: str, generation: int) -> None:
-        """As a journal's."""
-        self._records.end(session_id, generation)
 
     async def tell(self, report: ReplicaReport) -> list[ReplicaReport]:
         """As a roster's."""
